@@ -1,0 +1,57 @@
+# `make repro` and `make test` are all that a fresh machine needs; each makes .venv first if it must.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro smoke test test-slow lint format bench lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.runtime  ## make .venv with what the pipeline needs
+
+repro: $(VENV)/.runtime  ## run the pipeline: split, train, generate, evaluate, plot
+	instruct check
+	dvc repro
+
+smoke: $(VENV)/.runtime  ## the same stages with a tiny random model, in a scratch copy, under a minute
+	instruct smoke
+
+test: $(VENV)/.dev  ## run the tests
+	pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(VENV)/.dev  ## run the tests that take minutes
+	pytest -m "slow and not gpu" $(ARGS)
+
+lint: $(VENV)/.dev  ## check style and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: $(VENV)/.dev  ## put the code into shape
+	ruff format .
+	ruff check --fix .
+
+bench: $(VENV)/.dev  ## time training and generation against transformers, interleaved
+	python tests/benchmarks/bench.py $(ARGS)
+
+lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
+	python -m pip install -q pip-tools
+	pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe -o requirements.lock pyproject.toml
+	pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements.lock requirements-dev.lock  # the build is the machine's
+
+clean:  ## remove .venv and caches; data, models and metrics stay
+	rm -rf $(VENV) build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
+	touch $@

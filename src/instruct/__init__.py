@@ -1,0 +1,1 @@
+"""Turns a small pretrained language model into one that follows instructions, and measures whether it does."""

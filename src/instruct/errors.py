@@ -1,0 +1,33 @@
+"""What can be wrong with what the user gave; everything else is a bug and keeps its traceback.
+
+InstructError
+├── ParamsError      params.yaml or a command-line value
+├── DataError        a data file or a record in it
+├── BackboneError    the table of backbones, a download, a weight file
+├── CheckpointError  a checkpoint that cannot be read or written
+└── JudgeError       a judge that cannot be reached or used
+"""
+
+
+class InstructError(Exception):
+    """A mistake that the user can mend; its text says where, what, and what to do."""
+
+
+class ParamsError(InstructError):
+    """A parameter is missing, unknown, of the wrong type or out of range."""
+
+
+class DataError(InstructError):
+    """A data file cannot be read or holds records that cannot be used."""
+
+
+class BackboneError(InstructError):
+    """A backbone is unknown, cannot be fetched, or its weights are not what the table says."""
+
+
+class CheckpointError(InstructError):
+    """A checkpoint cannot be written, read or does not fit its model."""
+
+
+class JudgeError(InstructError):
+    """A judge cannot be reached, lacks its model, or breaks its contract."""

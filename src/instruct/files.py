@@ -1,0 +1,131 @@
+"""Files that are whole or not there: atomic writes, and JSON and CSV with the same bytes every time."""
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import file_digest
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from instruct.errors import DataError, InstructError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it over `path`.
+
+    Whatever goes wrong before the rename, the old file stays as it was and no temporary file is left.
+    Raises InstructError where the disk refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InstructError(f"{path}: cannot be written ({reason}); free some space or check the folder") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as it is, atomically."""
+
+    def write(part: Path) -> None:
+        part.write_bytes(text.encode("utf-8"))
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that is the same bytes for the same value: keys sorted, two spaces, final newline.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file with a header line; a value that is absent from a row stays empty."""
+    out = StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="raise")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, out.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file with a header line into one dictionary a row."""
+    return list(csv.DictReader(StringIO(read_text(path))))
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file; raises DataError that names the file and, for wrong bytes, the place."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; check the path or run the stage that makes it") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, a file is needed") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file strictly: UTF-8, no NaN, no key twice in one object.
+
+    Raises DataError that names the file, the line and what to do.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty; a JSON document is needed")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text.rstrip()) - 1
+        hint = "the file looks cut off; copy or download it again" if cut else "correct the file at this place"
+        raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg}); {hint}") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply to be a data file") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; correct the file") from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f'the key "{key}" stands twice in one object')
+            seen.add(key)
+    return result
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

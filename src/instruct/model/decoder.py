@@ -1,0 +1,118 @@
+"""What both model families share: a decoder that leaves *how tokens attend to each other* to its caller.
+
+A model turns token ids and positions into hidden states. Wherever it needs attention it calls `attend`, one of
+the small objects below. So one forward pass serves whole sequences, padded batches and cached decoding, and no
+model knows about batches or caches.
+
+    B batch · T new tokens · S all tokens seen · H heads · G heads that share a key · D head size · C width
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attend(Protocol):
+    """Attention of one layer: (B, H, T, D) queries, (B, H/G, T, D) keys and values → (B, H, T, D)."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer whose output head is its embedding matrix (tied)."""
+
+    block_size: int
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Embedding:
+        """The token embedding, (vocab_size, C)."""
+
+    @abstractmethod
+    def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """(B, T) ids and positions → (B, T, C) states after the final norm."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) states → (..., vocab_size); give it only the states whose prediction is wanted."""
+        return F.linear(hidden, self.embedding.weight)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(B, T) whole sequences → (B, T, vocab_size) logits."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        return self.logits(self.hidden_states(input_ids, positions, attend_causally))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+
+def attend_causally(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each token sees itself and what stands before it: right-padded training batches and whole sequences."""
+    k, v = _repeat_keys(q, k), _repeat_keys(q, v)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _repeat_keys(q: Tensor, k: Tensor) -> Tensor:
+    groups = q.shape[1] // k.shape[1]
+    return k if groups == 1 else k.repeat_interleave(groups, dim=1)
+
+
+class KVCache:
+    """Keys and values of a left-padded batch, kept so that decoding computes each token once.
+
+    Rows are aligned at their newest token; the first `padding[b]` places of row b hold nothing and are never
+    attended to. One `append` is one forward pass: `advance` after it.
+    """
+
+    def __init__(self, padding: Sequence[int], max_length: int, device: torch.device) -> None:
+        """`max_length` counts padding, prompt and everything that will be decoded."""
+        self.length = 0
+        self.max_length = max_length
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        places = torch.arange(max_length, device=device)
+        self._filled = places >= torch.tensor(padding, device=device)[:, None]  # (B, max_length)
+        self._mask: Tensor | None = None
+        self._new = 0
+
+    def begin(self, new_tokens: int) -> None:
+        """Announce a forward pass over `new_tokens` tokens a row, and make its mask."""
+        end = self.length + new_tokens
+        assert end <= self.max_length, "the cache was made too small"
+        self._new = new_tokens
+        rows = torch.arange(self.length, end, device=self._filled.device)
+        causal = torch.arange(end, device=self._filled.device) <= rows[:, None]  # (T, S)
+        visible = causal & self._filled[:, None, :end]  # (B, T, S)
+        visible[:, range(new_tokens), range(self.length, end)] = True  # a padding row sees itself: no NaN
+        self._mask = visible[:, None]  # (B, 1, T, S)
+
+    def end(self) -> None:
+        """The forward pass is over: its tokens count as seen."""
+        self.length += self._new
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store the new keys and values of `layer`, and attend to everything stored."""
+        assert self._mask is not None, "begin() comes before a forward pass"
+        if layer not in self._layers:
+            shape = (*k.shape[:2], self.max_length, k.shape[3])
+            self._layers[layer] = k.new_zeros(shape), v.new_zeros(shape)
+        keys, values = self._layers[layer]
+        end = self.length + self._new
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        keys, values = keys[:, :, :end], values[:, :, :end]
+        if self._new == 1:
+            # Heads that share a key become rows of one small matrix product, so keys need no copies.
+            grouped = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # (B, H/G, G, D)
+            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask)
+            return out.flatten(1, 2).unsqueeze(2)  # (B, H, 1, D)
+        return F.scaled_dot_product_attention(q, _repeat_keys(q, keys), _repeat_keys(q, values), attn_mask=self._mask)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but `rows` (indices), so that finished answers cost nothing more."""
+        self._filled = self._filled[rows]
+        self._layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._layers.items()}

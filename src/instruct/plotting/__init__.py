@@ -1,0 +1,1 @@
+"""Stage 5: metrics to figures and the report."""

@@ -1,0 +1,78 @@
+"""The figures, as SVG files with the same bytes for the same numbers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from instruct.files import write_atomically
+
+BASE, TUNED = "#8c8c8c", "#1f6fb4"  # told apart in grey and by the colour-blind
+STYLE: Any = {
+    "svg.hashsalt": "instruct",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+
+
+def save_figure(path: Path, draw: Callable[[Axes], None]) -> None:
+    """Draw one chart and write it as SVG without date."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        draw(figure.add_subplot())
+        write_atomically(path, lambda part: figure.savefig(part, format="svg", metadata={"Date": None}))
+
+
+def draw_loss(axes: Axes, train: Sequence[dict[str, str]], val: Sequence[dict[str, str]]) -> None:
+    """Training and validation loss by optimizer step, with the tokens seen on a second axis."""
+    axes.plot(*_columns(train, "step", "loss"), color=BASE, linewidth=1, label="train, each step")
+    axes.plot(*_columns(val, "step", "loss"), color=TUNED, linewidth=2, marker="o", markersize=4, label="validation")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats per supervised token)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    last = train[-1]
+    thousands_per_step = float(last["tokens"]) / float(last["step"]) / 1000
+
+    def to_tokens(step: Any) -> Any:
+        return step * thousands_per_step
+
+    def to_steps(thousands: Any) -> Any:
+        return thousands / thousands_per_step
+
+    top = axes.secondary_xaxis("top", functions=(to_tokens, to_steps))
+    top.set_xlabel("thousand tokens seen")
+
+
+def draw_learning_rate(axes: Axes, train: Sequence[dict[str, str]]) -> None:
+    """Learning rate by optimizer step."""
+    axes.plot(*_columns(train, "step", "lr"), color=TUNED, linewidth=2)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 3))
+
+
+def draw_scores(axes: Axes, bands: Sequence[dict[str, Any]], score_name: str) -> None:
+    """How many answers fell into each band of scores, before and after."""
+    places = range(len(bands))
+    width = 0.42
+    axes.bar([p - width / 2 for p in places], [b["base"] for b in bands], width, color=BASE, label="base")
+    axes.bar([p + width / 2 for p in places], [b["tuned"] for b in bands], width, color=TUNED, label="tuned")
+    axes.set_xticks(list(places), [b["band"] for b in bands], rotation=30)
+    axes.set_xlabel(f"score (0-100): {score_name}")
+    axes.set_ylabel("answers")
+    axes.grid(axis="x", visible=False)
+    axes.legend(frameon=False)
+
+
+def _columns(rows: Sequence[dict[str, str]], x: str, y: str) -> tuple[list[float], list[float]]:
+    return [float(row[x]) for row in rows], [float(row[y]) for row in rows]

@@ -1,0 +1,28 @@
+"""The result in words, and the score by its right name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+ALPHA = 0.05
+
+
+def name_score(judge: Mapping[str, str]) -> str:
+    """What the score is: similarity to the reference, or the opinion of a named model."""
+    if judge["judge"] == "reference":
+        return judge["score"]
+    return f"judged by {judge['model']} through {judge['judge']}"
+
+
+def describe_difference(evaluate: Mapping[str, Any]) -> str:
+    """One sentence: tuned against base, better, worse or not distinguishable, with interval, p and n."""
+    difference = evaluate["difference"]
+    if not difference["count"]:
+        return "No record has a score for both systems, so nothing can be said."
+    numbers = (
+        f"{difference['mean']:+.1f} points (95 % interval {difference['low']:+.1f} to {difference['high']:+.1f}, "
+        f"p = {difference['p_value']:.2g}) over {difference['count']} records: "
+        f"{difference['wins']} won, {difference['ties']} tied, {difference['losses']} lost"
+    )
+    if difference["p_value"] > ALPHA:
+        return f"Tuned and base are not distinguishable: {numbers}."
+    return f"Tuned is {'better' if difference['mean'] > 0 else 'worse'} than base: {numbers}."

@@ -1,0 +1,35 @@
+"""Where and how torch computes: device, number of threads, precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from instruct.errors import ParamsError
+from instruct.runtime_params import RuntimeParams
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device in use and the precision of its matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which a model computes."""
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def start_runtime(params: RuntimeParams) -> Runtime:
+    """Set threads and choose the device; raises ParamsError for a device that this machine lacks."""
+    torch.set_num_threads(params.num_threads)
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(name for name, here in available.items() if here) if params.device == "auto" else params.device
+    if not available[name]:
+        there = ", ".join(sorted(name for name, here in available.items() if here))
+        raise ParamsError(f"params.yaml: runtime.device is {name}, which this machine lacks; it has {there}")
+    low = params.precision == "bf16" or (params.precision == "auto" and name == "cuda")
+    return Runtime(torch.device(name), torch.bfloat16 if low else torch.float32)

@@ -1,0 +1,1 @@
+"""Stage 1: raw records to train, val and test."""

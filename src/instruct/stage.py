@@ -1,0 +1,31 @@
+"""Runs the `main` of a stage script: paths from the command line, one line for every mistake of the user's."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from instruct.errors import InstructError
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Call `main` with one Path for each of its parameters, taken in order from the command line.
+
+    Exits with status 2 for the wrong number of paths, 1 for an InstructError, 130 for Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    names = list(inspect.signature(main).parameters)
+    given = sys.argv[1:]
+    script = Path(sys.argv[0]).name
+    if len(given) != len(names):
+        print(f"usage: python src/{script} {' '.join(name.upper() for name in names)}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        main(*(Path(path) for path in given))
+    except InstructError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{script}: stopped by Ctrl-C; `dvc repro` runs this stage again", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Prompts and tokenizers: everything between a record and token ids."""

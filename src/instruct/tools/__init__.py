@@ -1,0 +1,1 @@
+"""What the command `instruct` does around the pipeline; no stage imports it."""

@@ -1,0 +1,88 @@
+"""Validates everything that can be wrong before a stage runs, in about a second and without torch."""
+
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from instruct.errors import InstructError
+from instruct.evaluation.settings import EvaluateParams
+from instruct.generation.settings import GenerateParams
+from instruct.model.backbones import ModelParams, find_backbone
+from instruct.params import PARAMS_FILE, load_params, read_params
+from instruct.plotting.settings import PlotParams
+from instruct.records import check_examples
+from instruct.runtime_params import RuntimeParams
+from instruct.splitting.partition import SplitParams, split_examples
+from instruct.text.prompts import PromptParams
+from instruct.training.settings import TrainParams
+
+SECTIONS: dict[str, type[Any]] = {
+    "model": ModelParams,
+    "prompt": PromptParams,
+    "runtime": RuntimeParams,
+    "split": SplitParams,
+    "train": TrainParams,
+    "generate": GenerateParams,
+    "evaluate": EvaluateParams,
+    "plot": PlotParams,
+}
+
+
+def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
+    """Every section as its dataclass, and all problems at once, one line each."""
+    problems = []
+    settings: dict[str, Any] = {}
+    for name in read_params(path):
+        if name not in SECTIONS:
+            nearest = get_close_matches(str(name), SECTIONS, n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(SECTIONS)}"
+            problems.append(f"{path}: {name} is not a section{hint}")
+    for name, cls in SECTIONS.items():
+        try:
+            settings[name] = load_params(name, cls, path)
+        except InstructError as error:
+            problems.append(str(error))
+    return settings, problems
+
+
+def check_all(data: Path | None, path: Path = PARAMS_FILE) -> tuple[list[str], list[str]]:
+    """What is set and what is there (lines to print), and what is wrong (lines to print; empty if all is well)."""
+    settings, problems = check_params(path)
+    lines = [line for name, values in settings.items() for line in flatten(name, asdict(values))]
+    if "model" in settings:
+        try:
+            backbone = find_backbone(settings["model"].backbone)
+            missing = [file.name for file in backbone.files if verify_size(backbone.folder / file.name, file.size)]
+            state = f"will be fetched: {', '.join(missing)}" if missing else "here"
+            lines.append(f"backbone {backbone.name} ({backbone.licence}): {backbone.about}; {state}")
+        except InstructError as error:
+            problems.append(str(error))
+    source = data or (Path(settings["split"].data) if "split" in settings else None)
+    if source:
+        try:
+            examples, bad = check_examples(source)
+            found = [line for record in bad.values() for line in record]
+            dropped = "split" in settings and settings["split"].invalid == "drop" and data is None
+            (lines if dropped else problems).extend(found)
+            lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
+            if "split" in settings and not (bad and not dropped):
+                counts = {name: len(part) for name, part in split_examples(examples, settings["split"]).items()}
+                lines.append(f"{source}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        except InstructError as error:
+            problems.append(str(error))
+    return lines, problems
+
+
+def verify_size(path: Path, size: int) -> bool:
+    """Whether a file is missing or of another size; the sha256 is checked when it is loaded."""
+    return not path.is_file() or path.stat().st_size != size
+
+
+def flatten(prefix: str, values: dict[str, Any]) -> list[str]:
+    """`a.b.c = value` lines of nested settings."""
+    lines = []
+    for name, value in values.items():
+        key = f"{prefix}.{name}"
+        lines += flatten(key, value) if isinstance(value, dict) else [f"{key} = {value}"]
+    return lines

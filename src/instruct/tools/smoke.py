@@ -1,0 +1,82 @@
+"""The whole pipeline in small, in a scratch copy of the working tree, so that no tracked result is touched."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from instruct.errors import InstructError
+from instruct.files import read_json, write_json
+
+OVERLAY = Path(__file__).with_name("smoke.yaml")
+RECORDS = 40
+PRODUCTS = ("dvc.lock", "metrics")
+
+
+def run_smoke(root: Path, keep: Path | None = None) -> Path:
+    """Copy `root`, make it small, and run `dvc repro` there; returns the folder (gone unless `keep` is given).
+
+    Raises InstructError where a stage fails; its own message has been printed by then.
+    """
+    if keep:
+        if keep.exists() and any(keep.iterdir()):
+            raise InstructError(f"{keep}: is not empty; give a new folder")
+        return _run_in(root, keep)
+    with tempfile.TemporaryDirectory(prefix="instruct-smoke-") as folder:
+        return _run_in(root, Path(folder))
+
+
+def _run_in(root: Path, folder: Path) -> Path:
+    copy_tree(root, folder)
+    make_small(folder)
+    if run_dvc(folder, "repro") != 0:
+        raise InstructError("the smoke run failed; the stage's own message stands above")
+    return folder
+
+
+def copy_tree(root: Path, folder: Path) -> None:
+    """Copy what Git tracks or would track, but no result, into a DVC repository of its own without Git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True
+    )
+    if listed.returncode:
+        raise InstructError(f"{root}: is not a Git repository; clone it with Git to run this")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if name.split("/")[0] in PRODUCTS or not (root / name).is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, folder / name)
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+
+
+def make_small(folder: Path) -> None:
+    """Overlay the smoke settings, and keep only the first records of the data set."""
+    yaml = YAML()
+    params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    overlay(params, YAML(typ="safe").load(OVERLAY.read_text(encoding="utf-8")))
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    data = folder / params["split"]["data"]
+    write_json(data, read_json(data)[:RECORDS])
+
+
+def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put nested `changes` into nested `values`, in place."""
+    for name, change in changes.items():
+        if isinstance(change, Mapping):
+            overlay(values[name], change)
+        else:
+            values[name] = change
+
+
+def run_dvc(folder: Path, *arguments: str) -> int:
+    """Run DVC in `folder` with this Python first on the path; returns the exit status."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment).returncode

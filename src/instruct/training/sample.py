@@ -1,0 +1,27 @@
+"""One greedy answer while training runs, to see with one's own eyes whether it learns."""
+
+import torch
+
+from instruct.model.decoder import Decoder, KVCache
+from instruct.text.tokenizer import Tokenizer
+
+
+@torch.inference_mode()
+def sample_answer(model: Decoder, tokenizer: Tokenizer, prompt: str, max_new_tokens: int) -> str:
+    """The most likely response to one prompt, at most `max_new_tokens` long."""
+    ids = tokenizer.encode(prompt)
+    cache = KVCache([0], len(ids) + max_new_tokens, model.device)
+    new = ids
+    answer: list[int] = []
+    for _ in range(max_new_tokens):
+        input_ids = torch.tensor([new], device=model.device)
+        cache.begin(len(new))
+        positions = torch.arange(cache.length, cache.length + len(new), device=model.device)[None]
+        hidden = model.hidden_states(input_ids, positions, cache)
+        cache.end()
+        token = int(model.logits(hidden[:, -1]).argmax())
+        if token in tokenizer.stop_ids:
+            break
+        answer.append(token)
+        new = [token]
+    return tokenizer.decode(answer).strip()

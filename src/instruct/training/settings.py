@@ -1,0 +1,46 @@
+"""The settings of training, apart from the code that needs torch, so that `instruct check` answers at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from instruct.params import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParams:
+    """The section `train` of params.yaml.
+
+    The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor`. Steps are optimizer
+    steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts `prompt_loss_weight`
+    times as much as one in the response: 0 is response only, 1 is the book's unmasked loss. Examples longer than
+    `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of val is evaluated
+    every `eval_every` steps and at the end; `patience` evaluations without a better one stop training, 0 never.
+    """
+
+    epochs: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    lr: float
+    lr_floor: float
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    prompt_loss_weight: float
+    max_length: int
+    over_long: Literal["raise", "truncate", "drop"]
+    eval_every: int
+    patience: int
+    sample_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "micro_batch_size", "grad_accum_steps", "eval_every"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "patience", "sample_tokens", "seed"):
+            require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        require("lr", self.lr, 0 < self.lr < 1, "between 0 and 1")
+        require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= self.lr, f"from 0 to lr, which is {self.lr}")
+        require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "from 0 to below 1")
+        require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
+        require("prompt_loss_weight", self.prompt_loss_weight, 0 <= self.prompt_loss_weight <= 1, "from 0 to 1")
+        require("max_length", self.max_length, self.max_length >= 2, "at least 2")

@@ -5,10 +5,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench lock clean
+.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.runtime  ## make .venv with what the pipeline needs
 
@@ -34,8 +34,13 @@ format: $(VENV)/.dev  ## put the code into shape
 	ruff format .
 	ruff check --fix .
 
-bench: $(VENV)/.dev  ## time training and generation against transformers, interleaved
-	python tests/benchmarks/bench.py $(ARGS)
+bench: bench-train bench-generate  ## time training and generation against other programs, interleaved
+
+bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transformers, TRL and the chapter
+	python tests/benchmarks/bench_train.py $(ARGS)
+
+bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against transformers, CTranslate2 and others
+	python tests/benchmarks/bench_generate.py $(ARGS)
 
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q pip-tools
@@ -44,7 +49,7 @@ lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements.lock requirements-dev.lock  # the build is the machine's
 
 clean:  ## remove .venv and caches; data, models and metrics stay
-	rm -rf $(VENV) build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.runtime: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -54,4 +59,9 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
+	touch $@
+
+$(VENV)-bench/.done: $(wildcard requirements-bench.lock)
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install -q --disable-pip-version-check -r requirements-bench.lock
 	touch $@

@@ -2,19 +2,21 @@
 
 python src/generate.py data/split/test.json models/sft/best data/responses.json
 python src/generate.py data/split/test.json base data/base_responses.json      (the untuned backbone)
+torchrun --nproc-per-node 2 src/generate.py ...                                (prompts shared by two processes)
 """
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
-from instruct.generation.decode import generate
+from instruct.fingerprint import take_fingerprint
+from instruct.generation.answer import answer_examples
+from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
+from instruct.generation.shards import join_shards
 from instruct.model.backbones import ModelParams, find_backbone
-from instruct.model.checkpoint import load_checkpoint
-from instruct.model.pretrained import load_backbone
+from instruct.model.pretrained import load_backbone, load_trained
 from instruct.params import load_params
-from instruct.records import Response, read_examples, write_records
+from instruct.records import read_examples, write_records
 from instruct.runtime import start_runtime
 from instruct.runtime_params import RuntimeParams
 from instruct.stage import run_stage
@@ -25,28 +27,31 @@ log = logging.getLogger(__name__)
 
 def main(test: Path, checkpoint: Path, responses: Path) -> None:
     """Answer every test record; `base` in place of a checkpoint is the backbone of params.yaml."""
-    params = load_params("generate", GenerateParams)
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
-    runtime = start_runtime(load_params("runtime", RuntimeParams))
-    if checkpoint == Path("base"):
-        model, tokenizer = load_backbone(find_backbone(load_params("model", ModelParams).backbone), runtime.device)
-    else:
-        model, tokenizer = load_checkpoint(checkpoint, runtime.device)
-    examples = read_examples(test)
-    prompts = {example.id: template.render(example.instruction, example.input) for example in examples}
-    answers = generate(model, tokenizer, prompts, params=params, stop_strings=template.stop_strings, runtime=runtime)
-    records = [
-        Response(
-            **asdict(example),
-            response=answers[example.id].text,
-            stop_reason=answers[example.id].stop_reason,
-            prompt_tokens=answers[example.id].prompt_tokens,
-            response_tokens=answers[example.id].tokens,
+    params, prompt = load_params("generate", GenerateParams), load_params("prompt", PromptParams)
+    runtime_params = load_params("runtime", RuntimeParams)
+    runtime = start_runtime(runtime_params)
+    backbone = find_backbone(load_params("model", ModelParams).backbone)
+    untuned = checkpoint == Path("base")
+    model, tokenizer = load_backbone(backbone, runtime.device) if untuned else load_trained(checkpoint, runtime.device)
+    settings = {"generate": params, "prompt": prompt, "runtime": runtime_params, "backbone": backbone}
+    weights = [] if untuned else sorted(checkpoint.glob("*.safetensors"))
+    with join_shards(runtime.device) as shards:
+        journal = Journal(shards.journal_beside(responses), take_fingerprint(settings, [test, *weights]))
+        records = answer_examples(
+            model,
+            tokenizer,
+            shards.share(read_examples(test)),
+            template=TEMPLATES[prompt.template],
+            params=params,
+            runtime=runtime,
+            journal=journal,
         )
-        for example in examples
-    ]
-    write_records(responses, records)
-    log.info("%d answers, %d tokens", len(records), sum(record.response_tokens for record in records))
+        everyone = shards.collect(records)
+        if shards.is_main:
+            write_records(responses, everyone)
+            log.info("%d answers, %d tokens", len(everyone), sum(record.response_tokens for record in everyone))
+        shards.wait()
+        journal.forget()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Stage 2 · train: the backbone and train + val → a checkpoint that answers instructions.
 
 python src/train.py data/split models/sft metrics/train.json metrics/curves
+torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+from instruct.fingerprint import take_fingerprint
 from instruct.model.backbones import ModelParams, find_backbone
-from instruct.model.checkpoint import save_checkpoint
+from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_backbone
 from instruct.params import load_params
 from instruct.records import read_examples
@@ -15,47 +18,60 @@ from instruct.runtime import start_runtime
 from instruct.runtime_params import RuntimeParams
 from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length
-from instruct.training.loop import ValPoint, train
-from instruct.training.results import write_results
-from instruct.training.sample import sample_answer
+from instruct.training.loop import examples_per_step, train
+from instruct.training.outputs import Outputs
+from instruct.training.resume import ResumeStore
 from instruct.training.settings import TrainParams
+from instruct.training.throughput import Stopwatch, matmul_peak
 
 log = logging.getLogger(__name__)
 
 
 def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
     """Fine-tune the backbone; `models` gets best (lowest val loss) and last."""
-    params = load_params("train", TrainParams)
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
-    runtime = start_runtime(load_params("runtime", RuntimeParams))
+    params, prompt = load_params("train", TrainParams), load_params("prompt", PromptParams)
+    template, runtime = TEMPLATES[prompt.template], start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
-    model, tokenizer = load_backbone(backbone, runtime.device)
-    examples = {part: read_examples(split / f"{part}.json") for part in ("train", "val")}
-    longest = min(params.max_length, model.block_size + 1)
-    fitted = {
-        part: fit_length((encode_example(e, template, tokenizer) for e in examples[part]), longest, params.over_long)
-        for part in examples
-    }
-    first = examples["val"][0]
-    prompt = template.render(first.instruction, first.input)
-
-    def on_evaluation(point: ValPoint) -> None:
-        answer = sample_answer(model, tokenizer, prompt, params.sample_tokens) if params.sample_tokens else ""
-        log.info("step %d: val loss %.4f · %s -> %s", point.step, point.loss, first.instruction, answer)
-
-    history = train(
-        model,
-        fitted["train"][0],
-        fitted["val"][0],
-        params=params,
-        runtime=runtime,
-        pad_id=tokenizer.eos_id,
-        on_best=lambda: save_checkpoint(model, tokenizer, models / "best"),
-        on_evaluation=on_evaluation,
-    )
-    save_checkpoint(model, tokenizer, models / "last")
-    write_results(metrics, curves, history, fitted)
+    with start_parallel(
+        params.parallel, examples_per_step=examples_per_step(params), device=runtime.device
+    ) as parallel:
+        model, tokenizer = load_backbone(backbone, runtime.device)
+        files = {part: split / f"{part}.json" for part in ("train", "val")}
+        longest = min(params.max_length, model.block_size + 1)
+        fitted = {
+            part: fit_length(
+                (encode_example(example, template, tokenizer) for example in read_examples(file)),
+                longest,
+                params.over_long,
+            )
+            for part, file in files.items()
+        }
+        if params.lora.r:
+            add_lora(model, params.lora, params.seed)
+        # How many processes share the work is no part of a run: another number goes on from the same state.
+        alone = replace(params, parallel="none")
+        settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}
+        store = ResumeStore(models.parent / "resume", take_fingerprint(settings, list(files.values())))
+        outputs = Outputs(model, tokenizer, backbone, parallel, store)
+        outputs.begin(read_examples(files["val"])[0], template, params.sample_tokens)
+        stopwatch = Stopwatch()
+        history = train(
+            model,
+            fitted["train"][0],
+            fitted["val"][0],
+            params=params,
+            runtime=runtime,
+            parallel=parallel,
+            pad_id=tokenizer.eos_id,
+            store=store,
+            hooks=outputs.hooks(),
+            stopwatch=stopwatch,
+        )
+        outputs.finish(models, metrics, curves, history, fitted)
+        if parallel.is_main:
+            log.info("speed: %s", stopwatch.report(matmul_peak(runtime)))
 
 
 if __name__ == "__main__":

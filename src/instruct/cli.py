@@ -35,7 +35,8 @@ def check(
         print("\n".join(lines))
     if problems:
         raise ParamsError("\n".join([*problems, f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]))
-    print("all is well")
+    if not quiet:
+        print("all is well")
 
 
 @app.command()
@@ -51,7 +52,6 @@ def inspect(
     from instruct.splitting.partition import SplitParams
     from instruct.text.prompts import TEMPLATES, PromptParams
     from instruct.tools.inspect import batch_lines
-    from instruct.training.collate import collate
     from instruct.training.encode import encode_example, fit_length
     from instruct.training.settings import TrainParams
 
@@ -61,8 +61,7 @@ def inspect(
     examples = read_examples(data or Path(load_params("split", SplitParams).data))[:records]
     encoded = (encode_example(example, template, tokenizer) for example in examples)
     fitted, _, _ = fit_length(encoded, params.max_length, params.over_long)
-    batch = collate(fitted, pad_id=tokenizer.eos_id, prompt_loss_weight=params.prompt_loss_weight)
-    print("\n".join(batch_lines(batch, tokenizer)))
+    print("\n".join(batch_lines(fitted, tokenizer, params.prompt_loss_weight)))
 
 
 @app.command()
@@ -80,7 +79,9 @@ def fetch(
             print(f"{backbone.name:18} {megabytes:7.0f} MB  {backbone.licence:11} {backbone.about}")
         return
     backbone = find_backbone(name)
-    if source:
+    if not backbone.files:
+        print(f"{name}: needs no files")
+    elif source:
         take_local(backbone, source)
     for path in ensure(backbone):
         print(f"{path}: verified")

@@ -4,7 +4,8 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import file_digest
 from io import StringIO
 from pathlib import Path
@@ -19,11 +20,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Whatever goes wrong before the rename, the old file stays as it was and no temporary file is left.
     Raises InstructError where the disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
         write(part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
@@ -33,7 +35,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         reason = error.strerror or str(error)
         raise InstructError(f"{path}: cannot be written ({reason}); free some space or check the folder") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -76,16 +79,24 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file; raises DataError that names the file and, for wrong bytes, the place."""
+    with _readable(path):
+        content = path.read_bytes()
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; check the path or run the stage that makes it") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, a file is needed") from None
+        return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); save the file as UTF-8"
         ) from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; check the path or run the stage that makes it") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, a file is needed") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -101,13 +112,19 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        cut = error.pos >= len(text.rstrip()) - 1
+        cut = _looks_cut_off(text.strip(), error)
         hint = "the file looks cut off; copy or download it again" if cut else "correct the file at this place"
         raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg}); {hint}") from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply to be a data file") from None
     except ValueError as error:
         raise DataError(f"{path}: {error}; correct the file") from None
+
+
+def _looks_cut_off(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether a document ends before its outermost list or object does."""
+    closing = {"[": "]", "{": "}"}.get(text[0], "")
+    return error.msg != "Extra data" and (not text.endswith(closing) or error.pos >= len(error.doc.rstrip()))
 
 
 def _refuse_constant(name: str) -> float:
@@ -126,6 +143,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    """The sha256 of a file's bytes, in hexadecimal; raises DataError that names a file that cannot be read."""
+    with _readable(path), path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -135,7 +135,9 @@ def describe(value: Any) -> str:
         return f'the text "{value[:60]}"'
     if isinstance(value, int | float):
         return f"the number {value}"
-    return "a list" if isinstance(value, list) else "a mapping"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else f"{value}, a {type(value).__name__}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

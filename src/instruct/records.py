@@ -32,12 +32,18 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Response(Example):
-    """An example and what one model answered; token counts leave the end-of-text token out."""
+    """An example and what one model answered; token counts leave the end-of-text token out.
+
+    `truncated_tokens` were cut out of a prompt that was too long. `samples` are all answers where several were
+    asked for, and `response` is then the one that most agree with.
+    """
 
     response: str
     stop_reason: str
     prompt_tokens: int
     response_tokens: int
+    truncated_tokens: int = 0
+    samples: tuple[str, ...] = ()
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -72,7 +78,7 @@ def check_examples(path: Path) -> tuple[list[Example], dict[int, list[str]]]:
             continue
         first[id_] = i
         examples.append(Example(**{**row, "id": id_}))
-    return examples, problems
+    return examples, dict(sorted(problems.items()))
 
 
 def find_problems(row: Any) -> list[str]:
@@ -92,6 +98,8 @@ def find_problems(row: Any) -> list[str]:
     for name in OPTIONAL:
         if name in row and not (isinstance(row[name], str) and row[name].strip()):
             problems.append(f'"{name}" must be text that is not empty, is {_kind_of(row[name])}')
+        elif name in row and _lone_surrogate(row[name]):
+            problems.append(f'"{name}" holds half of a surrogate pair; correct the \\u escape')
     for name in row:
         if name not in REQUIRED + OPTIONAL:
             problems.append(f'"{name}" is not a field of a record{did_you_mean(name, REQUIRED + OPTIONAL)}')
@@ -133,7 +141,16 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 def read_responses(path: Path) -> list[Response]:
     """Read what `generate` wrote; raises DataError where the file is not of this shape."""
     rows = read_json(path)
-    names = {field.name for field in fields(Response)}
-    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(row) != names for row in rows):
+    if not isinstance(rows, list) or not all(_is_response(row) for row in rows):
         raise DataError(f"{path}: is not a file of responses; run `dvc repro generate`")
-    return [Response(**row) for row in rows]
+    return [Response(**{**row, "samples": tuple(row["samples"])}) for row in rows]
+
+
+def _is_response(row: Any) -> bool:
+    kinds = {"prompt_tokens": int, "response_tokens": int, "truncated_tokens": int, "samples": list}
+    names = {field.name for field in fields(Response)}
+    return (
+        isinstance(row, dict)
+        and set(row) == names
+        and all(isinstance(row[name], kinds.get(name, str)) for name in names)
+    )

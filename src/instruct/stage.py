@@ -26,6 +26,6 @@ def run_stage(main: Callable[..., None]) -> None:
     except InstructError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"{script}: stopped by Ctrl-C; `dvc repro` runs this stage again", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{script}: stopped; {str(interrupt) or '`dvc repro` runs this stage again'}", file=sys.stderr)
         sys.exit(130)

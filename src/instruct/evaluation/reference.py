@@ -5,13 +5,17 @@ similarity, not a judge's opinion.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics.chrf import CHRF
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|\w+")
+_MARK = "\u0301"  # stands for every combining mark: they are of the word, but `re` does not think so
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, ideographs
+_LETTER = rf"[^\W{_UNSPACED}]"
+_TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{_UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
 _CHRF = CHRF()
 
 
@@ -34,7 +38,7 @@ def compare(response: str, reference: str) -> Likeness:
     """Measure one response against the reference answer.
 
     Exact match is to the letter, but for white space. Token F1 (Rajpurkar et al., 2016) and ROUGE-L F1 (Lin, 2004)
-    are over lower-case words and whole numbers of any script, chrF (Popovic, 2015) over characters as they are.
+    are over `tokens`, so without case and punctuation, chrF (Popovic, 2015) over characters as they are.
     """
     ours, theirs = tokens(response), tokens(reference)
     return Likeness(
@@ -46,12 +50,18 @@ def compare(response: str, reference: str) -> Likeness:
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-case words, and numbers with their separators.
+    """Lower-case words, and numbers with sign and separators; single characters where words are not set apart.
 
-    >>> tokens("It's 1,725.50 km — naïve?")
-    ['it', 's', '1,725.50', 'km', 'naïve']
+    A text without a letter or a digit is taken by its white space, so that `?` is still like `?`.
+
+    >>> tokens("It's −1,725.50 km — naïve?")
+    ['it', 's', '-1,725.50', 'km', 'naïve']
+    >>> tokens("हिन्दी 東京"), tokens("!?")
+    (['हिन्दी', '東', '京'], ['!?'])
     """
-    return _TOKEN.findall(text.lower())
+    text = unicodedata.normalize("NFC", text.lower().replace("−", "-"))
+    masked = "".join(_MARK if unicodedata.category(character)[0] == "M" else character for character in text)
+    return [text[match.start() : match.end()] for match in _TOKEN.finditer(masked)] or text.split()
 
 
 def _f1(common: int, ours: int, theirs: int) -> float:

@@ -15,6 +15,7 @@ from instruct.evaluation.statistics import mean_interval, paired_test
 from instruct.records import Response
 
 SYSTEMS = ("base", "tuned")
+STOP_REASONS = ("end_of_text", "stop_string", "length", "repetition")
 DECIMALS = 4
 
 
@@ -38,11 +39,13 @@ class Judgement:
 def judge_all(judge: Judge, answers: Mapping[str, Sequence[Response]]) -> list[Judgement]:
     """A judgement for every answer of every system, in order.
 
-    Raises DataError where the systems did not answer the same records.
+    Raises DataError where the systems did not answer the same records, each once.
     """
-    ids = {system: [response.id for response in responses] for system, responses in answers.items()}
-    if len({tuple(one) for one in ids.values()}) != 1:
+    records = [[(one.id, one.instruction, one.input, one.output) for one in system] for system in answers.values()]
+    if any(system != records[0] for system in records):
         raise DataError("base and tuned answered different records; run `dvc repro` so that both are of one test set")
+    if not records[0] or len({id_ for id_, *_ in records[0]}) != len(records[0]):
+        raise DataError("the responses hold no record, or one id twice; run `dvc repro` so that each stands there once")
     judgements = []
     pairs = [(system, response) for system, responses in answers.items() for response in responses]
     for system, response in tqdm(pairs, unit="verdict", disable=None):
@@ -66,7 +69,7 @@ def judge_all(judge: Judge, answers: Mapping[str, Sequence[Response]]) -> list[J
 def check_unscored(judgements: Sequence[Judgement], max_unscored: float) -> None:
     """Raise JudgeError where more than the share `max_unscored` of verdicts has no score, with the first replies."""
     unscored = [judgement for judgement in judgements if judgement.score is None]
-    if len(unscored) > max_unscored * len(judgements):
+    if len(unscored) / len(judgements) > max_unscored:
         shown = "\n".join(f"  {j.system} {j.id}: {j.problem}: {j.raw_reply[:80]!r}" for j in unscored[:5])
         raise JudgeError(
             f"{len(unscored)} of {len(judgements)} verdicts have no score, more than evaluate.max_unscored "
@@ -112,9 +115,9 @@ def _system_metrics(judgements: Sequence[Judgement], params: EvaluateParams) -> 
     for name in ("exact_match", "token_f1", "rouge_l", "chrf"):
         values[name] = _round(mean(getattr(j, name) for j in judgements))
     reasons = [j.stop_reason for j in judgements]
-    values["stopped"] = {name: reasons.count(name) for name in ("end_of_text", "stop_string", "length")}
+    values["stopped"] = {name: reasons.count(name) for name in (*STOP_REASONS, *sorted(set(reasons)))}
     return values
 
 
 def _round(value: float) -> float:
-    return round(value, DECIMALS)
+    return round(value, DECIMALS) + 0.0  # which makes 0.0 of -0.0

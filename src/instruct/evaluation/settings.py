@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from instruct.params import require
 
@@ -21,11 +22,12 @@ class OllamaParams:
     retries: int
 
     def __post_init__(self) -> None:
-        require("url", self.url, self.url.startswith(("http://", "https://")), "an address with http:// or https://")
+        require("url", self.url, _is_address(self.url), "an address like http://127.0.0.1:11434")
         require("model", self.model, bool(self.model.strip()), "the tag of a model")
         require("num_ctx", self.num_ctx, self.num_ctx >= 256, "at least 256 tokens")
         require("num_predict", self.num_predict, self.num_predict >= 8, "at least 8 tokens")
-        require("timeout", self.timeout, self.timeout > 0, "above 0 seconds")
+        require("seed", self.seed, self.seed >= 0, "at least 0")
+        require("timeout", self.timeout, 0 < self.timeout <= 86_400, "above 0 and at most 86400 seconds")
         require("retries", self.retries, 0 <= self.retries <= 20, "from 0 to 20")
 
 
@@ -47,3 +49,11 @@ class EvaluateParams:
         require("resamples", self.resamples, 100 <= self.resamples <= 1_000_000, "from 100 to 1000000")
         require("seed", self.seed, self.seed >= 0, "at least 0")
         require("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "from 0 to 1")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -1,9 +1,10 @@
-"""Prompts to responses: prefill and decode of left-padded batches with a key-value cache.
+"""Prompts to responses: which prompt is in progress, when it stops, and what its text is.
 
-B rows still being answered · T prompt tokens with padding
+Answers that end leave at once and waiting prompts take their place. The number in progress is bounded by the
+cache, whatever the number of prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,14 +12,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from instruct.errors import DataError
+from instruct.errors import DataError, ParamsError
+from instruct.generation.engine import Engine
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
-from instruct.model.decoder import Decoder, KVCache
+from instruct.model.decoder import Decoder
 from instruct.runtime import Runtime
 from instruct.text.tokenizer import Tokenizer
 
-StopReason = Literal["end_of_text", "stop_string", "length"]
+StopReason = Literal["end_of_text", "stop_string", "length", "repetition"]
+PREFILL_TOKENS = 2048  # own tokens of prompts in one pass: enough to be fast, few enough to bound memory
+REFILL_SHARE = 0.25  # of the rows must be free before waiting prompts are run
+LONGEST_REPEAT = 32  # tokens of a block that the repetition guard looks for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +33,18 @@ class Answer:
     text: str
     stop_reason: StopReason
     prompt_tokens: int
+    truncated_tokens: int
     tokens: int
 
 
 @dataclass(kw_only=True)
 class _Row:
-    """One prompt being answered."""
+    """One prompt being answered; `own` is what follows the prefix that all prompts share."""
 
     id: str
-    prompt: list[int]
+    prompt_tokens: int
+    truncated_tokens: int
+    own: list[int]
     generator: torch.Generator
     answer: list[int]
     stop_reason: StopReason | None = None
@@ -47,95 +55,155 @@ def generate(
     tokenizer: Tokenizer,
     prompts: Mapping[str, str],
     *,
+    prefix: str,
+    stop_strings: Sequence[str],
+    params: GenerateParams,
+    runtime: Runtime,
+    on_answer: Callable[[str, Answer], None] = lambda id_, answer: None,
+) -> dict[str, Answer]:
+    """Answer each prompt; keys are ids, and each answer depends on its own prompt, id and settings only.
+
+    `prefix` is the text that a template puts before every instruction: it is computed once. `on_answer` is called
+    as soon as an answer is complete. Raises DataError that names each prompt which leaves no room for
+    `max_new_tokens` in the model's context.
+    """
+    rows = _make_rows(tokenizer, prompts, model.block_size, params)
+    shared = tokenizer.encode(prefix)
+    # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.
+    groups: tuple[list[_Row], list[_Row]] = ([], [])
+    for row in rows:
+        groups[0 if row.own[: len(shared)] == shared and len(row.own) > len(shared) else 1].append(row)
+    answers: dict[str, Answer] = {}
+
+    def finish(row: _Row) -> None:
+        answers[row.id] = _to_answer(row, tokenizer, stop_strings)
+        on_answer(row.id, answers[row.id])
+        bar.update()
+
+    with tqdm(total=len(rows), unit="answer", disable=None) as bar, torch.inference_mode(), runtime.autocast():
+        for group, ids in zip(groups, (shared, []), strict=True):
+            for row in group:
+                row.own = row.own[len(ids) :]
+            if group:
+                _answer_group(model, tokenizer, group, ids, params, stop_strings, finish)
+    return {id_: answers[id_] for id_ in prompts}
+
+
+def _make_rows(tokenizer: Tokenizer, prompts: Mapping[str, str], block_size: int, params: GenerateParams) -> list[_Row]:
+    room = block_size - params.max_new_tokens
+    rows, problems = [], []
+    for id_, text in prompts.items():
+        ids = tokenizer.encode(text)
+        cut = max(len(ids) - room, 0)
+        if cut and (params.over_long == "raise" or room < 2):
+            problems.append(f"record {id_}: its prompt has {len(ids)} tokens")
+        head = (len(ids) - cut + 1) // 2  # cut from the middle: both ends are the template's
+        own = ids[:head] + ids[head + cut :]
+        generator = make_generator(params.seed, id_)
+        rows.append(_Row(id=id_, prompt_tokens=len(ids), truncated_tokens=cut, own=own, generator=generator, answer=[]))
+    if problems:
+        remedy = f"the model has room for {room} beside generate.max_new_tokens {params.max_new_tokens}"
+        raise DataError("\n".join([*problems, f"{remedy}; shorten them, or set generate.over_long: truncate"]))
+    return rows
+
+
+def _answer_group(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    rows: Sequence[_Row],
+    prefix: Sequence[int],
     params: GenerateParams,
     stop_strings: Sequence[str],
-    runtime: Runtime,
-) -> dict[str, Answer]:
-    """Answer each prompt, in the order given; keys are record ids.
-
-    Raises DataError that names each prompt which leaves no room for `max_new_tokens` in the model's context.
-    """
-    rows = [
-        _Row(id=id_, prompt=tokenizer.encode(text), generator=make_generator(params.seed, id_), answer=[])
-        for id_, text in prompts.items()
-    ]
-    _check_room(rows, model.block_size, params.max_new_tokens)
-    by_length = sorted(rows, key=lambda row: len(row.prompt))
-    with tqdm(total=len(rows), unit="answer", disable=None) as bar, torch.inference_mode():
-        for start in range(0, len(rows), params.batch_size):
-            batch = by_length[start : start + params.batch_size]
-            with runtime.autocast():
-                _answer_batch(model, tokenizer, batch, params, stop_strings)
-            bar.update(len(batch))
-    return {row.id: _finish(row, tokenizer, stop_strings) for row in rows}
-
-
-def _check_room(rows: Sequence[_Row], block_size: int, max_new_tokens: int) -> None:
-    room = block_size - max_new_tokens
-    problems = [f"record {row.id}: its prompt has {len(row.prompt)} tokens" for row in rows if len(row.prompt) > room]
-    if problems:
-        remedy = f"the model has room for {room} beside {max_new_tokens} new ones; shorten them or max_new_tokens"
-        raise DataError("\n".join([*problems, remedy]))
-
-
-def _answer_batch(
-    model: Decoder, tokenizer: Tokenizer, rows: list[_Row], params: GenerateParams, stop_strings: Sequence[str]
+    finish: Callable[[_Row], None],
 ) -> None:
-    """Answer the rows side by side, each until it stops."""
-    longest = max(len(row.prompt) for row in rows)
-    padding = [longest - len(row.prompt) for row in rows]
-    cache = KVCache(padding, longest + params.max_new_tokens, model.device)
-    input_ids = torch.tensor(
-        [[tokenizer.eos_id] * pad + row.prompt for pad, row in zip(padding, rows, strict=True)], device=model.device
-    )
-    offsets = torch.tensor(padding, device=model.device)[:, None]  # (B, 1)
-    logits = _forward(model, cache, input_ids, offsets)
-    active = list(rows)
-    for count in range(1, params.max_new_tokens + 1):
-        for row, row_logits in zip(active, logits, strict=True):
-            if row.stop_reason is None:
-                _take_token(row, next_token(row_logits, params, row.generator), tokenizer, stop_strings)
-        if count == params.max_new_tokens:
-            break
-        going = [i for i, row in enumerate(active) if row.stop_reason is None]
-        if not going:
-            return
-        # Rows that ended are dropped in groups, since dropping copies the cache.
-        if len(going) <= 0.75 * len(active):
-            keep = torch.tensor(going, device=model.device)
-            cache.keep(keep)
-            offsets = offsets[keep]
-            active = [active[i] for i in going]
-        last = [[row.answer[-1] if row.answer else tokenizer.eos_id] for row in active]
-        logits = _forward(model, cache, torch.tensor(last, device=model.device), offsets)
-    for row in active:
-        row.stop_reason = row.stop_reason or "length"
+    """Answer rows that share `prefix`, the longest prompts first, so that every later one fits into a slot."""
+    waiting = sorted(rows, key=lambda row: len(row.own))
+    capacity = len(waiting[-1].own) + params.max_new_tokens
+    slots = min(params.batch_size, (params.cache_tokens - len(prefix)) // capacity, len(rows))
+    if slots < 1:
+        need = capacity + len(prefix)
+        raise ParamsError(
+            f"params.yaml: generate.cache_tokens is {params.cache_tokens}, but record {waiting[-1].id} needs {need} "
+            "with its answer; raise it"
+        )
+    engine = Engine(model, prefix, slots=slots, capacity=capacity)
+    active: list[_Row] = []
+    while waiting or active:
+        free = slots - len(active)
+        if waiting and (not active or free >= REFILL_SHARE * slots):
+            new = _take_waiting(waiting, free)
+            logits = engine.prefill([row.own for row in new], first=len(active))
+            _take_tokens(new, logits, params, tokenizer, stop_strings)
+            active += new
+        else:
+            logits = engine.decode([row.answer[-1] for row in active])
+            _take_tokens(active, logits, params, tokenizer, stop_strings)
+        for slot in reversed(range(len(active))):
+            if active[slot].stop_reason is None:
+                continue
+            finish(active[slot])
+            last = active.pop()
+            if slot < len(active):
+                engine.cache.move(len(active), slot)
+                active[slot] = last
 
 
-def _forward(model: Decoder, cache: KVCache, input_ids: Tensor, offsets: Tensor) -> Tensor:
-    """One pass over (B, T) new tokens → (B, vocab_size) logits of each row's newest token."""
-    cache.begin(input_ids.shape[1])
-    places = torch.arange(cache.length, cache.length + input_ids.shape[1], device=input_ids.device)
-    hidden = model.hidden_states(input_ids, (places - offsets).clamp(min=0), cache)  # (B, T, C)
-    cache.end()
-    return model.logits(hidden[:, -1]).float()
+def _take_waiting(waiting: list[_Row], free: int) -> list[_Row]:
+    """The next prompts, the longest first, as many as slots are free and one pass should hold."""
+    taken: list[_Row] = []
+    tokens = 0
+    while waiting and len(taken) < free and (not taken or tokens + len(waiting[-1].own) <= PREFILL_TOKENS):
+        taken.append(waiting.pop())
+        tokens += len(taken[-1].own)
+    return taken
 
 
-def _take_token(row: _Row, token: int, tokenizer: Tokenizer, stop_strings: Sequence[str]) -> None:
+def _take_tokens(
+    rows: Sequence[_Row], logits: Tensor, params: GenerateParams, tokenizer: Tokenizer, stop_strings: Sequence[str]
+) -> None:
+    """Give every row its next token and see whether it ends there."""
+    if params.temperature == 0:
+        tokens = logits.argmax(dim=-1).tolist()
+    else:
+        tokens = [next_token(one, params, row.generator) for row, one in zip(rows, logits, strict=True)]
+    for row, token in zip(rows, tokens, strict=True):
+        row.stop_reason = _stop_reason(row, token, params, tokenizer, stop_strings)
+
+
+def _stop_reason(
+    row: _Row, token: int, params: GenerateParams, tokenizer: Tokenizer, stop_strings: Sequence[str]
+) -> StopReason | None:
     if token in tokenizer.stop_ids:
-        row.stop_reason = "end_of_text"
-        return
+        return "end_of_text"
     row.answer.append(token)
     # A token is at least one byte, so the last tokens hold any stop string that ends with this one.
     reach = max((len(stop.encode()) for stop in stop_strings), default=0)
     tail = tokenizer.decode(row.answer[-reach:]) if reach else ""
     if any(stop in tail for stop in stop_strings):
-        row.stop_reason = "stop_string"
+        return "stop_string"
+    if params.max_repeats and repeats(row.answer, params.max_repeats):
+        return "repetition"
+    return "length" if len(row.answer) == params.max_new_tokens else None
 
 
-def _finish(row: _Row, tokenizer: Tokenizer, stop_strings: Sequence[str]) -> Answer:
+def repeats(tokens: Sequence[int], times: int) -> bool:
+    """Whether `tokens` ends with one block of up to LONGEST_REPEAT tokens, `times` over."""
+    for size in range(1, min(LONGEST_REPEAT, len(tokens) // times) + 1):
+        block = tokens[-size:]
+        if all(tokens[-size * (i + 1) : -size * i or None] == block for i in range(times)):
+            return True
+    return False
+
+
+def _to_answer(row: _Row, tokenizer: Tokenizer, stop_strings: Sequence[str]) -> Answer:
     text = tokenizer.decode(row.answer)
     if row.stop_reason == "stop_string":
         text = text[: min(text.find(stop) for stop in stop_strings if stop in text)]
     assert row.stop_reason is not None
-    return Answer(text=text.strip(), stop_reason=row.stop_reason, prompt_tokens=len(row.prompt), tokens=len(row.answer))
+    return Answer(
+        text=text.strip(),
+        stop_reason=row.stop_reason,
+        prompt_tokens=row.prompt_tokens,
+        truncated_tokens=row.truncated_tokens,
+        tokens=len(row.answer),
+    )

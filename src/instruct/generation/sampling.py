@@ -15,13 +15,17 @@ def next_token(logits: Tensor, params: GenerateParams, generator: torch.Generato
     """
     if params.temperature == 0:
         return int(logits.argmax())
-    probabilities, ids = (logits.double() / params.temperature).softmax(-1).sort(descending=True, stable=True)
+    # On the CPU in double precision: every device then draws alike, and MPS has no doubles. The largest logit
+    # becomes 0, so that no temperature, however low, makes an infinity of it.
+    logits = logits.cpu().double()
+    scaled = (logits - logits.max()) / params.temperature
+    probabilities, ids = scaled.softmax(-1).sort(descending=True, stable=True)
     if params.top_k:
         probabilities = probabilities[: params.top_k]
     before = probabilities.cumsum(-1) - probabilities
     kept = probabilities[before < params.top_p * probabilities.sum()]
-    draw = torch.rand((), generator=generator, dtype=torch.float64) * kept.sum().cpu()
-    place = int(torch.searchsorted(kept.cumsum(-1).cpu(), draw, right=True))
+    draw = torch.rand((), generator=generator, dtype=torch.float64) * kept.sum()
+    place = int(torch.searchsorted(kept.cumsum(-1), draw, right=True))
     return int(ids[min(place, len(kept) - 1)])
 
 

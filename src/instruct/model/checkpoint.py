@@ -5,8 +5,10 @@ which transformers loads as it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,10 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instruct.errors import CheckpointError, DataError, InstructError
+from instruct.errors import CheckpointError, DataError, InstructError, ParamsError
 from instruct.files import read_json, write_atomically, write_json
+from instruct.model.backbones import Backbone
 from instruct.model.gpt2 import GPT2, GPT2Config
 from instruct.model.llama import Llama, LlamaConfig
+from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors
+from instruct.params import build
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama
@@ -26,6 +31,8 @@ _FAMILIES: Mapping[str, tuple[type[GPT2Config] | type[LlamaConfig], type[GPT2] |
     "gpt2": (GPT2Config, GPT2),
     "llama": (LlamaConfig, Llama),
 }
+# What old checkpoints carry along beside the weights.
+_BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
 
 def empty_model(config: GPT2Config | LlamaConfig) -> Model:
@@ -50,13 +57,18 @@ def random_model(config: GPT2Config | LlamaConfig, seed: int) -> Model:
 def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> Model:
     """Give a model on the meta device its weights, each taken over, not copied.
 
-    Raises CheckpointError for a tensor that is missing, unknown, of another shape or not finite in kind.
+    Raises CheckpointError for a tensor that is missing, unknown, of another shape or of whole numbers, and for a
+    head that is not the embedding.
     """
     wanted = model.state_dict()
     state: dict[str, Tensor] = {}
+    head: Tensor | None = None
     for raw_name, raw in weights:
         name = raw_name.removeprefix(model.prefix)
-        if _not_a_weight(name):
+        if name == "lm_head.weight":
+            head = raw
+            continue
+        if name.endswith(_BUFFERS):
             continue
         if name not in wanted:
             raise CheckpointError(f"{where}: the tensor {raw_name} has no place in this model; is it another family?")
@@ -74,12 +86,9 @@ def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> 
             f"{where}: the tensors {', '.join(missing[:3])}{more} are missing; fetch or save it again"
         )
     model.load_state_dict(state, assign=True)
+    if head is not None and not torch.equal(head.float(), model.embedding.weight):
+        raise CheckpointError(f"{where}: lm_head.weight is not the embedding, a variant that cannot be loaded")
     return model.requires_grad_(True)
-
-
-def _not_a_weight(name: str) -> bool:
-    """Buffers and the copy of the tied head, which old checkpoints carry along."""
-    return name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq"))
 
 
 def safetensors_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -98,15 +107,15 @@ def safetensors_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint folder: one, or the shards that its index names."""
     index = folder / f"{WEIGHTS}.index.json"
-    if not index.exists():
+    if (folder / WEIGHTS).exists() or not index.exists():
         return [folder / WEIGHTS]
     try:
-        names = set(read_json(index)["weight_map"].values())
-    except (KeyError, TypeError, AttributeError):
+        names = {str(name) for name in _read(index)["weight_map"].values()}
+    except (KeyError, AttributeError):
         raise CheckpointError(f"{index}: holds no weight_map; fetch it again") from None
-    outside = sorted(name for name in names if Path(name).name != name)
+    outside = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
     if outside:
-        raise CheckpointError(f"{index}: names {outside[0]}, which is not a file of this folder")
+        raise CheckpointError(f"{index}: names {outside[0]}, which is not a safetensors file of this folder")
     return [folder / name for name in sorted(names)]
 
 
@@ -116,17 +125,24 @@ def read_config(path: Path) -> GPT2Config | LlamaConfig:
     family = str(values.get("model_type"))
     if family not in _FAMILIES:
         raise CheckpointError(f'{path}: model_type is "{family}"; only {" and ".join(_FAMILIES)} can be loaded')
-    for key, ours in (("tie_word_embeddings", True), ("attention_bias", False), ("mlp_bias", False)):
-        if values.get(key, ours) != ours:
-            raise CheckpointError(f"{path}: {key} {values[key]} is a variant that cannot be loaded")
-    config_class = _FAMILIES[family][0]
-    names = {field.name for field in fields(config_class)}
-    if "rope_theta" in names and isinstance(values.get("rope_parameters"), dict):
+    if isinstance(values.get("rope_parameters"), dict):
         values = {**values, **values["rope_parameters"]}
+    config_class = _FAMILIES[family][0]
+    # No default steps in: those of the config classes are one model's, and transformers has others.
+    missing = [field.name for field in fields(config_class) if field.name not in values]
+    if missing:
+        raise CheckpointError(f"{path}: {missing[0]} is missing; add it")
     try:
-        return config_class(**{name: values[name] for name in names if values.get(name) is not None})
-    except TypeError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        config = build(
+            config_class, {field.name: values[field.name] for field in fields(config_class)}, where=str(path)
+        )
+    except (ParamsError, CheckpointError) as error:
+        raise CheckpointError(str(error) if isinstance(error, ParamsError) else f"{path}: {error}") from None
+    for key, allowed in config.variants().items():
+        if values.get(key) not in allowed:
+            given = values.get(key, "absent")
+            raise CheckpointError(f"{path}: {key} is {given}, a variant that cannot be loaded; only {allowed[-1]} can")
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,32 +155,68 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def save_checkpoint(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a checkpoint; each file is complete or is the one that was there before.
+def save_checkpoint(
+    model: Model, tokenizer: Tokenizer, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a plain checkpoint.
 
-    Raises CheckpointError where the disk refuses, the older checkpoint untouched.
+    `state` are the weights to write where the model's own are sharded. Raises CheckpointError where the disk
+    refuses, the older checkpoint untouched.
     """
-    state = {}
-    for name, tensor in model.state_dict().items():
+    tensors = {}
+    for name, tensor in (state or model.state_dict()).items():
         stored = tensor.t() if name.endswith(model.transposed) else tensor
-        state[model.prefix + name] = stored.detach().cpu().contiguous()
+        tensors[model.prefix + name] = stored.detach().cpu().contiguous()
+    with _all_or_nothing(folder) as new:
+        write_safetensors(new / WEIGHTS, tensors)
+        write_json(new / "config.json", model.config.to_huggingface())
+        _save_tokenizer(tokenizer, new)
+
+
+def save_adapter(
+    model: Model, tokenizer: Tokenizer, folder: Path, backbone: Backbone, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint that holds only the adapters, and the name and checksums of the backbone they belong to."""
+    tensors = adapter_tensors(state or model.state_dict(), model.prefix)
+    with _all_or_nothing(folder) as new:
+        write_safetensors(new / ADAPTER_WEIGHTS, tensors)
+        write_json(new / ADAPTER_CONFIG, adapter_config(model, backbone))
+        _save_tokenizer(tokenizer, new)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors atomically; one metadata key at most, since safetensors orders several at random."""
 
     def write(part: Path) -> None:
         try:
-            # One metadata key only: safetensors writes several in random order.
-            save_file(state, part, metadata={"format": "pt"})
+            save_file(dict(tensors), part, metadata=dict(metadata or {"format": "pt"}))
         except SafetensorError as error:
             raise OSError(0, str(error)) from None
 
+    write_atomically(path, write)
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    save_tokenizer(tokenizer, folder / "tokenizer.json")
+    eos = tokenizer.encoding.decode_single_token_bytes(tokenizer.eos_id).decode()
+    extra = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": END_OF_TEXT}
+    write_json(folder / "tokenizer_config.json", extra)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder to write in, whose files move to `folder` once all are written: a full disk mixes no two checkpoints."""
+    made = ""
     try:
-        write_atomically(folder / WEIGHTS, write)
-        write_json(folder / "config.json", model.config.to_huggingface())
-        save_tokenizer(tokenizer, folder / "tokenizer.json")
-        eos = tokenizer.encoding.decode_single_token_bytes(tokenizer.eos_id).decode()
-        extra = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": END_OF_TEXT}
-        write_json(folder / "tokenizer_config.json", extra)
-    except InstructError as error:
-        raise CheckpointError(f"{error}; the checkpoint that was there before is untouched") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as made:
+            yield Path(made)
+            for file in Path(made).iterdir():
+                file.replace(folder / file.name)
+    except (InstructError, OSError) as error:
+        reason = f"{folder}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
+        reason = reason.replace(made, str(folder)) if made else reason
+        raise CheckpointError(f"{reason}; the checkpoint that was there before is untouched") from error
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:

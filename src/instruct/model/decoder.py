@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 
@@ -26,6 +27,18 @@ class Decoder(nn.Module):
     """A decoder-only transformer whose output head is its embedding matrix (tied)."""
 
     block_size: int
+    recompute = False  # keep no activations of a block, compute them again in the backward pass
+
+    @property
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList:
+        """The layers, in order."""
+
+    def run_block(self, block: nn.Module, *inputs: object) -> Tensor:
+        """One layer; with `recompute` its activations are not kept (Chen et al., 2016)."""
+        if self.recompute and self.training:
+            return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     @property
     @abstractmethod
@@ -53,11 +66,12 @@ class Decoder(nn.Module):
 
 def attend_causally(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each token sees itself and what stands before it: right-padded training batches and whole sequences."""
-    k, v = _repeat_keys(q, k), _repeat_keys(q, v)
+    k, v = repeat_keys(q, k), repeat_keys(q, v)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def _repeat_keys(q: Tensor, k: Tensor) -> Tensor:
+def repeat_keys(q: Tensor, k: Tensor) -> Tensor:
+    """Keys (or values) copied for each of the query heads that share them."""
     groups = q.shape[1] // k.shape[1]
     return k if groups == 1 else k.repeat_interleave(groups, dim=1)
 
@@ -110,9 +124,4 @@ class KVCache:
             grouped = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # (B, H/G, G, D)
             out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask)
             return out.flatten(1, 2).unsqueeze(2)  # (B, H, 1, D)
-        return F.scaled_dot_product_attention(q, _repeat_keys(q, keys), _repeat_keys(q, values), attn_mask=self._mask)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but `rows` (indices), so that finished answers cost nothing more."""
-        self._filled = self._filled[rows]
-        self._layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._layers.items()}
+        return F.scaled_dot_product_attention(q, repeat_keys(q, keys), repeat_keys(q, values), attn_mask=self._mask)

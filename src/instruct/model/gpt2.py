@@ -26,6 +26,8 @@ class GPT2Config:
     eos_token_id: int = 50256
 
     def __post_init__(self) -> None:
+        if min(self.vocab_size, self.n_positions, self.n_embd, self.n_layer, self.n_head) < 1:
+            raise CheckpointError(f"config: every size must be 1 or more, is {self}")
         if self.n_embd % self.n_head:
             raise CheckpointError(f"config: n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
 
@@ -35,6 +37,17 @@ class GPT2Config:
         same = {name: getattr(self, name) for name in names}
         fixed = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "activation_function": "gelu_new"}
         return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **same, **fixed}
+
+    def variants(self) -> dict[str, tuple[Any, ...]]:
+        """What a config.json may say beside the shape, ours last; None where transformers takes absence for ours."""
+        return {
+            "tie_word_embeddings": (None, True),
+            "activation_function": (None, "gelu_pytorch_tanh", "gelu_new"),
+            "n_inner": (None, 4 * self.n_embd),
+            "scale_attn_weights": (None, True),
+            "scale_attn_by_inverse_layer_idx": (None, False),
+            "add_cross_attention": (None, False),
+        }
 
 
 class GPT2(Decoder):
@@ -58,11 +71,16 @@ class GPT2(Decoder):
         """The token embedding, which is the output head too."""
         return self.wte
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, in order."""
+        return self.h
+
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
         x = self.wte(input_ids) + self.wpe(positions)  # (B, T, C)
         for block in self.h:
-            x = block(x, attend)
+            x = self.run_block(block, x, attend)
         return self.ln_f(x)
 
 

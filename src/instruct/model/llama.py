@@ -32,6 +32,12 @@ class LlamaConfig:
     eos_token_id: int = 2
 
     def __post_init__(self) -> None:
+        sizes = (
+            self.vocab_size, self.max_position_embeddings, self.hidden_size, self.intermediate_size,
+            self.num_hidden_layers, self.num_attention_heads, self.num_key_value_heads,
+        )  # fmt: skip
+        if min(sizes) < 1:
+            raise CheckpointError(f"config: every size must be 1 or more, is {self}")
         if self.hidden_size % (2 * self.num_attention_heads) or self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
                 f"config: hidden_size {self.hidden_size}, {self.num_attention_heads} heads and "
@@ -53,6 +59,18 @@ class LlamaConfig:
         fixed = {"hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False}
         return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **same, **fixed}
 
+    def variants(self) -> dict[str, tuple[Any, ...]]:
+        """What a config.json may say beside the shape, ours last; None where transformers takes absence for ours."""
+        return {
+            "tie_word_embeddings": (True,),
+            "hidden_act": (None, "silu"),
+            "attention_bias": (None, False),
+            "mlp_bias": (None, False),
+            "head_dim": (None, self.head_dim),
+            "rope_scaling": (None,),
+            "rope_type": (None, "default"),
+        }
+
 
 class Llama(Decoder):
     """Rotary positions, RMSNorm before each sublayer, no biases, output head tied to the embedding."""
@@ -73,12 +91,17 @@ class Llama(Decoder):
         """The token embedding, which is the output head too."""
         return self.embed_tokens
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, in order."""
+        return self.layers
+
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
         x = self.embed_tokens(input_ids)  # (B, T, C)
         rotation = rotations(positions, self.config)
         for layer in self.layers:
-            x = layer(x, rotation, attend)
+            x = self.run_block(layer, x, rotation, attend)
         return self.norm(x)
 
 

@@ -1,9 +1,11 @@
 """A backbone by name: its files fetched if need be, verified, and loaded."""
 
+from pathlib import Path
+
 import torch
 
-from instruct.errors import BackboneError
-from instruct.model.backbones import Backbone
+from instruct.errors import BackboneError, CheckpointError, ParamsError
+from instruct.model.backbones import Backbone, find_backbone
 from instruct.model.checkpoint import (
     Model,
     empty_model,
@@ -16,6 +18,15 @@ from instruct.model.checkpoint import (
 from instruct.model.fetch import ensure
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.gpt2 import GPT2Config
+from instruct.model.lora import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    add_lora,
+    fill_adapter,
+    merge_lora,
+    read_adapter_config,
+)
+from instruct.params import build
 from instruct.text.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 
 
@@ -31,15 +42,10 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
         return model.to(device).eval(), file.tokenizer()
     if any(path.name == "config.json" for path in paths):
         return load_checkpoint(backbone.folder, device)
-    if backbone.family != "gpt2":
-        raise BackboneError(
-            f"{backbone.name}: a {backbone.family} backbone needs the format gguf, or config.json and tokenizer.json "
-            "among its files"
-        )
     try:
-        config = GPT2Config(**backbone.config)
-    except TypeError as error:
-        raise BackboneError(f"{backbone.name}: its config in the table is wrong ({error})") from None
+        config = build(GPT2Config, backbone.config, where=f"{backbone.name}: config")
+    except (ParamsError, CheckpointError) as error:
+        raise BackboneError(f"{error}; correct the table of backbones") from None
     if backbone.format == "random":
         model = random_model(config, backbone.seed)
     else:
@@ -59,3 +65,21 @@ def load_tokenizer_of(backbone: Backbone) -> Tokenizer:
     if "tokenizer.json" in paths:
         return load_tokenizer(paths["tokenizer.json"], read_config(paths["config.json"]).eos_token_id)
     return gpt2_tokenizer()
+
+
+def load_trained(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:
+    """The model and tokenizer that training left; an adapter is merged into its backbone.
+
+    Raises CheckpointError where the table of backbones now pins other weights than the adapter was trained on.
+    """
+    if not (folder / ADAPTER_CONFIG).exists():
+        return load_checkpoint(folder, device)
+    name, checksums, params = read_adapter_config(folder / ADAPTER_CONFIG)
+    backbone = find_backbone(name)
+    if [file.sha256 for file in backbone.files] != checksums:
+        raise CheckpointError(f"{folder}: was trained on other weights than the table now pins for {name}; train again")
+    model, tokenizer = load_backbone(backbone, device)
+    add_lora(model, params, seed=0)
+    fill_adapter(model, model.prefix, safetensors_weights([folder / ADAPTER_WEIGHTS]), where=str(folder))
+    merge_lora(model)
+    return model.requires_grad_(True).eval(), tokenizer

@@ -7,10 +7,12 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from instruct.files import write_atomically
 
 BASE, TUNED = "#8c8c8c", "#1f6fb4"  # told apart in grey and by the colour-blind
+METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 STYLE: Any = {
     "svg.hashsalt": "instruct",
     "svg.fonttype": "none",
@@ -18,17 +20,20 @@ STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.axisbelow": True,
     "axes.grid": True,
     "grid.alpha": 0.25,
 }
 
 
 def save_figure(path: Path, draw: Callable[[Axes], None]) -> None:
-    """Draw one chart and write it as SVG without date."""
-    with matplotlib.rc_context(STYLE):
+    """Draw one chart and write it as SVG without metadata, so without date and address."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         draw(figure.add_subplot())
-        write_atomically(path, lambda part: figure.savefig(part, format="svg", metadata={"Date": None}))
+        write_atomically(path, lambda part: figure.savefig(part, format="svg", metadata=METADATA))
 
 
 def draw_loss(axes: Axes, train: Sequence[dict[str, str]], val: Sequence[dict[str, str]]) -> None:
@@ -36,6 +41,7 @@ def draw_loss(axes: Axes, train: Sequence[dict[str, str]], val: Sequence[dict[st
     axes.plot(*_columns(train, "step", "loss"), color=BASE, linewidth=1, label="train, each step")
     axes.plot(*_columns(val, "step", "loss"), color=TUNED, linewidth=2, marker="o", markersize=4, label="validation")
     axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss (nats per supervised token)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -56,6 +62,7 @@ def draw_learning_rate(axes: Axes, train: Sequence[dict[str, str]]) -> None:
     """Learning rate by optimizer step."""
     axes.plot(*_columns(train, "step", "lr"), color=TUNED, linewidth=2)
     axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", scilimits=(-3, 3))
@@ -68,10 +75,11 @@ def draw_scores(axes: Axes, bands: Sequence[dict[str, Any]], score_name: str) ->
     axes.bar([p - width / 2 for p in places], [b["base"] for b in bands], width, color=BASE, label="base")
     axes.bar([p + width / 2 for p in places], [b["tuned"] for b in bands], width, color=TUNED, label="tuned")
     axes.set_xticks(list(places), [b["band"] for b in bands], rotation=30)
-    axes.set_xlabel(f"score (0-100): {score_name}")
+    axes.set_xlabel(f"score (0-100): {score_name}", parse_math=False)
     axes.set_ylabel("answers")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="x", visible=False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def _columns(rows: Sequence[dict[str, str]], x: str, y: str) -> tuple[list[float], list[float]]:

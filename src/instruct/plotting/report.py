@@ -52,13 +52,13 @@ def worst(pairs: Sequence[Compared], count: int) -> list[Compared]:
 
 def most_changed(pairs: Sequence[Compared], count: int, *, better: bool) -> list[Compared]:
     """The answers that gained (or lost) most against the base model."""
-    changes = [(pair.tuned_score - pair.base_score, pair) for pair in pairs if None not in _scores(pair)]  # type: ignore[operator]
-    wanted = [(change, pair) for change, pair in changes if (change > 0) == better and change]
+    changes = [
+        (pair.tuned_score - pair.base_score, pair)
+        for pair in pairs
+        if pair.tuned_score is not None and pair.base_score is not None
+    ]
+    wanted = [(change, pair) for change, pair in changes if (change > 0 if better else change < 0)]
     return [pair for _, pair in sorted(wanted, key=lambda item: item[0], reverse=better)[:count]]
-
-
-def _scores(pair: Compared) -> tuple[float | None, float | None]:
-    return pair.base_score, pair.tuned_score
 
 
 def count_bands(pairs: Sequence[Compared]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def split_examples(examples: Sequence[Example], params: SplitParams) -> dict[str
     order = list(examples)
     if params.strategy == "shuffled":
         random.Random(params.seed).shuffle(order)
-    # The tiny shift keeps 0.85 x 1100 from falling to 934 in binary fractions.
+    # The tiny shift keeps 0.29 x 100 from falling to 28 in binary fractions.
     train = int(len(order) * params.train + 1e-9)
     test = int(len(order) * params.test + 1e-9)
     parts = {"train": order[:train], "test": order[train : train + test], "val": order[train + test :]}

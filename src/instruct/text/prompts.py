@@ -31,6 +31,11 @@ class Template:
     before_response: str
     stop_strings: tuple[str, ...]
 
+    @property
+    def prefix(self) -> str:
+        """What every prompt begins with."""
+        return self.preamble + self.before_instruction
+
     def render(self, instruction: str, input: str = "") -> str:
         """The prompt up to where the response begins; an empty `input` leaves its block out."""
         middle = self.before_input + input if input else ""

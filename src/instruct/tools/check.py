@@ -1,6 +1,6 @@
 """Validates everything that can be wrong before a stage runs, in about a second and without torch."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from instruct.splitting.partition import SplitParams, split_examples
 from instruct.text.prompts import PromptParams
 from instruct.training.settings import TrainParams
 
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchParams:
+    """The section `launch` of params.yaml: the program that dvc.yaml starts a stage's script with."""
+
+    train: str
+    generate: str
+
+
 SECTIONS: dict[str, type[Any]] = {
+    "launch": LaunchParams,
     "model": ModelParams,
     "prompt": PromptParams,
     "runtime": RuntimeParams,

@@ -36,29 +36,45 @@ def read_sources(sources: Path = SOURCES) -> dict[str, Source]:
 
 
 def import_data(name: str, sources: Path = SOURCES) -> Path:
-    """Import one data set and verify it; a file with other bytes is removed again.
+    """Import one data set and verify it; what does not arrive whole leaves everything as it was.
 
-    Raises DataError for an unknown name, a download that fails, or a wrong checksum.
+    Raises DataError for an unknown name, another file at its place, a download that fails, or a wrong checksum.
     """
     known = read_sources(sources)
     if name not in known:
         raise DataError(f'there is no data set "{name}" in {sources}{did_you_mean(name, known)}')
     source = known[name]
     path = Path(source.path)
-    if path.exists() and sha256_of(path) == source.sha256:
-        return path
+    if path.exists():
+        if sha256_of(path) == source.sha256:
+            return path
+        raise DataError(f"{path}: is there already and is not the data set {name}; move it away first")
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "dvc", "import-url", "--quiet", "--force", source.url, str(path)]
+    notes = (path.with_name(path.name + ".dvc"), path.with_name(".gitignore"))
+    before = {note: note.read_bytes() if note.exists() else None for note in notes}
+    try:
+        _import_url(source.url, path)
+        digest = sha256_of(path)
+        if digest != source.sha256:
+            raise DataError(
+                f"{source.url}: has sha256 {digest[:16]}… instead of {source.sha256[:16]}…; nothing was kept, "
+                f"correct {sources} if the data set was renewed on purpose"
+            )
+    except BaseException:
+        path.unlink(missing_ok=True)
+        for note, content in before.items():
+            if content is None:
+                note.unlink(missing_ok=True)
+            else:
+                note.write_bytes(content)
+        raise
+    return path
+
+
+def _import_url(url: str, path: Path) -> None:
+    command = [sys.executable, "-m", "dvc", "import-url", "--force", url, str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DataError(f"{source.url}: dvc import-url failed ({reason}); check the network and try again")
-    digest = sha256_of(path)
-    if digest != source.sha256:
-        path.unlink()
-        path.with_name(path.name + ".dvc").unlink(missing_ok=True)
-        raise DataError(
-            f"{source.url}: has sha256 {digest[:16]}… instead of {source.sha256[:16]}…; nothing was kept, "
-            f"correct {sources} if the data set was renewed on purpose"
-        )
-    return path
+        reason = reason.removeprefix("ERROR: ").rsplit(" - ", 1)[-1]
+        raise DataError(f"{url}: dvc import-url failed ({reason}); check the address and the network, then try again")

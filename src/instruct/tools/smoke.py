@@ -11,11 +11,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from instruct.errors import InstructError
+from instruct.errors import InstructError, ParamsError
 from instruct.files import read_json, write_json
+from instruct.params import PARAMS_FILE
+from instruct.tools.check import check_params
 
 OVERLAY = Path(__file__).with_name("smoke.yaml")
 RECORDS = 40
+DATA = "data/smoke.json"
 PRODUCTS = ("dvc.lock", "metrics")
 
 
@@ -33,8 +36,11 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
 
 
 def _run_in(root: Path, folder: Path) -> Path:
+    _, problems = check_params(root / PARAMS_FILE)
+    if problems:
+        raise ParamsError("\n".join(problems))
     copy_tree(root, folder)
-    make_small(folder)
+    make_small(root, folder)
     if run_dvc(folder, "repro") != 0:
         raise InstructError("the smoke run failed; the stage's own message stands above")
     return folder
@@ -55,15 +61,16 @@ def copy_tree(root: Path, folder: Path) -> None:
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
 
 
-def make_small(folder: Path) -> None:
-    """Overlay the smoke settings, and keep only the first records of the data set."""
+def make_small(root: Path, folder: Path) -> None:
+    """Overlay the smoke settings, and put the first records of the data set, wherever it lies, into `folder`."""
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
     overlay(params, YAML(typ="safe").load(OVERLAY.read_text(encoding="utf-8")))
+    records = read_json(root / params["split"]["data"])[:RECORDS]
+    params["split"]["data"] = DATA
+    write_json(folder / DATA, records)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
-    data = folder / params["split"]["data"]
-    write_json(data, read_json(data)[:RECORDS])
 
 
 def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

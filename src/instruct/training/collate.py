@@ -1,15 +1,20 @@
-"""Encoded examples to one padded batch.
+"""Encoded examples to one batch, packed without padding or padded as in the book.
 
-B examples · T tokens of the longest, less one, since the last token is only ever a target
+Both give the same loss and gradients; packing computes the prompt preamble that all examples share only once.
+
+B rows · T places of a row · N targets
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from instruct.errors import DataError
+from instruct.model.decoder import Attend, attend_causally
+from instruct.model.packing import PackedAttend, shared_prefix
 from instruct.training.encode import EncodedExample
 
 IGNORE_INDEX = -100
@@ -17,28 +22,71 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One micro-batch: `labels` are `input_ids` shifted by one, -100 where nothing is predicted.
+    """One micro-batch: what goes in, and each target with the place whose state predicts it.
 
-    All are (B, T). `weights` says how much each label counts in the loss, 0 where it is -100.
+    `input_ids` and `positions` are (B, T); `places` (index into B x T), `labels` and `weights` are (N,). A place
+    may predict several targets, and a weight says how much its target counts. `tokens` are the real tokens of the
+    examples, end tokens included, whether or not they were computed more than once.
     """
 
     input_ids: Tensor
+    positions: Tensor
+    attend: Attend
+    places: Tensor
     labels: Tensor
     weights: Tensor
     tokens: int
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on another device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.input_ids, self.labels, self.weights))
-        input_ids, labels, weights = moved
-        return Batch(input_ids=input_ids, labels=labels, weights=weights, tokens=self.tokens)
+        """The batch on another device; `attend` was made for it already."""
+        names = ("input_ids", "positions", "places", "labels", "weights")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
-def collate(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight: float) -> Batch:
-    """Pad on the right to the longest example of the batch and shift the targets by one.
+def collate(
+    examples: Sequence[EncodedExample],
+    *,
+    batching: Literal["packed", "padded"],
+    pad_id: int,
+    prompt_loss_weight: float,
+    device: torch.device,
+) -> Batch:
+    """Make a batch; raises DataError for an example without a single supervised token."""
+    for example in examples:
+        if not any(target_weights(example, prompt_loss_weight)):
+            raise DataError(f"record {example.id}: no token is left to learn from; give it an output")
+    make = pack if batching == "packed" else pad
+    return make(examples, pad_id=pad_id, prompt_loss_weight=prompt_loss_weight, device=device)
+
+
+def target_weights(example: EncodedExample, prompt_loss_weight: float) -> list[float]:
+    """How much each target counts; target i is token i + 1, and the prompt's last token predicts the response."""
+    in_prompt = max(example.prompt_length - 1, 0)
+    return [prompt_loss_weight] * in_prompt + [1.0] * (len(example.ids) - 1 - in_prompt)
+
+
+def pad(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight: float, device: torch.device) -> Batch:
+    """One row an example, padded on the right to the longest."""
+    input_ids, labels, weights = pad_rows(examples, pad_id=pad_id, prompt_loss_weight=prompt_loss_weight)
+    places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+    return Batch(
+        input_ids=input_ids,
+        positions=torch.arange(input_ids.shape[1]).expand_as(input_ids),
+        attend=attend_causally,
+        places=places,
+        labels=labels.flatten()[places],
+        weights=weights.flatten()[places],
+        tokens=sum(len(example.ids) for example in examples),
+    ).to(device)
+
+
+def pad_rows(
+    examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input ids, labels (shifted by one, -100 where nothing is predicted) and weights, each (B, T).
 
     Padding is known by length, not by value, so each example keeps its one end token as a target even where
-    padding uses the same id. Raises DataError for an example without a single supervised token.
+    padding uses the same id.
     """
     width = max(len(example.ids) for example in examples) - 1
     input_ids = torch.full((len(examples), width), pad_id, dtype=torch.long)
@@ -46,14 +94,44 @@ def collate(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weig
     weights = torch.zeros(len(examples), width)
     for row, example in enumerate(examples):
         length = len(example.ids) - 1
-        first = max(example.prompt_length - 1, 0)  # the prompt's last token predicts the response's first
         ids = torch.tensor(example.ids)
         input_ids[row, :length] = ids[:-1]
-        weights[row, :first] = prompt_loss_weight
-        weights[row, first:length] = 1.0
         labels[row, :length] = ids[1:]
-        if not weights[row].any():
-            raise DataError(f"record {example.id}: no token is left to learn from; give it an output")
+        weights[row, :length] = torch.tensor(target_weights(example, prompt_loss_weight))
     labels[weights == 0] = IGNORE_INDEX
-    tokens = sum(len(example.ids) for example in examples)
-    return Batch(input_ids=input_ids, labels=labels, weights=weights, tokens=tokens)
+    return input_ids, labels, weights
+
+
+def pack(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight: float, device: torch.device) -> Batch:
+    """One flat row: the prefix that all examples share, then each example's own tokens; `pad_id` is not needed.
+
+    A target inside the prefix is the same for all examples and is computed once with their summed weight; the
+    prefix's last token predicts the first own token of each.
+    """
+    inputs = [example.ids[:-1] for example in examples]
+    prefix = shared_prefix(inputs)
+    flat = list(inputs[0][:prefix])
+    positions = list(range(prefix))
+    targets: dict[tuple[int, int], float] = {}  # (place, label) -> weight
+    for example, ids in zip(examples, inputs, strict=True):
+        start = len(flat) - prefix  # own token i, counted from 0 at the record's begin, stands at start + i
+        flat += ids[prefix:]
+        positions += range(prefix, len(ids))
+        for i, weight in enumerate(target_weights(example, prompt_loss_weight)):
+            if weight:
+                key = (i if i < prefix else start + i, example.ids[i + 1])
+                targets[key] = targets.get(key, 0.0) + weight
+    return Batch(
+        input_ids=torch.tensor([flat]),
+        positions=torch.tensor([positions]),
+        attend=PackedAttend(prefix, [len(ids) - prefix for ids in inputs], device),
+        places=torch.tensor([place for place, _ in targets]),
+        labels=torch.tensor([label for _, label in targets]),
+        weights=torch.tensor(list(targets.values())),
+        tokens=sum(len(example.ids) for example in examples),
+    ).to(device)
+
+
+def without_targets(batch: Batch) -> Batch:
+    """The same batch with weights of 0: it takes part in the computation and changes nothing."""
+    return replace(batch, weights=torch.zeros_like(batch.weights))

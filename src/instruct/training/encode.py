@@ -50,17 +50,17 @@ def fit_length(
         elif over_long == "drop":
             dropped += 1
         elif over_long == "raise":
-            problems.append(f"record {example.id}: {length} tokens, train.max_length is {max_length}")
+            problems.append(f"record {example.id}: {length} tokens, more than {max_length}")
         elif example.prompt_length > max_length - 2:
             problems.append(f"record {example.id}: its prompt of {example.prompt_length} tokens leaves no response")
         else:
             fitting.append(replace(example, ids=(*example.ids[: max_length - 1], example.ids[-1])))
             truncated += 1
     if problems:
-        remedy = "raise train.max_length, or set train.over_long to truncate or drop"
+        remedy = "raise train.max_length if the model has room, or set train.over_long to truncate or drop"
         raise DataError("\n".join([*problems, f"{len(problems)} records are too long; {remedy}"]))
     if not fitting:
-        raise DataError(f"no record fits into train.max_length {max_length}; raise it")
+        raise DataError(f"no record fits into {max_length} tokens; raise train.max_length if the model has room")
     return fitting, truncated, dropped
 
 

@@ -1,26 +1,33 @@
-"""The training loop: steps, evaluation, best and last checkpoint, curves.
+"""The training loop: steps, evaluation, best weights, curves, and the state to go on from.
 
-It knows nothing about files: what should happen at an evaluation is passed in.
+It knows nothing about files but the state to resume from: what else should happen is passed in.
 """
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from instruct.errors import InstructError
 from instruct.model.decoder import Decoder
 from instruct.runtime import Runtime
-from instruct.training.collate import Batch, collate
+from instruct.training.collate import Batch, collate, without_targets
+from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
-from instruct.training.loss import loss_sum
+from instruct.training.loss import LossModule
+from instruct.training.resume import ResumeStore
 from instruct.training.schedule import WarmupCosine
 from instruct.training.settings import TrainParams
+from instruct.training.throughput import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +56,52 @@ class ValPoint:
 
 @dataclass(kw_only=True)
 class History:
-    """What a run went through."""
+    """What a run went through so far; everything that decides how it goes on, weights apart."""
 
     train: list[TrainPoint] = field(default_factory=list)
     val: list[ValPoint] = field(default_factory=list)
+    without_better: int = 0
     stopped_early: bool = False
 
     @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return len(self.train)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the examples trained on."""
+        return self.train[-1].tokens if self.train else 0
+
+    @property
     def best(self) -> ValPoint:
-        """The evaluation with the lowest loss, the earliest of several."""
-        return min(self.val, key=lambda point: point.loss)
+        """The evaluation of the best checkpoint: the lowest loss since training began, the earliest of several."""
+        return min((point for point in self.val if point.step), key=lambda point: point.loss)
+
+    def add_evaluation(self, point: ValPoint) -> bool:
+        """Note an evaluation; says whether it is the best since training began."""
+        self.val.append(point)
+        better = bool(point.step) and self.best is point
+        self.without_better = 0 if better or not point.step else self.without_better + 1
+        return better
+
+    @classmethod
+    def restore(cls, values: dict[str, Any]) -> "History":
+        """From the JSON of `asdict`, to the bit: JSON keeps every digit of a float."""
+        return cls(
+            train=[TrainPoint(**point) for point in values["train"]],
+            val=[ValPoint(**point) for point in values["val"]],
+            without_better=values["without_better"],
+            stopped_early=values["stopped_early"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What happens outside the loop: `on_best` keeps the present weights, `on_evaluation` shows how it goes."""
+
+    on_best: Callable[[], None]
+    on_evaluation: Callable[[ValPoint], None]
 
 
 def train(
@@ -68,63 +111,136 @@ def train(
     *,
     params: TrainParams,
     runtime: Runtime,
+    parallel: Parallel,
     pad_id: int,
-    on_best: Callable[[], None],
-    on_evaluation: Callable[[ValPoint], None],
+    store: ResumeStore,
+    hooks: Hooks,
+    stopwatch: Stopwatch,
 ) -> History:
-    """Train `model` in place; `on_best` is called whenever val is lower than ever before, step 0 apart.
+    """Train `model` in place, from the stored state on if there is one.
 
-    Raises InstructError where the loss stops being a number, naming the step and its records.
+    Raises InstructError where a loss stops being a number, naming the step and its records, and
+    KeyboardInterrupt at the end of the step in which Ctrl-C came, after the state was saved.
     """
-    steps_per_epoch = math.ceil(len(train_set) / (params.micro_batch_size * params.grad_accum_steps))
+    steps_per_epoch = math.ceil(len(train_set) / examples_per_step(params))
     total_steps = steps_per_epoch * params.epochs
     schedule = WarmupCosine(
         peak=params.lr, floor=params.lr_floor, warmup_steps=params.warmup_steps, total_steps=total_steps
     )
+    model.recompute = params.recompute_activations
+    loss_module = LossModule(model)
+    module = parallel.wrap(model, loss_module)
     optimizer = make_optimizer(model, params)
-    history = History()
-    tokens = 0
-    without_better = 0
-    started = time.perf_counter()
+    to_batch = batch_maker(params, runtime, pad_id)
+    progress = store.load(model, optimizer)
+    history = History.restore(progress) if progress else History()
+    if progress and parallel.is_main:
+        log.info("going on after step %d of %d", history.step, total_steps)
 
-    def evaluate_now(step: int) -> None:
-        loss = evaluate(model, val_set, params=params, runtime=runtime, pad_id=pad_id)
-        point = ValPoint(step=step, epoch=step / steps_per_epoch, tokens=tokens, loss=loss)
-        history.val.append(point)
-        on_evaluation(point)
+    def evaluate_now() -> bool:
+        with stopwatch.phase("evaluate"):
+            loss = evaluate(module, val_set, to_batch, params=params, runtime=runtime, parallel=parallel)
+            if not math.isfinite(loss):
+                raise InstructError(
+                    f"step {history.step}: the loss on val is {loss}; lower train.lr{store.kept_best()}"
+                )
+            point = ValPoint(step=history.step, epoch=history.step / steps_per_epoch, tokens=history.tokens, loss=loss)
+            better = history.add_evaluation(point)
+            hooks.on_evaluation(point)
+        return better
 
-    evaluate_now(0)
-    with tqdm(total=total_steps, unit="step", disable=None) as bar:
-        for step, examples in enumerate(draw_steps(train_set, params), start=1):
-            batches = [
-                collate(part, pad_id=pad_id, prompt_loss_weight=params.prompt_loss_weight)
-                for part in chunks(examples, params.micro_batch_size)
-            ]
-            lr = schedule(step - 1)
-            loss, grad_norm = take_step(model, optimizer, batches, lr=lr, params=params, runtime=runtime)
+    def save_state() -> None:
+        with stopwatch.phase("save"):
+            store.save(model, optimizer, asdict(history), write=parallel.is_main)
+
+    if not history.val:
+        evaluate_now()
+    steps = list(draw_steps(train_set, params))
+    with interrupt_flag() as interrupted, progress_bar(total_steps, history, parallel) as bar:
+        for examples in steps[history.step :]:
+            step = history.step + 1
+            lr = schedule(history.step)
+            # Dropout draws from a seed of the step's own, so that going on needs no random state.
+            torch.manual_seed(params.seed + step * parallel.world_size + parallel.rank)
+            with stopwatch.phase("train", examples=examples):
+                loss, grad_norm = take_step(
+                    module, optimizer, examples, to_batch, lr=lr, params=params, runtime=runtime, parallel=parallel
+                )
             if not math.isfinite(loss) or not math.isfinite(grad_norm):
-                ids = ", ".join(example.id for example in examples)
-                raise InstructError(f"step {step}: the loss is {loss}; lower train.lr or look at the records {ids}")
-            tokens += sum(batch.tokens for batch in batches)
-            epoch = step / steps_per_epoch
-            history.train.append(
-                TrainPoint(step=step, epoch=epoch, tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm)
+                raise InstructError(
+                    f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; lower train.lr or look at "
+                    f"the records {', '.join(example.id for example in examples)}{store.kept_best()}"
+                )
+            tokens = history.tokens + sum(len(example.ids) for example in examples)
+            point = TrainPoint(
+                step=step, epoch=step / steps_per_epoch, tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm
             )
+            history.train.append(point)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", val=f"{history.val[-1].loss:.3f}")
-            if step % params.eval_every and step != total_steps:
-                continue
-            lowest = min((point.loss for point in history.val[1:]), default=math.inf)
-            evaluate_now(step)
-            without_better = 0 if history.val[-1].loss < lowest else without_better + 1
-            if not without_better:
-                on_best()
-            if params.patience and without_better >= params.patience:
-                history.stopped_early = step < total_steps
+            last = step == total_steps
+            if step % params.eval_every == 0 or last:
+                if evaluate_now():
+                    with stopwatch.phase("save"):
+                        hooks.on_best()
+                if params.patience and history.without_better >= params.patience:
+                    history.stopped_early = not last
+                    break
+            if last:
                 break
-    seconds = time.perf_counter() - started
-    log.info("trained %d steps in %.0f s, %.0f tokens a second", len(history.train), seconds, tokens / seconds)
+            stop = parallel.any(bool(interrupted))
+            if stop or (params.save_every and step % params.save_every == 0):
+                save_state()
+            if stop:
+                raise KeyboardInterrupt(
+                    f"state saved after step {step} of {total_steps}; `dvc repro` goes on from there"
+                )
+    stopwatch.flops = loss_module.needed_flops
     return history
+
+
+def examples_per_step(params: TrainParams) -> int:
+    """The global batch size, in examples."""
+    return params.micro_batch_size * params.grad_accum_steps
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[list[float]]:
+    """A list that Ctrl-C fills, so that a step is never cut in two; another one a second later ends at once.
+
+    Under torchrun one Ctrl-C comes twice: from the terminal, and passed on by torchrun.
+    """
+    came: list[float] = []
+
+    def note(number: int, frame: object) -> None:
+        now = time.monotonic()
+        if came and now - came[0] > 1:
+            raise KeyboardInterrupt
+        came.append(now)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def progress_bar(total: int, history: History, parallel: Parallel) -> Iterator[Any]:
+    """A bar on a terminal, nothing elsewhere."""
+    with tqdm(total=total, initial=history.step, unit="step", disable=None if parallel.is_main else True) as bar:
+        yield bar
+
+
+def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedExample]], Batch]:
+    """The function that makes batches as the settings want them, on the device in use."""
+    return partial(
+        collate,
+        batching=params.batching,
+        pad_id=pad_id,
+        prompt_loss_weight=params.prompt_loss_weight,
+        device=runtime.device,
+    )
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
@@ -134,7 +250,7 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimiz
         {"params": [w for w in weights if w.ndim >= 2], "weight_decay": params.weight_decay},
         {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=params.lr, fused=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=params.lr, fused=True)
 
 
 def draw_steps(examples: Sequence[EncodedExample], params: TrainParams) -> Iterator[list[EncodedExample]]:
@@ -142,7 +258,7 @@ def draw_steps(examples: Sequence[EncodedExample], params: TrainParams) -> Itera
     generator = torch.Generator().manual_seed(params.seed)
     for _ in range(params.epochs):
         order = torch.randperm(len(examples), generator=generator).tolist()
-        yield from chunks([examples[i] for i in order], params.micro_batch_size * params.grad_accum_steps)
+        yield from chunks([examples[i] for i in order], examples_per_step(params))
 
 
 def chunks(examples: Sequence[EncodedExample], size: int) -> Iterator[list[EncodedExample]]:
@@ -151,47 +267,83 @@ def chunks(examples: Sequence[EncodedExample], size: int) -> Iterator[list[Encod
         yield list(examples[start : start + size])
 
 
+def micro_batches(
+    examples: Sequence[EncodedExample],
+    to_batch: Callable[[Sequence[EncodedExample]], Batch],
+    *,
+    params: TrainParams,
+    parallel: Parallel,
+) -> list[Batch]:
+    """This rank's micro-batches of one step, equally many on every rank.
+
+    A rank that the last, smaller step leaves without examples computes one that counts for nothing.
+    """
+    mine = parallel.share(examples)
+    size = max(params.micro_batch_size // parallel.world_size, 1)
+    count = math.ceil(math.ceil(len(examples) / parallel.world_size) / size)
+    batches = [to_batch(part) for part in chunks(mine, size)]
+    filler = [without_targets(to_batch(examples[:1]))] if len(batches) < count else []
+    return batches + filler * (count - len(batches))
+
+
 def take_step(
-    model: Decoder,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[Batch],
+    examples: Sequence[EncodedExample],
+    to_batch: Callable[[Sequence[EncodedExample]], Batch],
     *,
     lr: float,
     params: TrainParams,
     runtime: Runtime,
+    parallel: Parallel,
 ) -> tuple[float, float]:
-    """One optimizer step over its micro-batches: the loss before it, and the gradient's norm before clipping.
+    """One optimizer step: the loss before it, and the gradient's norm before clipping.
 
-    Each label counts by its weight over the weight of the whole step, whatever the micro-batches' lengths.
+    Each target counts by its weight over the weight of the whole step, whatever the micro-batches' lengths and
+    the number of ranks.
     """
-    model.train()
-    weight = sum(float(batch.weights.sum()) for batch in batches)
+    module.train()
+    batches = micro_batches(examples, to_batch, params=params, parallel=parallel)
+    weight = parallel.total(sum(float(batch.weights.sum()) for batch in batches))
     total = 0.0
-    for batch in batches:
-        with runtime.autocast():
-            loss = loss_sum(model, batch.to(runtime.device)) / weight
-        loss.backward()
+    for i, batch in enumerate(batches):
+        with parallel.accumulating(module, last=i == len(batches) - 1):
+            with runtime.autocast():
+                loss = module(batch) / weight
+            # DDP and FSDP average over ranks where the sum is wanted.
+            (loss * parallel.world_size).backward()
         total += float(loss.detach())
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), params.max_grad_norm))
+    grad_norm = clip(module, params.max_grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
     if math.isfinite(grad_norm):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, grad_norm
+    return parallel.total(total), grad_norm
 
 
-@torch.inference_mode()
+def clip(module: nn.Module, max_norm: float) -> float:
+    """Scale all gradients so that their common norm is at most `max_norm`; gives the norm before."""
+    norm: Tensor = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    return float(norm.full_tensor()) if hasattr(norm, "full_tensor") else float(norm)
+
+
+@torch.no_grad()
 def evaluate(
-    model: Decoder, examples: Sequence[EncodedExample], *, params: TrainParams, runtime: Runtime, pad_id: int
+    module: nn.Module,
+    examples: Sequence[EncodedExample],
+    to_batch: Callable[[Sequence[EncodedExample]], Batch],
+    *,
+    params: TrainParams,
+    runtime: Runtime,
+    parallel: Parallel,
 ) -> float:
-    """The loss over all of `examples`, each label by its weight; batches are only for speed."""
-    model.eval()
-    by_length = sorted(examples, key=lambda example: len(example.ids))
+    """The loss over all of `examples`, each target by its weight; how they are batched does not matter."""
+    module.eval()
     total = weight = 0.0
-    for part in chunks(by_length, params.micro_batch_size):
-        batch = collate(part, pad_id=pad_id, prompt_loss_weight=params.prompt_loss_weight)
-        with runtime.autocast():
-            total += float(loss_sum(model, batch.to(runtime.device)))
-        weight += float(batch.weights.sum())
-    return total / weight
+    for part in chunks(sorted(examples, key=lambda example: len(example.ids)), examples_per_step(params)):
+        for batch in micro_batches(part, to_batch, params=params, parallel=parallel):
+            with runtime.autocast():
+                total += float(module(batch))
+            weight += float(batch.weights.sum())
+    return parallel.total(total) / parallel.total(weight)

@@ -1,23 +1,50 @@
-"""The loss of a batch: cross-entropy at supervised positions only."""
+"""The loss of a batch: cross-entropy at supervised places only."""
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from instruct.model.decoder import Decoder, attend_causally
-from instruct.training.collate import IGNORE_INDEX, Batch
+from instruct.model.decoder import Decoder
+from instruct.training.collate import Batch
 
 
 def loss_sum(model: Decoder, batch: Batch) -> Tensor:
     """The weighted sum of negative log-likelihoods in nats, a scalar.
 
     The caller divides by the weight of the *whole* optimizer step, so that micro-batches of different lengths add
-    up to exactly one large batch. The output head, which is most of a small model's work, runs only where there
-    is a label.
+    up to exactly one large batch. The output head, which is a large part of a small model's work, runs only where
+    there is a target.
     """
-    positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
-    hidden = model.hidden_states(batch.input_ids, positions, attend_causally)  # (B, T, C)
-    supervised = batch.labels != IGNORE_INDEX
-    logits = model.logits(hidden[supervised])  # (N, vocab_size)
-    nll = F.cross_entropy(logits.float(), batch.labels[supervised], reduction="none")  # (N,)
-    return (nll * batch.weights[supervised]).sum()
+    hidden = model.hidden_states(batch.input_ids, batch.positions, batch.attend)  # (B, T, C)
+    # index_select, not indexing: its backward pass adds up a place's targets in a fixed order, and is faster.
+    logits = model.logits(hidden.flatten(0, 1).index_select(0, batch.places))  # (N, vocab_size)
+    nll = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (N,)
+    return (nll * batch.weights).sum()
+
+
+class LossModule(nn.Module):
+    """`loss_sum` as a module, which is what DDP and FSDP can wrap."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()
+        self.model = model
+        self.needed_flops = 0.0  # of all training batches so far
+
+    def forward(self, batch: Batch) -> Tensor:
+        if self.training:
+            self.needed_flops += needed_flops(self.model, batch)
+        return loss_sum(self.model, batch)
+
+
+def needed_flops(model: Decoder, batch: Batch) -> float:
+    """Floating-point operations that one forward and backward pass over a batch really needs.
+
+    Two for each weight of a block's matrices and computed token, two for each weight of the head and target, as
+    many for the gradient of what came in, and as many for that of a weight that is trained (Kaplan et al., 2020).
+    Attention's own products are left out.
+    """
+
+    def operations(weight: Tensor) -> int:
+        return weight.numel() * (6 if weight.requires_grad else 4)
+
+    in_blocks = sum(operations(weight) for weight in model.blocks.parameters() if weight.ndim == 2)
+    return float(in_blocks * batch.input_ids.numel() + operations(model.embedding.weight) * len(batch.places))

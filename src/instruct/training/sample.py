@@ -8,8 +8,11 @@ from instruct.text.tokenizer import Tokenizer
 
 @torch.inference_mode()
 def sample_answer(model: Decoder, tokenizer: Tokenizer, prompt: str, max_new_tokens: int) -> str:
-    """The most likely response to one prompt, at most `max_new_tokens` long."""
+    """The most likely response to one prompt, at most `max_new_tokens` long and as the model has room for."""
     ids = tokenizer.encode(prompt)
+    max_new_tokens = min(max_new_tokens, model.block_size - len(ids))
+    if max_new_tokens <= 0:
+        return ""
     cache = KVCache([0], len(ids) + max_new_tokens, model.device)
     new = ids
     answer: list[int] = []

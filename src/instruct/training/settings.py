@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from instruct.model.lora_params import LoraParams
 from instruct.params import require
 
 
@@ -12,9 +13,11 @@ class TrainParams:
 
     The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor`. Steps are optimizer
     steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts `prompt_loss_weight`
-    times as much as one in the response: 0 is response only, 1 is the book's unmasked loss. Examples longer than
-    `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of val is evaluated
-    every `eval_every` steps and at the end; `patience` evaluations without a better one stop training, 0 never.
+    times as much as one in the response: 0 is response only, 1 is the book's unmasked loss. `packed` batches have
+    no padding and compute the prompts' common beginning once; `padded` ones are the book's, with the same result.
+    Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of
+    val is evaluated every `eval_every` steps and at the end; `patience` evaluations without a better one stop
+    training, 0 never. The state to resume from is saved every `save_every` steps, 0 only when stopped by Ctrl-C.
     """
 
     epochs: int
@@ -26,17 +29,22 @@ class TrainParams:
     weight_decay: float
     max_grad_norm: float
     prompt_loss_weight: float
+    batching: Literal["packed", "padded"]
     max_length: int
     over_long: Literal["raise", "truncate", "drop"]
     eval_every: int
     patience: int
     sample_tokens: int
+    save_every: int
+    recompute_activations: bool
+    parallel: Literal["none", "ddp", "fsdp"]
+    lora: LoraParams
     seed: int
 
     def __post_init__(self) -> None:
         for name in ("epochs", "micro_batch_size", "grad_accum_steps", "eval_every"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "patience", "sample_tokens", "seed"):
+        for name in ("warmup_steps", "patience", "sample_tokens", "save_every", "seed"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         require("lr", self.lr, 0 < self.lr < 1, "between 0 and 1")
         require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= self.lr, f"from 0 to lr, which is {self.lr}")

@@ -1,10 +1,10 @@
 """A language model behind Ollama's native chat API as judge.
 
 Rules that cost others days: every option inside `options`; an explicit context, and a refusal instead of a silent
-cut when the prompt exceeds it; thinking off; a JSON schema, and our own check after it; loopback never through a
-proxy.
+cut when the prompt exceeds it; thinking off; a JSON schema, and our own check after it; no proxy and no redirect.
 """
 
+import json
 import logging
 import time
 from hashlib import sha256
@@ -22,6 +22,7 @@ from instruct.text.prompts import Template
 log = logging.getLogger(__name__)
 
 CONNECT_S = 10
+KEEP_ALIVE = "10m"
 RETRIED = frozenset({429, 500, 502, 503, 504})
 SCHEMA = {
     "type": "object",
@@ -48,9 +49,9 @@ Reply with JSON only: {{"score": <whole number from 0 to 100>}}"""
 
 
 def render_rubric(response: Response, template: Template) -> str:
-    """The judge's prompt; the fence is made from the texts, so none of them can contain it."""
+    """The judge's prompt; the fence is a digest of the texts, so none of them can be made to contain it."""
     task = template.render(response.instruction, response.input)
-    fence = sha256("\x1f".join((task, response.output, response.response)).encode()).hexdigest()[:8]
+    fence = sha256("\x1f".join((task, response.output, response.response)).encode()).hexdigest()[:16]
     return RUBRIC.format(fence=fence, task=task, reference=response.output, response=response.response)
 
 
@@ -64,25 +65,40 @@ class OllamaJudge:
         version = self._call("GET", "/api/version").get("version", "unknown")
         entry = self._find_model()
         capabilities = self._call("POST", "/api/show", {"model": params.model}).get("capabilities") or []
-        self._think: dict[str, Any] = {"think": False} if "thinking" in capabilities else {}
         details = entry.get("details") or {}
+        self._think = _least_thinking(capabilities, str(details.get("family", "")))
         self.identity = {
             "judge": "ollama",
             "model": params.model,
             "digest": str(entry.get("digest", "")),
             "quantization": str(details.get("quantization_level", "")),
             "server_version": str(version),
+            "num_ctx": str(params.num_ctx),
             "rubric_sha256": sha256(RUBRIC.encode()).hexdigest()[:16],
         }
-        self._call("POST", "/api/chat", {"model": params.model, "messages": [], "stream": False})
+        # No messages: loads the model, with the context that it will need.
+        options = {"num_ctx": params.num_ctx}
+        load = {"model": params.model, "messages": [], "stream": False, "options": options, "keep_alive": KEEP_ALIVE}
+        self._call("POST", "/api/chat", load)
 
     def judge(self, response: Response) -> Verdict:
-        """Ask for one score. A reply that holds none is a verdict without score; a server that fails is an error."""
-        reply = self._call("POST", "/api/chat", self.request(render_rubric(response, self._template)))
+        """Ask for one score.
+
+        A reply that holds none, and a prompt that the server refuses (400), make a verdict without score; a server
+        that fails is a JudgeError.
+        """
+        body = self.request(render_rubric(response, self._template))
+        try:
+            reply = self._call("POST", "/api/chat", body)
+        except _RefusedError as error:
+            return Verdict(score=None, raw_reply="", problem=str(error))
+        except JudgeError as error:
+            raise JudgeError(f"record {response.id}: {error}") from None
         message = reply.get("message")
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(text, str):
-            return Verdict(score=None, raw_reply=str(reply)[:2000], problem="the reply has no message content")
+            return Verdict(score=None, raw_reply=json.dumps(reply)[:2000], problem="the reply has no message content")
+        text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be written
         problem = self._problem(reply)
         if problem:
             return Verdict(score=None, raw_reply=text, problem=problem)
@@ -107,7 +123,7 @@ class OllamaJudge:
             "options": options,
             "truncate": False,
             "shift": False,
-            "keep_alive": "10m",
+            "keep_alive": KEEP_ALIVE,
             **self._think,
         }
 
@@ -117,18 +133,22 @@ class OllamaJudge:
         reason = reply.get("done_reason", "stop")
         if reason != "stop":
             return f"the reply ended by {reason}; raise evaluate.ollama.num_predict"
+        # Servers from before `truncate` and `shift` cut silently, and the rubric goes first.
+        if reply.get("prompt_eval_count") == self._params.num_ctx // 2 + 2:
+            return "the prompt was probably cut to half of the context; raise evaluate.ollama.num_ctx"
         return ""
 
     def _find_model(self) -> dict[str, Any]:
-        models = self._call("GET", "/api/tags").get("models") or []
-        wanted = self._params.model if ":" in self._params.model else f"{self._params.model}:latest"
+        models = [one for one in self._call("GET", "/api/tags").get("models") or [] if isinstance(one, dict)]
+        name = self._params.model
+        wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
         for entry in models:
             if wanted in (entry.get("name"), entry.get("model")):
-                return dict(entry)
+                return entry
         there = ", ".join(str(entry.get("name")) for entry in models) or "none"
         raise JudgeError(
-            f"{self._params.url}: the model {self._params.model} is not there (there: {there}); "
-            f"run `ollama pull {self._params.model}` or change evaluate.ollama.model"
+            f"{self._params.url}: the model {name} is not there (there: {there}); run "
+            f"`ollama pull {name}` or change evaluate.ollama.model"
         )
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -137,41 +157,61 @@ class OllamaJudge:
         problem = ""
         for attempt in range(self._params.retries + 1):
             if attempt:
+                log.info("%s %s; try %d of %d", url, problem, attempt + 1, self._params.retries + 1)
                 time.sleep(min(2.0 ** (attempt - 1), 30.0))
-                log.info("%s: %s; try %d of %d", url, problem, attempt + 1, self._params.retries + 1)
             try:
-                answer = self._session.request(method, url, json=body, timeout=(CONNECT_S, self._params.timeout))
+                answer = self._session.request(
+                    method, url, json=body, timeout=(CONNECT_S, self._params.timeout), allow_redirects=False
+                )
             except requests.ReadTimeout:
                 raise JudgeError(
                     f"{url}: no answer within {self._params.timeout:g} s; raise evaluate.ollama.timeout"
                 ) from None
             except requests.RequestException as error:
-                problem = f"cannot be reached ({type(error).__name__})"
+                problem = f"cannot be reached ({type(error).__name__}); is Ollama running? start it with `ollama serve`"
                 continue
             if answer.status_code in RETRIED:
-                problem = f"answers {answer.status_code} ({_error_text(answer)})"
+                problem = f"answers {answer.status_code} ({_error_text(answer)}); see the log of Ollama"
                 continue
             return self._read(url, answer)
-        raise JudgeError(
-            f"{url}: {problem}; is Ollama running? start it with `ollama serve` or change evaluate.ollama.url"
-        )
+        raise JudgeError(f"{url} {problem} or change evaluate.ollama.url")
 
     def _read(self, url: str, answer: requests.Response) -> dict[str, Any]:
+        if answer.status_code == 400:
+            raise _RefusedError(f"{url} answers 400 ({_error_text(answer)}); change evaluate.ollama")
         if answer.status_code != 200:
-            raise JudgeError(f"{url}: answers {answer.status_code} ({_error_text(answer)})")
+            raise JudgeError(
+                f"{url} answers {answer.status_code} ({_error_text(answer)}); is it an Ollama server that has "
+                f"{self._params.model}? `ollama pull {self._params.model}` or change evaluate.ollama"
+            )
         try:
             value = answer.json()
-        except ValueError:
-            raise JudgeError(f"{url}: answers something that is no JSON; is this an Ollama server?") from None
+        except (ValueError, RecursionError):
+            raise JudgeError(f"{url} answers something that is no JSON; is this an Ollama server?") from None
         if not isinstance(value, dict):
-            raise JudgeError(f"{url}: answers JSON that is no object; is this an Ollama server?")
+            raise JudgeError(f"{url} answers JSON that is no object; is this an Ollama server?")
         if value.get("error"):
-            raise JudgeError(f"{url}: {value['error']}")
+            raise JudgeError(f"{url} answers an error ({_one_line(value['error'])}); see the log of Ollama")
         return value
+
+
+class _RefusedError(JudgeError):
+    """The server refuses this one request, whatever happens to others."""
+
+
+def _least_thinking(capabilities: Any, family: str) -> dict[str, Any]:
+    """Thoughts would eat `num_predict`; only gpt-oss cannot do without them."""
+    if "thinking" not in capabilities:
+        return {}
+    return {"think": "low" if family == "gptoss" else False}
 
 
 def _error_text(answer: requests.Response) -> str:
     try:
-        return str(answer.json()["error"])[:200]
+        return _one_line(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         return answer.reason or "no reason given"
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())[:200]

@@ -1,0 +1,57 @@
+"""Forward passes for generation: the shared prefix once, prompts without padding, one token a row.
+
+Matrix products of at least `TILE` rows give each row the same bits whatever the others are; smaller ones use
+other kernels. So every pass is filled up to that many rows, and an answer never depends on its neighbours.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from instruct.generation.cache import TILE, DecodeAttend, PrefillAttend, PrefixAttend, SlotCache
+from instruct.model.decoder import Attend, Decoder
+
+
+class Engine:
+    """A model, its cache, and which tokens all prompts begin with."""
+
+    def __init__(self, model: Decoder, prefix: Sequence[int], *, slots: int, capacity: int) -> None:
+        self.model, self.prefix = model, list(prefix)
+        self.cache = SlotCache(slots, capacity, model.device)
+        if self.prefix:
+            self._run_flat(self.prefix, list(range(len(self.prefix))), PrefixAttend(self.cache, len(self.prefix)))
+
+    def prefill(self, own_parts: Sequence[Sequence[int]], first: int) -> Tensor:
+        """Run the own parts of prompts into the slots from `first` on → (N, vocab_size) logits of what comes next."""
+        start = len(self.prefix)
+        ids = [token for part in own_parts for token in part]
+        positions = [start + place for part in own_parts for place in range(len(part))]
+        lengths = [len(part) for part in own_parts]
+        hidden = self._run_flat(ids, positions, PrefillAttend(self.cache, first, lengths))
+        ends = torch.tensor(lengths).cumsum(0).sub(1).to(hidden.device)
+        return self._logits(hidden[ends])
+
+    def decode(self, tokens: Sequence[int]) -> Tensor:
+        """Run one more token of each of the first rows → (N, vocab_size) logits of what comes next."""
+        rows = max(len(tokens), TILE)
+        filled = [*tokens, *[0] * (rows - len(tokens))]
+        attend = DecodeAttend(self.cache, rows)
+        input_ids = torch.tensor(filled, device=self.model.device)[:, None]  # (N, 1)
+        positions = (self.cache.lengths[:rows] + len(self.prefix)).to(self.model.device)[:, None]
+        hidden = self.model.hidden_states(input_ids, positions, attend)[:, 0]
+        self.cache.lengths[: len(tokens)] += 1
+        return self._logits(hidden)[: len(tokens)]
+
+    def _run_flat(self, ids: list[int], positions: list[int], attend: Attend) -> Tensor:
+        """(T,) tokens → (T, C) hidden states; a short pass is filled up with tokens that nothing attends to."""
+        missing = max(TILE - len(ids), 0)
+        input_ids = torch.tensor([ids + [0] * missing], device=self.model.device)
+        places = torch.tensor([positions + [0] * missing], device=self.model.device)
+        return self.model.hidden_states(input_ids, places, attend)[0, : len(ids)]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        rows = len(hidden)
+        if rows < TILE:
+            hidden = torch.cat((hidden, hidden.new_zeros(TILE - rows, hidden.shape[1])))
+        return self.model.logits(hidden)[:rows].float()

@@ -1,0 +1,65 @@
+"""Prompts shared by the processes that torchrun starts, and their responses put in order again."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class Shards:
+    """This process's place among `world_size`; alone, everything is its own."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every `world_size`-th item, from `rank` on."""
+        return list(items[self.rank :: self.world_size])
+
+    def collect(self, items: list[T]) -> list[T]:
+        """All processes' items in the order they had before `share`."""
+        if self.world_size == 1:
+            return items
+        parts: list[list[T]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, items)
+        together: list[T] = []
+        for place in range(max(map(len, parts))):
+            together += [part[place] for part in parts if place < len(part)]
+        return together
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def journal_beside(self, output: Path) -> Path:
+        """Where this process notes its answers; another number of processes has other files."""
+        return output.with_name(f".{output.name}.{self.rank}-of-{self.world_size}.partial")
+
+
+@contextmanager
+def join_shards(device: torch.device) -> Iterator[Shards]:
+    """Join the other processes, if torchrun started several."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Shards(0, 1)
+        return
+    rank = int(os.environ["RANK"])
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo")
+    try:
+        yield Shards(rank, world_size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,21 @@
+"""Several answers to one prompt, and the one that most agree with (self-consistency, Wang et al., 2022)."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+
+def sample_ids(record_id: str, num_samples: int) -> list[str]:
+    """The id of each answer to one record, from which its random generator is made."""
+    return [record_id] if num_samples == 1 else [f"{record_id}#{i}" for i in range(num_samples)]
+
+
+def majority(answers: Sequence[str]) -> int:
+    """The index of the first answer among those that most agree, compared without case and punctuation.
+
+    >>> majority(["Paris.", "Lyon", "paris"]), majority(["a", "b"])
+    (0, 0)
+    """
+    normal = [" ".join(re.findall(r"\w+", answer.lower())) for answer in answers]
+    counts = Counter(normal)
+    return max(range(len(normal)), key=lambda i: (counts[normal[i]], -i))

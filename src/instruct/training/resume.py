@@ -1,0 +1,125 @@
+"""The state of an unfinished run, so that one that was killed goes on and ends with the same bytes.
+
+It lives outside DVC's outputs, which DVC deletes before a stage runs. A fingerprint of parameters, data and code
+stamps it; a state with another fingerprint is not used, and stays until this run has something to keep.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from instruct.errors import CheckpointError, InstructError
+from instruct.fingerprint import Fingerprint
+from instruct.model.checkpoint import write_safetensors
+from instruct.training.distributed import gather_all, scatter_like
+
+STATE = "state.safetensors"
+
+
+class ResumeStore:
+    """The folder of a run's state: weights, optimizer, progress, and the best checkpoint so far."""
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
+        self.folder, self._fingerprint = folder, fingerprint
+        self.best = folder / "best"
+        self._going_on = self._has_room = False
+
+    def make_room(self) -> None:
+        """Before this run's first write: remove what another run, or a write that was killed, left in the folder."""
+        if self._has_room:
+            return
+        self._has_room = True
+        if not self._going_on:
+            self.forget()
+        remove_parts(self.folder)
+        remove_parts(self.best)
+
+    def kept_best(self) -> str:
+        """Where the best weights so far are, as the end of a sentence; empty where this run has none yet."""
+        ours = self._going_on or self._has_room
+        return f". The best weights so far are in {self.best}" if ours and self.best.exists() else ""
+
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], *, write: bool
+    ) -> None:
+        """Replace the stored state by the present one; with sharded weights every rank calls, one has `write`."""
+        tensors = gather_all(state_tensors(model, optimizer), keep=write)
+        if not write:
+            return
+        self.make_room()
+        text = json.dumps({"fingerprint": self._fingerprint.parts, "progress": progress})
+        try:
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            write_safetensors(self.folder / STATE, contiguous, {"state": text})
+        except InstructError as error:
+            raise CheckpointError(f"{error}; the state before it is untouched, run the stage again to go on") from None
+
+    def refusal(self) -> str:
+        """Why the stored state cannot be used, in words; empty where there is none or it fits."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[dict[str, Any] | None, str]:
+        """The stored progress where it is this run's, else None and why it cannot be used."""
+        path = self.folder / STATE
+        if not path.exists():
+            return None, ""
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = json.loads(file.metadata()["state"])
+                progress, different = dict(stored["progress"]), self._fingerprint.differences(stored["fingerprint"])
+        except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            return None, f"{path} is damaged ({error}); starting from the beginning"
+        if different:
+            what = f"{', '.join(different)} {'differs' if len(different) == 1 else 'differ'}"
+            return None, f"{self.folder} holds the state of another run ({what}); starting from the beginning"
+        return progress, ""
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Restore model and optimizer in place; gives the progress, or None without a state of this run."""
+        progress, _ = self._look()
+        if progress is None:
+            return None
+        self._going_on = True
+        with safe_open(self.folder / STATE, framework="pt") as file, torch.no_grad():
+            for name, parameter in trainable(model).items():
+                parameter.copy_(scatter_like(file.get_tensor(f"model.{name}"), parameter))
+                if f"exp_avg.{name}" not in file.keys():  # noqa: SIM118 (no mapping)
+                    continue
+                optimizer.state[parameter] = {
+                    "step": file.get_tensor(f"step.{name}").clone().to(parameter.device),
+                    "exp_avg": scatter_like(file.get_tensor(f"exp_avg.{name}").clone(), parameter),
+                    "exp_avg_sq": scatter_like(file.get_tensor(f"exp_avg_sq.{name}").clone(), parameter),
+                }
+        return progress
+
+    def forget(self) -> None:
+        """Remove the folder, the state first: without its best checkpoint it must not be gone on from."""
+        (self.folder / STATE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remove_parts(folder: Path, name: str = "") -> None:
+    """Remove what a write that was killed left in a folder, of one file or of any."""
+    for part in folder.glob(f".{name}*.part"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Trainable weights and AdamW's state by name."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trainable(model).items():
+        tensors[f"model.{name}"] = parameter
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = value
+    return tensors

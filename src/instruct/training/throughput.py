@@ -1,0 +1,70 @@
+"""How fast a run was and where its time went; printed and kept outside tracked outputs, since clocks differ."""
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from instruct.runtime import Runtime
+from instruct.training.encode import EncodedExample
+
+
+class Stopwatch:
+    """Seconds by phase, and the tokens of the examples trained on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.tokens = self.response_tokens = self.examples = 0
+        self.flops = 0.0  # floating-point operations that training needed
+
+    @contextmanager
+    def phase(self, name: str, *, examples: Sequence[EncodedExample] = ()) -> Iterator[None]:
+        """Count the time inside to a phase, and `examples` as trained on."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+        self.examples += len(examples)
+        self.tokens += sum(len(example.ids) for example in examples)
+        self.response_tokens += sum(len(example.ids) - example.prompt_length for example in examples)
+
+    def report(self, peak: float) -> dict[str, Any]:
+        """Rates over the training phase alone, and seconds of every phase.
+
+        `peak` is the machine's measured rate of floating-point operations.
+        """
+        trained = max(self.seconds["train"], 1e-9)
+        return {
+            "share_of_matmul_peak": round(self.flops / trained / peak, 3),
+            "records_per_s": round(self.examples / trained, 2),
+            "tokens_per_s": round(self.tokens / trained, 1),
+            "response_tokens_per_s": round(self.response_tokens / trained, 1),
+            "peak_memory_mb": round(peak_memory_mb()),
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+        }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process held: of the GPU where one is in use, else of the machine."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def matmul_peak(runtime: Runtime, size: int = 1024, repeats: int = 8) -> float:
+    """The best rate, in operations a second, at which this machine multiplies square matrices right now."""
+    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
+    best = 0.0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        product = a @ a
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    assert product.shape == a.shape
+    return best

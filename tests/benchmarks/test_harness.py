@@ -1,0 +1,82 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIELDS = {"median_s", "min_s", "max_s", "records_per_s", "tokens_per_s", "peak_rss_mb"}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Runs a benchmark on the tiny shape, and gives what it wrote and what it printed."""
+
+    def run(script, *options):
+        path = tmp_path / "results.json"
+        command = [sys.executable, ROOT / "tests" / "benchmarks" / script, "--shape", "tiny", "--json", path]
+        without_chapter = {name: value for name, value in os.environ.items() if name != "CHAPTER_DIR"}
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, env=without_chapter, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(path.read_text(encoding="utf-8")), done
+
+    return run
+
+
+def check_shape(summary, measured, left_out):
+    assert set(summary) == {"contestants", "ratios", "skipped"}
+    assert list(summary["contestants"]) == measured
+    for values in summary["contestants"].values():
+        assert set(values) == FIELDS
+        assert 0 < values["min_s"] <= values["median_s"] <= values["max_s"]
+        assert values["peak_rss_mb"] > 50
+    assert set(summary["ratios"]) == set(measured) - {"ours"}
+    ours = summary["contestants"]["ours"]
+    for name, ratio in summary["ratios"].items():
+        theirs = summary["contestants"][name]
+        assert ratio == pytest.approx(ours["records_per_s"] / theirs["records_per_s"])
+        assert ratio == pytest.approx(ours["tokens_per_s"] / theirs["tokens_per_s"])
+    assert set(summary["skipped"]) == left_out
+    assert all(summary["skipped"].values())
+
+
+def column(output, name):
+    """A column of the printed table, by contestant."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
+    return {row[0]: row[rows[0].index(name)] for row in rows[2:]}
+
+
+def test_training_contestants_alternate_and_begin_with_the_same_loss(bench):
+    names = ["ours", "ours-padded", "transformers"]
+    summary, done = bench(
+        "bench_train.py", "--steps", "2", "--batch", "2", "--repeats", "2", "--only", "ours-padded,transformers"
+    )
+    check_shape(summary, names, {"trl", "trl-packed", "chapter"})
+    rounds = [line.split()[4] for line in done.stderr.splitlines() if line.startswith("round")]
+    assert rounds == names * 2
+    losses = {float(loss) for loss in column(done.stdout, "first loss").values()}
+    assert max(losses) - min(losses) < 1e-3
+    assert "of the measured matmul peak" in done.stdout
+
+
+def test_generating_contestants_give_the_same_answers(bench):
+    names = ["ours", "transformers-1", "transformers-32"]
+    summary, done = bench(
+        "bench_generate.py", "--prompts", "3", "--new-tokens", "4", "--repeats", "2",
+        "--only", "transformers-1,transformers-32", "--scale", "4,8",
+    )  # fmt: skip
+    others = {"chapter", "ctranslate2-fp32", "ctranslate2-int8", "llama.cpp-fp32", "llama.cpp-q4_1"}
+    check_shape(summary, names, others)
+    assert set(column(done.stdout, "same as ours").values()) == {"100%"}
+    assert "ours, 8 prompts:" in done.stdout
+
+
+def test_chapter_that_is_no_checkout_is_skipped_in_words(bench, tmp_path):
+    summary, _ = bench(
+        "bench_train.py", "--steps", "1", "--batch", "1", "--repeats", "1", "--only", "chapter", "--chapter", tmp_path
+    )
+    assert "is" in summary["skipped"]["chapter"] and str(tmp_path) in summary["skipped"]["chapter"]

@@ -1,0 +1,218 @@
+"""The contestants of bench_train.py, each the worker process that its name asks for.
+
+A contestant takes the task and gives a function that trains for some steps, always from the first record on, and
+says how many seconds they took and what the loss of the first was. Imports are inside: no environment has all.
+"""
+
+import importlib
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import harness
+
+Task = dict[str, Any]
+Run = Callable[..., dict[str, Any]]
+
+
+def batches_of(task: Task) -> list[list[dict[str, Any]]]:
+    records, size = task["records"], task["batch"]
+    return [records[start : start + size] for start in range(0, len(records), size)]
+
+
+def ours(task: Task, batching: str) -> Run:
+    """The steps of src/instruct/training, with the pipeline's own settings where they do not matter here."""
+    from dataclasses import replace
+
+    import torch
+
+    from instruct.model.checkpoint import load_checkpoint
+    from instruct.params import load_params
+    from instruct.runtime import Runtime
+    from instruct.training.distributed import Parallel
+    from instruct.training.encode import EncodedExample
+    from instruct.training.loop import batch_maker, make_optimizer, take_step
+    from instruct.training.loss import LossModule
+    from instruct.training.settings import TrainParams
+    from instruct.training.throughput import matmul_peak
+
+    torch.set_num_threads(task["threads"])
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    model, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
+    params = replace(
+        load_params("train", TrainParams),
+        batching=batching, micro_batch_size=task["batch"], grad_accum_steps=1, prompt_loss_weight=0.0,
+        weight_decay=task["weight_decay"], recompute_activations=False, parallel="none",
+    )  # fmt: skip
+    batches = [
+        [EncodedExample(id=r["id"], ids=tuple(r["ids"]), prompt_length=r["prompt_length"]) for r in batch]
+        for batch in batches_of(task)
+    ]
+    module = LossModule(model)
+    step = partial(
+        take_step, module, make_optimizer(model, params), to_batch=batch_maker(params, runtime, tokenizer.eos_id),
+        lr=task["lr"], params=params, runtime=runtime, parallel=Parallel("none", 0, 1, 0),
+    )  # fmt: skip
+
+    def run(*, steps: int) -> dict[str, Any]:
+        peak, before = matmul_peak(runtime), module.needed_flops
+        started = time.perf_counter()
+        losses = [step(examples)[0] for examples in batches[:steps]]
+        seconds = time.perf_counter() - started
+        return {
+            "seconds": seconds, "loss": losses[0], "matmul_peak": peak, "flops": module.needed_flops - before
+        }  # fmt: skip
+
+    return run
+
+
+def transformers_loop(task: Task) -> Run:
+    """What one writes with transformers alone: right padding, labels of -100 on prompts and padding, AdamW."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(task["threads"])
+    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=task["lr"], weight_decay=task["weight_decay"])
+    pad = model.config.eos_token_id
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(record["ids"]) for record in batch)
+        ids = [record["ids"] + [pad] * (longest - len(record["ids"])) for record in batch]
+        seen = [[1] * len(record["ids"]) + [0] * (longest - len(record["ids"])) for record in batch]
+        labels = [
+            [-100] * (prompt := record["prompt_length"]) + record["ids"][prompt:]
+            + [-100] * (longest - len(record["ids"]))
+            for record in batch
+        ]  # fmt: skip
+        return {
+            "input_ids": torch.tensor(ids), "attention_mask": torch.tensor(seen), "labels": torch.tensor(labels)
+        }  # fmt: skip
+
+    def run(*, steps: int) -> dict[str, Any]:
+        losses = []
+        started = time.perf_counter()
+        for batch in batches_of(task)[:steps]:
+            loss = model(**collate(batch), use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        return {"seconds": time.perf_counter() - started, "loss": losses[0]}
+
+    return run
+
+
+def trl(task: Task, packing: bool) -> Run:
+    """TRL's SFTTrainer with its defaults, but for what speaks for it: no checkpoints, logs or recomputation.
+
+    Time is counted from its first batch to the end of its last step. Packed, a row has the tokens of about one
+    batch, and a run of all steps is all rows.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    torch.set_num_threads(task["threads"])
+    records, all_steps = task["records"], len(batches_of(task))
+    tokens = sum(len(record["ids"]) for record in records)
+    longest = max(len(record["ids"]) for record in records)
+    config = SFTConfig(
+        output_dir=task["work"] + "/trl", use_cpu=True, bf16=False, gradient_checkpointing=False,
+        per_device_train_batch_size=1 if packing else task["batch"], packing=packing,
+        max_length=max(-(-tokens // all_steps), longest) if packing else None, completion_only_loss=True,
+        learning_rate=task["lr"], lr_scheduler_type="constant", weight_decay=task["weight_decay"],
+        train_sampling_strategy="sequential", dataloader_pin_memory=False, remove_unused_columns=True,
+        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=harness.SEED,
+    )  # fmt: skip
+
+    class Clock(TrainerCallback):
+        started = ended = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.ended = time.perf_counter()
+
+    class Trainer(SFTTrainer):
+        first_loss: float | None = None
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            result = super().compute_loss(*args, **kwargs)
+            if self.first_loss is None:
+                loss = result[0] if isinstance(result, tuple) else result
+                self.first_loss = float(loss.detach())
+            return result
+
+    clock = Clock()
+    trainer = Trainer(
+        model=AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32),
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": r["prompt"], "completion": r["output"]} for r in records]),
+        processing_class=AutoTokenizer.from_pretrained(task["model"]),
+        callbacks=[clock],
+    )
+    if not packing:
+        seen = [list(ids) for ids in trainer.train_dataset["input_ids"]]
+        assert seen == [record["ids"] for record in records], "TRL was given other tokens"
+
+    def run(*, steps: int) -> dict[str, Any]:
+        trainer.first_loss = None
+        trainer.args.max_steps = -1 if steps == all_steps else steps
+        trainer.args.num_train_epochs = 1
+        trainer.train()
+        return {"seconds": clock.ended - clock.started, "loss": trainer.first_loss}
+
+    return run
+
+
+def chapter(task: Task) -> Run:
+    """The lines of the chapter's `train_model_simple` that train, on its own data set, collation and model.
+
+    Its evaluations and samples are left out, which speaks for it.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from instruct.text.tokenizer import gpt2_tokenizer
+
+    torch.set_num_threads(task["threads"])
+    book, config = harness.import_chapter(task)
+    torch.manual_seed(harness.SEED)
+    model = book.GPTModel(config)
+    data = book.InstructionDataset(task["records"], gpt2_tokenizer().encoding)
+    collate = partial(book.custom_collate_fn, device="cpu", allowed_max_length=1024)
+    loader = DataLoader(data, batch_size=task["batch"], collate_fn=collate, shuffle=False, drop_last=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=task["lr"], weight_decay=task["weight_decay"])
+    loss_of = importlib.import_module("previous_chapters").calc_loss_batch
+
+    def run(*, steps: int) -> dict[str, Any]:
+        model.train()
+        losses = []
+        started = time.perf_counter()
+        for _, (inputs, targets) in zip(range(steps), loader, strict=False):
+            optimizer.zero_grad()
+            loss = loss_of(inputs, targets, model, "cpu")
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        return {"seconds": time.perf_counter() - started, "loss": float(losses[0])}
+
+    return run
+
+
+if __name__ == "__main__":
+    harness.serve(
+        {
+            "ours": partial(ours, batching="packed"),
+            "ours-padded": partial(ours, batching="padded"),
+            "transformers": transformers_loop,
+            "trl": partial(trl, packing=False),
+            "trl-packed": partial(trl, packing=True),
+            "chapter": chapter,
+        }
+    )

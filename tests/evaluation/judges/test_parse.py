@@ -1,0 +1,234 @@
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from instruct.evaluation.judges.parse import LONGEST, parse_score
+
+FENCED = '```json\n{\n  "score": 85\n}\n```'
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        # JSON, as asked for
+        ('{"score": 85}', 85),
+        ('{"score":0}', 0),
+        ('{"score": 100}', 100),
+        ('\n {\n  "score" : 85\n }\n', 85),
+        (FENCED, 85),
+        ("```\n85\n```", 85),
+        ('Here is my verdict: {"score": 85}', 85),
+        ('{"score": 85}\nThe response has 2 small flaws.', 85),
+        ('{"score": 85, "reason": "3 of 4 are {right}, so not 100"}', 85),
+        ('{"reason": "3 errors", "score": 85}', 85),
+        ('{"Score": 85}', 85),
+        ('{"score": "85"}', 85),
+        ('{"score": "85/100"}', 85),
+        ('[{"score": 85}]', 85),
+        # a number alone
+        ("85", 85),
+        ("0", 0),
+        ("100", 100),
+        (" 85\n", 85),
+        ("85.", 85),
+        ("85!", 85),
+        ('"85"', 85),
+        ("**85**", 85),
+        ("`85`", 85),
+        ("[[85]]", 85),
+        ("85%", 85),
+        ("85 %", 85),
+        ("85 points", 85),
+        ("85/100", 85),
+        ("85 / 100", 85),
+        ("100/100", 100),
+        ("0/100", 0),
+        ("85 out of 100", 85),
+        ("<score>85</score>", 85),
+        # words that call it the score
+        ("Score: 85", 85),
+        ("score 85", 85),
+        ("SCORE = 85", 85),
+        ("Score – 85", 85),
+        ("Score:85", 85),
+        ("Score: 85%", 85),
+        ("Score: 85/100", 85),
+        ("**Score:** 85", 85),
+        ("**Score: 85/100**", 85),
+        ("## Score\n85", 85),
+        ("Score (0-100): 85", 85),
+        ("Final score: 100", 100),
+        ("Rating: 85 (mostly right)", 85),
+        ("Score: 85 - correct, but terse", 85),
+        ("Score: 85, because a detail is missing.", 85),
+        ("The score is 85.", 85),
+        ("The score for this response is 85", 85),
+        ("The response is correct. Score: 85", 85),
+        ("The response is correct.\n\nScore: 85\n\nIt could be shorter.", 85),
+        ("I give 85 out of 100", 85),
+        ("I give it 85 points.", 85),
+        ("I would rate this response 85", 85),
+        ("I'd give the response a score of 85 because it is right.", 85),
+        ("I’d score it 85/100.", 85),
+        ("On a scale from 0 to 100, I would give this response 85.", 85),
+        # thoughts that leaked into the reply
+        ("<think>Maybe 20? No.</think>\n85", 85),
+        ('<think>\n{"score": 20}\n</think>\n{"score": 85}', 85),
+        ("thoughts of 20</think>85", 85),
+    ],
+)
+def test_a_score_that_is_said_to_be_one_is_read(reply, score):
+    assert parse_score(reply) == score
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        # nothing there
+        "",
+        " \n",
+        "about eighty",
+        "excellent",
+        "{}",
+        "null",
+        "NaN",
+        "N/A",
+        "八十五",
+        # no whole number from 0 to 100
+        "850",
+        "101",
+        "-5",
+        "−5",
+        "–5",
+        "Score: -5",
+        "Score: −5",
+        "+85",
+        "85.5",
+        "85,5",
+        "1.0",
+        "0.85",
+        ".85",
+        "Score: 85.5",
+        "Score: .85",
+        "1,000",
+        "085",
+        "1e2",
+        "0x55",
+        "85½",
+        "8²",
+        "٨٥",
+        "८५",
+        "８５",
+        '{"score": 85.0}',
+        '{"score": 85.5}',
+        '{"score": 1e2}',
+        '{"score": -5}',
+        '{"score": 101}',
+        '{"score": true}',
+        '{"score": null}',
+        '{"score": [85]}',
+        '{"score": {"value": 85}}',
+        '{"score": "high"}',
+        '{"score": ""}',
+        '{"score": "850"}',
+        '{"rating": 85}',
+        '{"result": {"score": 85}}',
+        '{"score": 1' + "0" * 5000 + "}",
+        # another scale
+        "8/10",
+        "Score: 4/5",
+        "4 out of 5",
+        "85/1000",
+        "85/100.5",
+        "5/100000",
+        # more than one number
+        "70 or 80",
+        "70-80",
+        "85–90",
+        "between 70 and 80",
+        "Score: 85\nConfidence: 90",
+        '{"score": 10} {"score": 90}',
+        '{"score": 10, "score": 90}',
+        '{"score": 10, "Score": 90}',
+        "0-100",
+        "The score is between 0 and 100.",
+        "85 ٣",
+        # a number that is not the score
+        "The right answer is 42.",
+        "The response gives 42 instead of the right answer.",
+        "It has 3 errors.",
+        "1. The response is correct.",
+        "1) correct",
+        "The home score is 3.",
+        "The response is 50% longer than needed.",
+        "GPT-4",
+        "Section 7",
+        # cut off
+        '{"score": 8',
+        '{"score": 85',
+        '{"score',
+        "```json\n{",
+        "<think>I think 85",
+        "<think>\n85\n",
+        # not JSON, and not to be guessed at
+        "{'score': 85}",
+        "{score: 85}",
+        "~85",
+        "<85",
+        ">85",
+        "Score: >85",
+    ],
+)
+def test_a_reply_that_does_not_say_one_score_has_none(reply):
+    assert parse_score(reply) is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "1" * LONGEST,
+        "1" * 1_000_000,
+        "{" * LONGEST,
+        '{"a":' * (LONGEST // 5),
+        "[" * LONGEST,
+        '{"a' * (LONGEST // 3),
+        " " * LONGEST,
+        "85 " * (LONGEST // 3),
+        "i give " + "it " * 6000,
+        "the " * 4000 + "score",
+        "/100" * (LONGEST // 4),
+        "0 to 100 " * (LONGEST // 9),
+        "<think>" * (LONGEST // 7),
+        "\ud800",
+        "\x00",
+    ],
+)
+def test_hostile_replies_have_no_score_and_do_not_raise(reply):
+    assert parse_score(reply) is None
+
+
+@given(st.text(max_size=60) | st.text(alphabet='0159 ./-%{}":,escor\n', max_size=40))
+@example("{")
+@settings(max_examples=400, deadline=None)
+def test_whatever_the_reply_the_score_is_none_or_a_whole_number_that_stands_there(reply):
+    score = parse_score(reply)
+    assert score is None or (type(score) is int and 0 <= score <= 100 and str(score) in reply)
+
+
+@given(st.integers(-1000, 1000), st.text(max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_json_with_the_asked_for_schema_is_always_read(score, reason):
+    expected = score if 0 <= score <= 100 else None
+    value = {"score": score, "reason": reason}
+    for ascii_only in (True, False):
+        for indent in (None, 2):
+            assert parse_score(json.dumps(value, ensure_ascii=ascii_only, indent=indent)) == expected
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=101, deadline=None)
+def test_every_score_is_read_in_every_form(score):
+    for form in ("{}", "{}.", "{}/100", "Score: {}", "I give it {} out of 100.", '{{"score": {}}}'):
+        assert parse_score(form.format(score)) == score

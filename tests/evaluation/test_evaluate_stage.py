@@ -1,0 +1,176 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from evaluation.answers import answer
+from evaluation.ollama_server import DIGEST, OllamaServer
+from ruamel.yaml import YAML
+
+from instruct.evaluation.reference import compare
+from instruct.files import write_json
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = ("base_responses.json", "responses.json", "judgements.json", "metrics/evaluate.json")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """params.yaml as it is shipped, and both systems' answers to four records."""
+    params = YAML().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["evaluate"] |= {"resamples": 500, "judge": "reference"}
+    write_params(tmp_path, params)
+    references = ["Paris", "Rome", "東京", "-5"]
+    write_answers(tmp_path / ARGUMENTS[0], ["I do not know", "Rome", "", "5"], references)
+    write_answers(tmp_path / ARGUMENTS[1], ["Paris", "Rome.", "東京", "-5"], references)
+    return tmp_path
+
+
+def write_params(folder, params):
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(params, file)
+
+
+def change_params(folder, **changes):
+    params = YAML().load((folder / "params.yaml").read_text(encoding="utf-8"))
+    ollama = changes.pop("ollama", {})
+    params["evaluate"] |= changes
+    params["evaluate"]["ollama"] |= {"retries": 0, "timeout": 10.0, **ollama}
+    write_params(folder, params)
+
+
+def write_answers(path, texts, references):
+    records = zip(texts, references, strict=True)
+    write_json(path, [asdict(answer(f"r{i}", text, output=output)) for i, (text, output) in enumerate(records)])
+
+
+def evaluate(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "src/evaluate.py"), *(arguments or ARGUMENTS)],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_two_files_of_answers_become_judgements_and_metrics(folder):
+    done = evaluate(folder)
+    assert done.returncode == 0, done.stderr
+    judgements = read(folder, "judgements.json")
+    assert [(one["system"], one["id"]) for one in judgements] == [
+        (system, f"r{i}") for system in ("base", "tuned") for i in range(4)
+    ]
+    almost = round(compare("Rome.", "Rome").similarity, 4)
+    base_5 = round(compare("5", "-5").similarity, 4)
+    assert [one["score"] for one in judgements[4:]] == [100, almost, 100, 100]
+    assert [one["score"] for one in judgements[1:4]] == [100, 0, base_5]
+    metrics = read(folder, "metrics/evaluate.json")
+    assert metrics["judge"] == {"judge": "reference", "score": "similarity to the reference answer"}
+    assert metrics["tuned"]["mean"] == pytest.approx((300 + almost) / 4, abs=1e-4)
+    assert (metrics["tuned"]["scored"], metrics["tuned"]["unscored"], metrics["tuned"]["exact_match"]) == (4, 0, 75)
+    assert metrics["difference"]["count"] == 4
+    assert (metrics["difference"]["wins"], metrics["difference"]["losses"]) == (3, 1)
+    assert f"tuned: mean {metrics['tuned']['mean']:.1f} over 4 of 4 (0 not scored)" in done.stdout
+
+
+def test_two_runs_in_two_processes_leave_the_same_bytes(folder):
+    for seed, name in enumerate(("one", "two")):
+        done = evaluate(folder, *ARGUMENTS[:2], f"{name}.json", f"{name}_metrics.json", PYTHONHASHSEED=str(seed))
+        assert done.returncode == 0, done.stderr
+    assert (folder / "one.json").read_bytes() == (folder / "two.json").read_bytes()
+    assert (folder / "one_metrics.json").read_bytes() == (folder / "two_metrics.json").read_bytes()
+
+
+def test_a_server_judges_and_its_replies_are_kept(folder):
+    with OllamaServer(content='{"score": 70}') as server:
+        change_params(folder, judge="ollama", ollama={"url": server.url})
+        done = evaluate(folder, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert server.breaches == []
+    assert len(server.verdicts) == 8
+    assert {one["raw_reply"] for one in read(folder, "judgements.json")} == {'{"score": 70}'}
+    metrics = read(folder, "metrics/evaluate.json")
+    assert (metrics["base"]["mean"], metrics["tuned"]["mean"]) == (70, 70)
+    assert metrics["difference"]["p_value"] == 1
+    assert metrics["judge"]["digest"] == DIGEST
+    assert metrics["tuned"]["exact_match"] == 75  # likeness stands beside the judge's opinion
+
+
+def test_too_many_replies_without_score_fail_with_the_replies_and_keep_them(folder):
+    (folder / "metrics").mkdir()
+    (folder / "metrics/evaluate.json").write_text("{}")
+    with OllamaServer(content="I would say about eighty.") as server:
+        change_params(folder, judge="ollama", ollama={"url": server.url})
+        done = evaluate(folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "8 of 8 verdicts have no score" in done.stderr
+    assert "base r0: no score from 0 to 100 in it: 'I would say about eighty.'" in done.stderr
+    assert len(read(folder, "judgements.json")) == 8
+    assert read(folder, "metrics/evaluate.json") == {}  # no number is made of nothing
+
+
+def test_with_leave_everything_may_be_unscored_and_is_counted(folder):
+    with OllamaServer(content="no") as server:
+        change_params(folder, judge="ollama", max_unscored=1.0, ollama={"url": server.url})
+        done = evaluate(folder)
+    assert done.returncode == 0, done.stderr
+    assert "tuned: no mean over 0 of 4 (4 not scored)" in done.stdout
+    metrics = read(folder, "metrics/evaluate.json")
+    assert (metrics["base"]["unscored"], metrics["difference"]) == (4, {"count": 0})
+
+
+def one_line_of(done):
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("evaluate.py: ")
+    return lines[0]
+
+
+def test_a_judge_that_is_not_running_is_one_line_and_loses_nothing(folder):
+    (folder / "judgements.json").write_text("old")
+    change_params(folder, judge="ollama", ollama={"url": "http://127.0.0.1:9"})
+    assert "ollama serve" in one_line_of(evaluate(folder))
+    assert (folder / "judgements.json").read_text() == "old"
+
+
+def test_a_model_that_was_not_pulled_is_one_line(folder):
+    with OllamaServer() as server:
+        change_params(folder, judge="ollama", ollama={"url": server.url, "model": "mistral"})
+        assert "`ollama pull mistral`" in one_line_of(evaluate(folder))
+
+
+def test_an_unknown_judge_is_one_line_with_the_choice(folder):
+    change_params(folder, judge="refrence")
+    line = one_line_of(evaluate(folder))
+    assert "evaluate.judge" in line
+    assert "did you mean reference?" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        ("", "empty"),
+        ("[{", "not JSON"),
+        ("{}", "not a file of responses"),
+        ("[]", "different records"),
+        ('[{"id": "r0"}]', "not a file of responses"),
+        ("[3]", "not a file of responses"),
+    ],
+)
+def test_a_file_of_responses_that_is_none_is_one_line_and_loses_nothing(folder, content, words):
+    (folder / "judgements.json").write_text("old")
+    (folder / ARGUMENTS[1]).unlink()
+    if content is not None:
+        (folder / ARGUMENTS[1]).write_text(content)
+    line = one_line_of(evaluate(folder))
+    assert words in line
+    assert "dvc repro" in line or ARGUMENTS[1] in line
+    assert (folder / "judgements.json").read_text() == "old"

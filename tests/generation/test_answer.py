@@ -1,0 +1,105 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from instruct.fingerprint import Fingerprint
+from instruct.generation.answer import answer_examples
+from instruct.generation.journal import Journal
+from instruct.generation.shards import Shards
+from instruct.generation.vote import majority, sample_ids
+from instruct.records import Example
+from instruct.text.prompts import TEMPLATES
+
+EXAMPLES = [
+    Example(id=f"e{i}", instruction=text, input="", output="x", kind="k")
+    for i, text in enumerate(["sun", "moon and stars", "a long river of stone", "leaf", "rain on the road", "fire"])
+]
+RUN = Fingerprint(parts={"params": "1"})
+
+
+@pytest.fixture
+def respond(small, tokenizer, runtime, tmp_path):
+    def run(params, examples=EXAMPLES, fingerprint=RUN, path=tmp_path / "journal"):
+        journal = Journal(path, fingerprint)
+        template = TEMPLATES["alpaca"]
+        options = {"template": template, "params": params, "runtime": runtime, "journal": journal}
+        return answer_examples(small, tokenizer, examples, **options), journal
+
+    return run
+
+
+def test_responses_keep_the_record_and_its_order(respond, params):
+    responses, _ = respond(params)
+    assert [(r.id, r.instruction, r.output, r.kind) for r in responses] == [
+        (e.id, e.instruction, e.output, e.kind) for e in EXAMPLES
+    ]
+    assert all(r.response_tokens == params.max_new_tokens for r in responses if r.stop_reason == "length")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("cut", [0, 3, 40])
+def test_a_run_that_was_killed_goes_on_to_the_same_responses(respond, params, tmp_path, temperature, cut):
+    params = replace(params, temperature=temperature)
+    whole, journal = respond(params)
+    lines = journal.path.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + len(EXAMPLES)
+    # Killed after three answers, in the middle of writing the fourth.
+    journal.path.write_text("".join(lines[:4]) + lines[4][:cut])
+    again, journal = respond(params)
+    assert again == whole
+    assert len(journal.path.read_text().splitlines()) == 1 + len(EXAMPLES)
+
+
+def test_known_answers_are_taken_from_the_journal_not_computed(respond, params):
+    _, journal = respond(params)
+    changed = journal.path.read_text().splitlines()
+    entry = json.loads(changed[1])
+    entry["answer"]["text"] = "from the journal"
+    journal.path.write_text("\n".join([changed[0], json.dumps(entry), *changed[2:]]) + "\n")
+    responses, _ = respond(params)
+    assert [r.response for r in responses if r.id == entry["id"]] == ["from the journal"]
+
+
+def test_the_journal_of_another_run_is_refused_in_words(respond, params):
+    whole, _ = respond(params)
+    other, journal = respond(params, fingerprint=Fingerprint(parts={"params": "2"}))
+    assert "of another run (params differ)" in journal.refusal
+    assert other == whole
+
+
+def test_a_damaged_journal_is_refused_in_words(respond, params):
+    whole, journal = respond(params)
+    journal.path.write_text("not json\n")
+    again, journal = respond(params)
+    assert "damaged" in journal.refusal
+    assert again == whole
+
+
+def test_several_answers_vote_and_all_are_kept(respond, params, tmp_path):
+    params = replace(params, num_samples=3, temperature=1.0)
+    responses, _ = respond(params)
+    for response in responses:
+        assert len(response.samples) == 3
+        assert response.response == response.samples[majority(response.samples)]
+    assert len({sample for response in responses for sample in response.samples}) > 6
+    alone, _ = respond(params, examples=EXAMPLES[2:3], path=tmp_path / "another journal")
+    assert alone == responses[2:3]
+
+
+def test_the_majority_ignores_case_and_punctuation_and_prefers_the_first():
+    assert majority(["Lyon", "Paris.", "paris"]) == 1
+    assert majority(["a", "b", "B!", "A?"]) == 0
+    assert majority(["only"]) == 0
+
+
+def test_one_answer_has_the_record_s_own_id():
+    assert sample_ids("x", 1) == ["x"]
+    assert len(set(sample_ids("x", 4))) == 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_shards_cover_every_item_once(world_size):
+    items = list(range(11))
+    parts = [Shards(rank, world_size).share(items) for rank in range(world_size)]
+    assert sorted(item for part in parts for item in part) == items

@@ -1,0 +1,251 @@
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from instruct.errors import DataError, ParamsError
+from instruct.generation import decode
+from instruct.generation.decode import generate, repeats
+from instruct.text.prompts import TEMPLATES
+
+ALPACA = TEMPLATES["alpaca"]
+WORDS = [
+    "sun",
+    "moon",
+    "river",
+    "tree",
+    "bird",
+    "stone",
+    "cloud",
+    "snow",
+    "leaf",
+    "rain",
+    "wind",
+    "fire",
+    "song",
+    "lake",
+    "hill",
+    "road",
+]
+
+
+def make_prompts(count, template=ALPACA, seed=0):
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 25))) for _ in range(count)]
+    return {f"r{i}": template.render(text, text[:20] if i % 2 else "") for i, text in enumerate(texts)}
+
+
+@pytest.fixture
+def answer(small, tokenizer, runtime):
+    def run(prompts, params, stop_strings=(), prefix=ALPACA.prefix, **options):
+        return generate(
+            small,
+            tokenizer,
+            prompts,
+            prefix=prefix,
+            stop_strings=stop_strings,
+            params=params,
+            runtime=runtime,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def logits_seen(monkeypatch):
+    """All logits by record, as they are used to choose tokens."""
+    seen = {}
+    original = decode._take_tokens
+
+    def note(rows, logits, *others):
+        for row, one in zip(rows, logits, strict=True):
+            seen.setdefault(row.id, []).append(one.clone())
+        original(rows, logits, *others)
+
+    monkeypatch.setattr(decode, "_take_tokens", note)
+    return seen
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_batch_size_order_and_neighbours_do_not_change_an_answer(answer, params, temperature):
+    prompts = make_prompts(40)
+    params = replace(params, temperature=temperature)
+    expected = answer(prompts, params)
+    assert len({one.text for one in expected.values()}) > 30, "answers must differ for this test to mean anything"
+    shuffled = list(prompts.items())
+    random.Random(1).shuffle(shuffled)
+    for batch_size, items in ((1, shuffled[:6]), (3, shuffled), (17, shuffled), (64, shuffled[5:30])):
+        got = answer(dict(items), replace(params, batch_size=batch_size))
+        assert got == {id_: expected[id_] for id_, _ in items}
+
+
+def test_logits_are_the_same_to_the_bit_whatever_the_batch(answer, params, logits_seen):
+    prompts = make_prompts(30, seed=3)
+    answer(prompts, params)
+    expected = {id_: torch.stack(seen) for id_, seen in logits_seen.items()}
+    for batch_size in (1, 5, 20):
+        logits_seen.clear()
+        answer(dict(list(prompts.items())[::-1]), replace(params, batch_size=batch_size))
+        assert all(torch.equal(torch.stack(seen), expected[id_]) for id_, seen in logits_seen.items())
+        assert logits_seen.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("template", ["alpaca", "phi3"])
+def test_greedy_answers_equal_transformers(as_transformers, small, tokenizer, answer, params, template):
+    reference = as_transformers(small, tokenizer)
+    prompts = make_prompts(12, TEMPLATES[template])
+    got = answer(prompts, params, prefix=TEMPLATES[template].prefix)
+    for id_, prompt in prompts.items():
+        ids = torch.tensor([tokenizer.encode(prompt)])
+        out = reference.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=params.max_new_tokens,
+            do_sample=False,
+            eos_token_id=50256,
+            pad_token_id=50256,
+        )
+        expected = [token for token in out[0, ids.shape[1] :].tolist() if token != 50256]
+        assert got[id_].text == tokenizer.decode(expected).strip()
+
+
+def test_real_smollm2_answers_equal_transformers(as_transformers, smollm2, smollm2_tokenizer, runtime, params):
+    reference = as_transformers(smollm2, smollm2_tokenizer)
+    prompts = {
+        "a": ALPACA.render("Name the capital of Portugal."),
+        "b": ALPACA.render("Rewrite in the passive voice.", "The wind broke the old fence."),
+        "c": ALPACA.render("What is 12 plus 30?"),
+    }
+    options = {"prefix": ALPACA.prefix, "stop_strings": (), "params": params, "runtime": runtime}
+    got = generate(smollm2, smollm2_tokenizer, prompts, **options)
+    for id_, prompt in prompts.items():
+        ids = torch.tensor([smollm2_tokenizer.encode(prompt)])
+        stop = sorted(smollm2_tokenizer.stop_ids)
+        out = reference.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=params.max_new_tokens,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=0,
+        )
+        expected = [token for token in out[0, ids.shape[1] :].tolist() if token not in stop]
+        assert got[id_].text == smollm2_tokenizer.decode(expected).strip()
+
+
+def test_the_cache_never_holds_more_than_its_parameter(answer, params, monkeypatch):
+    sizes = []
+    original = decode.Engine.__init__
+
+    def note(self, model, prefix, *, slots, capacity):
+        original(self, model, prefix, slots=slots, capacity=capacity)
+        sizes.append(len(prefix) + slots * capacity)
+
+    monkeypatch.setattr(decode.Engine, "__init__", note)
+    prompts = make_prompts(40)
+    expected = answer(prompts, params)
+    assert answer(prompts, replace(params, cache_tokens=400)) == expected
+    assert sizes[-1] <= 400 < sizes[0]
+
+
+def test_a_cache_too_small_for_one_prompt_is_refused_with_its_record(answer, params):
+    with pytest.raises(ParamsError, match=r"cache_tokens is 20, but record r\d+ needs \d+"):
+        answer(make_prompts(3), replace(params, cache_tokens=20))
+
+
+def test_an_answer_ends_before_a_stop_string_that_several_tokens_spell(answer, params, tokenizer):
+    prompts = make_prompts(8)
+    free = answer(prompts, params)
+    id_, text = next((id_, one.text) for id_, one in free.items() if len(one.text) > 12)
+    # From the middle of one token to the middle of another.
+    stop = text[5:11]
+    stopped = answer(prompts, params, stop_strings=[stop])
+    assert stopped[id_].text == text[: text.index(stop)].strip()
+    assert stopped[id_].stop_reason == "stop_string"
+    assert stopped[id_].tokens < params.max_new_tokens or text.endswith(stop)
+
+
+def test_every_way_to_stop_is_recorded(answer, params, tokenizer, small, monkeypatch):
+    prompts = make_prompts(20)
+    free = answer(prompts, params)
+    assert {one.stop_reason for one in free.values()} == {"length"}
+    assert {one.tokens for one in free.values()} == {params.max_new_tokens}
+    # Make a token that some answers use the end of text.
+    answers = {id_: tokenizer.encode(one.text) for id_, one in free.items()}
+    common = max((t for ids in answers.values() for t in ids), key=[t for i in answers.values() for t in i].count)
+    ended = generate(
+        small,
+        replace(tokenizer, eos_id=common),
+        prompts,
+        prefix=ALPACA.prefix,
+        stop_strings=(),
+        params=params,
+        runtime=decode.Runtime(torch.device("cpu"), torch.float32),
+    )
+    assert "end_of_text" in {one.stop_reason for one in ended.values()}
+    for one in ended.values():
+        assert (one.stop_reason == "end_of_text") == (one.tokens < params.max_new_tokens)
+
+
+def test_the_repetition_guard_sees_blocks_and_nothing_else():
+    assert repeats([1, 2, 3, 2, 3, 2, 3], 3)
+    assert repeats([5, 5, 5], 3)
+    assert not repeats([1, 2, 3, 2, 3], 3)
+    assert not repeats([2, 3, 2, 3, 2, 3, 4], 3)
+    assert not repeats([5, 5], 3)
+
+
+def test_guarded_answers_are_beginnings_of_free_ones(answer, params):
+    prompts = make_prompts(20)
+    params = replace(params, max_new_tokens=60)
+    free = answer(prompts, params)
+    guarded = answer(prompts, replace(params, max_repeats=2))
+    stopped = [id_ for id_, one in guarded.items() if one.stop_reason == "repetition"]
+    assert stopped, "random models repeat themselves"
+    assert all(free[id_].text.startswith(guarded[id_].text) for id_ in prompts)
+
+
+def test_prompts_without_room_are_all_named(answer, params):
+    prompts = make_prompts(4) | {"long one": ALPACA.render("word " * 300), "other": ALPACA.render("tree " * 260)}
+    with pytest.raises(DataError) as refused:
+        answer(prompts, params)
+    assert "record long one: its prompt has" in str(refused.value)
+    assert "record other: its prompt has" in str(refused.value)
+    assert "room for 244" in str(refused.value)
+
+
+def test_a_truncated_prompt_keeps_both_ends_and_is_counted(answer, params, tokenizer):
+    prompt = ALPACA.render("word " * 300)
+    got = answer({"long": prompt}, replace(params, over_long="truncate"))["long"]
+    ids = tokenizer.encode(prompt)
+    assert got.truncated_tokens == len(ids) - (256 - params.max_new_tokens)
+    kept = ids[:122] + ids[-122:]
+    short = answer({"long": tokenizer.decode(kept)}, params)["long"]
+    assert short.text == got.text
+
+
+def test_no_prompts_give_no_answers(answer, params):
+    assert answer({}, params) == {}
+
+
+def test_identical_prompts_get_identical_answers(answer, params):
+    prompt = ALPACA.render("sun and moon")
+    got = answer({"a": prompt, "b": prompt}, params)
+    assert got["a"] == got["b"]
+
+
+def test_a_prompt_that_merges_with_the_prefix_is_answered_as_if_alone(answer, params):
+    odd = {"odd": ALPACA.prefix.rstrip("\n") + "x", "short": ALPACA.prefix}
+    together = answer(make_prompts(5) | odd, params)
+    for id_, prompt in odd.items():
+        assert together[id_] == answer({id_: prompt}, params)[id_]
+        assert together[id_].text == answer({id_: prompt}, params, prefix="")[id_].text
+
+
+def test_each_answer_is_reported_once_when_it_is_complete(answer, params):
+    told = []
+    got = answer(make_prompts(20), replace(params, batch_size=4), on_answer=lambda id_, one: told.append((id_, one)))
+    assert dict(told) == got
+    assert len(told) == len(got)

@@ -1,0 +1,249 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from plotting.run_folder import OLLAMA, make_run
+
+import plot
+from instruct.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = ("metrics", "data", "metrics/report", "metrics/score_bands.csv")
+BASE, TUNED = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
+ATTACK = "<script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} {% raw %} & \"quoted\" <!-- "
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text; `unclosed` is empty where every element ends."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.source, self.tags, self.attributes, self.unclosed = text, [], [], []
+        self._texts = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.unclosed.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.unclosed.pop() == tag
+        self._texts.append(" " if tag in ("td", "th", "h3") else "")
+
+    def handle_data(self, data):
+        self._texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self._texts).split())
+
+
+def run_plot(folder, **environment):
+    """The stage as DVC runs it; most tests call its `main`, which spares them the imports."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "src/plot.py"), *ARGUMENTS],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def draw(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plot.main(*map(Path, ARGUMENTS))
+
+
+def page_of(folder, base, tuned, **fields):
+    make_run(folder, base, tuned, **fields)
+    draw(folder)
+    page = Page((folder / "metrics/report/index.html").read_text(encoding="utf-8"))
+    assert page.unclosed == []
+    return page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    page_of(folder, BASE, TUNED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "metrics/report/index.html").read_text(encoding="utf-8"))
+
+
+def test_all_products_are_the_same_bytes_in_a_second_process(folder):
+    names = [f"metrics/report/{name}" for name in ("index.html", "loss.svg", "learning_rate.svg", "scores.svg")]
+    names.append("metrics/score_bands.csv")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    done = run_plot(folder, PYTHONHASHSEED="7")
+    assert done.returncode == 0, done.stderr
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+def test_the_page_is_one_file_that_loads_nothing(page):
+    elsewhere = re.sub(r'xmlns(:\w+)?="http://www\.w3\.org/[^"]*"', "", page.source)
+    assert re.findall(r"(?i)(?:https?:)?//\w[^\s\"'<>]*", elsewhere) == []
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "image"} & set(page.tags)
+    links = [value for name, value in page.attributes if name.split(":")[-1] in ("src", "href", "srcset", "data")]
+    assert all(link.startswith("#") for link in links)
+    assert "@import" not in page.source
+    assert re.findall(r"url\((?!#)", page.source) == []
+    assert ("http-equiv", "Content-Security-Policy") in page.attributes
+
+
+def test_the_page_shows_every_number_with_its_denominators(page, folder):
+    metrics = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))
+    for system in ("base", "tuned"):
+        one = metrics[system]
+        assert f"{system} {one['mean']:.1f} {one['low']:.1f} to {one['high']:.1f} 6 1 " in page.text
+        assert f"{one['q1']:.0f} / {one['median']:.0f} / {one['q3']:.0f}" in page.text
+    assert "over 5 records: 2 won, 2 tied, 1 lost." in page.text
+    assert "12 training, 3 validation and 7 test records" in page.text
+    assert "3.250 before the first step, 1.500 at its best (step 4), 1.750 at the end" in page.text
+    assert "base: 7 by end of text, 0 by length, 0 by repetition, 0 by stop string;" in page.text
+    assert page.tags.count("svg") == 3
+
+
+def test_worst_improved_and_regressed_are_listed_up_to_the_number_of_params(page):
+    worst, improved, regressed = (part.split("</section>")[0] for part in page.source.split("<section>")[1:])
+    shown = [re.findall(r"tuned answer \d", part) for part in (worst, improved, regressed)]
+    assert shown == [
+        ["tuned answer 2", "tuned answer 3", "tuned answer 6"],
+        ["tuned answer 5", "tuned answer 0"],
+        ["tuned answer 3"],
+    ]
+    assert "not scored" in worst.split("tuned answer 2")[0]
+    assert re.findall(r"score \d+", improved) == ["score 0", "score 100", "score 10", "score 60"]
+
+
+def test_bands_count_both_systems(folder):
+    lines = (folder / "metrics/score_bands.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "band,base,tuned"
+    assert {line for line in lines[1:] if not line.endswith(",0,0")} == {
+        "0-9,1,0", "10-19,1,0", "30-39,1,0", "40-49,0,1", "50-59,1,1", "60-69,0,1", "70-79,0,1", "80-89,1,0", "100,1,2",
+    }  # fmt: skip
+
+
+def test_every_figure_and_column_has_a_name_for_those_who_do_not_see(page):
+    attributes = dict.fromkeys(page.attributes)
+    assert ("lang", "en") in attributes
+    assert len([value for name, value in page.attributes if name == "aria-label"]) == page.tags.count("figure") == 3
+    assert page.source.count('scope="col"') == page.source.count("<th ") - 2
+    assert page.tags.count("h1") == page.tags.count("main") == page.tags.count("caption") == 1
+
+
+@pytest.mark.parametrize("field", ["instruction", "input", "output", "response"])
+def test_texts_from_data_are_shown_and_never_run(tmp_path, field):
+    page = page_of(tmp_path, [10.0], [20.0], **{field: ATTACK})
+    assert not {"script", "img"} & set(page.tags)
+    assert " ".join(ATTACK.split()) in page.text
+
+
+def test_a_hostile_name_of_a_model_is_shown_and_never_run(tmp_path):
+    page = page_of(tmp_path, [10.0], [20.0], identity={**OLLAMA, "model": "<script>$x_$</script>"})
+    assert "script" not in page.tags
+    assert "judged by <script>$x_$</script> through ollama" in page.text
+
+
+def test_the_judge_is_named_in_full(tmp_path):
+    page = page_of(tmp_path, [10.0, 20.0], [20.0, 30.0], identity=OLLAMA)
+    assert "Score (0-100): judged by llama3:8b through ollama" in page.text
+    for part in ("model llama3:8b", "digest 365c0bd3", "num ctx 4096"):
+        assert part in page.text
+
+
+def test_without_any_score_the_page_says_so_and_still_shows_the_answers(tmp_path):
+    page = page_of(tmp_path, [None] * 3, [None] * 3)
+    assert "No record has a score for both systems, so nothing can be said." in page.text
+    assert "base none none 0 3 none" in page.text
+    assert page.text.count("not scored") >= 6
+    assert "tuned answer 0" in page.text
+    assert page.text.count("None.") == 2
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "words"),
+    [
+        ([10.0] * 12, [60.0] * 12, "Tuned is better than base: +50.0 points"),
+        ([60.0] * 12, [10.0] * 12, "Tuned is worse than base: -50.0 points"),
+        ([50.0] * 12, [50.0] * 12, "Tuned and base are not distinguishable: +0.0 points"),
+    ],
+)
+def test_the_page_begins_with_the_verdict(tmp_path, base, tuned, words):
+    page = page_of(tmp_path, base, tuned)
+    assert words in page.text.split("Scores on the held-out")[0]
+
+
+def test_empty_and_multi_line_answers_stay_visible(tmp_path):
+    page = page_of(tmp_path, [0.0], [0.0], response="", output="1.\n2.\n  3.")
+    assert "(empty)" in page.text
+    assert "1.\n2.\n  3.</p>" in page.source
+
+
+def test_a_missing_file_is_one_line_and_leaves_the_old_page(tmp_path):
+    page_of(tmp_path, [0.0], [0.0])
+    before = (tmp_path / "metrics/report/index.html").read_bytes()
+    (tmp_path / "metrics/evaluate.json").unlink()
+    done = run_plot(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "plot.py: metrics/evaluate.json: there is no such file; check the path or run the stage that makes it\n"
+    )
+    assert (tmp_path / "metrics/report/index.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["data/judgements.json", "metrics/curves/val.csv", "metrics/split.json"])
+def test_every_missing_file_is_named(tmp_path, name):
+    make_run(tmp_path, [0.0], [0.0])
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=f"^{name}: there is no such file"):
+        draw(tmp_path)
+
+
+def test_answers_of_another_run_are_refused(tmp_path):
+    make_run(tmp_path, [0.0, 1.0], [0.0, 1.0])
+    judgements = json.loads((tmp_path / "data/judgements.json").read_text(encoding="utf-8"))
+    (tmp_path / "data/judgements.json").write_text(json.dumps(judgements[1:]))
+    with pytest.raises(DataError, match="not of one run"):
+        draw(tmp_path)
+    assert not (tmp_path / "metrics/report").exists()
+
+
+def test_dvc_shows_the_plots_of_dvc_yaml(folder, monkeypatch, tmp_path):
+    for variable in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"plots": pipeline["plots"]}))
+
+    def dvc(*arguments):
+        command = [sys.executable, "-m", "dvc", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    dvc("init", "--no-scm", "--quiet")
+    shown = json.loads(dvc("plots", "show", "--json"))
+    assert shown.get("errors", []) == []
+    points = {name: data[0]["content"]["data"]["values"] for name, data in shown["data"].items()}
+    assert set(points) == {"Loss", "Learning rate", "Scores"}
+    assert {Path(point["filename"]).name for point in points["Loss"]} == {"train.csv", "val.csv"}
+    assert len(points["Loss"]) == 6 + 4
+    assert [float(point["lr"]) for point in points["Learning rate"]] == pytest.approx([1e-4 / i for i in range(1, 7)])
+    assert {point["field"] for point in points["Scores"]} == {"base", "tuned"}

@@ -1,0 +1,60 @@
+import pytest
+from evaluation.answers import answer
+
+from instruct.errors import DataError
+from instruct.plotting.report import count_bands, most_changed, pair_answers, worst
+
+
+def pairs_of(*scores):
+    base = [answer(f"r{i}", f"base {i}") for i in range(len(scores))]
+    tuned = [answer(f"r{i}", f"tuned {i}") for i in range(len(scores))]
+    judgements = [
+        {"system": system, "id": f"r{i}", "score": score}
+        for i, pair in enumerate(scores)
+        for system, score in zip(("base", "tuned"), pair, strict=True)
+    ]
+    return pair_answers(base[::-1], tuned, judgements[::-1])
+
+
+def ids(pairs):
+    return [pair.tuned.id for pair in pairs]
+
+
+def test_answers_are_paired_by_id_in_the_order_of_the_tuned():
+    pairs = pairs_of((1, 2), (3, None), (None, 6))
+    assert ids(pairs) == [pair.base.id for pair in pairs] == ["r0", "r1", "r2"]
+    assert [(pair.base_score, pair.tuned_score) for pair in pairs] == [(1, 2), (3, None), (None, 6)]
+    assert [(pair.base.response, pair.tuned.response) for pair in pairs][1] == ("base 1", "tuned 1")
+
+
+@pytest.mark.parametrize("missing", ["base", "judgement"])
+def test_files_of_different_runs_are_refused_with_what_to_do(missing):
+    tuned = [answer("r0", "a"), answer("r1", "b")]
+    base = tuned[:1] if missing == "base" else tuned
+    judgements = [{"system": s, "id": one.id, "score": 1} for s in ("base", "tuned") for one in tuned]
+    with pytest.raises(DataError, match=r"not of one run .*r1.*; run `dvc repro`"):
+        pair_answers(base, tuned, judgements[:-1] if missing == "judgement" else judgements)
+
+
+def test_the_worst_are_the_unscored_then_the_lowest_in_stable_order():
+    pairs = pairs_of((0, 50), (0, 10), (0, None), (0, 0), (0, 10), (0, None))
+    assert ids(worst(pairs, 10)) == ["r2", "r5", "r3", "r1", "r4", "r0"]
+    assert ids(worst(pairs, 2)) == ["r2", "r5"]
+    assert worst(pairs, 0) == []
+
+
+def test_improved_and_regressed_leave_out_ties_and_the_unscored():
+    pairs = pairs_of((10, 90), (50, 50), (None, 100), (90, 20), (0, None), (40, 45), (45, 40))
+    assert ids(most_changed(pairs, 10, better=True)) == ["r0", "r5"]
+    assert ids(most_changed(pairs, 10, better=False)) == ["r3", "r6"]
+    assert ids(most_changed(pairs, 1, better=True)) == ["r0"]
+
+
+def test_every_scored_answer_is_in_exactly_one_band():
+    scores = [0, 0.0, 9, 9.9999, 10, 49.5, 50, 89.9999, 90, 99.9999, 100, 100.0, None]
+    rows = count_bands(pairs_of(*((score, None) for score in scores)))
+    assert [row["band"] for row in rows] == [
+        "0-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70-79", "80-89", "90-99", "100",
+    ]  # fmt: skip
+    assert [row["base"] for row in rows] == [4, 1, 0, 0, 1, 1, 0, 0, 1, 2, 2]
+    assert [row["tuned"] for row in rows] == [0] * 11

@@ -1,0 +1,47 @@
+import pytest
+
+from instruct.plotting.verdict import describe_difference, name_score
+
+
+def difference(mean=5.0, low=1.0, high=9.0, p_value=0.01, count=40, wins=25, ties=5, losses=10):
+    return {"difference": dict(
+        mean=mean, low=low, high=high, p_value=p_value, count=count, wins=wins, ties=ties, losses=losses,
+    )}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mean", "p_value", "words"),
+    [
+        (5.0, 0.01, "Tuned is better than base: +5.0 points"),
+        (5.0, 0.05, "Tuned is better than base: +5.0 points"),
+        (5.0, 0.051, "Tuned and base are not distinguishable: +5.0 points"),
+        (0.0, 1.0, "Tuned and base are not distinguishable: +0.0 points"),
+        (-5.0, 0.3, "Tuned and base are not distinguishable: -5.0 points"),
+        (-5.0, 0.0001, "Tuned is worse than base: -5.0 points"),
+    ],
+)
+def test_the_verdict_says_better_worse_or_not_distinguishable(mean, p_value, words):
+    assert describe_difference(difference(mean=mean, p_value=p_value)).startswith(words)
+
+
+def test_the_verdict_gives_interval_p_and_all_counts():
+    sentence = describe_difference(difference(mean=12.34, low=-0.5, high=25.06, p_value=0.0001))
+    assert "95 % interval -0.5 to +25.1" in sentence
+    assert "p = 0.0001" in sentence
+    assert "over 40 records: 25 won, 5 tied, 10 lost." in sentence
+
+
+def test_without_pairs_nothing_is_claimed():
+    assert describe_difference({"difference": {"count": 0}}) == (
+        "No record has a score for both systems, so nothing can be said."
+    )
+
+
+def test_likeness_is_never_called_a_judges_opinion():
+    name = name_score({"judge": "reference", "score": "similarity to the reference answer"})
+    assert name == "similarity to the reference answer"
+    assert "judge" not in name
+
+
+def test_a_judge_is_named_with_its_model():
+    assert name_score({"judge": "ollama", "model": "llama3:8b"}) == "judged by llama3:8b through ollama"

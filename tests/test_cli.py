@@ -1,0 +1,333 @@
+import ast
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml as pyyaml
+from ruamel.yaml import YAML
+
+from instruct import cli
+
+ROOT = Path(__file__).parents[1]
+RECORDS = [
+    {"instruction": "Spell it correctly.", "input": "recieve", "output": "receive"},
+    {"instruction": "Name a bird.", "input": "", "output": "An owl, a wren, and a robin."},
+    {"instruction": "Say <|endoftext|> twice.", "input": "", "output": "<|endoftext|><|endoftext|>"},
+]
+# Importing torch ends the process with a status of its own, however the import is wrapped.
+NO_TORCH = "import os\nos._exit(99)\n"
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """The project's settings with the random backbone and three records; no weights on this machine."""
+    (tmp_path / "models").mkdir()
+    shutil.copy(ROOT / "models" / "backbones.yaml", tmp_path / "models")
+    (tmp_path / "data").mkdir()
+    write_data(tmp_path, RECORDS * 4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
+    set_params(tmp_path, **{"split.data": "data/tiny.json", "model.backbone": "gpt2-tiny-random"})
+    return tmp_path
+
+
+def write_data(workspace, rows):
+    (workspace / "data" / "tiny.json").write_text(json.dumps(rows), encoding="utf-8")
+
+
+def set_params(workspace, **changes):
+    yaml = YAML()
+    path = workspace / "params.yaml"
+    values = yaml.load((path if path.exists() else ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *above, last = key.split(".")
+        place = values
+        for name in above:
+            place = place[name]
+        place[last] = value
+    out = io.StringIO()
+    yaml.dump(values, out)
+    path.write_text(out.getvalue(), encoding="utf-8")
+
+
+@pytest.fixture
+def instruct(monkeypatch, capsys):
+    """Run the command line as the installed script does; gives exit status, output, errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["instruct", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def leaves(values, prefix=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_check_prints_every_effective_setting_and_what_is_in_the_data(workspace, instruct):
+    status, out, err = instruct("check")
+    assert (status, err) == (0, "")
+    shown = dict(line.split(" = ", 1) for line in out.splitlines() if " = " in line)
+    wanted = YAML(typ="safe").load((workspace / "params.yaml").read_text(encoding="utf-8"))
+    assert set(shown) == {key for key, _ in leaves(wanted)}
+    for key, value in leaves(wanted):
+        assert shown[key] == str(tuple(value) if isinstance(value, list) else value)
+    assert "data/tiny.json: 12 records valid, 0 not" in out
+    assert "data/tiny.json: train 9, test 2, val 1" in out
+    assert "backbone gpt2-tiny-random (Apache-2.0)" in out
+    assert out.splitlines()[-1] == "all is well"
+
+
+def test_check_lists_all_problems_at_once(workspace, instruct):
+    text = (workspace / "params.yaml").read_text(encoding="utf-8")
+    text = text.replace("  epochs:", "  epoch:").replace("top_p: 1.0", "top_p: 2.0")
+    text = text.replace("gpt2-tiny-random", "gpt2-tiny-randon") + "\nplots: {}\n"
+    (workspace / "params.yaml").write_text(text, encoding="utf-8")
+    write_data(workspace, [*RECORDS, {**RECORDS[0], "output": ""}, {"instruction": "a", "output": None}])
+    status, out, err = instruct("check")
+    assert status == 1
+    assert err.splitlines() == [
+        "instruct: params.yaml: plots is not a section; did you mean plot?",
+        "params.yaml: train.epoch is not a setting; did you mean epochs?",
+        "params.yaml: generate.top_p must be above 0 and at most 1, is 2.0",
+        'there is no backbone "gpt2-tiny-randon" in models/backbones.yaml; did you mean gpt2-tiny-random?',
+        'data/tiny.json[3]: "output" is empty; fill it or drop the record',
+        'data/tiny.json[4]: "input" is missing; add it (it may be "")',
+        'data/tiny.json[4]: "output" must be text, is null',
+        "7 problems",
+    ]
+    assert "split.seed = 123" in out
+    assert "all is well" not in out
+
+
+def test_check_quiet_prints_problems_only(workspace, instruct):
+    assert instruct("check", "--quiet") == (0, "", "")
+    set_params(workspace, **{"plot.examples": -1})
+    status, out, err = instruct("check", "-q")
+    assert (status, out) == (1, "")
+    assert err.splitlines() == ["instruct: params.yaml: plot.examples must be from 0 to 1000, is -1", "1 problem"]
+
+
+def test_check_shows_but_accepts_records_that_split_will_drop(workspace, instruct):
+    write_data(workspace, [*RECORDS * 4, {**RECORDS[0], "output": ""}])
+    set_params(workspace, **{"split.invalid": "drop"})
+    status, out, err = instruct("check")
+    assert (status, err) == (0, "")
+    assert 'data/tiny.json[12]: "output" is empty; fill it or drop the record' in out
+    assert "data/tiny.json: 12 records valid, 1 not" in out
+
+
+def test_check_of_another_file_judges_that_file(workspace, instruct):
+    other = workspace / "other.json"
+    other.write_text('[{"instruction": "a", "input": "", "output": "b", "id": 5}]')
+    status, out, err = instruct("check", "other.json")
+    assert status == 1
+    assert err.splitlines()[0] == 'instruct: other.json[0]: "id" must be text that is not empty, is the number 5'
+    assert "tiny.json:" not in out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        (b"", "the file is empty"),
+        (b'[{"instruction": "a', "the file looks cut off"),
+        ('[{"instruction": "é'.encode("latin-1"), "not UTF-8 (byte 18 is 0xe9)"),
+        (b"{}", "must be a list of records, is an object"),
+        (b"[]", "holds no records"),
+        (json.dumps(RECORDS).encode(), "3 records leave nothing for test"),
+    ],
+)
+def test_check_names_what_is_wrong_with_a_data_file_as_a_whole(workspace, instruct, content, message):
+    path = workspace / "data" / "tiny.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    status, _, err = instruct("check")
+    assert status == 1
+    assert message in err
+    assert err.splitlines()[-1] == "1 problem"
+
+
+def test_check_tells_which_weights_will_be_fetched(workspace, instruct):
+    set_params(workspace, **{"model.backbone": "gpt2-124m"})
+    status, out, _ = instruct("check")
+    assert status == 0
+    assert "backbone gpt2-124m (MIT): GPT-2 (OpenAI, 2019), 124M parameters; will be fetched: model.safetensors" in out
+
+
+def test_check_outside_of_the_repository_is_one_line(tmp_path, monkeypatch, instruct):
+    monkeypatch.chdir(tmp_path)
+    message = "instruct: params.yaml: there is no such file; run from the repository's root\n"
+    assert instruct("check") == (1, "", message)
+
+
+def test_installed_command_checks_the_project_fast_and_without_torch(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(NO_TORCH)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}", "PYTHONUTF8": "1"}
+    trapped = subprocess.run([sys.executable, "-c", "import torch"], env=environment, timeout=60)
+    assert trapped.returncode == 99
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", "from instruct.cli import run; run()", "check"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "all is well"
+    assert time.perf_counter() - started < 5
+
+
+# A line of `instruct inspect`: place, token and its id, target and its id or nothing, weight.
+LINE = re.compile(r" *(\d+)  ('.*?'|\".*?\") (\d+) +(?:('.*?'|\".*?\") (\d+) +)?(\d\.\d\d)")
+END = ("<|endoftext|>", 50256)
+
+
+def inspected(out):
+    """The rows that were printed, each a list of (token, target or None, weight), where a token is text and id."""
+    rows = []
+    for line in out.splitlines()[:-1]:
+        if line.startswith("row "):
+            assert line == f"row {len(rows)}"
+            rows.append([])
+        elif not line.endswith("weight"):
+            place, token, id_, target, target_id, weight = LINE.fullmatch(line).groups()
+            assert int(place) == len(rows[-1])
+            target = (ast.literal_eval(target), int(target_id)) if target else None
+            rows[-1].append(((ast.literal_eval(token), int(id_)), target, float(weight)))
+    return rows
+
+
+def prompt_of(record):
+    """The alpaca prompt, written out by hand."""
+    head = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    middle = f"\n\n### Input:\n{record['input']}" if record["input"] else ""
+    return f"{head}\n\n### Instruction:\n{record['instruction']}{middle}\n\n### Response:\n"
+
+
+def text_of(tokens):
+    return "".join(text for text, _ in tokens)
+
+
+def test_inspect_shows_prompt_tokens_without_weight_and_exactly_one_end_token(workspace, instruct):
+    status, out, err = instruct("inspect", "-n", "3")
+    assert (status, err) == (0, "")
+    rows = inspected(out)
+    assert len(rows) == 3
+    for row, record in zip(rows, RECORDS, strict=True):
+        targets = [target for _, target, _ in row if target]
+        assert text_of(targets[:-1]) == record["output"]
+        assert targets[-1] == END
+        assert [id_ for _, id_ in targets].count(END[1]) == 1
+        first = next(place for place, (_, target, _) in enumerate(row) if target)
+        last = first + len(targets) - 1
+        # The prompt's last token predicts the first of the response; what comes after the end is padding.
+        assert text_of(token for token, _, _ in row[: first + 1]) == prompt_of(record)
+        assert [token for token, _, _ in row[first + 1 : last + 1]] == targets[:-1]
+        assert {token for token, _, _ in row[last + 1 :]} <= {END}
+        assert [weight for _, _, weight in row] == [0.0] * first + [1.0] * len(targets) + [0.0] * (len(row) - last - 1)
+        assert all((target is None) == (weight == 0) for _, target, weight in row)
+    lengths = {len(row) for row in rows}
+    assert len(lengths) == 1
+    real = sum(len(prompt_of_tokens(row)) for row in rows)
+    weighed = sum(weight for row in rows for _, _, weight in row)
+    share = weighed / sum(len(row) for row in rows)
+    assert out.splitlines()[-1] == (
+        f"{real} tokens, weight of targets {weighed:g} ({share:.0%} of all {3 * lengths.pop()} places)"
+    )
+
+
+def prompt_of_tokens(row):
+    """The tokens of a row's example: up to the end token, which is only ever a target."""
+    targets = [place for place, (_, target, _) in enumerate(row) if target]
+    return range(max(targets) + 2)
+
+
+def test_inspect_shows_the_weight_of_prompt_targets(workspace, instruct):
+    set_params(workspace, **{"train.prompt_loss_weight": 0.5})
+    rows = inspected(instruct("inspect", "-n", "1")[1])
+    (row,) = rows
+    halves = [target for _, target, weight in row if weight == 0.5]
+    wholes = [target for _, target, weight in row if weight == 1.0]
+    assert len(halves) + len(wholes) == len(row)
+    assert row[0][0][0] + text_of(halves) == prompt_of(RECORDS[0])
+    assert text_of(wholes) == RECORDS[0]["output"] + END[0]
+
+
+def test_inspect_of_bad_records_is_the_same_list_as_anywhere(workspace, instruct):
+    write_data(workspace, [{"instruction": "a", "input": 1, "output": "b"}])
+    assert instruct("inspect") == (1, "", 'instruct: data/tiny.json[0]: "input" must be text, is the number 1\n')
+
+
+def test_inspect_of_an_over_long_record_names_it(workspace, instruct):
+    set_params(workspace, **{"train.max_length": 20})
+    status, out, err = instruct("inspect", "-n", "1")
+    assert (status, out) == (1, "")
+    first, remedy = err.splitlines()
+    assert re.match(r"instruct: record [0-9a-f]{12}: \d+ tokens, .*20$", first)
+    assert "train.max_length" in remedy
+
+
+def test_fetch_without_a_name_lists_every_backbone(workspace, instruct):
+    status, out, err = instruct("fetch")
+    assert (status, err) == (0, "")
+    table = pyyaml.safe_load((ROOT / "models" / "backbones.yaml").read_text(encoding="utf-8"))
+    assert [line.split()[0] for line in out.splitlines()] == list(table)
+    for line, entry in zip(out.splitlines(), table.values(), strict=True):
+        assert f"{sum(file['size'] for file in entry['files']) / 1e6:.0f} MB" in line
+        assert entry["licence"] in line
+        assert entry["about"] in line
+    assert not (workspace / "cache").exists()
+
+
+def test_fetch_of_a_backbone_without_files_says_so(workspace, instruct):
+    assert instruct("fetch", "gpt2-tiny-random") == (0, "gpt2-tiny-random: needs no files\n", "")
+
+
+def test_fetch_of_an_unknown_name_gives_the_nearest(workspace, instruct):
+    message = 'instruct: there is no backbone "smolm2-135m" in models/backbones.yaml; did you mean smollm2-135m?\n'
+    assert instruct("fetch", "smolm2-135m") == (1, "", message)
+
+
+def test_fetch_from_a_wrong_local_file_is_one_line_and_keeps_nothing(workspace, instruct):
+    (workspace / "weights").write_bytes(b"not these")
+    status, out, err = instruct("fetch", "gpt2-124m", "--from", "weights")
+    assert (status, out) == (1, "")
+    assert re.fullmatch(
+        r"instruct: weights has 9 bytes instead of 548,105,171: .* the gpt2-124m that the table pins\n", err
+    )
+    assert not (workspace / "cache").exists()
+
+
+def test_help_names_every_command_and_what_it_does(instruct):
+    status, out, _ = instruct("--help")
+    assert status == 0
+    for name in ("check", "inspect", "fetch", "import-data", "smoke"):
+        assert re.search(rf"^ +{name} +\S+ \S+", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [("chek",), ("check", "--quite"), ("inspect", "-n", "0"), ("import-data",)])
+def test_mistyped_command_line_is_status_2_and_changes_nothing(workspace, instruct, arguments):
+    before = sorted(workspace.rglob("*"))
+    status, out, err = instruct(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage: instruct" in err
+    assert sorted(workspace.rglob("*")) == before

@@ -1,0 +1,197 @@
+"""What dvc.yaml says is what the scripts do: DVC follows neither imports nor what a script reads."""
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES = PIPELINE["stages"]
+# Files of packages that no import shows.
+PACKAGE_DATA = {"src/instruct/plotting/page.html"}
+# Attention of training that lies beside the model's other attention, though no generating stage runs it.
+RUN_BY_TRAINING_ONLY = {"src/instruct/model/packing.py"}
+
+
+def script_of(stage):
+    return re.search(r"src/\w+\.py", STAGES[stage]["cmd"])[0]
+
+
+def arguments_of(stage):
+    return STAGES[stage]["cmd"].split(script_of(stage))[1].split()
+
+
+def names_of(entries):
+    """Paths of outs, metrics, plots or params, of which each is a name or a mapping from the name to options."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def products_of(stage):
+    return [name for key in ("outs", "metrics", "plots") for name in names_of(STAGES[stage].get(key, []))]
+
+
+@cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def module_file(name):
+    """The file of a module of ours, or None."""
+    path = SRC.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def imports_of(file):
+    """The modules of ours that a file imports, wherever in it, with the packages around them."""
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                if found := module_file(".".join(parts[:end])):
+                    yield found
+
+
+def reached_from(script):
+    """Every file below src that runs when a script runs."""
+    reached, waiting = set(), [ROOT / script]
+    while waiting:
+        file = waiting.pop()
+        if file not in reached:
+            reached.add(file)
+            waiting += imports_of(file)
+    return {file.relative_to(ROOT).as_posix() for file in reached}
+
+
+def below(file, folder):
+    return file == folder or file.startswith(f"{folder}/")
+
+
+def code_deps(stage):
+    return [dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")]
+
+
+def sections_read_by(script):
+    """The sections of params.yaml that a script, or what it imports, asks for."""
+    calls = [
+        node for name in reached_from(script) for node in ast.walk(parsed(ROOT / name)) if isinstance(node, ast.Call)
+    ]
+    return {
+        call.args[0].value
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "load_params" and isinstance(call.args[0], ast.Constant)
+    }
+
+
+def test_the_walk_sees_what_python_itself_imports():
+    code = (
+        "import sys, pathlib; sys.path.insert(0, 'src'); import evaluate;"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n == 'evaluate' or n.split('.')[0] == 'instruct'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    really = {Path(name).resolve().relative_to(ROOT.resolve()).as_posix() for name in done.stdout.split()}
+    assert really == reached_from("src/evaluate.py")
+
+
+def test_every_script_is_a_stage_and_every_stage_a_script():
+    assert {script_of(stage) for stage in STAGES} == {f"src/{path.name}" for path in SRC.glob("*.py")}
+    assert list(STAGES) == ["split", "train", "baseline", "generate", "evaluate", "plot"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_module_a_stage_runs_is_among_its_deps(stage):
+    missing = {file for file in reached_from(script_of(stage)) if not any(below(file, dep) for dep in code_deps(stage))}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_dep_of_a_stage_is_code_that_it_does_not_run(stage):
+    reached = reached_from(script_of(stage))
+    useless = set()
+    for dep in code_deps(stage):
+        path = ROOT / dep
+        assert path.exists(), dep
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        names = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
+        useless |= names - reached - PACKAGE_DATA - RUN_BY_TRAINING_ONLY
+    assert useless == set()
+
+
+def test_data_files_of_packages_are_packaged_and_there():
+    for name in PACKAGE_DATA:
+        assert (ROOT / name).is_file()
+        assert f'"{Path(name).name}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_of_a_stage_are_the_sections_that_its_script_reads(stage):
+    listed = set(names_of(STAGES[stage]["params"]))
+    assert listed - {"models/backbones.yaml"} == sections_read_by(script_of(stage))
+    reads_table = "src/instruct/model/pretrained.py" in reached_from(script_of(stage))
+    assert ("models/backbones.yaml" in listed) == reads_table
+
+
+def test_every_section_of_params_is_used_by_a_stage_or_starts_one():
+    sections = set(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    used = {name for stage in STAGES.values() for name in names_of(stage["params"])}
+    in_text = set(re.findall(r"\$\{(\w+)\.", (ROOT / "dvc.yaml").read_text(encoding="utf-8")))
+    assert sections - used - in_text == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_paths_on_the_command_line_are_those_that_dvc_knows(stage):
+    known = [*STAGES[stage]["deps"], *products_of(stage)]
+    for argument in arguments_of(stage):
+        # `base` is the untuned backbone in place of a checkpoint.
+        assert argument == "base" or any(below(name, argument) for name in known), argument
+    for product in products_of(stage):
+        assert any(below(product, argument) for argument in arguments_of(stage)), product
+
+
+def test_every_data_dep_is_made_by_an_earlier_stage_or_stands_in_git():
+    made = []
+    for stage in STAGES:
+        for dep in STAGES[stage]["deps"]:
+            if not dep.startswith("src/"):
+                assert dep == "${split.data}" or any(below(dep, name) for name in made), f"{stage}: {dep}"
+        made += products_of(stage)
+    assert len(set(made)) == len(made)
+
+
+def test_nothing_switches_off_the_run_cache_and_small_results_stay_in_git():
+    for stage in STAGES.values():
+        assert not {"always_changed", "frozen", "wdir"} & set(stage)
+        assert all(isinstance(out, str) for out in stage["outs"] if isinstance(out, str) or "persist" not in out)
+        for key in ("metrics", "plots"):
+            for entry in stage.get(key, []):
+                assert entry[next(iter(entry))]["cache"] is False
+
+
+def test_each_stage_says_what_it_does():
+    assert all(stage["desc"] for stage in STAGES.values())
+
+
+def test_every_plot_draws_columns_of_files_that_a_stage_makes():
+    made = [product for stage in STAGES for product in products_of(stage)]
+    for plot in PIPELINE["plots"]:
+        (options,) = plot.values()
+        assert set(options["y"]) <= set(made)
+
+
+def test_the_registered_model_is_what_generate_reads():
+    (artifact,) = PIPELINE["artifacts"].values()
+    assert artifact["path"] in STAGES["generate"]["deps"]
+    assert artifact["type"] == "model"

@@ -1,0 +1,198 @@
+"""The files around the code: what they promise to a fresh machine."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def lines_of(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def test_dvc_sends_nothing_asks_for_nothing_and_stages_nothing():
+    config = configparser.ConfigParser()
+    config.read_string((ROOT / ".dvc" / "config").read_text(encoding="utf-8"))
+    core = config["core"]
+    assert not core.getboolean("analytics")
+    assert not core.getboolean("check_update")
+    assert not core.getboolean("autostage", fallback=False)
+    assert not [section for section in config.sections() if section.startswith("remote")]
+
+
+def test_dvcignore_hides_bytecode_and_has_no_bare_negation():
+    patterns = lines_of(".dvcignore")
+    assert "__pycache__/" in patterns
+    assert "!" not in patterns
+
+
+@pytest.fixture(scope="module")
+def ignores(tmp_path_factory):
+    """Whether Git would ignore a path, by the project's own .gitignore alone."""
+    folder = tmp_path_factory.mktemp("ignore")
+    if not shutil.which("git"):
+        pytest.skip("git is not here")
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    shutil.copy(ROOT / ".gitignore", folder)
+
+    def ask(path):
+        return subprocess.run(["git", "check-ignore", "--quiet", path], cwd=folder).returncode == 0
+
+    return ask
+
+
+def outs_of(key):
+    for stage in STAGES.values():
+        for out in stage.get(key, []):
+            name, options = (out, {}) if isinstance(out, str) else next(iter(out.items()))
+            yield name, options.get("cache", True)
+
+
+def test_git_ignores_what_dvc_keeps_and_nothing_else(ignores):
+    for key in ("outs", "metrics", "plots"):
+        for name, cached in outs_of(key):
+            assert ignores(name) == cached, name
+    for name in ("data/instructions.json", "data/sources.yaml", "models/backbones.yaml", "dvc.lock", "params.yaml"):
+        assert not ignores(name), name
+
+
+def test_git_ignores_what_an_interrupted_run_leaves(ignores):
+    for name in (
+        "models/resume/state.safetensors",
+        "models/resume/best/config.json",
+        "data/.responses.json.0-of-1.partial",
+    ):
+        assert ignores(name), name
+
+
+@pytest.mark.parametrize("name", ["data", "models", "metrics", "resume", "split", "build", "report", "lib"])
+def test_no_ignore_line_reaches_into_the_code(ignores, name):
+    for path in (f"src/instruct/{name}/module.py", f"src/{name}.py", f"tests/{name}/test_module.py"):
+        assert not ignores(path), path
+
+
+def test_ignore_lines_that_name_a_place_are_anchored():
+    unanchored = [line for line in lines_of(".gitignore") if not line.startswith("/")]
+    assert set(unanchored) <= {"*.egg-info/", "__pycache__/"}
+
+
+def test_every_source_file_is_visible_to_git(ignores):
+    files = [path for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.*") if path.is_file()]
+    names = [path.relative_to(ROOT).as_posix() for path in files]
+    wanted = [name for name in names if "__pycache__" not in name and ".egg-info/" not in name]
+    assert len(wanted) > 50
+    assert [name for name in wanted if ignores(name)] == []
+
+
+# Make
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """What make would do on a fresh machine, as lines of shell."""
+    if not shutil.which("make"):
+        pytest.skip("make is not here")
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def ask(target, *options):
+        done = subprocess.run(["make", "-n", *options, target], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    ask.folder = tmp_path
+    return ask
+
+
+def place(lines, pattern):
+    found = [i for i, line in enumerate(lines) if re.search(pattern, line)]
+    assert found, f"{pattern} is not in {lines}"
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "locks", "does"),
+    [
+        ("repro", ["requirements.lock"], r"^dvc repro$"),
+        ("smoke", ["requirements.lock"], r"^instruct smoke$"),
+        ("test", ["requirements.lock", "requirements-dev.lock"], r"^pytest "),
+        ("lint", ["requirements.lock", "requirements-dev.lock"], r"^mypy$"),
+        ("bench", ["requirements.lock", "requirements-dev.lock"], r"^python "),
+    ],
+)
+def test_each_target_first_makes_the_environment_from_the_lock(plan, target, locks, does):
+    lines = plan(target)
+    places = [place(lines, r"-m venv \.venv"), *(place(lines, rf"pip install .*-r {lock}") for lock in locks)]
+    places.append(place(lines, does))
+    assert places == sorted(places)
+    installs = [line for line in lines if "pip install" in line and " -r " not in line]
+    assert all("--no-deps" in line and "-e ." in line for line in installs)
+
+
+def test_finished_environment_is_not_made_again_until_a_lock_changes(plan):
+    (plan.folder / ".venv").mkdir()
+    for name in (".runtime", ".dev"):
+        (plan.folder / ".venv" / name).touch()
+    assert not [line for line in plan("test") if "venv" in line or "pip" in line]
+    again = plan("test", "-W", "requirements-dev.lock")
+    assert [line for line in again if "pip install" in line and "requirements-dev.lock" in line]
+    assert not [line for line in again if "-r requirements.lock" in line]
+
+
+def test_repro_checks_the_settings_before_it_computes(plan):
+    lines = plan("repro")
+    assert place(lines, r"^instruct check$") < place(lines, r"^dvc repro$")
+
+
+def test_help_lists_every_target(plan):
+    done = subprocess.run(["make", "help"], cwd=plan.folder, capture_output=True, text=True)
+    listed = {line.split()[1] for line in done.stdout.splitlines()}
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == set(targets) >= {"help", "repro", "smoke", "test", "lint", "bench"}
+
+
+# Packages
+
+
+def name_of(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-").replace(".", "-")
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_lock_pins_every_line_and_names_no_server(lock):
+    for line in lines_of(lock):
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ;.*)?", line), line
+
+
+def pins(lock):
+    return {name_of(line): line.split("==")[1] for line in lines_of(lock)}
+
+
+def test_locks_hold_what_the_project_needs_and_agree():
+    runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert {name_of(requirement) for requirement in PROJECT["dependencies"]} <= set(runtime)
+    assert {name_of(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]} <= set(dev)
+    assert {name: dev[name] for name in runtime if name in dev and dev[name] != runtime[name]} == {}
+
+
+def test_packages_that_the_user_named_are_needed_at_run_time():
+    needed = {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    assert {"torch", "tiktoken", "dvc", "requests", "matplotlib", "pyyaml"} <= needed
+
+
+def test_nothing_of_the_code_unpickles_or_needs_a_path_of_its_own():
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\btorch\.load\(|\bimport pickle\b|allow_pickle=True|sys\.path\.(insert|append)", text), (
+            path
+        )

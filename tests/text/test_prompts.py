@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instruct.text.prompts import TEMPLATES
+
+ROOT = Path(__file__).parents[2]
+
+# Written out in full from the book chapter's description of the two styles, not taken from the code.
+ALPACA = """\
+Below is an instruction that describes a task. Write a response that appropriately completes the request.
+
+### Instruction:
+What is an antonym of complicated?
+
+### Response:
+"""
+ALPACA_WITH_INPUT = """\
+Below is an instruction that describes a task. Write a response that appropriately completes the request.
+
+### Instruction:
+Identify the correct spelling of the following word.
+
+### Input:
+Ocassion
+
+### Response:
+"""
+PHI3 = """<|user|>
+What is an antonym of complicated?
+<|assistant|>
+"""
+PHI3_WITH_INPUT = """<|user|>
+Identify the correct spelling of the following word.
+Ocassion
+<|assistant|>
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "without_input", "with_input"),
+    [("alpaca", ALPACA, ALPACA_WITH_INPUT), ("phi3", PHI3, PHI3_WITH_INPUT)],
+)
+def test_prompt_is_the_published_text_up_to_the_response(name, without_input, with_input):
+    template = TEMPLATES[name]
+    assert template.render("What is an antonym of complicated?") == without_input
+    assert template.render("What is an antonym of complicated?", "") == without_input
+    assert template.render("Identify the correct spelling of the following word.", "Ocassion") == with_input
+
+
+@pytest.mark.parametrize(("name", "written"), [("alpaca", ALPACA_WITH_INPUT), ("phi3", PHI3_WITH_INPUT)])
+@given(instruction=st.text(), given_input=st.text(min_size=1))
+def test_instruction_and_input_stand_in_the_prompt_to_the_letter(name, written, instruction, given_input):
+    before, _, rest = written.partition("Identify the correct spelling of the following word.")
+    between, _, after = rest.partition("Ocassion")
+    prompt = TEMPLATES[name].render(instruction, given_input)
+    assert prompt == before + instruction + between + given_input + after
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_stop_strings_are_the_headers_of_a_next_turn(name):
+    template = TEMPLATES[name]
+    headers = {line for line in template.render("a", "b").splitlines() if line.startswith(("###", "<|"))}
+    assert set(template.stop_strings) == {header.rstrip() for header in headers}
+
+
+@pytest.mark.parametrize(
+    "marker", ["Below is an instruction", "### Instruction", "### Input", "### Response", "<|user|>", "<|assistant|>"]
+)
+def test_template_text_is_defined_in_one_source_file(marker):
+    suffixes = {".py", ".yaml", ".html", ".toml", ".json", ".cfg"}
+    files = [path for path in (ROOT / "src").rglob("*") if path.suffix in suffixes]
+    files += [path for path in ROOT.glob("*") if path.suffix in suffixes]
+    assert len(files) > 30
+    assert [path.name for path in files if marker in path.read_text(encoding="utf-8")] == ["prompts.py"]

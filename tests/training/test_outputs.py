@@ -1,0 +1,270 @@
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_training import (
+    ALONE,
+    CPU,
+    byte_tokenizer,
+    example,
+    lora_params,
+    open_store,
+    random_examples,
+    run_training,
+    weights_of,
+)
+
+from instruct.errors import CheckpointError
+from instruct.files import read_csv
+from instruct.model.backbones import Backbone
+from instruct.model.checkpoint import random_model
+from instruct.model.gpt2 import GPT2Config
+from instruct.model.lora import add_lora
+from instruct.model.pretrained import load_trained
+from instruct.records import Example
+from instruct.text.prompts import TEMPLATES
+from instruct.training.loop import History, TrainPoint, ValPoint
+from instruct.training.outputs import Outputs, write_results
+
+ROOT = Path(__file__).parents[2]
+CONFIG = GPT2Config(vocab_size=257, n_positions=64, n_embd=8, n_layer=1, n_head=2, eos_token_id=256)
+BACKBONE = Backbone(name="small", family="gpt2", format="random", licence="-", about="-", files=())
+TRAIN_SET, VAL_SET = random_examples(12, seed=1), random_examples(4, seed=2)
+RECORD = Example(id="v", instruction="Say it.", input="", output="x")
+
+
+@pytest.fixture(autouse=True)
+def quick(one_thread):
+    """Small tensors."""
+
+
+class Run:
+    """A training run in a folder of its own, up to its outputs."""
+
+    def __init__(self, folder: Path, *, r: int = 0) -> None:
+        self.folder, self.model = folder, random_model(CONFIG, seed=1)
+        if r:
+            add_lora(self.model, lora_params(r=r), seed=0)
+        self.store = open_store(folder / "models" / "resume", code="1")
+        self.outputs = Outputs(self.model, byte_tokenizer(), BACKBONE, ALONE, self.store)
+        self.outputs.begin(RECORD, TEMPLATES["phi3"], 3)
+        self.best = folder / "models" / "sft" / "best"
+        self.last = folder / "models" / "sft" / "last"
+
+    def train(self, **changes: object) -> History:
+        # so fast that the later evaluations are worse
+        settings = {"epochs": 2, "eval_every": 1, "lr": 0.3, **changes}
+        return run_training(self.model, self.store, TRAIN_SET, VAL_SET, self.outputs.hooks(), **settings)
+
+    def finish(self, history: History) -> None:
+        metrics = self.folder / "metrics"
+        fitted = {"train": (TRAIN_SET, 2, 0), "val": (VAL_SET, 0, 1)}
+        self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", history, fitted)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_finished_run_leaves_checkpoints_metrics_and_curves_and_no_state(tmp_path):
+    run = Run(tmp_path)
+    run.finish(run.train())
+    checkpoint = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert names(tmp_path) == [
+        "metrics/curves/train.csv",
+        "metrics/curves/val.csv",
+        "metrics/train.json",
+        *[f"models/sft/best/{name}" for name in checkpoint],
+        *[f"models/sft/last/{name}" for name in checkpoint],
+    ]
+    assert not run.store.folder.exists()
+
+
+def test_last_holds_the_final_weights_and_best_those_of_the_lowest_loss(tmp_path):
+    run = Run(tmp_path)
+    weights: dict[int, dict[str, bytes]] = {}
+    hooks = run.outputs.hooks()
+    history = run_training(
+        run.model, run.store, TRAIN_SET, VAL_SET,
+        type(hooks)(
+            on_best=hooks.on_best, on_evaluation=lambda point: weights.update({point.step: weights_of(run.model)})
+        ),
+        epochs=2, eval_every=1, lr=0.3,
+    )  # fmt: skip
+    run.finish(history)
+    lowest = min(history.val[1:], key=lambda point: point.loss).step
+    assert 0 < lowest < history.step, "the lowest loss must lie between for this test to tell anything"
+    for folder, step in ((run.best, lowest), (run.last, history.step)):
+        loaded, tokenizer = load_trained(folder, CPU)
+        assert weights_of(loaded) == weights[step]
+        assert tokenizer.eos_id == 256
+    assert json.loads((tmp_path / "metrics/train.json").read_text())["best_step"] == lowest
+
+
+def test_adapter_run_leaves_adapters_only(tmp_path):
+    run = Run(tmp_path, r=2)
+    run.finish(run.train())
+    for folder in (run.best, run.last):
+        assert names(folder) == [
+            "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"
+        ]  # fmt: skip
+        stored = load_file(folder / "adapter_model.safetensors")
+        assert all(".lora_A." in name or ".lora_B." in name for name in stored)
+
+
+def test_outputs_of_an_earlier_run_are_replaced_whole(tmp_path):
+    """A plain checkpoint after one with adapters: else the old adapter would be loaded in its place."""
+    first = Run(tmp_path, r=2)
+    first.finish(first.train())
+    (first.last / ".leftover.part").mkdir()
+    second = Run(tmp_path)
+    second.finish(second.train())
+    assert not any("adapter" in name or "part" in name for name in names(tmp_path))
+    assert weights_of(load_trained(second.last, CPU)[0]) == weights_of(second.model)
+
+
+def test_what_a_killed_save_left_in_best_does_not_reach_the_outputs(tmp_path):
+    run = Run(tmp_path)
+    history = run.train()
+    (run.store.best / ".killed.part").mkdir()
+    (run.store.best / ".killed.part" / "model.safetensors").write_bytes(b"half")
+    run.finish(history)
+    assert not [path for path in (tmp_path / "models").rglob(".*")]
+
+
+def test_metrics_by_hand(tmp_path):
+    history = History(
+        train=[
+            TrainPoint(step=1, epoch=0.5, tokens=30, lr=0.001, loss=2.12345678, grad_norm=1.5),
+            TrainPoint(step=2, epoch=1.0, tokens=55, lr=0.0001, loss=1 / 3, grad_norm=1e-7),
+        ],
+        val=[
+            ValPoint(step=0, epoch=0.0, tokens=0, loss=0.5),
+            ValPoint(step=1, epoch=0.5, tokens=30, loss=1.25),
+            ValPoint(step=2, epoch=1.0, tokens=55, loss=1.75),
+        ],
+        stopped_early=True,
+    )
+    train_set = [example([1, 2, 3], [4, 5]), example([1], [2])]
+    write_results(
+        tmp_path / "train.json",
+        tmp_path / "curves",
+        history,
+        {"train": (train_set, 1, 2), "val": (train_set[:1], 0, 0)},
+    )
+    assert json.loads((tmp_path / "train.json").read_text()) == {
+        "steps": 2,
+        "initial_val_loss": 0.5,
+        "best_val_loss": 1.25,
+        "best_step": 1,
+        "last_val_loss": 1.75,
+        "first_train_loss": 2.123457,
+        "last_train_loss": 0.333333,
+        "stopped_early": 1,
+        "train": {"records": 2, "truncated": 1, "dropped": 2, "tokens": 9, "response_tokens": 5},
+        "val": {"records": 1, "truncated": 0, "dropped": 0, "tokens": 6, "response_tokens": 3},
+    }
+    assert (tmp_path / "curves/train.csv").read_text() == (
+        "step,epoch,tokens,lr,loss,grad_norm\n1,0.5,30,0.001,2.12346,1.5\n2,1.0,55,0.0001,0.333333,1e-07\n"
+    )
+    assert read_csv(tmp_path / "curves/val.csv")[1] == {"step": "1", "epoch": "0.5", "tokens": "30", "loss": "1.25"}
+
+
+def test_two_runs_leave_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        run = Run(tmp_path / name)
+        run.finish(run.train())
+    assert names(tmp_path / "a") == names(tmp_path / "b")
+    for name in names(tmp_path / "a"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_sample_answer_is_shown_at_each_evaluation(tmp_path, caplog):
+    caplog.set_level("INFO")
+    Run(tmp_path).train(epochs=1)
+    shown = [record.getMessage() for record in caplog.records if "Say it." in record.getMessage()]
+    assert len(shown) == 4
+    assert shown[0].startswith("step 0: val loss 5.") and "Say it.  -> " in shown[0]
+
+
+def test_sample_answer_of_a_prompt_that_fills_the_model_is_left_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = Run(tmp_path)
+    long = Example(id="v", instruction="x" * 100, input="", output="y")  # 100 bytes are more than 64 places
+    run.outputs.begin(long, TEMPLATES["phi3"], 3)
+    run.train(epochs=1)
+    assert sum("val loss" in record.getMessage() for record in caplog.records) == 4
+
+
+def test_sample_answer_stops_where_the_model_is_full(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = Run(tmp_path)
+    prompt = TEMPLATES["phi3"].render("")
+    run.outputs.begin(
+        Example(id="v", instruction="x" * (64 - 2 - len(prompt)), input="", output="y"), TEMPLATES["phi3"], 50
+    )
+    run.train(epochs=1)
+    answers = [record.getMessage().split("-> ")[1] for record in caplog.records if "-> " in record.getMessage()]
+    assert len(answers) == 4 and all(len(answer) <= 2 for answer in answers)
+
+
+def test_full_disk_at_the_end_keeps_state_and_best_to_go_on_from(tmp_path):
+    run = Run(tmp_path)
+    history = run.train(save_every=1)
+    best = (run.store.best / "model.safetensors").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            run.finish(history)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (run.store.best / "model.safetensors").read_bytes() == best
+    again = Run(tmp_path)
+    again.finish(again.train(save_every=1))
+    unbroken = Run(tmp_path / "unbroken")
+    unbroken.finish(unbroken.train(save_every=1))
+    for name in names(tmp_path / "unbroken"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
+    assert not run.store.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "every", [pytest.param(4, id="every fourth"), pytest.param(1, id="every one", marks=pytest.mark.slow)]
+)
+def test_run_killed_before_any_change_to_the_file_system_ends_with_the_same_files(tmp_path, every):
+    """Not at random: kill -9 before each single write, rename, link and removal, those at the end of a run included."""
+    memory = Path("/dev/shm")  # without a disk to wait for, where there is one
+    folder = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
+    try:
+        found = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("every_crash_point.py")), str(folder), str(every)],
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        if folder != tmp_path:
+            shutil.rmtree(folder)
+    kinds = json.loads(found.stdout)
+    assert kinds.keys() == {"full", "lora"}
+    for points in kinds.values():
+        assert len(points) > 80 / every
+        assert [point for point in points if not point["same"]] == []
+        changes = " ".join(point["change"] for point in points)
+        assert "state.safetensors" in changes and "os.link" in changes and "metrics" in changes
+
+
+def test_weights_are_written_as_float32(tmp_path):
+    run = Run(tmp_path)
+    run.finish(run.train())
+    assert {tensor.dtype for tensor in load_file(run.best / "model.safetensors").values()} == {torch.float32}

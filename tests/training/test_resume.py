@@ -1,0 +1,335 @@
+import json
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_training import (
+    lora_params,
+    loss_and_gradients,
+    make_batch,
+    open_store,
+    random_examples,
+    run_training,
+    small_model,
+    train_params,
+    weights_of,
+)
+
+from instruct.errors import CheckpointError
+from instruct.model.lora import add_lora
+from instruct.training.loop import Hooks, make_optimizer
+from instruct.training.resume import STATE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAIN_SET, VAL_SET = random_examples(10, seed=1), random_examples(4, seed=2)
+
+
+class Killed(Exception):
+    """Stands for the end of the process: nothing of ours handles it."""
+
+
+def trained(family="gpt2", **lora):
+    model = small_model(family)
+    if lora:
+        add_lora(model, lora_params(**lora), seed=0)
+    optimizer = make_optimizer(model, train_params())
+    for _ in range(3):
+        optimizer.zero_grad()
+        _, gradients = loss_and_gradients(model, make_batch(TRAIN_SET, "packed"))
+        for name, weight in model.named_parameters():
+            weight.grad = gradients[name]
+        optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("lora", [{}, {"r": 2}])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_state_goes_through_the_file_exactly(tmp_path, family, lora):
+    model, optimizer = trained(family, **lora)
+    store = open_store(tmp_path / "resume", code="1")
+    store.save(model, optimizer, {"step": 3, "loss": 1 / 3}, write=True)
+    fresh = small_model(family)
+    if lora:
+        add_lora(fresh, lora_params(**lora), seed=99)
+    fresh_optimizer = make_optimizer(fresh, train_params())
+    assert open_store(tmp_path / "resume", code="1").load(fresh, fresh_optimizer) == {"step": 3, "loss": 1 / 3}
+    assert weights_of(fresh) == weights_of(model)
+    restored = dict(fresh.named_parameters())
+    compared = 0
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        ours, theirs = fresh_optimizer.state[restored[name]], optimizer.state[weight]
+        assert ours.keys() == theirs.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype
+        assert float(ours["step"]) == 3
+        compared += 1
+    assert compared
+
+
+def test_state_of_an_adapter_run_holds_only_adapters(tmp_path):
+    model, optimizer = trained(r=2)
+    open_store(tmp_path).save(model, optimizer, {}, write=True)
+    with safe_open(tmp_path / STATE, framework="pt") as file:
+        assert all(name.endswith((".lora_A", ".lora_B")) for name in file.keys())  # noqa: SIM118
+
+
+def test_process_that_does_not_write_leaves_nothing(tmp_path):
+    model, optimizer = trained()
+    open_store(tmp_path / "resume").save(model, optimizer, {}, write=False)
+    assert not (tmp_path / "resume").exists()
+
+
+def test_no_state_is_no_refusal(tmp_path):
+    store = open_store(tmp_path / "resume", code="1")
+    assert store.refusal() == ""
+    model, optimizer = trained()
+    assert store.load(model, optimizer) is None
+
+
+# A state of another run
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ({"params train": "2", "code": "1"}, "params train differs"),
+        ({"params train": "2", "code": "2"}, "code, params train differ"),
+        ({"params train": "1", "code": "1", "data/split/val.json": "0"}, "data/split/val.json differs"),
+        ({"params train": "1"}, "code differs"),
+    ],
+)
+def test_state_of_another_run_is_refused_in_words_and_not_used(tmp_path, now, words):
+    model, optimizer = trained()
+    store = open_store(tmp_path / "resume", **{"params train": "1", "code": "1"})
+    store.save(model, optimizer, {"step": 3}, write=True)
+    other = open_store(tmp_path / "resume", **now)
+    assert other.refusal() == (
+        f"{tmp_path / 'resume'} holds the state of another run ({words}); starting from the beginning"
+    )
+    fresh = small_model("gpt2")
+    assert other.load(fresh, make_optimizer(fresh, train_params())) is None
+    assert weights_of(fresh) == weights_of(small_model("gpt2"))
+    assert store.refusal() == "", "a refused state stays until the new run has something to keep"
+
+
+def test_first_write_leaves_nothing_of_another_run(tmp_path):
+    """Else the best weights of two runs could mix: the new run's weights beside the old one's adapter."""
+    model, optimizer = trained()
+    old = open_store(tmp_path / "resume", code="1")
+    old.save(model, optimizer, {}, write=True)
+    old.best.mkdir()
+    (old.best / "adapter_config.json").write_text("{}")
+    new = open_store(tmp_path / "resume", code="2")
+    assert new.load(model, optimizer) is None
+    assert new.kept_best() == ""
+    new.make_room()
+    assert not new.folder.exists()
+    new.save(model, optimizer, {}, write=True)
+    new.best.mkdir()
+    assert new.kept_best() == f". The best weights so far are in {new.best}"
+    new.make_room()  # once only
+    assert new.refusal() == "" and new.best.exists()
+
+
+def test_going_on_keeps_the_best_and_clears_what_killed_writes_left(tmp_path):
+    model, optimizer = trained()
+    before = open_store(tmp_path / "resume", code="1")
+    before.save(model, optimizer, {"step": 1}, write=True)
+    (before.best / ".abc.part").mkdir(parents=True)
+    (before.best / ".abc.part" / "model.safetensors").write_bytes(b"half")
+    (before.best / "config.json").write_text("{}")
+    (before.folder / f".{STATE}.xyz.part").write_bytes(b"half")
+    after = open_store(tmp_path / "resume", code="1")
+    assert after.load(model, optimizer) == {"step": 1}
+    assert after.kept_best() != ""
+    after.save(model, optimizer, {"step": 2}, write=True)
+    left = sorted(str(path.relative_to(after.folder)) for path in after.folder.rglob("*"))
+    assert left == ["best", "best/config.json", STATE]
+    assert after.load(model, optimizer) == {"step": 2}
+
+
+def test_forgotten_state_is_gone(tmp_path):
+    model, optimizer = trained()
+    store = open_store(tmp_path / "resume")
+    store.save(model, optimizer, {}, write=True)
+    store.best.mkdir()
+    store.forget()
+    assert list(tmp_path.iterdir()) == []
+    store.forget()
+
+
+# A state that is damaged
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def one_byte_short(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def one_byte_too_many(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def garbage(path):
+    path.write_bytes(b"\xff\x00nothing of use" * 100)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def with_metadata(metadata):
+    def write(path):
+        save_file({"model.x": torch.zeros(1)}, path, metadata=metadata)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut, one_byte_short, one_byte_too_many, garbage, empty,
+        with_metadata(None), with_metadata({"format": "pt"}), with_metadata({"state": "{"}),
+        with_metadata({"state": "[]"}), with_metadata({"state": "null"}), with_metadata({"state": "{}"}),
+        with_metadata({"state": '{"fingerprint": {}}'}),
+        with_metadata({"state": '{"fingerprint": [], "progress": {}}'}),
+        with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": 3}'}),
+    ],
+)  # fmt: skip
+def test_damaged_state_is_refused_in_words_and_training_starts_anew(tmp_path, damage):
+    model, optimizer = trained()
+    open_store(tmp_path / "resume", code="1").save(model, optimizer, {"step": 3}, write=True)
+    damage(tmp_path / "resume" / STATE)
+    store = open_store(tmp_path / "resume", code="1")
+    refusal = store.refusal()
+    assert refusal.startswith(f"{tmp_path / 'resume' / STATE} is damaged (")
+    assert refusal.endswith("); starting from the beginning")
+    assert len(refusal.splitlines()) == 1
+    model = small_model("gpt2")
+    history = run_training(model, store, TRAIN_SET, VAL_SET)
+    assert history.step == 3
+    unbroken = small_model("gpt2")
+    run_training(unbroken, open_store(tmp_path / "other", code="1"), TRAIN_SET, VAL_SET)
+    assert weights_of(model) == weights_of(unbroken)
+
+
+# Going on
+
+
+RUNS = {
+    "full": {},
+    "adapters with dropout": {"lora": lora_params(r=2, dropout=0.3)},
+    "accumulated and padded": {"micro_batch_size": 2, "grad_accum_steps": 2, "batching": "padded"},
+    "unmasked, early stop": {"prompt_loss_weight": 1.0, "patience": 2, "lr": 0.05, "epochs": 4},
+}
+
+
+def start(family, tmp_path, name, hooks=None, **changes):
+    """One life of a process: everything anew but the folder."""
+    model = small_model(family)
+    if "lora" in changes:
+        add_lora(model, changes["lora"], seed=0)
+    settings = {"epochs": 3, "eval_every": 2, **changes}
+    return model, lambda: run_training(
+        model, open_store(tmp_path / name, code="1"), TRAIN_SET, VAL_SET, hooks, **settings
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", RUNS)
+def test_run_that_is_cut_off_at_every_evaluation_ends_as_the_unbroken_one(tmp_path, family, name):
+    model, life = start(family, tmp_path, "unbroken", **RUNS[name])
+    unbroken = life()
+    assert unbroken.step >= 6
+    if "patience" in RUNS[name]:
+        assert unbroken.stopped_early
+
+    seen: set[int] = set()
+
+    def kill_once_a_step(point):
+        if point.step not in seen:
+            seen.add(point.step)
+            raise Killed
+
+    lives = 0
+    while True:
+        lives += 1
+        hooks = Hooks(on_best=lambda: None, on_evaluation=kill_once_a_step)
+        survivor, life = start(family, tmp_path, "killed", hooks, **RUNS[name])
+        try:
+            history = life()
+            break
+        except Killed:
+            continue
+    assert lives == len(unbroken.val) + 1
+    assert weights_of(survivor) == weights_of(model)
+    assert history == unbroken
+
+
+def test_state_is_saved_every_so_many_steps(tmp_path):
+    steps: list[int] = []
+
+    def note(point):
+        path = tmp_path / "resume" / STATE
+        if path.exists():
+            with safe_open(path, framework="pt") as file:
+                steps.append(len(json.loads(file.metadata()["state"])["progress"]["train"]))
+
+    hooks = Hooks(on_best=lambda: None, on_evaluation=note)
+    run_training(small_model("gpt2"), open_store(tmp_path / "resume"), TRAIN_SET, VAL_SET, hooks,
+                 epochs=3, eval_every=1, save_every=4)  # fmt: skip
+    assert steps == [4, 4, 4, 4, 8]  # as seen at the evaluations after steps 5 to 9
+
+
+def test_save_every_zero_saves_nothing(tmp_path):
+    run_training(small_model("gpt2"), open_store(tmp_path / "resume"), TRAIN_SET, VAL_SET, save_every=0)
+    assert not (tmp_path / "resume").exists()
+
+
+def test_dropout_of_a_step_depends_on_its_number_not_on_what_was_drawn_before(tmp_path):
+    def run(name, disturb):
+        model = small_model("gpt2")
+        add_lora(model, lora_params(r=2, dropout=0.5), seed=0)
+        hooks = Hooks(on_best=lambda: None, on_evaluation=lambda _: disturb and torch.rand(7))
+        run_training(model, open_store(tmp_path / name), TRAIN_SET, VAL_SET, hooks, eval_every=1)
+        return weights_of(model)
+
+    assert run("a", False) == run("b", True)
+
+
+# A disk that is full
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """The system refuses to write more into a file, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_leaves_the_state_before_untouched(tmp_path):
+    model, optimizer = trained()
+    store = open_store(tmp_path / "resume", code="1")
+    store.save(model, optimizer, {"step": 3}, write=True)
+    before = (store.folder / STATE).read_bytes()
+    with files_of_at_most(10_000), pytest.raises(CheckpointError) as error:
+        store.save(model, optimizer, {"step": 4}, write=True)
+    text = str(error.value)
+    assert text.startswith(f"{store.folder / STATE}: cannot be written (")
+    assert text.endswith("the state before it is untouched, run the stage again to go on")
+    assert (store.folder / STATE).read_bytes() == before
+    assert [path.name for path in store.folder.iterdir()] == [STATE]
+    assert store.load(model, optimizer) == {"step": 3}

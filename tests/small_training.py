@@ -78,7 +78,7 @@ def train_params(**changes: Any) -> TrainParams:
         "micro_batch_size": 4,
         "grad_accum_steps": 1,
         "lr": 0.01,
-        "lr_floor": 0.001,
+        "lr_floor": 0.1,
         "warmup_steps": 1,
         "weight_decay": 0.1,
         "max_grad_norm": 1.0,

@@ -16,8 +16,6 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES = PIPELINE["stages"]
 # Files of packages that no import shows.
 PACKAGE_DATA = {"src/instruct/plotting/page.html"}
-# Attention of training that lies beside the model's other attention, though no generating stage runs it.
-RUN_BY_TRAINING_ONLY = {"src/instruct/model/packing.py"}
 
 
 def script_of(stage):
@@ -126,7 +124,7 @@ def test_no_dep_of_a_stage_is_code_that_it_does_not_run(stage):
         assert path.exists(), dep
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         names = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
-        useless |= names - reached - PACKAGE_DATA - RUN_BY_TRAINING_ONLY
+        useless |= names - reached - PACKAGE_DATA
     assert useless == set()
 
 

@@ -301,7 +301,7 @@ def test_no_setting_has_a_default_in_code_too():
         ("train", {"lr": 0}, "train.lr must be between 0 and 1, is 0.0"),
         ("train", {"lr": -1e-5}, "train.lr must be between 0 and 1"),
         ("train", {"lr": float("nan")}, "train.lr must be between 0 and 1, is nan"),
-        ("train", {"lr": 1e-5, "lr_floor": 1e-4}, "train.lr_floor must be from 0 to lr, which is 1e-05"),
+        ("train", {"lr_floor": 1.5}, "train.lr_floor must be from 0 to 1, a share of lr"),
         ("train", {"warmup_steps": -1}, "train.warmup_steps must be at least 0"),
         ("train", {"weight_decay": 1.0}, "train.weight_decay must be from 0 to below 1"),
         ("train", {"max_grad_norm": 0.0}, "train.max_grad_norm must be above 0"),

@@ -377,7 +377,7 @@ def experiments(smoke, tmp_path):
 @pytest.mark.parametrize("how", ["--temp", pytest.param("--queue", marks=pytest.mark.slow)])
 def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_path, how):
     before = content_of(experiments)
-    settings = ["-S", "train.lr=1e-5", "-S", "train.lr_floor=1e-6"]
+    settings = ["-S", "train.lr=1e-5"]
     done = run("dvc", "exp", "run", how, "--name", "probe", *settings, cwd=experiments)
     assert done.returncode == 0, done.stdout + done.stderr
     if how == "--queue":

@@ -89,8 +89,8 @@ def contestant(name: str, why_not: str, options: Any) -> Contestant:
 
 def make_task(folder: Path, options: Any) -> Any:
     """Write the checkpoint and the task that workers read; gives the tokenizer."""
-    from instruct.model.packing import shared_prefix
     from instruct.text.prompts import TEMPLATES
+    from instruct.training.packing import shared_prefix
 
     tokenizer = harness.save_model(options.shape, folder / "model")
     template = TEMPLATES["alpaca"]

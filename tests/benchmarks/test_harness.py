@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.harness import why_no_chapter
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {"median_s", "min_s", "max_s", "records_per_s", "tokens_per_s", "peak_rss_mb"}
@@ -75,8 +76,11 @@ def test_generating_contestants_give_the_same_answers(bench):
     assert "ours, 8 prompts:" in done.stdout
 
 
-def test_chapter_that_is_no_checkout_is_skipped_in_words(bench, tmp_path):
-    summary, _ = bench(
-        "bench_train.py", "--steps", "1", "--batch", "1", "--repeats", "1", "--only", "chapter", "--chapter", tmp_path
-    )
-    assert "is" in summary["skipped"]["chapter"] and str(tmp_path) in summary["skipped"]["chapter"]
+def test_chapter_that_cannot_take_part_is_named_with_the_reason(tmp_path):
+    assert "CHAPTER_DIR" in why_no_chapter(None, "tiny")
+    assert str(tmp_path) in why_no_chapter(tmp_path, "tiny")
+    assert "GPT-2" in why_no_chapter(tmp_path, "smollm2")
+    code = tmp_path / "ch07" / "01_main-chapter-code"
+    code.mkdir(parents=True)
+    (code / "gpt_instruction_finetuning.py").touch()
+    assert why_no_chapter(tmp_path, "tiny") == ""

@@ -70,26 +70,27 @@ def logits_seen(monkeypatch):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_batch_size_order_and_neighbours_do_not_change_an_answer(answer, params, temperature):
-    prompts = make_prompts(40)
-    params = replace(params, temperature=temperature)
+    prompts = make_prompts(24)
+    params = replace(params, temperature=temperature, max_new_tokens=6)
     expected = answer(prompts, params)
-    assert len({one.text for one in expected.values()}) > 30, "answers must differ for this test to mean anything"
+    assert len({one.text for one in expected.values()}) > 20, "answers must differ for this test to mean anything"
     shuffled = list(prompts.items())
     random.Random(1).shuffle(shuffled)
-    for batch_size, items in ((1, shuffled[:6]), (3, shuffled), (17, shuffled), (64, shuffled[5:30])):
+    for batch_size, items in ((1, shuffled[:3]), (3, shuffled[:12]), (17, shuffled), (64, shuffled[5:20])):
         got = answer(dict(items), replace(params, batch_size=batch_size))
         assert got == {id_: expected[id_] for id_, _ in items}
 
 
 def test_logits_are_the_same_to_the_bit_whatever_the_batch(answer, params, logits_seen):
-    prompts = make_prompts(30, seed=3)
+    prompts = make_prompts(20, seed=3)
+    params = replace(params, max_new_tokens=6)
     answer(prompts, params)
     expected = {id_: torch.stack(seen) for id_, seen in logits_seen.items()}
-    for batch_size in (1, 5, 20):
+    for batch_size, count in ((1, 3), (5, 12), (18, 20)):
         logits_seen.clear()
-        answer(dict(list(prompts.items())[::-1]), replace(params, batch_size=batch_size))
+        answer(dict(list(prompts.items())[:count][::-1]), replace(params, batch_size=batch_size))
         assert all(torch.equal(torch.stack(seen), expected[id_]) for id_, seen in logits_seen.items())
-        assert logits_seen.keys() == expected.keys()
+        assert len(logits_seen) == count
 
 
 @pytest.mark.parametrize("template", ["alpaca", "phi3"])
@@ -199,7 +200,7 @@ def test_the_repetition_guard_sees_blocks_and_nothing_else():
 
 def test_guarded_answers_are_beginnings_of_free_ones(answer, params):
     prompts = make_prompts(20)
-    params = replace(params, max_new_tokens=60)
+    params = replace(params, max_new_tokens=40)
     free = answer(prompts, params)
     guarded = answer(prompts, replace(params, max_repeats=2))
     stopped = [id_ for id_, one in guarded.items() if one.stop_reason == "repetition"]

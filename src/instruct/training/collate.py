@@ -14,8 +14,8 @@ from torch import Tensor
 
 from instruct.errors import DataError
 from instruct.model.decoder import Attend, attend_causally
-from instruct.model.packing import PackedAttend, shared_prefix
 from instruct.training.encode import EncodedExample
+from instruct.training.packing import PackedAttend, shared_prefix
 
 IGNORE_INDEX = -100
 

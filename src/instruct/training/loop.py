@@ -125,7 +125,7 @@ def train(
     steps_per_epoch = math.ceil(len(train_set) / examples_per_step(params))
     total_steps = steps_per_epoch * params.epochs
     schedule = WarmupCosine(
-        peak=params.lr, floor=params.lr_floor, warmup_steps=params.warmup_steps, total_steps=total_steps
+        peak=params.lr, floor=params.lr * params.lr_floor, warmup_steps=params.warmup_steps, total_steps=total_steps
     )
     model.recompute = params.recompute_activations
     loss_module = LossModule(model)

@@ -11,8 +11,8 @@ from instruct.params import require
 class TrainParams:
     """The section `train` of params.yaml.
 
-    The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor`. Steps are optimizer
-    steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts `prompt_loss_weight`
+    The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor` times that. Steps are
+    optimizer steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts `prompt_loss_weight`
     times as much as one in the response: 0 is response only, 1 is the book's unmasked loss. `packed` batches have
     no padding and compute the prompts' common beginning once; `padded` ones are the book's, with the same result.
     Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of
@@ -47,7 +47,7 @@ class TrainParams:
         for name in ("warmup_steps", "patience", "sample_tokens", "save_every", "seed"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         require("lr", self.lr, 0 < self.lr < 1, "between 0 and 1")
-        require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= self.lr, f"from 0 to lr, which is {self.lr}")
+        require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= 1, "from 0 to 1, a share of lr")
         require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "from 0 to below 1")
         require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
         require("prompt_loss_weight", self.prompt_loss_weight, 0 <= self.prompt_loss_weight <= 1, "from 0 to 1")

@@ -16,12 +16,12 @@ from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
 from instruct.model.lora import add_lora
-from instruct.model.packing import shared_prefix
 from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 from instruct.training.encode import encode_example
 from instruct.training.loss import loss_sum
+from instruct.training.packing import shared_prefix
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,324 @@
+"""src/train.py as a process: killed, interrupted, gone on with, and refused."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors import safe_open
+from small_training import CPU
+
+from instruct.model.pretrained import load_trained
+from instruct.tools.smoke import copy_tree, make_small
+
+ROOT = Path(__file__).parents[2]
+PATHS = ["data/split", "models/sft", "metrics/train.json", "metrics/curves"]
+
+
+def change(file: Path, pattern: str, new: str) -> None:
+    text, count = re.subn(pattern, new, file.read_text(encoding="utf-8"))
+    assert count == 1, f"{pattern} stands {count} times in {file}"
+    file.write_text(text, encoding="utf-8")
+
+
+def set_params(folder: Path, **values: object) -> None:
+    """Change settings of the section train."""
+    for name, value in values.items():
+        change(folder / "params.yaml", rf"(?m)^  {name}: \S+", f"  {name}: {value}")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A small copy of the repository, split, with a tiny random model: to be copied by each test."""
+    folder = tmp_path_factory.mktemp("train-stage") / "repository"
+    copy_tree(ROOT, folder)
+    make_small(ROOT, folder)
+    change(folder / "models/backbones.yaml", r"n_embd: 48, n_layer: 2, n_head: 4", "n_embd: 8, n_layer: 1, n_head: 2")
+    change(folder / "params.yaml", "num_threads: 2", "num_threads: 1")  # a second one would only wait for the first
+    set_params(folder, epochs=15, eval_every=5, save_every=1, sample_tokens=2, lr="2.0e-2")
+    split = [sys.executable, "src/split.py", "data/smoke.json", "data/split", "metrics/split.json"]
+    subprocess.run(split, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def copy(repository, tmp_path) -> Path:
+    return Path(shutil.copytree(repository, tmp_path / "copy"))
+
+
+class Life:
+    """One run of src/train.py."""
+
+    def __init__(self, folder: Path, ask: Callable[[str], int]) -> None:
+        self.folder, self._ask = folder, ask
+        self._begin = len(self._all())
+        self._pid = ask(str(folder))
+
+    def _all(self) -> str:
+        log = self.folder / "train.log"
+        return log.read_text(encoding="utf-8") if log.exists() else ""
+
+    @property
+    def log(self) -> str:
+        return self._all()[self._begin :]
+
+    def wait(self) -> int:
+        return self._ask("")
+
+    def wait_for(self, text: str) -> None:
+        for _ in range(6000):
+            if text in self.log:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"no {text} in {self.log}")
+
+    def send(self, signal_: signal.Signals) -> None:
+        os.kill(self._pid, signal_)  # the id is not used again before wait()
+
+
+class Nursery:
+    """A process that has imported everything and forks a life at a time."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def ask(self, line: str) -> int:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def start(self, folder: Path) -> Life:
+        return Life(folder, self.ask)
+
+    def run(self, folder: Path) -> Life:
+        life = self.start(folder)
+        assert life.wait() == 0, life.log
+        return life
+
+
+@pytest.fixture(scope="module")
+def nursery(repository) -> Iterator[Nursery]:
+    command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
+    with subprocess.Popen(
+        command, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stdin
+        assert process.stdout.readline() == "ready\n"
+        yield Nursery(process)
+        process.stdin.close()
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    files = [path for top in ("models", "metrics") for path in (folder / top).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def clear(folder: Path) -> None:
+    """What DVC does before it runs the stage."""
+    shutil.rmtree(folder / "models/sft", ignore_errors=True)
+    shutil.rmtree(folder / "metrics/curves", ignore_errors=True)
+    (folder / "metrics/train.json").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def unbroken(repository, tmp_path_factory) -> dict[str, bytes]:
+    """What `python src/train.py` leaves when nothing disturbs it."""
+    folder = Path(shutil.copytree(repository, tmp_path_factory.mktemp("unbroken") / "copy"))
+    command = [sys.executable, "src/train.py", *PATHS]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "going on" not in ended.stdout
+    assert re.search(
+        r"speed: \{'share_of_matmul_peak': .*'tokens_per_s': .*'peak_memory_mb': .*'seconds':", ended.stdout
+    )
+    return outputs(folder)
+
+
+def test_stage_leaves_its_outputs_and_nothing_else(unbroken):
+    checkpoint = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert sorted(unbroken) == sorted(
+        ["metrics/curves/train.csv", "metrics/curves/val.csv", "metrics/split.json", "metrics/train.json"]
+        + ["models/backbones.yaml"]
+        + [f"models/sft/{which}/{name}" for which in ("best", "last") for name in checkpoint]
+    )
+    assert len(unbroken["metrics/curves/train.csv"].splitlines()) == 1 + 60
+
+
+def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroken):
+    """At least 20 times kill -9, also in the middle of saving, and some Ctrl-C."""
+    rng = random.Random(20260101)
+    started = time.monotonic()
+    nursery.run(copy)
+    whole = time.monotonic() - started
+    assert outputs(copy) == unbroken
+    clear(copy)
+    kills = in_saving = interrupts = 0
+    went_on: set[str] = set()
+    while kills < 20 or in_saving < 3 or interrupts < 3:
+        life = nursery.start(copy)
+        kind = rng.choice(["any moment", "any moment", "saving", "saving", "interrupt"])
+        time.sleep(rng.uniform(0, 0.4) * whole)
+        if kind == "saving":
+            deadline = time.monotonic() + 0.5 * whole
+            while time.monotonic() < deadline and not list((copy / "models").rglob(".*.part")):
+                time.sleep(0.0005)
+        life.send(signal.SIGINT if kind == "interrupt" else signal.SIGKILL)
+        status = life.wait()
+        assert status in {0, 130, -signal.SIGKILL}, life.log
+        kills += status == -signal.SIGKILL
+        in_saving += status == -signal.SIGKILL and bool(list((copy / "models").rglob(".*.part")))
+        interrupts += status == 130
+        went_on |= set(re.findall(r"going on after step (\d+) of 60", life.log))
+        if status == 0:
+            assert outputs(copy) == unbroken
+        clear(copy)
+    nursery.run(copy)
+    assert outputs(copy) == unbroken
+    assert len(went_on) >= 3, "kills must come at different steps to tell anything"
+    assert not (copy / "models/resume").exists()
+
+
+def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, unbroken):
+    life = nursery.start(copy)
+    life.wait_for("step 10: val loss")
+    sent = time.monotonic()
+    life.send(signal.SIGINT)
+    assert life.wait() == 130
+    assert time.monotonic() - sent < 5
+    last = life.log.splitlines()[-1]
+    found = re.fullmatch(
+        r"train\.py: stopped; state saved after step (\d+) of 60; `dvc repro` goes on from there", last
+    )
+    assert found and 10 <= int(found[1]) < 60
+    assert not (copy / "models/sft").exists()
+    clear(copy)
+    again = nursery.run(copy)
+    assert f"going on after step {found[1]} of 60" in again.log
+    assert outputs(copy) == unbroken
+
+
+def test_interrupt_saves_the_state_even_where_none_is_saved_otherwise(copy, nursery):
+    set_params(copy, save_every=0)
+    life = nursery.start(copy)
+    life.wait_for("step 5: val loss")
+    assert not (copy / "models/resume/state.safetensors").exists()
+    life.send(signal.SIGINT)
+    assert life.wait() == 130
+    assert (copy / "models/resume/state.safetensors").exists()
+
+
+def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
+    life = nursery.start(folder)
+    life.wait_for("step 5: val loss")
+    life.send(signal.SIGKILL)
+    assert life.wait() == -signal.SIGKILL
+    assert (folder / "models/resume/state.safetensors").exists()
+    clear(folder)
+
+
+@pytest.mark.parametrize(
+    ("what", "differs"),
+    [
+        ("learning rate", "params train differs"),
+        ("data", "data/split/train.json differs"),
+        ("template", "params prompt differs"),
+        ("code", "code differs"),
+    ],
+)
+def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(copy, nursery, tmp_path, what, differs):
+    set_params(copy, epochs=3)
+    stop_in_the_middle(copy, nursery)
+    if what == "learning rate":
+        set_params(copy, lr="1.0e-2")
+    elif what == "data":
+        change(copy / "data/split/train.json", r'\A\[\n  \{\n    "id": "[^"]*"', '[\n  {\n    "id": "changed"')
+    elif what == "template":
+        change(copy / "params.yaml", "template: alpaca", "template: phi3")
+    else:
+        with (copy / "src/train.py").open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+    fresh = Path(shutil.copytree(copy, tmp_path / "fresh"))
+    shutil.rmtree(fresh / "models/resume")
+    life = nursery.run(copy)
+    assert f"models/resume holds the state of another run ({differs}); starting from the beginning\n" in life.log
+    assert "going on" not in life.log and "step 0: val loss" in life.log
+    assert "another run" not in nursery.run(fresh).log
+    assert outputs(copy) == outputs(fresh)
+
+
+def test_damaged_state_is_refused_in_words_and_training_starts_anew(copy, nursery, unbroken):
+    stop_in_the_middle(copy, nursery)
+    state = copy / "models/resume/state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    life = nursery.run(copy)
+    assert re.search(r"models/resume/state\.safetensors is damaged \(.*\); starting from the beginning\n", life.log)
+    assert outputs(copy) == unbroken
+
+
+def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkeypatch, tmp_path):
+    set_params(copy, epochs=3, r=2, dropout=0.2)
+    fresh = Path(shutil.copytree(copy, tmp_path / "fresh"))
+    stop_in_the_middle(copy, nursery)
+    with safe_open(copy / "models/resume/state.safetensors", framework="pt") as file:
+        assert all("lora_" in name for name in file.keys())  # noqa: SIM118
+    nursery.run(copy)
+    nursery.run(fresh)
+    assert outputs(copy) == outputs(fresh)
+    assert (copy / "models/sft/best/adapter_model.safetensors").exists()
+    assert not (copy / "models/sft/best/model.safetensors").exists()
+    monkeypatch.chdir(copy)
+    model, _ = load_trained(Path("models/sft/best"), CPU)
+    assert model.config.n_embd == 8
+
+
+def test_run_that_fails_keeps_the_best_weights_and_says_where(copy, nursery):
+    set_params(copy, lr="0.999", max_grad_norm="1.0e+30", warmup_steps=0, eval_every=1)
+    change(copy / "models/backbones.yaml", r"n_positions: 512", "n_positions: 511")
+    values = yaml.safe_load((copy / "models/backbones.yaml").read_text(encoding="utf-8"))
+    assert values["gpt2-tiny-random"]["config"]["n_positions"] == 511
+    life = nursery.start(copy)
+    status = life.wait()
+    assert status in (0, 1)
+    if status:
+        assert re.search(r"train\.py: step \d+: the loss.*; lower train\.lr.*models/resume/best", life.log)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 9}, "train.py: params.yaml: train.lora.r must be at most 8, the size of h.0.attn.c_attn; is 9"),
+        (
+            {"r": 2, "target_modules": "[c_attn, query]"},
+            "train.py: params.yaml: train.lora.target_modules: no layer is called query; there are",
+        ),
+        ({"max_length": 30}, "records are too long; raise train.max_length"),
+        ({"parallel": "ddp"}, "train.parallel is ddp, but torchrun did not start this process; set launch.train"),
+        ({"parallel": "fsdp"}, "train.parallel is fsdp, but torchrun did not start this process"),
+    ],
+)
+def test_mistake_in_the_settings_ends_the_stage_with_one_message_and_status_1(copy, nursery, changes, message):
+    for name, value in changes.items():
+        change(copy / "params.yaml", rf"(?m)^( +){name}: (\[\]|\S+)", rf"\g<1>{name}: {value}")
+    life = nursery.start(copy)
+    assert life.wait() == 1
+    assert message in life.log
+    assert "Traceback" not in life.log
+    assert not (copy / "models/sft").exists() and not (copy / "models/resume").exists()
+
+
+def test_device_that_is_missing_is_refused(copy, nursery):
+    change(copy / "params.yaml", r"device: cpu", "device: cuda")
+    life = nursery.start(copy)
+    status = life.wait()
+    if status == 0:
+        pytest.skip("this machine has CUDA")
+    assert "params.yaml: runtime.device is cuda, which this machine lacks; it has cpu" in life.log

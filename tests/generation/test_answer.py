@@ -90,6 +90,7 @@ def test_several_answers_vote_and_all_are_kept(respond, params, tmp_path):
 def test_the_majority_ignores_case_and_punctuation_and_prefers_the_first():
     assert majority(["Lyon", "Paris.", "paris"]) == 1
     assert majority(["a", "b", "B!", "A?"]) == 0
+    assert majority(["5", "-5", "-5."]) == 1
     assert majority(["only"]) == 0
 
 

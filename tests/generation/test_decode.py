@@ -1,10 +1,11 @@
+import copy
 import random
 from dataclasses import replace
 
 import pytest
 import torch
 
-from instruct.errors import DataError, ParamsError
+from instruct.errors import CheckpointError, DataError, ParamsError
 from instruct.generation import decode
 from instruct.generation.decode import generate, repeats
 from instruct.text.prompts import TEMPLATES
@@ -250,3 +251,19 @@ def test_each_answer_is_reported_once_when_it_is_complete(answer, params):
     got = answer(make_prompts(20), replace(params, batch_size=4), on_answer=lambda id_, one: told.append((id_, one)))
     assert dict(told) == got
     assert len(told) == len(got)
+
+
+def test_weights_that_give_no_numbers_are_named_not_sampled(small, tokenizer, runtime, params):
+    broken = copy.deepcopy(small)
+    with torch.no_grad():
+        broken.embedding.weight.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="records a: the model's output is not a number"):
+        generate(
+            broken,
+            tokenizer,
+            {"a": ALPACA.render("sun")},
+            prefix=ALPACA.prefix,
+            stop_strings=(),
+            params=params,
+            runtime=runtime,
+        )

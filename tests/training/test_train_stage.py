@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors import safe_open
 from small_training import CPU
 
@@ -30,28 +30,42 @@ def change(file: Path, pattern: str, new: str) -> None:
 
 
 def set_params(folder: Path, **values: object) -> None:
-    """Change settings of the section train."""
+    """Change settings, each of which has a name that stands once in params.yaml."""
     for name, value in values.items():
-        change(folder / "params.yaml", rf"(?m)^  {name}: \S+", f"  {name}: {value}")
+        change(folder / "params.yaml", rf"(?m)^( +){name}: (\[\]|\S+)", rf"\g<1>{name}: {value}")
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory) -> Path:
+def workplace(tmp_path_factory) -> Iterator[Path]:
+    """A folder without a disk to wait for, where there is one."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path_factory.mktemp("train-stage")
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def repository(workplace) -> Path:
     """A small copy of the repository, split, with a tiny random model: to be copied by each test."""
-    folder = tmp_path_factory.mktemp("train-stage") / "repository"
+    folder = workplace / "repository"
     copy_tree(ROOT, folder)
     make_small(ROOT, folder)
     change(folder / "models/backbones.yaml", r"n_embd: 48, n_layer: 2, n_head: 4", "n_embd: 8, n_layer: 1, n_head: 2")
-    change(folder / "params.yaml", "num_threads: 2", "num_threads: 1")  # a second one would only wait for the first
-    set_params(folder, epochs=15, eval_every=5, save_every=1, sample_tokens=2, lr="2.0e-2")
+    # 45 steps; with one thread, since a second one would only wait for the first
+    set_params(
+        folder, num_threads=1, micro_batch_size=2, epochs=3, eval_every=12, save_every=1, sample_tokens=2, lr="2.0e-2"
+    )
     split = [sys.executable, "src/split.py", "data/smoke.json", "data/split", "metrics/split.json"]
     subprocess.run(split, cwd=folder, check=True, capture_output=True)
     return folder
 
 
 @pytest.fixture
-def copy(repository, tmp_path) -> Path:
-    return Path(shutil.copytree(repository, tmp_path / "copy"))
+def copy(repository, workplace) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=workplace) as folder:
+        yield Path(shutil.copytree(repository, Path(folder) / "copy"))
 
 
 class Life:
@@ -130,9 +144,9 @@ def clear(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(repository, tmp_path_factory) -> dict[str, bytes]:
+def unbroken(repository, workplace) -> dict[str, bytes]:
     """What `python src/train.py` leaves when nothing disturbs it."""
-    folder = Path(shutil.copytree(repository, tmp_path_factory.mktemp("unbroken") / "copy"))
+    folder = Path(shutil.copytree(repository, workplace / "unbroken"))
     command = [sys.executable, "src/train.py", *PATHS]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -150,7 +164,7 @@ def test_stage_leaves_its_outputs_and_nothing_else(unbroken):
         + ["models/backbones.yaml"]
         + [f"models/sft/{which}/{name}" for which in ("best", "last") for name in checkpoint]
     )
-    assert len(unbroken["metrics/curves/train.csv"].splitlines()) == 1 + 60
+    assert len(unbroken["metrics/curves/train.csv"].splitlines()) == 1 + 45
 
 
 def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroken):
@@ -166,7 +180,7 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
     while kills < 20 or in_saving < 3 or interrupts < 3:
         life = nursery.start(copy)
         kind = rng.choice(["any moment", "any moment", "saving", "saving", "interrupt"])
-        time.sleep(rng.uniform(0, 0.4) * whole)
+        time.sleep(rng.uniform(0, 0.3) * whole)
         if kind == "saving":
             deadline = time.monotonic() + 0.5 * whole
             while time.monotonic() < deadline and not list((copy / "models").rglob(".*.part")):
@@ -177,7 +191,7 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
         kills += status == -signal.SIGKILL
         in_saving += status == -signal.SIGKILL and bool(list((copy / "models").rglob(".*.part")))
         interrupts += status == 130
-        went_on |= set(re.findall(r"going on after step (\d+) of 60", life.log))
+        went_on |= set(re.findall(r"going on after step (\d+) of 45", life.log))
         if status == 0:
             assert outputs(copy) == unbroken
         clear(copy)
@@ -189,27 +203,27 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
 
 def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, unbroken):
     life = nursery.start(copy)
-    life.wait_for("step 10: val loss")
+    life.wait_for("step 12: val loss")
     sent = time.monotonic()
     life.send(signal.SIGINT)
     assert life.wait() == 130
     assert time.monotonic() - sent < 5
     last = life.log.splitlines()[-1]
     found = re.fullmatch(
-        r"train\.py: stopped; state saved after step (\d+) of 60; `dvc repro` goes on from there", last
+        r"train\.py: stopped; state saved after step (\d+) of 45; `dvc repro` goes on from there", last
     )
-    assert found and 10 <= int(found[1]) < 60
+    assert found and 12 <= int(found[1]) < 45
     assert not (copy / "models/sft").exists()
     clear(copy)
     again = nursery.run(copy)
-    assert f"going on after step {found[1]} of 60" in again.log
+    assert f"going on after step {found[1]} of 45" in again.log
     assert outputs(copy) == unbroken
 
 
 def test_interrupt_saves_the_state_even_where_none_is_saved_otherwise(copy, nursery):
     set_params(copy, save_every=0)
     life = nursery.start(copy)
-    life.wait_for("step 5: val loss")
+    life.wait_for("step 12: val loss")
     assert not (copy / "models/resume/state.safetensors").exists()
     life.send(signal.SIGINT)
     assert life.wait() == 130
@@ -218,7 +232,7 @@ def test_interrupt_saves_the_state_even_where_none_is_saved_otherwise(copy, nurs
 
 def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
     life = nursery.start(folder)
-    life.wait_for("step 5: val loss")
+    life.wait_for("step 12: val loss")
     life.send(signal.SIGKILL)
     assert life.wait() == -signal.SIGKILL
     assert (folder / "models/resume/state.safetensors").exists()
@@ -234,8 +248,8 @@ def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
         ("code", "code differs"),
     ],
 )
-def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(copy, nursery, tmp_path, what, differs):
-    set_params(copy, epochs=3)
+def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(copy, nursery, what, differs):
+    set_params(copy, epochs=1)
     stop_in_the_middle(copy, nursery)
     if what == "learning rate":
         set_params(copy, lr="1.0e-2")
@@ -246,7 +260,7 @@ def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(copy,
     else:
         with (copy / "src/train.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
-    fresh = Path(shutil.copytree(copy, tmp_path / "fresh"))
+    fresh = Path(shutil.copytree(copy, copy.parent / "fresh"))
     shutil.rmtree(fresh / "models/resume")
     life = nursery.run(copy)
     assert f"models/resume holds the state of another run ({differs}); starting from the beginning\n" in life.log
@@ -264,9 +278,9 @@ def test_damaged_state_is_refused_in_words_and_training_starts_anew(copy, nurser
     assert outputs(copy) == unbroken
 
 
-def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkeypatch, tmp_path):
-    set_params(copy, epochs=3, r=2, dropout=0.2)
-    fresh = Path(shutil.copytree(copy, tmp_path / "fresh"))
+def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkeypatch):
+    set_params(copy, epochs=1, r=2, dropout=0.2)
+    fresh = Path(shutil.copytree(copy, copy.parent / "fresh"))
     stop_in_the_middle(copy, nursery)
     with safe_open(copy / "models/resume/state.safetensors", framework="pt") as file:
         assert all("lora_" in name for name in file.keys())  # noqa: SIM118
@@ -278,18 +292,6 @@ def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkey
     monkeypatch.chdir(copy)
     model, _ = load_trained(Path("models/sft/best"), CPU)
     assert model.config.n_embd == 8
-
-
-def test_run_that_fails_keeps_the_best_weights_and_says_where(copy, nursery):
-    set_params(copy, lr="0.999", max_grad_norm="1.0e+30", warmup_steps=0, eval_every=1)
-    change(copy / "models/backbones.yaml", r"n_positions: 512", "n_positions: 511")
-    values = yaml.safe_load((copy / "models/backbones.yaml").read_text(encoding="utf-8"))
-    assert values["gpt2-tiny-random"]["config"]["n_positions"] == 511
-    life = nursery.start(copy)
-    status = life.wait()
-    assert status in (0, 1)
-    if status:
-        assert re.search(r"train\.py: step \d+: the loss.*; lower train\.lr.*models/resume/best", life.log)
 
 
 @pytest.mark.parametrize(
@@ -306,8 +308,7 @@ def test_run_that_fails_keeps_the_best_weights_and_says_where(copy, nursery):
     ],
 )
 def test_mistake_in_the_settings_ends_the_stage_with_one_message_and_status_1(copy, nursery, changes, message):
-    for name, value in changes.items():
-        change(copy / "params.yaml", rf"(?m)^( +){name}: (\[\]|\S+)", rf"\g<1>{name}: {value}")
+    set_params(copy, **changes)
     life = nursery.start(copy)
     assert life.wait() == 1
     assert message in life.log

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from instruct.errors import DataError, ParamsError
+from instruct.errors import CheckpointError, DataError, ParamsError
 from instruct.generation.engine import Engine
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
@@ -162,6 +162,12 @@ def _take_tokens(
     rows: Sequence[_Row], logits: Tensor, params: GenerateParams, tokenizer: Tokenizer, stop_strings: Sequence[str]
 ) -> None:
     """Give every row its next token and see whether it ends there."""
+    broken = logits.sum(dim=-1).isnan().tolist()
+    if any(broken):
+        ids = ", ".join(row.id for row, bad in zip(rows, broken, strict=True) if bad)
+        raise CheckpointError(
+            f"records {ids}: the model's output is not a number; its weights are damaged, train again"
+        )
     if params.temperature == 0:
         tokens = logits.argmax(dim=-1).tolist()
     else:

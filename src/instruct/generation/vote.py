@@ -1,6 +1,5 @@
 """Several answers to one prompt, and the one that most agree with (self-consistency, Wang et al., 2022)."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,11 +10,11 @@ def sample_ids(record_id: str, num_samples: int) -> list[str]:
 
 
 def majority(answers: Sequence[str]) -> int:
-    """The index of the first answer among those that most agree, compared without case and punctuation.
+    """The index of the first answer among those that most agree; case, spaces and a final mark do not count.
 
-    >>> majority(["Paris.", "Lyon", "paris"]), majority(["a", "b"])
-    (0, 0)
+    >>> majority(["Lyon", "Paris.", "paris"]), majority(["5", "-5", "-5"]), majority(["a", "b"])
+    (1, 1, 0)
     """
-    normal = [" ".join(re.findall(r"\w+", answer.lower())) for answer in answers]
+    normal = [" ".join(answer.casefold().split()).rstrip(".!?") or answer for answer in answers]
     counts = Counter(normal)
     return max(range(len(normal)), key=lambda i: (counts[normal[i]], -i))

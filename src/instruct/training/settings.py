@@ -12,9 +12,10 @@ class TrainParams:
     """The section `train` of params.yaml.
 
     The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor` times that. Steps are
-    optimizer steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts `prompt_loss_weight`
-    times as much as one in the response: 0 is response only, 1 is the book's unmasked loss. `packed` batches have
-    no padding and compute the prompts' common beginning once; `padded` ones are the book's, with the same result.
+    optimizer steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts
+    `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss.
+    `packed` batches have no padding and compute the prompts' common beginning once; `padded` ones are the book's,
+    with the same result.
     Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of
     val is evaluated every `eval_every` steps and at the end; `patience` evaluations without a better one stop
     training, 0 never. The state to resume from is saved every `save_every` steps, 0 only when stopped by Ctrl-C.

@@ -167,8 +167,8 @@ def test_padding_id_does_not_matter(family, batching):
 @pytest.mark.parametrize("batching", ["packed", "padded"])
 def test_a_record_does_not_see_its_neighbours(family, batching):
     model, examples = small_model(family), random_examples(4, preamble=3)
-    alone = sum(float(loss_sum(model, make_batch([item], batching))) for item in examples)
-    together = float(loss_sum(model, make_batch(examples, batching)))
+    alone = sum(loss_sum(model, make_batch([item], batching)).item() for item in examples)
+    together = loss_sum(model, make_batch(examples, batching)).item()
     assert together == pytest.approx(alone, rel=1e-5)
 
 

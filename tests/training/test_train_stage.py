@@ -1,5 +1,6 @@
 """src/train.py as a process: killed, interrupted, gone on with, and refused."""
 
+import csv
 import os
 import random
 import re
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -244,7 +246,6 @@ def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
     [
         ("learning rate", "params train differs"),
         ("data", "data/split/train.json differs"),
-        ("template", "params prompt differs"),
         ("code", "code differs"),
     ],
 )
@@ -255,8 +256,6 @@ def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(copy,
         set_params(copy, lr="1.0e-2")
     elif what == "data":
         change(copy / "data/split/train.json", r'\A\[\n  \{\n    "id": "[^"]*"', '[\n  {\n    "id": "changed"')
-    elif what == "template":
-        change(copy / "params.yaml", "template: alpaca", "template: phi3")
     else:
         with (copy / "src/train.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
@@ -323,3 +322,109 @@ def test_device_that_is_missing_is_refused(copy, nursery):
     if status == 0:
         pytest.skip("this machine has CUDA")
     assert "params.yaml: runtime.device is cuda, which this machine lacks; it has cpu" in life.log
+
+
+@pytest.mark.slow
+def test_two_threads_leave_the_same_bytes_every_time_and_after_a_kill(copy, nursery):
+    set_params(copy, num_threads=2, micro_batch_size=8, epochs=6, prompt_loss_weight=0.3)
+    found = []
+    for killed in (False, False, True):
+        if killed:
+            stop_in_the_middle(copy, nursery)
+        nursery.run(copy)
+        found.append(outputs(copy))
+        clear(copy)
+    assert found[0] == found[1] == found[2]
+
+
+# Many processes
+
+
+def start_torchrun(folder: Path) -> subprocess.Popen[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*torchrun, "src/train.py", *PATHS], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def assert_equal_to_rounding(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert found.keys() == expected.keys()
+    for name in ("metrics/curves/train.csv", "metrics/curves/val.csv"):
+        rows, wanted = (list(csv.DictReader(StringIO(one[name].decode()))) for one in (found, expected))
+        assert len(rows) == len(wanted)
+        for row, values in zip(rows, wanted, strict=True):
+            assert row.keys() == values.keys()
+            for key, value in values.items():
+                assert float(row[key]) == pytest.approx(float(value), rel=1e-3 if key == "grad_norm" else 1e-4), key
+
+
+@pytest.mark.parametrize("mode", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
+def test_stage_under_torchrun_equals_one_process(copy, unbroken, mode):
+    set_params(copy, parallel=mode)
+    process = start_torchrun(copy)
+    log, _ = process.communicate()
+    assert process.returncode == 0, log
+    assert log.count("step 0: val loss") == log.count("speed: ") == 1, "only one process speaks"
+    assert_equal_to_rounding(outputs(copy), unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_interrupted_torchrun_is_gone_on_with_by_one_process(copy, nursery, unbroken, mode):
+    set_params(copy, parallel=mode)
+    process = start_torchrun(copy)
+    assert process.stdout
+    for line in process.stdout:
+        if "step 12: val loss" in line:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            break
+    log, _ = process.communicate()
+    assert process.returncode != 0
+    found = re.search(r"state saved after step (\d+) of 45; `dvc repro` goes on from there", log)
+    assert found, log
+    set_params(copy, parallel="none")
+    life = nursery.run(copy)
+    assert f"going on after step {found[1]} of 45" in life.log
+    assert_equal_to_rounding(outputs(copy), unbroken)
+
+
+@pytest.mark.slow
+def test_torchrun_without_a_mode_is_refused(copy):
+    process = start_torchrun(copy)
+    log, _ = process.communicate()
+    assert process.returncode != 0
+    assert "train.py: params.yaml: train.parallel is none under torchrun; set it to ddp or fsdp\n" in log
+    assert 'File "' not in log.split("train.py: params.yaml")[0]
+
+
+# Under DVC
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
+def test_dvc_repro_goes_on_after_everything_was_killed(copy, unbroken, signal_):
+    """DVC itself dies too, and it removes the stage's outputs before it starts it again."""
+    command = [sys.executable, "-m", "dvc", "repro", "train"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        for line in process.stdout:
+            if "step 12: val loss" in line:
+                os.killpg(process.pid, signal_)
+                break
+        process.stdout.read()
+    assert process.returncode != 0
+    assert (copy / "models/resume/state.safetensors").exists()
+    again = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert re.search(r"going on after step \d+ of 45", again.stdout)
+    found = outputs(copy)
+    assert {name: found[name] for name in unbroken} == unbroken
+    assert not (copy / "models/resume").exists()
+    third = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert "step 0" not in third.stdout and third.returncode == 0

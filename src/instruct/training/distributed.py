@@ -60,6 +60,11 @@ class Parallel:
             fully_shard(module)
         return module
 
+    def shard_again(self, module: nn.Module) -> None:
+        """Put back to parts what a forward pass without a backward pass left whole, unknown to the optimizer."""
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
     @contextmanager
     def accumulating(self, module: nn.Module, *, last: bool) -> Iterator[None]:
         """Exchange gradients only in the backward pass of the step's last micro-batch."""

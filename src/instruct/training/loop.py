@@ -346,4 +346,5 @@ def evaluate(
             with runtime.autocast():
                 total += float(module(batch))
             weight += float(batch.weights.sum())
+    parallel.shard_again(module)
     return parallel.total(total) / parallel.total(weight)

@@ -1,0 +1,126 @@
+"""Small training runs shared by the processes that torchrun starts, for test_distributed.py to compare.
+
+PYTHONPATH=src:tests torchrun --nproc-per-node 2 two_processes.py FOLDER
+
+Leaves for each run its curve and final weights. One process group serves all, since starting processes takes seconds.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from small_training import (
+    ALONE,
+    CPU,
+    byte_tokenizer,
+    lora_params,
+    nothing,
+    open_store,
+    random_examples,
+    run_training,
+    small_model,
+)
+
+from instruct.model.backbones import Backbone
+from instruct.model.checkpoint import Model, random_model
+from instruct.model.gpt2 import GPT2Config
+from instruct.model.lora import add_lora
+from instruct.records import Example
+from instruct.text.prompts import TEMPLATES
+from instruct.training.distributed import Parallel, gather_all, start_parallel
+from instruct.training.loop import Hooks, ValPoint
+from instruct.training.outputs import Outputs
+
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "full": {},
+    "llama": {"family": "llama"},
+    "a last step smaller than the world": {"count": 9},
+    "adapters": {"lora": lora_params(r=2), "lr": 0.05},
+    "accumulated and padded": {"micro_batch_size": 2, "grad_accum_steps": 2, "batching": "padded"},
+    "unmasked with recomputed activations": {"prompt_loss_weight": 0.3, "recompute_activations": True},
+}
+MODES = ("ddp", "fsdp")
+CUT_OFF_AFTER = 4
+DROPOUT = {"lora": lora_params(r=2, dropout=0.3), "lr": 0.05}
+
+
+class CutOff(Exception):
+    """Ends a run in the middle, on every rank at the same point."""
+
+
+def start_run(settings: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """A model before its run, and the arguments of `run_training` apart from the store."""
+    changes = {"epochs": 2, "lr": 0.003, "eval_every": 2, "family": "gpt2", "count": 10, **settings}
+    model = small_model(changes.pop("family"))
+    if "lora" in changes:
+        add_lora(model, changes["lora"], seed=0)
+    train_set = random_examples(changes.pop("count"), seed=1)
+    return model, {"train_set": train_set, "val_set": random_examples(5, seed=2), **changes}
+
+
+def cut_off(point: ValPoint) -> None:
+    if point.step == CUT_OFF_AFTER + 2:
+        raise CutOff
+
+
+def run_and_note(folder: Path, name: str, settings: Mapping[str, Any], parallel: Parallel, state: Path) -> None:
+    model, arguments = start_run(settings)
+    history = run_training(model, open_store(state, code="1"), parallel=parallel, **arguments)
+    weights = gather_all(model.state_dict(), keep=parallel.is_main)
+    if parallel.is_main:
+        save_file({key: value.contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
+
+
+def begin_run(state: Path, parallel: Parallel, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """A run that is cut off, with its state left in a folder."""
+    model, arguments = start_run({"save_every": CUT_OFF_AFTER, **settings})
+    hooks = Hooks(on_best=nothing().on_best, on_evaluation=cut_off)
+    try:
+        run_training(model, open_store(state, code="1"), parallel=parallel, hooks=hooks, **arguments)
+    except CutOff:
+        return
+    raise AssertionError("the run went to its end")
+
+
+def whole_run(folder: Path, parallel: Parallel, *, adapters: bool) -> None:
+    """A run with all its outputs."""
+    config = GPT2Config(vocab_size=257, n_positions=64, n_embd=8, n_layer=2, n_head=2, eos_token_id=256)
+    backbone = Backbone(name="small", family="gpt2", format="random", licence="-", about="-", files=())
+    model = random_model(config, seed=1)
+    if adapters:
+        add_lora(model, lora_params(r=2), seed=0)
+    store = open_store(folder / "models" / "resume", code="1")
+    outputs = Outputs(model, byte_tokenizer(), backbone, parallel, store)
+    outputs.begin(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 2)
+    train_set, val_set = random_examples(10, seed=1), random_examples(5, seed=2)
+    history = run_training(model, store, train_set, val_set, outputs.hooks(), parallel, eval_every=2)
+    fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
+    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", history, fitted)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with start_parallel("ddp", examples_per_step=4, device=CPU) as launched:
+        for mode in MODES:
+            parallel = Parallel(mode, launched.rank, launched.world_size, launched.local_rank)
+            for name, settings in RUNS.items():
+                run_and_note(folder, f"{mode} {name}", settings, parallel, folder / f"state of {mode} {name}")
+            begin_run(folder / f"state for one from {mode}", parallel)
+            run_and_note(folder, f"{mode} goes on", {}, parallel, folder / f"state for {mode}")
+            run_and_note(folder, f"{mode} with dropout", DROPOUT, parallel, folder / f"state of {mode} with dropout")
+            begin_run(folder / f"state of {mode} cut off", parallel, DROPOUT)
+            run_and_note(folder, f"{mode} cut off", DROPOUT, parallel, folder / f"state of {mode} cut off")
+            whole_run(folder / f"whole {mode}", parallel, adapters=False)
+            whole_run(folder / f"whole {mode} with adapters", parallel, adapters=True)
+
+
+if __name__ == "__main__":
+    assert ALONE.is_main
+    main(Path(sys.argv[1]))

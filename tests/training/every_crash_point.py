@@ -2,8 +2,8 @@
 
 PYTHONPATH=src:tests python every_crash_point.py FOLDER EVERY
 
-Prints JSON, a list with an entry for each point: what was about to happen,
-whether the run that followed ended with the same files as the unbroken one.
+Prints JSON, a list with an entry for each point: what was about to happen, whether there was a state to go on from and
+whether all outputs were complete, and whether the run that followed ended with the same files as the unbroken one.
 
 A process of its own, with one thread, since it forks and threads would not survive that.
 """
@@ -96,10 +96,17 @@ def try_every_point(folder: Path, every: int, adapters: bool) -> list[dict[str, 
         if not change:
             assert status == 0
             break
+        at_kill = files_in(broken)
         status, _ = live(broken, adapters)
         after = files_in(broken)
         found.append(
-            {"point": point, "change": change.replace(str(broken), ""), "same": status == 0 and after == expected}
+            {
+                "point": point,
+                "change": change.replace(str(broken), ""),
+                "state": "models/resume/state.safetensors" in at_kill,
+                "complete": expected.items() <= at_kill.items(),
+                "same": status == 0 and after == expected,
+            }
         )
         shutil.rmtree(broken)
         point += every

@@ -260,6 +260,9 @@ def test_run_killed_before_any_change_to_the_file_system_ends_with_the_same_file
     for points in kinds.values():
         assert len(points) > 80 / every
         assert [point for point in points if not point["same"]] == []
+        first = next(i for i, point in enumerate(points) if point["state"])
+        lost = [point for point in points[first:] if not point["state"] and not point["complete"]]
+        assert lost == [], "the state may go only when nothing is left to do"
         changes = " ".join(point["change"] for point in points)
         assert "state.safetensors" in changes and "os.link" in changes and "metrics" in changes
 

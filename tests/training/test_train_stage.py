@@ -209,7 +209,7 @@ def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, 
     sent = time.monotonic()
     life.send(signal.SIGINT)
     assert life.wait() == 130
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - sent < 10
     last = life.log.splitlines()[-1]
     found = re.fullmatch(
         r"train\.py: stopped; state saved after step (\d+) of 45; `dvc repro` goes on from there", last

@@ -155,7 +155,7 @@ def test_repro_checks_the_settings_before_it_computes(plan):
 
 
 def test_help_lists_every_target(plan):
-    done = subprocess.run(["make", "help"], cwd=plan.folder, capture_output=True, text=True)
+    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=plan.folder, capture_output=True, text=True)
     listed = {line.split()[1] for line in done.stdout.splitlines()}
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert listed == set(targets) >= {"help", "repro", "smoke", "test", "lint", "bench"}

@@ -1,6 +1,7 @@
 """The files around the code: what they promise to a fresh machine."""
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -97,6 +98,11 @@ def test_every_source_file_is_visible_to_git(ignores):
 # Make
 
 
+def outside_make():
+    """The environment without what a make that runs these tests would hand on."""
+    return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 @pytest.fixture
 def plan(tmp_path):
     """What make would do on a fresh machine, as lines of shell."""
@@ -106,7 +112,8 @@ def plan(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
 
     def ask(target, *options):
-        done = subprocess.run(["make", "-n", *options, target], cwd=tmp_path, capture_output=True, text=True)
+        command = ["make", "-n", *options, target]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=outside_make())
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -155,7 +162,7 @@ def test_repro_checks_the_settings_before_it_computes(plan):
 
 
 def test_help_lists_every_target(plan):
-    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=plan.folder, capture_output=True, text=True)
+    done = subprocess.run(["make", "help"], cwd=plan.folder, capture_output=True, text=True, env=outside_make())
     listed = {line.split()[1] for line in done.stdout.splitlines()}
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert listed == set(targets) >= {"help", "repro", "smoke", "test", "lint", "bench"}

@@ -138,7 +138,7 @@ def test_check_of_another_file_judges_that_file(workspace, instruct):
     other.write_text('[{"instruction": "a", "input": "", "output": "b", "id": 5}]')
     status, out, err = instruct("check", "other.json")
     assert status == 1
-    assert err.splitlines()[0] == 'instruct: other.json[0]: "id" must be text that is not empty, is the number 5'
+    assert err.splitlines()[0] == 'instruct: other.json[0]: "id" must be text, is the number 5'
     assert "tiny.json:" not in out
 
 

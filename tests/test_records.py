@@ -56,9 +56,9 @@ def without(*names):
         ({**RECORD, "output": "a\ud800b"}, ['"output" holds half of a surrogate pair; correct the \\u escape']),
         ({**RECORD, "input": "\udfff"}, ['"input" holds half of a surrogate pair']),
         ({**RECORD, "id": "a\udc00"}, ['"id" holds half of a surrogate pair']),
-        ({**RECORD, "id": 3}, ['"id" must be text that is not empty, is the number 3']),
-        ({**RECORD, "id": " "}, ['"id" must be text that is not empty, is text']),
-        ({**RECORD, "kind": None}, ['"kind" must be text that is not empty, is null']),
+        ({**RECORD, "id": 3}, ['"id" must be text, is the number 3']),
+        ({**RECORD, "id": " "}, ['"id" is empty; fill it']),
+        ({**RECORD, "kind": None}, ['"kind" must be text, is null']),
         ({**RECORD, "ouput": "x"}, ['"ouput" is not a field of a record; did you mean output?']),
         ({**RECORD, "response": "x"}, ['"response" is not a field of a record']),
         (

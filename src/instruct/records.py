@@ -16,18 +16,24 @@ from instruct.files import read_json, write_json
 from instruct.params import did_you_mean
 
 REQUIRED = ("instruction", "input", "output")
-OPTIONAL = ("id", "kind")
+OPTIONAL = ("id", "kind", "group", "origin", "parent")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One record: an instruction, its input (may be empty), and the reference answer `output`."""
+    """One record: an instruction, its input (may be empty), and the reference answer `output`.
+
+    `group` is shared by near-duplicates. A record made from another names how (`origin`) and from which (`parent`).
+    """
 
     id: str
     instruction: str
     input: str
     output: str
     kind: str = ""
+    group: str = ""
+    origin: str = ""
+    parent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +102,10 @@ def find_problems(row: Any) -> list[str]:
         elif _lone_surrogate(row[name]):
             problems.append(f'"{name}" holds half of a surrogate pair; correct the \\u escape')
     for name in OPTIONAL:
-        if name in row and not (isinstance(row[name], str) and row[name].strip()):
-            problems.append(f'"{name}" must be text that is not empty, is {_kind_of(row[name])}')
+        if name in row and not isinstance(row[name], str):
+            problems.append(f'"{name}" must be text, is {_kind_of(row[name])}')
+        elif name == "id" and name in row and not row["id"].strip():
+            problems.append('"id" is empty; fill it, or leave it out to have one made')
         elif name in row and _lone_surrogate(row[name]):
             problems.append(f'"{name}" holds half of a surrogate pair; correct the \\u escape')
     for name in row:

@@ -35,6 +35,7 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
     set_params(tmp_path, **{"split.data": "data/tiny.json", "model.backbone": "gpt2-tiny-random"})
+    set_params(tmp_path, **{"split.strategy": "shuffled"})  # three prompts, four times each, make too few groups
     return tmp_path
 
 

@@ -148,7 +148,7 @@ def test_check_of_another_file_judges_that_file(workspace, instruct):
         (None, "there is no such file"),
         (b"", "the file is empty"),
         (b'[{"instruction": "a', "the file looks cut off"),
-        ('[{"instruction": "é'.encode("latin-1"), "not UTF-8 (byte 18 is 0xe9)"),
+        ('[{"instruction": "é", "input": "", "output": "e"}]'.encode("latin-1"), "the byte 0xe9, which is not UTF-8"),
         (b"{}", "must be a list of records, is an object"),
         (b"[]", "holds no records"),
         (json.dumps(RECORDS).encode(), "3 records leave nothing for test"),

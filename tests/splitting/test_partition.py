@@ -8,11 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct.errors import DataError
+from instruct.formats.columns import USUAL
 from instruct.records import Example, read_examples
 from instruct.splitting.partition import SplitParams, split_examples
 
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "seed" / "instruction-data.json"
-PARAMS = SplitParams(data="data.json", strategy="shuffled", train=0.85, val=0.05, test=0.1, seed=123, invalid="raise")
+PARAMS = SplitParams(
+    data="data.json",
+    strategy="shuffled",
+    train=0.85,
+    val=0.05,
+    test=0.1,
+    seed=123,
+    invalid="raise",
+    columns=USUAL,
+)
 
 
 def examples(count):

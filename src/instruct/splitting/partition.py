@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instruct.errors import DataError
+from instruct.formats.columns import Columns
 from instruct.params import require
 from instruct.records import Example
 
@@ -28,6 +29,7 @@ class SplitParams:
     test: float
     seed: int
     invalid: Literal["raise", "drop"]
+    columns: Columns
 
     def __post_init__(self) -> None:
         for part in PARTS:

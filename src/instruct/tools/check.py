@@ -14,6 +14,7 @@ from instruct.model.backbones import ModelParams, find_backbone
 from instruct.params import PARAMS_FILE, load_params, read_params
 from instruct.plotting.settings import PlotParams
 from instruct.runtime_params import RuntimeParams
+from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
 from instruct.text.prompts import PromptParams
 from instruct.training.settings import TrainParams
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[Any]] = {
     "train": TrainParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,
+    "servers": ServersParams,
     "plot": PlotParams,
 }
 

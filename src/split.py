@@ -9,8 +9,9 @@ from pathlib import Path
 
 from instruct.errors import DataError
 from instruct.files import write_json
+from instruct.formats.rows import check_rows
 from instruct.params import load_params
-from instruct.records import check_examples, write_records
+from instruct.records import write_records
 from instruct.splitting.index import RecordIndex
 from instruct.splitting.partition import PARTS, SplitParams, divide
 from instruct.splitting.summary import find_warnings, summarise
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 def main(data: Path, split: Path, metrics: Path) -> None:
     """Validate every record, divide the good ones, and count what happened to all."""
     params = load_params("split", SplitParams)
-    examples, problems = check_examples(data)
+    examples, problems = check_rows(data, params.columns)
     lines = [line for found in problems.values() for line in found]
     if problems and params.invalid == "raise":
         raise DataError("\n".join([*lines, f"{len(problems)} bad records; mend them, or set split.invalid: drop"]))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct.errors import DataError
+from instruct.formats.columns import USUAL
 from instruct.records import Example, read_examples
 from instruct.splitting.near_duplicates import DuplicatesParams
 from instruct.splitting.partition import SplitParams, split_examples
@@ -16,7 +17,7 @@ from instruct.splitting.partition import SplitParams, split_examples
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "seed" / "instruction-data.json"
 PARAMS = SplitParams(
     data="data.json", strategy="shuffled", train=0.85, val=0.05, test=0.1, stratify=True, seed=123, invalid="raise",
-    duplicates=DuplicatesParams(on="prompt", similarity=90.0, mode="group", method="auto"),
+    duplicates=DuplicatesParams(on="prompt", similarity=90.0, mode="group", method="auto"), columns=USUAL,
 )  # fmt: skip
 
 

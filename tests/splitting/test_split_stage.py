@@ -3,10 +3,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from instruct.formats.columns import USUAL
 from instruct.records import read_examples
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,7 @@ split:
   seed: 5
   invalid: {invalid}
   duplicates: {{on: prompt, similarity: 90, mode: group, method: auto}}
+  columns: {columns}
 """
 
 
@@ -35,7 +38,9 @@ def rows(count):
 
 
 def split(folder, data, *, invalid="raise", strategy="shuffled", params=PARAMS):
-    (folder / "params.yaml").write_text(params.format(invalid=invalid, strategy=strategy))
+    (folder / "params.yaml").write_text(
+        params.format(invalid=invalid, strategy=strategy, columns=json.dumps(asdict(USUAL)))
+    )
     (folder / "data.json").write_text(json.dumps(data))
     return subprocess.run(
         [sys.executable, str(ROOT / "src/split.py"), "data.json", "split", "metrics/split.json"],

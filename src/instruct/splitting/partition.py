@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from instruct.errors import DataError
+from instruct.formats.columns import Columns
 from instruct.params import require
 from instruct.records import Example
 from instruct.splitting.index import RecordIndex
@@ -40,6 +41,7 @@ class SplitParams:
     seed: int
     invalid: Literal["raise", "drop"]
     duplicates: DuplicatesParams
+    columns: Columns
 
     def __post_init__(self) -> None:
         for part in PARTS:

@@ -60,6 +60,7 @@ def assert_packed_equals_padded(model, examples, weight, *, rtol=1e-4, atol=2e-6
     return compared
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @families
 @pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
 def test_attention_over_a_block_mask_equals_that_over_gathered_rows(family, examples):

@@ -31,7 +31,7 @@ def rows_per_band(similarity: float) -> int:
 
 
 def find_candidates(texts: Sequence[str], similarity: float) -> Iterator[Iterator[NDArray[np.int64]]]:
-    """For each band, some at a time, the pairs (earlier, later) that share it and whose lengths allow the similarity."""
+    """For each band, some at a time, the pairs (earlier, later) that share it and may be similar by their lengths."""
     bands = hash_bands(texts, rows_per_band(similarity))
     lengths = np.fromiter((len(text) for text in texts), np.int32, len(texts))
 

@@ -28,7 +28,7 @@ FIELDS = {
     "whole": ("instruction", "input", "output"),
 }
 EXACT_LIMIT = 5_000  # distinct texts; up to here every pair is compared, which takes about three seconds
-BLOCK_PAIRS = 4_000_000
+BLOCK_PAIRS = 500_000
 Links = NDArray[np.int64]  # (n, 2): the earlier and the later text of each, sorted by the later
 
 
@@ -133,7 +133,7 @@ def _compare_all(texts: Sequence[str], similarity: float) -> Links:
     parts = [np.empty((0, 2), np.int64)]
     start = 0
     while start < len(texts):
-        end = min(len(texts), start + max(1, BLOCK_PAIRS // (start + 1000)))
+        end = min(len(texts), start + max(256, BLOCK_PAIRS // (start + 1000)))
         ratios = process.cdist(
             texts[start:end], texts[:end], scorer=fuzz.ratio, score_cutoff=similarity, dtype=np.float32
         )
@@ -162,8 +162,8 @@ def _compare_candidates(texts: Sequence[str], similarity: float) -> Links:
 
 def _are_similar(texts: Sequence[str], pairs: Links, similarity: float) -> NDArray[np.bool_]:
     found = [np.empty(0, np.float32)]
-    for start in range(0, len(pairs), BLOCK_PAIRS // 8):
-        block = pairs[start : start + BLOCK_PAIRS // 8].tolist()
+    for start in range(0, len(pairs), BLOCK_PAIRS):
+        block = pairs[start : start + BLOCK_PAIRS].tolist()
         left, right = [texts[i] for i, _ in block], [texts[j] for _, j in block]
         found.append(process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=similarity, dtype=np.float32))
     return np.concatenate(found) > 0

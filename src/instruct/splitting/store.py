@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields, replace
 
 from instruct.records import Example
 from instruct.splitting.index import RecordIndex
 from instruct.splitting.partition import Division
 from instruct.splitting.text_file import TextFile
+
+_NAMES = [field.name for field in fields(Example)]
 
 
 class RecordStore:
@@ -19,12 +22,14 @@ class RecordStore:
     def add(self, example: Example) -> None:
         """Keep the next record."""
         self.index.add(example)
-        self._records.append(json.dumps(list(vars(example).values())))
+        self._records.append(json.dumps([getattr(example, name) for name in _NAMES]))
+
+    def read(self, record: int) -> Example:
+        """A record by its number."""
+        return Example(**dict(zip(_NAMES, json.loads(self._records[record]), strict=True)))
 
     def read_part(self, division: Division, part: str) -> Iterator[Example]:
         """The records of a part in their order, each with its group."""
-        names = list(Example.__dataclass_fields__)
         for record in division.order:
             if division.parts[record] == part:
-                values = dict(zip(names, json.loads(self._records[record]), strict=True))
-                yield Example(**{**values, "group": self.index.ids[division.groups[record]]})
+                yield replace(self.read(record), group=self.index.ids[division.groups[record]])

@@ -2,19 +2,21 @@
 
 import mmap
 import tempfile
+import weakref
 from array import array
 from collections.abc import Sequence
 from typing import overload
 
 
 class TextFile(Sequence[str]):
-    """Texts in a temporary file that vanishes with the process; memory holds where each one ends.
+    """Texts in a temporary file that vanishes with this object; memory holds where each one ends.
 
     Read only after the last `append`: the file is then mapped, and the system keeps of it what memory allows.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="instruct-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._ends = array("q", [0])
         self._map: mmap.mmap | bytes | None = None
 

@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean
+.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean bench-data
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,8 @@ bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against tra
 
 bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a set latency
 	python tests/benchmarks/bench_judge.py $(ARGS)
+bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
+	python tests/benchmarks/bench_data.py $(ARGS)
 
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q pip-tools

@@ -88,6 +88,31 @@ def fetch(
         print(f"{path}: verified")
 
 
+@app.command()
+def duplicates(
+    files: Annotated[list[Path], typer.Argument(help="data files; duplicates are found within and across them")],
+    on: Annotated[str | None, typer.Option(help="instruction, input, output, prompt or whole")] = None,
+    similarity: Annotated[float | None, typer.Option(help="0-100, from 50")] = None,
+    mode: Annotated[str | None, typer.Option(help="report, drop or group; the latter two write --out")] = None,
+    method: Annotated[str | None, typer.Option(help="auto, exact or minhash")] = None,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for the records that stay, each with its group")] = None,
+    show: Annotated[int, typer.Option(min=0, help="how many groups to print, the largest first")] = 10,
+) -> None:
+    """Find exact and near duplicates; what is not said is as in params.yaml's split.duplicates, but mode: report."""
+    from dataclasses import asdict
+
+    from instruct.params import build, load_params
+    from instruct.splitting.near_duplicates import DuplicatesParams
+    from instruct.splitting.partition import SplitParams
+    from instruct.tools.duplicates import find_in_files
+
+    params = load_params("split", SplitParams)
+    given = {"on": on, "similarity": similarity, "mode": mode or "report", "method": method}
+    values = {**asdict(params.duplicates), **{name: value for name, value in given.items() if value is not None}}
+    chosen = build(DuplicatesParams, values, where="instruct duplicates")
+    print("\n".join(find_in_files(files, chosen, params.columns, out=out, show=show)))
+
+
 @app.command("import-data")
 def import_data(name: Annotated[str, typer.Argument(help="a name from data/sources.yaml")]) -> None:
     """Bring another data set in with `dvc import-url`, checksum verified."""

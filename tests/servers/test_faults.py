@@ -90,7 +90,8 @@ def test_every_fault_is_survived_by_itself(monkeypatch):
             judge.close()
             assert server.ledger[7] == ([fault, "right"] if fault in TRANSIENT else [fault]), fault
             if fault in TRANSIENT:
-                assert (reply.text, reply.attempts) == (right_text(7), 2), fault
+                more = reply.attempts > 2 and fault == "refuse"  # as often as nobody listened
+                assert reply.text == right_text(7) and (reply.attempts == 2 or more), fault
 
 
 def test_progress_is_told_without_a_terminal(monkeypatch, caplog):

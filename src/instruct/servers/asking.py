@@ -25,7 +25,7 @@ def ask_all(
     *,
     cache: ReplyCache | None,
     workers: int,
-    unit: str = "reply",
+    unit: str = "request",
     total: int | None = None,
 ) -> list[Reply]:
     """A reply to each request, in order.

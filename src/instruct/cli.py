@@ -187,4 +187,6 @@ def power(
 def _read_runs(names: str) -> list["Run"]:
     from instruct.comparing.runs import read_run
 
+    if not names.strip(","):
+        raise ParamsError("give a revision, a DVC experiment or `workspace`")
     return [read_run(name, Path.cwd()) for name in names.split(",") if name]

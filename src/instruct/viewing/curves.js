@@ -80,7 +80,7 @@ const drawCurves = () => {
     const path = svg('path', { class: 'line', d: `M${points.join('L')}`, stroke: line.color, 'stroke-dasharray': line.dash })
     path.append(svg('title', {}, runs[line.index].name))
     picture.append(path)
-    if (points.length < 60) for (const point of points) picture.append(svg('circle', { cx: point.split(',')[0], cy: point.split(',')[1], r: 3, fill: line.color }))
+    if (points.length <= 20) for (const point of points) picture.append(svg('circle', { cx: point.split(',')[0], cy: point.split(',')[1], r: 3, fill: line.color }))
   }
   picture.append(svg('line', { class: 'cross', y1: TOP, y2: HEIGHT - BOTTOM, visibility: 'hidden' }))
   chart.append(picture)

@@ -8,9 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.errors import InstructError
+from instruct.errors import DataError, InstructError
 from instruct.files import read_text, write_text
-from instruct.plotting.report import template_environment
+from instruct.plotting.gather import page_values, read_run
+from instruct.plotting.report import inline_svg, template_environment
 from instruct.viewing.blocks import Blocks, run_data, script_json
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.revisions import names_of_commits
@@ -19,6 +20,8 @@ from instruct.viewing.table import build_table
 
 HERE = Path(__file__).parent
 SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
+SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
+FIGURES = ("loss", "learning_rate", "scores")
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
 
@@ -29,8 +32,22 @@ def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
     place = find_place(runs, against)
     names = names_of_commits(root, [run.revision for run in runs])
-    write_text(output, render(runs, names, place))
+    write_text(output, render(runs, names, place, workspace_report(root)))
     return runs
+
+
+def workspace_report(root: Path) -> Markup:
+    """The sections of the report on the run in the workspace, or a line that says why there are none."""
+    try:
+        run = read_run(root / "metrics", root / "data")
+        figures = {name: inline_svg(root / "metrics" / "report" / f"{name}.svg") for name in FIGURES}
+        values = {**page_values(run, 0), "figures": figures}
+        environment = template_environment()
+        return Markup("\n").join(
+            Markup(environment.get_template(f"sections/{name}.html").render(**values)) for name in SECTIONS
+        )
+    except DataError as error:
+        return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error))
 
 
 def find_place(runs: Sequence[Run], against: str | None) -> int:
@@ -43,7 +60,7 @@ def find_place(runs: Sequence[Run], against: str | None) -> int:
     return (named or firm or judged or [0])[0]
 
 
-def render(runs: Sequence[Run], names: dict[str, str], against: int) -> str:
+def render(runs: Sequence[Run], names: dict[str, str], against: int, report: Markup) -> str:
     """The whole page as text; its only scripts are ours, by their hash."""
     columns, rows = build_table(runs, names, against)
     blocks, data, room = Blocks(), [], MOST_ANSWERS
@@ -62,6 +79,7 @@ def render(runs: Sequence[Run], names: dict[str, str], against: int) -> str:
         "script": Markup(script),
         "script_hash": f"sha256-{digest}",
         "view_css": Markup(read_text(HERE / "view.css")),
+        "report": report,
         "left_out": sum(values["left_out"] for values in data),
     }
     return template_environment(HERE).get_template("view.html").render(**values_of_page)

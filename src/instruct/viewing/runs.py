@@ -55,7 +55,8 @@ def read_run(revision: Revision, files: Mapping[str, bytes]) -> Run:
     if results and len([one for one in answers.values() if one]) < len(ANSWERS):
         answers = {}
         missing.append("answers not in DVC's cache; `dvc fetch` brings them")
-    scores = {name: _scores(name, rows, judgements) for name in results.get("judges", {})}
+    columns = dict.fromkeys(name.rpartition(".")[0] for name in (rows[0] if rows else {}) if "." in name)
+    scores = {name: _scores(name, rows, judgements) for name in {**results.get("judges", {}), **columns}}
     records = [{key: row.get(key) or "" for key in ("id", "kind")} for row in rows if row.get("id")]
     return Run(
         revision=revision,

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from markupsafe import Markup
+
 from instruct.evaluation.statistics import Paired, paired_test
 from instruct.plotting.results import MEASURES
 from instruct.plotting.verdict import ALPHA
@@ -25,6 +27,11 @@ class Column:
     shown: bool = True
     best: str = "descending"
     title: str = ""
+
+    @property
+    def head(self) -> Markup:
+        """The label with places to break the line inside a setting's name."""
+        return Markup("{}").format(self.label).replace(".", Markup(".<wbr>")).replace("_", Markup("_<wbr>"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +163,7 @@ def _score_cells(run: Run, against: Run, judge: str) -> dict[str, Cell]:
         cells[f"score:{judge}"] = Cell(text=f"{tuned['mean']:.1f}", small=spread, value=tuned["mean"])
     if difference["count"]:
         cells[f"gain:{judge}"] = _difference_cell(
-            difference["mean"], difference["low"], difference["high"], difference["p_value"]
+            difference["mean"], difference["low"], difference["high"], difference["p_value"], verdict=False
         )
     if run is against:
         cells[f"diff:{judge}"] = Cell(text="is the measure", value=0.0)
@@ -166,15 +173,18 @@ def _score_cells(run: Run, against: Run, judge: str) -> dict[str, Cell]:
         cells[f"diff:{judge}"] = Cell(text=reason)
     else:
         one = paired.difference
-        cells[f"diff:{judge}"] = _difference_cell(one.mean, one.low, one.high, paired.p_value)
+        cells[f"diff:{judge}"] = _difference_cell(one.mean, one.low, one.high, paired.p_value, verdict=True)
     return cells
 
 
-def _difference_cell(mean: float, low: float, high: float, p_value: float) -> Cell:
-    verdict, tone = "not distinguishable", ""
+def _difference_cell(mean: float, low: float, high: float, p_value: float, *, verdict: bool) -> Cell:
+    said, tone = "not distinguishable", ""
     if p_value <= ALPHA:
-        verdict, tone = ("better", "good") if mean > 0 else ("worse", "bad")
-    return Cell(text=f"{mean:+.1f} {verdict}", small=f"{low:+.1f} to {high:+.1f}, p = {p_value:.2g}", value=mean, tone=tone)
+        said, tone = ("better", "good") if mean > 0 else ("worse", "bad")
+    interval = f"{low:+.1f} to {high:+.1f}"
+    if not verdict:
+        return Cell(text=f"{mean:+.1f}", small=interval, value=mean, tone=tone)
+    return Cell(text=f"{mean:+.1f} {said}", small=f"{interval}, p = {p_value:.2g}", value=mean, tone=tone)
 
 
 def _number(value: Any, form: str) -> Cell:
@@ -186,8 +196,7 @@ def _setting(params: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> C
     if key not in params:
         return Cell()
     value = params[key]
-    text = f"{value:g}" if isinstance(value, float) else {True: "true", False: "false"}.get(value, str(value)) \
-        if isinstance(value, bool) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return Cell(text=text, value=float(value) if plain else text, tone="changed" if value != usual.get(key) else "")
 

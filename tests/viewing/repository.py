@@ -39,7 +39,9 @@ class Repository:
         tuned = [min(100.0, max(0.0, draw.gauss(mean, 10))) for _ in ids]
         params = {**PARAMS, "train": {**PARAMS["train"], "lr": lr, **fields}}
         self.put("params.yaml", yaml.safe_dump(params))
-        self.put_json("metrics/train.json", {"best_val_loss": round(60 / mean, 4), "last_train_loss": 0.9, "steps": steps})
+        self.put_json(
+            "metrics/train.json", {"best_val_loss": round(60 / mean, 4), "last_train_loss": 0.9, "steps": steps}
+        )
         self.put_json("metrics/evaluate.json", evaluate_json(ids, base, tuned, judges))
         self.put("metrics/scores.csv", scores_csv(ids, base, tuned, judges))
         for name, loss in (("train", 3.0), ("val", 2.5)):
@@ -48,7 +50,10 @@ class Repository:
             self.put(f"metrics/curves/{name}.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
         outs = []
         for system, path in (("base", "data/base_responses.json"), ("tuned", "data/responses.json")):
-            rows = [response(id_, f"{text} of {system} {seed if system == 'tuned' else ''}", place) for place, id_ in enumerate(ids)]
+            rows = [
+                response(id_, f"{text} of {system} {seed if system == 'tuned' else ''}", place)
+                for place, id_ in enumerate(ids)
+            ]
             outs.append(self.put_json(path, rows, keep=keep))
         scored = zip(("base", "tuned"), (base, tuned), strict=True)
         judged = [
@@ -89,8 +94,9 @@ class Repository:
 def response(id_, text, place=0, **fields):
     values = {
         "id": id_, "instruction": f"Question {id_}?", "input": "", "output": f"right {id_}", "kind": KINDS[place % 3],
-        "group": "", "origin": "", "parent": "", "response": text, "stop_reason": "end_of_text" if place % 4 else "length",
-        "prompt_tokens": 9, "response_tokens": 3, "truncated_tokens": 5 if place == 1 else 0, "samples": [],
+        "group": "", "origin": "", "parent": "", "response": text,
+        "stop_reason": "end_of_text" if place % 4 else "length", "prompt_tokens": 9, "response_tokens": 3,
+        "truncated_tokens": 5 if place == 1 else 0, "samples": [],
     }  # fmt: skip
     return {**values, **fields}
 

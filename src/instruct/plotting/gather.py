@@ -79,6 +79,8 @@ def _count_truncated(answers: Sequence[Response]) -> int:
 
 
 def _rows_of(value: Any, path: Path) -> list[dict[str, Any]]:
-    if isinstance(value, list) and all(isinstance(row, dict) and {"id", "system", "score"} <= set(row) for row in value):
+    if isinstance(value, list) and all(
+        isinstance(row, dict) and {"id", "system", "score"} <= set(row) for row in value
+    ):
         return value
     raise DataError(f"{path}: is no file of judgements; run `dvc repro evaluate`")

@@ -28,7 +28,7 @@ def template_environment(*folders: Path) -> Environment:
 def write_page(path: Path, values: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
     """Render the page with the figures inside it."""
     inlined = {name: inline_svg(figure) for name, figure in figures.items()}
-    write_text(path, template_environment().get_template("report.html").render(figures=inlined, **values))
+    write_text(path, template_environment().get_template("page.html").render(figures=inlined, **values))
 
 
 def inline_svg(path: Path) -> Markup:

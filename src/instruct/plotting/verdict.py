@@ -10,7 +10,7 @@ def name_score(identity: Mapping[str, Any]) -> str:
     """What the score is: similarity to the reference, or the opinion of a named model."""
     if "score" in identity:
         return str(identity["score"])
-    kind = identity.get("judge") or identity.get("server") or "a judge"
+    kind = identity.get("judge") or identity.get("server") or "a judge that left no name"
     return f"judged by {identity['model']} through {kind}" if "model" in identity else f"judged by {kind}"
 
 

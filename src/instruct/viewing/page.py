@@ -54,7 +54,9 @@ def find_place(runs: Sequence[Run], against: str | None) -> int:
     """Which run the others are compared with: the one named, else the first with scores that is a commit."""
     named = [place for place, run in enumerate(runs) if run.revision.name == against]
     if against and not named:
-        raise InstructError(f"{against}: there is no such run; there are {', '.join(run.revision.name for run in runs)}")
+        raise InstructError(
+            f"{against}: there is no such run; there are {', '.join(run.revision.name for run in runs)}"
+        )
     judged = [place for place, run in enumerate(runs) if run.results]
     firm = [place for place in judged if runs[place].revision.kind == "revision"]
     return (named or firm or judged or [0])[0]

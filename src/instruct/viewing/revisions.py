@@ -1,4 +1,4 @@
-"""Which runs there are: the workspace, revisions of Git and experiments of DVC; and their files, read from Git alone."""
+"""Which runs there are: workspace, revisions of Git, experiments of DVC; and their files, read from Git alone."""
 
 import re
 import subprocess

@@ -56,7 +56,9 @@ class Row:
 def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> tuple[list[Column], list[Row]]:
     """Columns and rows for all runs; `against` is the place of the run that the others are compared with."""
     settings = varying_settings(runs)
-    judges = sorted({name for run in runs for name in run.results.get("judges", {})}, key=lambda name: _rank(runs, name))
+    judges = sorted(
+        {name for run in runs for name in run.results.get("judges", {})}, key=lambda name: _rank(runs, name)
+    )
     columns = [*score_columns(judges, runs[against]), *training_columns(), *measure_columns()]
     columns += [
         Column(key=f"set:{name}", label=name, number=_all_numbers(runs, name), shown=place < SHOWN_SETTINGS)
@@ -83,9 +85,16 @@ def score_columns(judges: Sequence[str], against: Run) -> list[Column]:
         of = f" ({judge})" if len(judges) > 1 else ""
         name, first = against.revision.name, place == 0
         columns += [
-            Column(key=f"score:{judge}", label=f"score{of}", shown=place < 2, title=f"mean score of the tuned model by {judge}"),
+            Column(
+                key=f"score:{judge}",
+                label=f"score{of}",
+                shown=place < 2,
+                title=f"mean score of the tuned model by {judge}",
+            ),
             Column(key=f"gain:{judge}", label=f"gain on base{of}", shown=first, title="tuned minus untuned backbone"),
-            Column(key=f"diff:{judge}", label=f"against {name}{of}", shown=first, title=f"paired difference from {name}"),
+            Column(
+                key=f"diff:{judge}", label=f"against {name}{of}", shown=first, title=f"paired difference from {name}"
+            ),
             Column(key=f"unscored:{judge}", label=f"not scored{of}", shown=False, best="ascending"),
         ]
     return columns

@@ -12,6 +12,7 @@ import yaml
 
 CONFIG = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
 PARAMS = {"model": {"backbone": "smollm2-135m"}, "train": {"lr": 2e-4, "epochs": 1, "lora": {"r": 0}}}
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><path d="M0 0L9 9" stroke="#000"/></svg>'
 KINDS = ("facts", "sums", "spelling")
 
 
@@ -40,8 +41,19 @@ class Repository:
         params = {**PARAMS, "train": {**PARAMS["train"], "lr": lr, **fields}}
         self.put("params.yaml", yaml.safe_dump(params))
         self.put_json(
-            "metrics/train.json", {"best_val_loss": round(60 / mean, 4), "last_train_loss": 0.9, "steps": steps}
+            "metrics/train.json",
+            {
+                "best_val_loss": round(60 / mean, 4),
+                "last_train_loss": 0.9,
+                "steps": steps,
+                "best_step": 9,
+                "initial_val_loss": 3.0,
+                "last_val_loss": 2.0,
+            },
         )
+        self.put_json("metrics/split.json", {"train": 6, "val": 2, "test": self.records})
+        for name in ("loss", "learning_rate", "scores"):
+            self.put(f"metrics/report/{name}.svg", SVG)
         self.put_json("metrics/evaluate.json", evaluate_json(ids, base, tuned, judges))
         self.put("metrics/scores.csv", scores_csv(ids, base, tuned, judges))
         for name, loss in (("train", 3.0), ("val", 2.5)):

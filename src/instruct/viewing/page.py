@@ -47,7 +47,7 @@ def workspace_report(root: Path) -> Markup:
             Markup(environment.get_template(f"sections/{name}.html").render(**values)) for name in SECTIONS
         )
     except DataError as error:
-        return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error))
+        return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error).replace(f"{root}/", ""))
 
 
 def find_place(runs: Sequence[Run], against: str | None) -> int:

@@ -2,13 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser import Browser, find_chromium
+from markupsafe import Markup
 from viewing.repository import Repository, response
 
-from instruct.viewing.page import write_view
+from instruct.viewing.collect import collect_runs
+from instruct.viewing.page import render, write_view
+from instruct.viewing.revisions import Revision
 
 LOOK = (Path(__file__).parent / "look.js").read_text(encoding="utf-8")
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
@@ -322,17 +326,29 @@ def test_no_script_but_the_pages_own_may_run(browser, page):
 def test_fifty_runs_and_ten_thousand_answers_stay_one_page_at_a_time(browser, tmp_path):
     repository = Repository(tmp_path, records=200)
     repository.write()
-    repository.commit()
-    for i in range(1, 50):
-        repository.write(mean=30.0 + i, seed=i, lr=i * 1e-5)
-        repository.keep_as_experiment(f"e{i}")
+    (one,) = collect_runs(tmp_path)
+    runs = [
+        replace(
+            one,
+            revision=Revision(name=f"e{i}", kind="experiment", commit=f"{i:040x}"),
+            params={**one.params, "train.lr": i / 1e5},
+            train={**one.train, "best_val_loss": 1 + i / 100},
+            answers={s: [{**row, "response": f"{s} {i}"} for row in rows] for s, rows in one.answers.items()},
+        )
+        for i in range(50)
+    ]
     output = tmp_path / "view.html"
-    assert len(write_view(tmp_path, output)) == 50
+    output.write_text(render(runs, {}, 0, Markup("")), encoding="utf-8")
     load(browser, output)
     assert len(rows(browser)) == 50
-    browser.click(head("score:reference"))
+    browser.click(head("set:train.lr"))
     assert rows(browser)[0] == "e49"
+    assert browser.run("curveLines().length") < 10  # not all at once before they are asked for
+    browser.click("#curves-all")
+    assert browser.run("curveLines().length") == 50
     assert browser.run("all('#answers-list article').length") == 20
-    fill(browser, "answers-find", "r199")
+    choose(browser, "answers-run", "49")
+    fill(browser, "answers-find", "r199 tuned")
     assert shown(browser) == ["r199"]
+    assert "tuned 49" in browser.run("document.getElementById('answers-list').textContent")
     assert browser.errors == []

@@ -23,7 +23,7 @@ def main(page: Path, picture: Path) -> None:
     if errors:
         sys.exit(f"{page}: {errors[0]}")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    shot.convert("RGB").quantize(64).save(picture, optimize=True)
+    shot.convert("RGB").quantize(128).save(picture, optimize=True)
     print(f"{picture}: {picture.stat().st_size / 1000:.0f} kB")
 
 

@@ -5,7 +5,7 @@ from scipy.stats import permutation_test
 from viewing.repository import Repository
 
 from instruct.viewing.collect import collect_runs
-from instruct.viewing.table import build_table, compare_runs, varying_settings
+from instruct.viewing.table import build_table, compare_all, compare_runs, varying_settings
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,22 @@ def test_only_settings_that_differ_have_a_column(runs):
 def test_the_verdict_is_clear_for_a_clear_difference_only(runs):
     _, rows = build_table([runs["main"], runs["far"], runs["main"]], {}, 0)
     assert rows[1].cells["diff:reference"].text.endswith(" better")
-    assert rows[2].cells["diff:reference"].text == "is the measure"
+    assert rows[2].cells["diff:reference"].text == "(this run)"
     _, rows = build_table([runs["far"], runs["main"]], {}, 0)
     assert rows[1].cells["diff:reference"].text.endswith(" worse")
     _, rows = build_table([runs["main"], runs["close"]], {}, 0)
-    assert rows[1].cells["diff:reference"].text.endswith(" not distinguishable")
+    assert rows[1].cells["diff:reference"].text.endswith(" not\u00a0distinguishable")
+
+
+def test_near_duplicates_count_once(runs):
+    """Thirty records of one group are one observation: nothing can be said of them."""
+    alike = replace(runs["far"], records=[{**record, "group": "g"} for record in runs["far"].records])
+    assert compare_runs(runs["far"], runs["main"], "reference")[0].p_value < 0.01
+    assert compare_runs(alike, runs["main"], "reference")[0].p_value == 1.0
+
+
+def test_p_values_are_corrected_for_the_number_of_runs(runs):
+    cells = compare_all([runs["main"], *[runs["close"]] * 5], runs["main"], "reference")
+    p_value = compare_runs(runs["close"], runs["main"], "reference")[0].p_value
+    assert 0.01 < p_value < 0.2
+    assert {cell.small.split("p = ")[1] for cell in cells[1:]} == {f"{min(1.0, 5 * p_value):.2g}"}

@@ -57,7 +57,7 @@ def read_run(revision: Revision, files: Mapping[str, bytes]) -> Run:
         missing.append("answers not in DVC's cache; `dvc fetch` brings them")
     columns = dict.fromkeys(name.rpartition(".")[0] for name in (rows[0] if rows else {}) if "." in name)
     scores = {name: _scores(name, rows, judgements) for name in {**results.get("judges", {}), **columns}}
-    records = [{key: row.get(key) or "" for key in ("id", "kind")} for row in rows if row.get("id")]
+    records = [{key: row.get(key) or "" for key in ("id", "kind", "group")} for row in rows if row.get("id")]
     return Run(
         revision=revision,
         params=params,

@@ -6,13 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.evaluation.statistics import Paired, paired_test
 from instruct.plotting.results import MEASURES
-from instruct.plotting.verdict import ALPHA
+from instruct.statistics import ALPHA, Paired, holm, paired_test
 from instruct.viewing.runs import Run
 
-RESAMPLES = 2000
-SEED = 123
+RESAMPLES, SEED = 10_000, 123
+MOST_FLIPS = 5_000_000  # signs drawn for one comparison, so that fifty of them with 10,000 records take seconds
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on
 Value = float | str | None
 
@@ -56,16 +55,38 @@ class Row:
 def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> tuple[list[Column], list[Row]]:
     """Columns and rows for all runs; `against` is the place of the run that the others are compared with."""
     settings = varying_settings(runs)
-    judges = sorted(
-        {name for run in runs for name in run.results.get("judges", {})}, key=lambda name: _rank(runs, name)
-    )
-    columns = [*score_columns(judges, runs[against]), *training_columns(), *measure_columns()]
+    judges = {name for run in runs for name in run.results.get("judges", {})}
+    ranked = sorted(judges, key=lambda name: (all(run.judge != name for run in runs), name))
+    columns = [*score_columns(ranked, runs[against]), *training_columns(), *measure_columns()]
     columns += [
         Column(key=f"set:{name}", label=name, number=_all_numbers(runs, name), shown=place < SHOWN_SETTINGS)
         for place, name in enumerate(settings)
     ]
     columns.append(Column(key="when", label="committed", number=False, shown=False))
-    return columns, [_row(run, runs[against], judges, settings, names) for run in runs]
+    differences = {judge: compare_all(runs, runs[against], judge) for judge in ranked}
+    rows = []
+    for place, run in enumerate(runs):
+        cells = {f"diff:{judge}": differences[judge][place] for judge in ranked}
+        for judge in ranked:
+            cells |= _score_cells(run, judge)
+        rows.append(Row(run=run, note=_origin(run, names), cells=cells | _other_cells(run, runs[against], settings)))
+    return columns, rows
+
+
+def compare_all(runs: Sequence[Run], against: Run, judge: str) -> list[Cell]:
+    """Each run's difference from one of them; the p-values are corrected for their number (Holm, 1979)."""
+    found = [(None, "(this run)") if run is against else compare_runs(run, against, judge) for run in runs]
+    compared = [place for place, (paired, _) in enumerate(found) if paired]
+    corrected = holm([paired.p_value for paired, _ in found if paired])
+    cells = [
+        Cell(text=reason, value=0.0 if run is against else None) for run, (_, reason) in zip(runs, found, strict=True)
+    ]
+    for place, p_value in zip(compared, corrected, strict=True):
+        paired = found[place][0]
+        assert paired
+        one = paired.difference
+        cells[place] = _difference_cell(one.mean, one.low, one.high, p_value, verdict=True)
+    return cells
 
 
 def varying_settings(runs: Sequence[Run]) -> list[str]:
@@ -133,61 +154,56 @@ def compare_runs(one: Run, other: Run, judge: str) -> tuple[Paired | None, str]:
     if reason:
         return None, reason
     mine, its = one.scores.get(judge, {}), other.scores.get(judge, {})
-    both = [(before, after) for key, after in mine.items() if key[0] == "tuned" for before in [its.get(key)]]
-    pairs = [(before, after) for before, after in both if before is not None and after is not None]
+    groups = {record["id"]: record["group"] or record["id"] for record in one.records}
+    pairs = [
+        (before, after, groups.get(id_, id_))
+        for (system, id_), after in mine.items()
+        if system == "tuned" and after is not None and (before := its.get((system, id_))) is not None
+    ]
     if not pairs:
         return None, "no scores of single records"
-    before, after = zip(*pairs, strict=True)
-    return paired_test(before, after, resamples=RESAMPLES, seed=SEED), ""
+    theirs, ours, together = zip(*pairs, strict=True)
+    resamples = max(1000, min(RESAMPLES, MOST_FLIPS // len(pairs)))
+    return paired_test(theirs, ours, resamples=resamples, seed=SEED, groups=together), ""
 
 
-def _row(run: Run, against: Run, judges: Sequence[str], settings: Sequence[str], names: Mapping[str, str]) -> Row:
-    cells: dict[str, Cell] = {}
-    for judge in judges:
-        cells |= _score_cells(run, against, judge)
-    for key, name, form in (
-        ("val_loss", "best_val_loss", "{:.3f}"),
-        ("train_loss", "last_train_loss", "{:.3f}"),
-        ("steps", "steps", "{:.0f}"),
-    ):
-        cells[key] = _number(run.train.get(name), form)
-    for key in MEASURES:
-        cells[f"measure:{key}"] = _number(run.results.get("reference", {}).get("tuned", {}).get(key), "{:.1f}")
-    for key in settings:
-        cells[f"set:{key}"] = _setting(run.params, against.params, key)
-    when = run.revision.when
-    cells["when"] = Cell(text=when[:16].replace("T", " "), value=when or None)
-    note = f"from {names.get(run.revision.baseline, run.revision.baseline[:7])}" if run.revision.baseline else ""
-    return Row(run=run, note=note, cells=cells)
+def _other_cells(run: Run, against: Run, settings: Sequence[str]) -> dict[str, Cell]:
+    """Losses, measures of likeness, settings and the date."""
+    cells = {
+        "val_loss": _number(run.train.get("best_val_loss"), "{:.3f}"),
+        "train_loss": _number(run.train.get("last_train_loss"), "{:.3f}"),
+        "steps": _number(run.train.get("steps"), "{:.0f}"),
+        "when": Cell(text=run.revision.when[:16].replace("T", " "), value=run.revision.when or None),
+    }
+    measured = run.results.get("reference", {}).get("tuned", {})
+    cells |= {f"measure:{key}": _number(measured.get(key), "{:.1f}") for key in MEASURES}
+    return cells | {f"set:{key}": _setting(run.params, against.params, key) for key in settings}
 
 
-def _score_cells(run: Run, against: Run, judge: str) -> dict[str, Cell]:
+def _origin(run: Run, names: Mapping[str, str]) -> str:
+    """Where an experiment began."""
+    start = run.revision.baseline
+    return f"from {names.get(start, start[:7])}" if start else ""
+
+
+def _score_cells(run: Run, judge: str) -> dict[str, Cell]:
+    """A judge's mean of the tuned model, its gain on the base model, and what has no score."""
     found = run.results.get("judges", {}).get(judge)
     if not found:
         return {}
     tuned, difference = found["tuned"], found["difference"]
     cells = {f"unscored:{judge}": _number(tuned["unscored"], "{:.0f}")}
     if tuned["scored"]:
-        spread = f"{tuned['low']:.1f} to {tuned['high']:.1f}" if "low" in tuned else ""
-        cells[f"score:{judge}"] = Cell(text=f"{tuned['mean']:.1f}", small=spread, value=tuned["mean"])
+        interval = f"{tuned['low']:.1f} to {tuned['high']:.1f}" if "low" in tuned else ""
+        cells[f"score:{judge}"] = Cell(text=f"{tuned['mean']:.1f}", small=interval, value=tuned["mean"])
     if difference["count"]:
-        cells[f"gain:{judge}"] = _difference_cell(
-            difference["mean"], difference["low"], difference["high"], difference["p_value"], verdict=False
-        )
-    if run is against:
-        cells[f"diff:{judge}"] = Cell(text="is the measure", value=0.0)
-        return cells
-    paired, reason = compare_runs(run, against, judge)
-    if paired is None:
-        cells[f"diff:{judge}"] = Cell(text=reason)
-    else:
-        one = paired.difference
-        cells[f"diff:{judge}"] = _difference_cell(one.mean, one.low, one.high, paired.p_value, verdict=True)
+        numbers = (difference[key] for key in ("mean", "low", "high", "p_value"))
+        cells[f"gain:{judge}"] = _difference_cell(*numbers, verdict=False)
     return cells
 
 
 def _difference_cell(mean: float, low: float, high: float, p_value: float, *, verdict: bool) -> Cell:
-    said, tone = "not distinguishable", ""
+    said, tone = "not\u00a0distinguishable", ""
     if p_value <= ALPHA:
         said, tone = ("better", "good") if mean > 0 else ("worse", "bad")
     interval = f"{low:+.1f} to {high:+.1f}"
@@ -213,7 +229,3 @@ def _setting(params: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> C
 def _all_numbers(runs: Sequence[Run], key: str) -> bool:
     values = [run.params[key] for run in runs if key in run.params]
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def _rank(runs: Sequence[Run], judge: str) -> tuple[bool, str]:
-    return (all(run.judge != judge for run in runs), judge)

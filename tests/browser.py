@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUESTIONS = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
 PATIENCE = 60  # seconds that one command may take
 
 
@@ -21,7 +22,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page of a Chromium. `errors` are the exceptions and error messages of all pages opened so far."""
+    """One page of a Chromium; `errors` and `requests` are those since the page was opened."""
 
     def __init__(self, program: str):
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
@@ -50,7 +51,9 @@ class Browser:
             self._call(f"{domain}.enable")
 
     def open(self, path: Path, *, width: int = 1000, height: int = 900, dark: bool = False) -> None:
-        """Load a file and wait until its scripts have run."""
+        """Load a file, wait until its scripts have run, and add the questions of browser.js to it."""
+        self.errors.clear()
+        self.requests.clear()
         self.resize(width, height)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=scheme)
@@ -58,6 +61,7 @@ class Browser:
         self._call("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
             self._handle(self._receive())
+        self.run(QUESTIONS)
 
     def resize(self, width: int, height: int = 900) -> None:
         """The size of the window in CSS pixels."""

@@ -18,9 +18,16 @@ SYSTEMS = ("base", "tuned")
 
 
 def make_run(
-    folder: Path, base: list[float | None], tuned: list[float | None], *, identity=REFERENCE, extra=None, **fields
+    folder: Path,
+    base: list[float | None],
+    tuned: list[float | None],
+    *,
+    identity=REFERENCE,
+    judge_extra=None,
+    extra=None,
+    **fields,
 ) -> None:
-    """One record per pair of scores; `fields` go into every record, `extra` into metrics/evaluate.json."""
+    """One record per pair of scores; `fields` go into every record, the extras into metrics/evaluate.json."""
     (folder / "params.yaml").write_text(PARAMS)
     scores = {"base": base, "tuned": tuned}
     answers = {system: [answer_of(system, i, fields) for i in range(len(base))] for system in SYSTEMS}
@@ -40,6 +47,7 @@ def make_run(
         "difference": difference(base, tuned),
         **{name: part(scores[name]) for name in SYSTEMS},
     }
+    one |= judge_extra or {}
     measured = {system: {"exact_match": 1.0, "token_f1": 2.0, "rouge_l": 3.0, "chrf": 4.0} for system in SYSTEMS}
     test = {"records": len(base), "sha256": "0" * 64, "template": "alpaca", "template_sha256": "1" * 64}
     results = {"test": test, "judges": {judge: one}, "reference": measured, **(extra or {})}

@@ -3,10 +3,8 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from browser import Browser, find_chromium
 from markupsafe import Markup
 from viewing.repository import Repository, response
 
@@ -14,21 +12,10 @@ from instruct.viewing.collect import collect_runs
 from instruct.viewing.page import render, write_view
 from instruct.viewing.revisions import Revision
 
-LOOK = (Path(__file__).parent / "look.js").read_text(encoding="utf-8")
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
 MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}
 RESULTS = ("metrics/evaluate.json", "metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv")
 FOUND = "Number(document.getElementById('answers-status').textContent.split(' ')[0])"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = find_chromium()
-    if not program:
-        pytest.skip("there is no Chromium here: apt-get install chromium, or name one by INSTRUCT_CHROMIUM")
-    browser = Browser(program)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +37,10 @@ def page(tmp_path_factory):
     return output
 
 
-def load(browser, path, **options):
-    browser.errors.clear()
-    browser.requests.clear()
-    browser.open(path, **options)
-    browser.run(LOOK)
-
-
 @pytest.fixture
 def at(browser, page):
     """The page, fresh; its scripts must make no error."""
-    load(browser, page)
+    browser.open(page)
     yield browser
     assert browser.errors == []
 
@@ -277,7 +257,7 @@ def test_a_run_whose_answers_are_not_in_the_cache_still_shows_its_scores_and_say
 
 @pytest.mark.parametrize("width", [320, 400, 768, 1000, 1400])
 def test_no_width_makes_the_page_or_its_table_scroll_sideways(browser, page, width):
-    load(browser, page, width=width)
+    browser.open(page, width=width)
     assert browser.run("sideways()") <= 0
     if width >= 1000:
         assert browser.run("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.wide'))") <= 0
@@ -285,7 +265,7 @@ def test_no_width_makes_the_page_or_its_table_scroll_sideways(browser, page, wid
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_has_enough_contrast(browser, page, dark):
-    load(browser, page, dark=dark)
+    browser.open(page, dark=dark)
     paper = browser.run("luminance(getComputedStyle(document.body).backgroundColor)")
     assert paper < 0.1 if dark else paper > 0.9
     assert browser.run("weakTexts(4.5)") == []
@@ -308,7 +288,7 @@ def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
     repository.put("params.yaml", json.dumps({"train": {"lr": ATTACK}}))
     output = tmp_path / "view.html"
     write_view(tmp_path, output)
-    load(browser, output)
+    browser.open(output)
     assert browser.errors == []
     assert browser.run("window.hacked") is None
     assert browser.run("all('img').length") == 0
@@ -317,7 +297,7 @@ def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
 
 
 def test_no_script_but_the_pages_own_may_run(browser, page):
-    load(browser, page)
+    browser.open(page)
     browser.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'hacked = 3'}))")
     assert browser.run("window.hacked") is None
     assert any("Content Security Policy" in error for error in browser.errors)
@@ -339,7 +319,7 @@ def test_fifty_runs_and_ten_thousand_answers_stay_one_page_at_a_time(browser, tm
     ]
     output = tmp_path / "view.html"
     output.write_text(render(runs, {}, 0, Markup("")), encoding="utf-8")
-    load(browser, output)
+    browser.open(output)
     assert len(rows(browser)) == 50
     browser.click(head("set:train.lr"))
     assert rows(browser)[0] == "e49"

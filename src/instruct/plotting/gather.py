@@ -9,6 +9,7 @@ from instruct.errors import DataError
 from instruct.files import read_csv, read_json
 from instruct.plotting.answers import Compared, count_bands, count_endings, most_changed, pair_answers, worst
 from instruct.plotting.results import MEASURES, by_judge, main_judge, scores_of, unscored_of
+from instruct.plotting.stop_or_go import stop_or_go
 from instruct.plotting.verdict import describe_difference, name_score
 from instruct.records import Response, read_responses
 
@@ -71,6 +72,7 @@ def page_values(run: Run, examples: int) -> dict[str, Any]:
         "unscored": unscored[:LISTED],
         "unscored_more": max(0, len(unscored) - LISTED),
         "quality": run.quality,
+        "signals": stop_or_go(run.train, run.curves["val"], run.results["judges"][run.judge]),
     }
 
 

@@ -95,7 +95,13 @@ def commit(root: Path, message: str = "a run") -> str:
 
 def responses(ids: list[str], text: str) -> str:
     rows = [
-        {"id": id_, "instruction": f"Ask <b>{id_}</b>", "input": "", "output": f"right {id_}", "response": f"{text} {id_}"}
+        {
+            "id": id_,
+            "instruction": f"Ask <b>{id_}</b>",
+            "input": "",
+            "output": f"right {id_}",
+            "response": f"{text} {id_}",
+        }
         for id_ in ids
     ]
     return json.dumps(rows)

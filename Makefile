@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke view screenshot test test-slow lint format bench bench-train bench-generate lock clean
+.PHONY: help install repro report smoke view screenshot test test-slow lint format bench bench-train bench-generate lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ lint: $(VENV)/.dev  ## check style and types
 format: $(VENV)/.dev  ## put the code into shape
 	ruff format .
 	ruff check --fix .
+
+BASE ?= main
+report: $(VENV)/.runtime  ## compare the workspace with BASE=main: report/report.md and report/report.html
+	instruct compare $(BASE) workspace $(ARGS)
 
 bench: bench-train bench-generate  ## time training and generation against other programs, interleaved
 

@@ -58,7 +58,8 @@ def page(tmp_path_factory):
 def test_no_width_makes_the_page_scroll_sideways(browser, page, width):
     browser.open(page, width=width)
     assert browser.run("sideways()") <= 0
-    assert browser.run("all('table').filter((one) => !one.closest('.wide') && one.scrollWidth > innerWidth).length") == 0
+    too_wide = "all('table').filter((one) => !one.closest('.wide') && one.scrollWidth > innerWidth).length"
+    assert browser.run(too_wide) == 0
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -8,7 +8,7 @@ LONGEST_PERIOD = 30  # words
 _TIMES = 4  # a unit so often in a row; three in a row is still a figure of speech
 _SINGLE_TIMES = 6  # for one word, of which "ha ha ha ha" is an answer
 _SENTENCE_TIMES, _SENTENCE_WORDS = 3, 4
-_EDGES = ".,;:!?\"'()[]"
+_EDGES = ".,;:!?\"'()[]-–—*_=|"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 

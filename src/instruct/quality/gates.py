@@ -22,7 +22,7 @@ def _describe(name: str, finding: Mapping[str, Any], records: int) -> str:
     rest = finding["count"] - min(_SHOWN, len(finding["records"]))
     more = f" and {rest} more" if first and rest > 0 else ""
     return (
-        f"{name}: {finding['count']} of {records} records ({100 * finding['share']:.2g} %), more than "
+        f"{name}: {finding['count']} of {records} records ({100 * finding['share']:.3g} %), more than "
         f"quality.gates.{name}.max_share {finding['max_share']:g} allows"
         + (f": {first}{more}" if first else "")
         + "; mend or drop them, or change the gate"

@@ -44,8 +44,10 @@ _LOOK_ALIKE = re.compile(
 _ABOUT_LANGUAGE = re.compile(
     r"translat|translit|languag|alphabet|script|letter|symbol|emoji|pinyin|kanji|spell|pronounc|proverb|motto|phrase"
     r"|tradu|traduz|übersetz|vertaal|перевед|翻译|翻譯|訳|번역|लिख|ترجم"
-    r"|\b(?:in|into|to|for|from|say|word|is) (?:[a-z]+ )?(?:\w+ian|\w+ish|\w+ese|french|german|greek|dutch|thai|arabic"
-    r"|hindi|hebrew|korean|latin|czech|urdu|bengali|tamil|swahili|icelandic|welsh)\b",
+    r"|\b(?:english|french|spanish|german|italian|portuguese|russian|ukrainian|chinese|mandarin|japanese|korean|arabic"
+    r"|hindi|hebrew|dutch|swedish|danish|norwegian|finnish|polish|turkish|greek|latin|czech|hungarian|romanian|thai"
+    r"|vietnamese|indonesian|bengali|urdu|tamil|swahili|esperanto|catalan|welsh|irish|icelandic)\b"
+    r"|\b(?:in|into|to) (?:\w+ian|\w+ish|\w+ese)\b",
     re.I,
 )
 

@@ -14,14 +14,14 @@ _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+([A-Za-
 _EXAMPLE_DOMAIN = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|net|org)|[\w-]+\.(?:example|test|invalid))$", re.I)
 _DIGITS = re.compile(r"[+(]?\d[\d ().\-\u2011/]{5,30}\d")
 _CARD = re.compile(r"(?<![\d.,-])\d(?:[ -]?\d){12,18}(?![\d.,-]?\d)")
-_CARD_ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[0689]|6")
+_CARD_ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[04-9]|6")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])")
 _PHONE = re.compile(
     r"(?<![\w.+*/=-])(?:"
     r"\+[1-9]\d{0,2}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"  # +44 20 7946 0958
     r"|(?:1[ .-])?\([2-9]\d{2}\) ?[2-9]\d{2}[-. ]\d{4}"  # (212) 736-5000
     r"|(?:1[.-])?[2-9]\d{2}([.-])[2-9]\d{2}\1\d{4}"  # 212-736-5000
-    r")(?![\w/*=]|[.,-]\d)"
+    r")(?![\w/*=]|[.,-]\d| [=+*/])"
 )
 # Numbers that are kept for fiction, and what people type as a placeholder.
 _FICTION = re.compile(r"555[ .-]?01\d\d$|^\D*(?:1\D)?555\D*555|(\d)(?:\D*\1){5}|1?\D*234\D*567\D*8901$")
@@ -30,7 +30,8 @@ _KEYS = (
     ("AKIA", re.compile(r"\bAKIA[A-Z2-7]{16}\b"), "an AWS access key"),
     ("ASIA", re.compile(r"\bASIA[A-Z2-7]{16}\b"), "an AWS access key"),
     ("AIza", re.compile(r"\bAIza[\w-]{35}(?![\w-])"), "a Google API key"),
-    ("gh", re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{40,}\b"), "a GitHub token"),
+    ("gh", re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}\b"), "a GitHub token"),
+    ("github_pat_", re.compile(r"\bgithub_pat_\w{40,}\b"), "a GitHub token"),
     ("glpat-", re.compile(r"\bglpat-[\w-]{20,}"), "a GitLab token"),
     ("hf_", re.compile(r"\bhf_[A-Za-z]{34}\b"), "a Hugging Face token"),
     ("sk", re.compile(r"\bsk[-_](?:live_|ant-|proj-)?[\w-]{20,}"), "a secret key"),
@@ -73,7 +74,7 @@ def _email(text: str) -> re.Match[str] | None:
 def _card(text: str) -> re.Match[str] | None:
     for found in _CARD.finditer(text):
         digits = re.sub(r"\D", "", found.group())
-        if _CARD_ISSUER.match(digits) and len(set(digits)) > 2 and _luhn(digits):
+        if _CARD_ISSUER.match(digits) and len(set(digits)) > 1 and _luhn(digits):
             return found
     return next((found for found in _IBAN.finditer(text) if _is_iban(found.group())), None)
 

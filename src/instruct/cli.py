@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instruct.errors import InstructError, ParamsError
+from instruct.errors import DataError, InstructError, ParamsError
 
 if TYPE_CHECKING:
     from instruct.comparing.runs import Run
@@ -51,7 +51,7 @@ def inspect(
     from instruct.model.backbones import ModelParams, find_backbone
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.params import load_params
-    from instruct.records import read_examples
+    from instruct.records import check_examples
     from instruct.splitting.partition import SplitParams
     from instruct.text.prompts import TEMPLATES, PromptParams
     from instruct.tools.inspect import batch_lines
@@ -61,8 +61,13 @@ def inspect(
     params = load_params("train", TrainParams)
     template = TEMPLATES[load_params("prompt", PromptParams).template]
     tokenizer = load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone))
-    examples = read_examples(data or Path(load_params("split", SplitParams).data))[:records]
-    encoded = (encode_example(example, template, tokenizer) for example in examples)
+    split = load_params("split", SplitParams)
+    examples, problems = check_examples(data or Path(split.data))
+    lines = [line for found in problems.values() for line in found]
+    if lines and (data or split.invalid == "raise"):
+        raise DataError("\n".join(lines))
+    print("\n".join(f"left out: {line}" for line in lines), end="\n" * bool(lines))
+    encoded = (encode_example(example, template, tokenizer) for example in examples[:records])
     fitted, _, _ = fit_length(encoded, params.max_length, params.over_long)
     print("\n".join(batch_lines(fitted, tokenizer, params.prompt_loss_weight)))
 

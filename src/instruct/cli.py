@@ -110,3 +110,22 @@ def smoke(
 
     folder = run_smoke(Path.cwd(), keep)
     print(f"the smoke run went through{f'; its results are in {folder}' if keep else ''}")
+
+
+@app.command()
+def view(
+    revisions: Annotated[list[str] | None, typer.Argument(help="more branches, tags or commits to show")] = None,
+    against: Annotated[str | None, typer.Option(help="the run that all others are compared with")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="where the page is written")] = Path(
+        "build/view/index.html"
+    ),
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
+) -> None:
+    """Write one offline page with every experiment: a sortable table, curves, answers to search; and open it."""
+    from instruct.viewing.open import open_page
+    from instruct.viewing.page import write_view
+
+    runs = write_view(Path.cwd(), output, revisions or [], against)
+    print(f"{output}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
+    if open_it and not open_page(output):
+        print("there is no display here; open that file in a browser")

@@ -11,8 +11,8 @@ from instruct.errors import DataError, JudgeError
 from instruct.evaluation.judges.base import Judge
 from instruct.evaluation.reference import compare
 from instruct.evaluation.settings import EvaluateParams
-from instruct.evaluation.statistics import mean_interval, paired_test
 from instruct.records import Response
+from instruct.statistics import mean_interval, paired_test
 
 SYSTEMS = ("base", "tuned")
 STOP_REASONS = ("end_of_text", "stop_string", "length", "repetition")

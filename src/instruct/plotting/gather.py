@@ -8,6 +8,7 @@ from typing import Any
 from instruct.errors import DataError
 from instruct.files import read_csv, read_json
 from instruct.plotting.answers import Compared, count_bands, count_endings, most_changed, pair_answers, worst
+from instruct.plotting.failure_modes import failure_modes
 from instruct.plotting.results import MEASURES, by_judge, main_judge, scores_of, unscored_of
 from instruct.plotting.stop_or_go import stop_or_go
 from instruct.plotting.verdict import describe_difference, name_score
@@ -73,6 +74,7 @@ def page_values(run: Run, examples: int) -> dict[str, Any]:
         "unscored_more": max(0, len(unscored) - LISTED),
         "quality": run.quality,
         "signals": stop_or_go(run.train, run.curves["val"], run.results["judges"][run.judge]),
+        "failures": failure_modes(systems, run.train, run.quality, run.results["judges"]),
     }
 
 

@@ -97,7 +97,7 @@ def test_quality_slices_controls_agreement_and_unscored_are_shown(browser, page)
         "12 records looked at. 1 gate failed.",
         "control characters 3 25.0 % 1.0 % failed",
         "contradictory answers 3 25.0 % 1.0 % warning",
-        "repetition 0 0.0 % 1.0 % passed",
+        "repetition 0 1.0 % passed",
         "a2a3837f7c40 train[7] output repeats",
         "prompt 2 9 18 46",
         "facts 10.0 20.0 +10.0 +1.0 to +19.0 9",

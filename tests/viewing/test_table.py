@@ -84,4 +84,4 @@ def test_p_values_are_corrected_for_the_number_of_runs(runs):
     cells = compare_all([runs["main"], *[runs["close"]] * 5], runs["main"], "reference")
     p_value = compare_runs(runs["close"], runs["main"], "reference")[0].p_value
     assert 0.01 < p_value < 0.2
-    assert {cell.small.split("p = ")[1] for cell in cells[1:]} == {f"{min(1.0, 5 * p_value):.2g}"}
+    assert {cell.small.split("p\u00a0=\u00a0")[1] for cell in cells[1:]} == {f"{min(1.0, 5 * p_value):.2g}"}

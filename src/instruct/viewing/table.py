@@ -209,7 +209,7 @@ def _difference_cell(mean: float, low: float, high: float, p_value: float, *, ve
     interval = f"{low:+.1f} to {high:+.1f}"
     if not verdict:
         return Cell(text=f"{mean:+.1f}", small=interval, value=mean, tone=tone)
-    return Cell(text=f"{mean:+.1f} {said}", small=f"{interval}, p = {p_value:.2g}", value=mean, tone=tone)
+    return Cell(text=f"{mean:+.1f} {said}", small=f"{interval}, p\u00a0=\u00a0{p_value:.2g}", value=mean, tone=tone)
 
 
 def _number(value: Any, form: str) -> Cell:

@@ -265,3 +265,33 @@ def test_dvc_shows_the_plots_of_dvc_yaml(folder, monkeypatch, tmp_path):
     assert len(points["Loss"]) == 6 + 4
     assert [float(point["lr"]) for point in points["Learning rate"]] == pytest.approx([1e-4 / i for i in range(1, 7)])
     assert {point["field"] for point in points["Scores"]} == {"base", "tuned"}
+
+
+def test_each_of_several_judges_has_its_scores_and_its_verdict(tmp_path):
+    make_run(tmp_path, [10.0] * 8, [60.0] * 8)
+    path = tmp_path / "metrics/evaluate.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    one = results["judges"]["reference"]
+    other = {**one, "identity": OLLAMA, "difference": {**one["difference"], "p_value": 0.5}}
+    path.write_text(json.dumps({**results, "judges": {"llama": other, "reference": one}}))
+    draw(tmp_path)
+    page = Page((tmp_path / "metrics/report/index.html").read_text(encoding="utf-8"))
+    assert "llama . Tuned and base are not distinguishable" in page.text.replace("llama.", "llama .")
+    assert "reference . Tuned is better than base" in page.text.replace("reference.", "reference .")
+    assert "llama: judged by llama3:8b through ollama" in page.text
+    assert page.text.index("Tuned is better") < page.text.index(
+        "Scores on the held-out"
+    )  # the main judge's stands first
+
+
+def test_a_run_from_before_the_reports_on_data_and_slices_says_what_is_missing(folder, page):
+    assert "metrics/data.json is missing" in page.text
+    assert "metrics/evaluate.json holds no slices" in page.text
+    assert "No known-answer controls were run." in page.text
+    assert "One judge only" in page.text
+
+
+def test_a_long_list_without_scores_is_cut_and_the_rest_counted(tmp_path):
+    page = page_of(tmp_path, [1.0] * 150, [None] * 150)
+    assert "50 more stand in data/judgements.json." in page.text
+    assert page.source.count("<td>no number</td>") == 100

@@ -22,7 +22,7 @@ def by_judge(evaluate: Mapping[str, Any]) -> dict[str, Any]:
         measured = {name: {key: evaluate[name][key] for key in MEASURES if key in evaluate[name]} for name in SYSTEMS}
         records = evaluate["tuned"]["scored"] + evaluate["tuned"]["unscored"]
         return {"test": {"records": records}, "judges": {judge["judge"]: one}, "reference": measured}
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise DataError("metrics/evaluate.json: is no result of the stage evaluate; run `dvc repro evaluate`") from None
 
 

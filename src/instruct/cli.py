@@ -48,10 +48,10 @@ def inspect(
     records: Annotated[int, typer.Option("--records", "-n", min=1, help="how many records, from the first")] = 2,
 ) -> None:
     """Print one training batch: token, target, weight."""
+    from instruct.formats.rows import check_rows
     from instruct.model.backbones import ModelParams, find_backbone
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.params import load_params
-    from instruct.records import check_examples
     from instruct.splitting.partition import SplitParams
     from instruct.text.prompts import TEMPLATES, PromptParams
     from instruct.tools.inspect import batch_lines
@@ -62,7 +62,7 @@ def inspect(
     template = TEMPLATES[load_params("prompt", PromptParams).template]
     tokenizer = load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone))
     split = load_params("split", SplitParams)
-    examples, problems = check_examples(data or Path(split.data))
+    examples, problems = check_rows(data or Path(split.data), split.columns)
     lines = [line for found in problems.values() for line in found]
     if lines and (data or split.invalid == "raise"):
         raise DataError("\n".join(lines))
@@ -102,6 +102,23 @@ def import_data(name: Annotated[str, typer.Argument(help="a name from data/sourc
 
     path = run_import(name)
     print(f"{path}: verified; use it with `dvc exp run -S split.data={path}`")
+
+
+@app.command()
+def replies(
+    export: Annotated[Path | None, typer.Option("--export", help="write all replies to this JSON-lines file")] = None,
+    load: Annotated[Path | None, typer.Option("--import", help="take in the replies of an exported file")] = None,
+) -> None:
+    """Show where replies of language models are kept, and share them: the export is the same bytes everywhere."""
+    from instruct.servers.cache import ReplyCache, cache_file
+
+    with ReplyCache(cache_file()) as cache:
+        if load:
+            new, total = cache.load(load)
+            print(f"{load}: {total} replies, {new} of them new")
+        if export:
+            print(f"{export}: {cache.export(export)} replies")
+        print(f"{cache.path}: {cache.count()} replies")
 
 
 @app.command()

@@ -155,7 +155,7 @@ def test_a_judge_that_changed_matters_only_to_its_own_score(run):
 def test_different_item_sets_are_refused_and_an_empty_intersection_always(run):
     a = run({"x": BEFORE})
     b = run({"x": BEFORE}, ids=[f"r{i}" for i in range(1, 61)])
-    with pytest.raises(DataError, match="2 records are not in each one's metrics/scores.csv, though the test set is"):
+    with pytest.raises(DataError, match=r"2 records are not in each one's metrics/scores.csv, though the test set is"):
         compare([a], [b])
     other = {"sha256": "9" * 64}
     partly = run({"x": moved(9)}, ids=[f"r{i}" for i in range(10, 70)], test=other)

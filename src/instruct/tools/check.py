@@ -8,13 +8,16 @@ from typing import Any
 
 from instruct.errors import InstructError
 from instruct.evaluation.settings import EvaluateParams
+from instruct.formats.columns import USUAL
+from instruct.formats.rows import check_rows
 from instruct.generation.settings import GenerateParams
 from instruct.model.backbones import ModelParams, find_backbone
 from instruct.params import PARAMS_FILE, load_params, read_params
 from instruct.plotting.settings import PlotParams
 from instruct.quality.settings import QualityParams
-from instruct.records import Example, check_examples
+from instruct.records import Example
 from instruct.runtime_params import RuntimeParams
+from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
 from instruct.text.prompts import PromptParams
 from instruct.training.settings import TrainParams
@@ -38,6 +41,7 @@ SECTIONS: dict[str, type[Any]] = {
     "train": TrainParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,
+    "servers": ServersParams,
     "plot": PlotParams,
 }
 
@@ -74,7 +78,8 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE) -> tuple[list[str], l
     source = data or (Path(settings["split"].data) if "split" in settings else None)
     if source:
         try:
-            examples, bad = check_examples(source)
+            columns = settings["split"].columns if "split" in settings else USUAL
+            examples, bad = check_rows(source, columns)
             found = [line for record in bad.values() for line in record]
             dropped = "split" in settings and settings["split"].invalid == "drop" and data is None
             (lines if dropped else problems).extend(found)

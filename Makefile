@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean bench-data report
+.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean bench-data report view screenshot
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,13 @@ repro: $(VENV)/.runtime  ## run the pipeline: split, train, generate, evaluate, 
 
 smoke: $(VENV)/.runtime  ## the same stages with a tiny random model, in a scratch copy, under a minute
 	instruct smoke
+
+view: $(VENV)/.runtime  ## open one offline page with every experiment: table, curves, answers to search
+	instruct view $(ARGS)
+
+screenshot: $(VENV)/.dev  ## take the README's picture of that page anew (needs Chromium)
+	instruct view --no-open
+	python tests/screenshot.py build/view/index.html .github/view.png
 
 test: $(VENV)/.dev  ## run the tests
 	pytest -m "not slow and not gpu" $(ARGS)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import Browser, find_chromium
 
 from instruct.model.backbones import Backbone, find_backbone
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
@@ -36,3 +37,14 @@ def smollm2_tokenizer(smollm2_backbone):
 def smollm2(smollm2_backbone):
     """The real model, shared: leave its weights and mode as they are."""
     return load_backbone(smollm2_backbone, torch.device("cpu"))[0]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chromium; tests that need it are skipped where there is none."""
+    program = find_chromium()
+    if not program:
+        pytest.skip("there is no Chromium here: apt-get install chromium, or name one by INSTRUCT_CHROMIUM")
+    browser = Browser(program)
+    yield browser
+    browser.close()

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,14 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES = PIPELINE["stages"]
+PACKAGING = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
 # Files of packages that no import shows.
-PACKAGE_DATA = {"src/instruct/plotting/page.html"}
+PACKAGE_DATA = {
+    file.relative_to(ROOT).as_posix()
+    for package, patterns in PACKAGING.items()
+    for pattern in patterns
+    for file in SRC.joinpath(*package.split(".")).glob(pattern)
+}
 
 
 def script_of(stage):
@@ -106,7 +113,7 @@ def test_the_walk_sees_what_python_itself_imports():
 
 def test_every_script_is_a_stage_and_every_stage_a_script():
     assert {script_of(stage) for stage in STAGES} == {f"src/{path.name}" for path in SRC.glob("*.py")}
-    assert list(STAGES) == ["split", "augment", "train", "baseline", "generate", "evaluate", "plot"]
+    assert list(STAGES) == ["split", "quality", "augment", "train", "baseline", "generate", "evaluate", "plot"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -129,9 +136,8 @@ def test_no_dep_of_a_stage_is_code_that_it_does_not_run(stage):
 
 
 def test_data_files_of_packages_are_packaged_and_there():
-    for name in PACKAGE_DATA:
-        assert (ROOT / name).is_file()
-        assert f'"{Path(name).name}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    files = {file.relative_to(ROOT).as_posix() for file in (SRC / "instruct").rglob("*.*") if file.is_file()}
+    assert {name for name in files if not name.endswith((".py", ".pyc"))} == PACKAGE_DATA
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instruct.errors import InstructError, ParamsError
+from instruct.errors import DataError, InstructError, ParamsError
 
 if TYPE_CHECKING:
     from instruct.comparing.runs import Run
@@ -48,7 +48,7 @@ def inspect(
     records: Annotated[int, typer.Option("--records", "-n", min=1, help="how many records, from the first")] = 2,
 ) -> None:
     """Print one training batch: token, target, weight."""
-    from instruct.formats.rows import read_rows
+    from instruct.formats.rows import check_rows
     from instruct.model.backbones import ModelParams, find_backbone
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.params import load_params
@@ -62,8 +62,12 @@ def inspect(
     template = TEMPLATES[load_params("prompt", PromptParams).template]
     tokenizer = load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone))
     split = load_params("split", SplitParams)
-    examples = read_rows(data or Path(split.data), split.columns)[:records]
-    encoded = (encode_example(example, template, tokenizer) for example in examples)
+    examples, problems = check_rows(data or Path(split.data), split.columns)
+    lines = [line for found in problems.values() for line in found]
+    if lines and (data or split.invalid == "raise"):
+        raise DataError("\n".join(lines))
+    print("\n".join(f"left out: {line}" for line in lines), end="\n" * bool(lines))
+    encoded = (encode_example(example, template, tokenizer) for example in examples[:records])
     fitted, _, _ = fit_length(encoded, params.max_length, params.over_long)
     print("\n".join(batch_lines(fitted, tokenizer, params.prompt_loss_weight)))
 
@@ -151,6 +155,25 @@ def smoke(
 
     folder = run_smoke(Path.cwd(), keep)
     print(f"the smoke run went through{f'; its results are in {folder}' if keep else ''}")
+
+
+@app.command()
+def view(
+    revisions: Annotated[list[str] | None, typer.Argument(help="more branches, tags or commits to show")] = None,
+    against: Annotated[str | None, typer.Option(help="the run that all others are compared with")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="where the page is written")] = Path(
+        "build/view/index.html"
+    ),
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
+) -> None:
+    """Write one offline page with every experiment: a sortable table, curves, answers to search; and open it."""
+    from instruct.viewing.open import open_page
+    from instruct.viewing.page import write_view
+
+    runs = write_view(Path.cwd(), output, revisions or [], against)
+    print(f"{output}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
+    if open_it and not open_page(output):
+        print("there is no display here; open that file in a browser")
 
 
 SCORE_HELP = "a score to look at, chosen before looking; again for several (default: all, and corrected for all)"

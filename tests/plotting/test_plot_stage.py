@@ -65,6 +65,12 @@ def draw(folder):
         plot.main(*map(Path, ARGUMENTS))
 
 
+def sections_of(page, *titles):
+    """The source of each section by the beginning of its heading."""
+    parts = {part.split("<h2>")[1]: part for part in page.source.split("<section")[1:]}
+    return [next(part.split("</section>")[0] for head, part in parts.items() if head.startswith(t)) for t in titles]
+
+
 def page_of(folder, base, tuned, **fields):
     make_run(folder, base, tuned, **fields)
     draw(folder)
@@ -108,20 +114,25 @@ def test_the_page_is_one_file_that_loads_nothing(page):
 
 
 def test_the_page_shows_every_number_with_its_denominators(page, folder):
-    metrics = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))
+    one = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["judges"]["reference"]
     for system in ("base", "tuned"):
-        one = metrics[system]
-        assert f"{system} {one['mean']:.1f} {one['low']:.1f} to {one['high']:.1f} 6 1 " in page.text
-        assert f"{one['q1']:.0f} / {one['median']:.0f} / {one['q3']:.0f}" in page.text
+        of = one[system]
+        assert f"{of['mean']:.1f} {of['low']:.1f} to {of['high']:.1f}" in page.text
+        assert f"{of['q1']:.0f} / {of['median']:.0f} / {of['q3']:.0f}" in page.text
+        assert f"{of['worst_case']:.1f} or {of['best_case']:.1f}" in page.text
+    assert "records scored 6 6 5 in both" in page.text
+    assert "not scored 1 1" in page.text
+    assert "won / tied / lost 2 / 2 / 1 p = 0.5" in page.text
     assert "over 5 records: 2 won, 2 tied, 1 lost." in page.text
     assert "12 training, 3 validation and 7 test records" in page.text
     assert "3.250 before the first step, 1.500 at its best (step 4), 1.750 at the end" in page.text
-    assert "base: 7 by end of text, 0 by length, 0 by repetition, 0 by stop string;" in page.text
+    assert "base: 7 by end of text; tuned: 7 by end of text." in page.text
+    assert "too long: 0 of base, 0 of tuned" in page.text
     assert page.tags.count("svg") == 3
 
 
 def test_worst_improved_and_regressed_are_listed_up_to_the_number_of_params(page):
-    worst, improved, regressed = (part.split("</section>")[0] for part in page.source.split("<section>")[1:])
+    worst, improved, regressed = sections_of(page, "Worst", "Most improved", "Most regressed")
     shown = [re.findall(r"tuned answer \d", part) for part in (worst, improved, regressed)]
     assert shown == [
         ["tuned answer 2", "tuned answer 3", "tuned answer 6"],
@@ -143,9 +154,15 @@ def test_bands_count_both_systems(folder):
 def test_every_figure_and_column_has_a_name_for_those_who_do_not_see(page):
     attributes = dict.fromkeys(page.attributes)
     assert ("lang", "en") in attributes
-    assert len([value for name, value in page.attributes if name == "aria-label"]) == page.tags.count("figure") == 3
-    assert page.source.count('scope="col"') == page.source.count("<th ") - 2
-    assert page.tags.count("h1") == page.tags.count("main") == page.tags.count("caption") == 1
+    assert page.tags.count("figure") == len([name for name, value in page.attributes if value == "img"]) == 3
+    assert len([value for name, value in page.attributes if name == "aria-label"]) == 3 + page.tags.count("nav")
+    assert page.source.count("<th ") == page.tags.count("th") == len([n for n, _ in page.attributes if n == "scope"])
+    assert page.tags.count("h1") == page.tags.count("main") == 1
+    places = {value for name, value in page.attributes if name == "id"}
+    links = {value for name, value in page.attributes if name == "href" and value}
+    assert (
+        {f"#{name}" for name in ("scores", "data", "judges", "answers")} <= links <= {f"#{place}" for place in places}
+    )
 
 
 @pytest.mark.parametrize("field", ["instruction", "input", "output", "response"])
@@ -163,7 +180,7 @@ def test_a_hostile_name_of_a_model_is_shown_and_never_run(tmp_path):
 
 def test_the_judge_is_named_in_full(tmp_path):
     page = page_of(tmp_path, [10.0, 20.0], [20.0, 30.0], identity=OLLAMA)
-    assert "Score (0-100): judged by llama3:8b through ollama" in page.text
+    assert "ollama: judged by llama3:8b through ollama, from 0 to 100" in page.text
     for part in ("model llama3:8b", "digest 365c0bd3", "num ctx 4096"):
         assert part in page.text
 
@@ -171,10 +188,11 @@ def test_the_judge_is_named_in_full(tmp_path):
 def test_without_any_score_the_page_says_so_and_still_shows_the_answers(tmp_path):
     page = page_of(tmp_path, [None] * 3, [None] * 3)
     assert "No record has a score for both systems, so nothing can be said." in page.text
-    assert "base none none 0 3 none" in page.text
+    assert "mean none none none" in page.text
+    assert "records scored 0 0 0 in both not scored 3 3" in page.text
     assert page.text.count("not scored") >= 6
     assert "tuned answer 0" in page.text
-    assert page.text.count("None.") == 2
+    assert page.text.count("None.") == 2  # improved and regressed
 
 
 @pytest.mark.parametrize(
@@ -218,8 +236,8 @@ def test_every_missing_file_is_named(tmp_path, name):
 
 def test_answers_of_another_run_are_refused(tmp_path):
     make_run(tmp_path, [0.0, 1.0], [0.0, 1.0])
-    judgements = json.loads((tmp_path / "data/judgements.json").read_text(encoding="utf-8"))
-    (tmp_path / "data/judgements.json").write_text(json.dumps(judgements[1:]))
+    lines = (tmp_path / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "metrics/scores.csv").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(DataError, match="not of one run"):
         draw(tmp_path)
     assert not (tmp_path / "metrics/report").exists()
@@ -247,3 +265,33 @@ def test_dvc_shows_the_plots_of_dvc_yaml(folder, monkeypatch, tmp_path):
     assert len(points["Loss"]) == 6 + 4
     assert [float(point["lr"]) for point in points["Learning rate"]] == pytest.approx([1e-4 / i for i in range(1, 7)])
     assert {point["field"] for point in points["Scores"]} == {"base", "tuned"}
+
+
+def test_each_of_several_judges_has_its_scores_and_its_verdict(tmp_path):
+    make_run(tmp_path, [10.0] * 8, [60.0] * 8)
+    path = tmp_path / "metrics/evaluate.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    one = results["judges"]["reference"]
+    other = {**one, "identity": OLLAMA, "difference": {**one["difference"], "p_value": 0.5}}
+    path.write_text(json.dumps({**results, "judges": {"llama": other, "reference": one}}))
+    draw(tmp_path)
+    page = Page((tmp_path / "metrics/report/index.html").read_text(encoding="utf-8"))
+    assert "llama . Tuned and base are not distinguishable" in page.text.replace("llama.", "llama .")
+    assert "reference . Tuned is better than base" in page.text.replace("reference.", "reference .")
+    assert "llama: judged by llama3:8b through ollama" in page.text
+    assert page.text.index("Tuned is better") < page.text.index(
+        "Scores on the held-out"
+    )  # the main judge's stands first
+
+
+def test_a_run_from_before_the_reports_on_data_and_slices_says_what_is_missing(folder, page):
+    assert "metrics/data.json is missing" in page.text
+    assert "metrics/evaluate.json holds no slices" in page.text
+    assert "No known-answer controls were run." in page.text
+    assert "One judge only" in page.text
+
+
+def test_a_long_list_without_scores_is_cut_and_the_rest_counted(tmp_path):
+    page = page_of(tmp_path, [1.0] * 150, [None] * 150)
+    assert "50 more stand in data/judgements.json." in page.text
+    assert page.source.count("<td>no number</td>") == 100

@@ -4,9 +4,10 @@ from instruct.plotting.verdict import describe_difference, name_score
 
 
 def difference(mean=5.0, low=1.0, high=9.0, p_value=0.01, count=40, wins=25, ties=5, losses=10):
-    return {"difference": dict(
-        mean=mean, low=low, high=high, p_value=p_value, count=count, wins=wins, ties=ties, losses=losses,
-    )}  # fmt: skip
+    return {
+        "mean": mean, "low": low, "high": high, "p_value": p_value,
+        "count": count, "wins": wins, "ties": ties, "losses": losses,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,7 @@ def test_the_verdict_gives_interval_p_and_all_counts():
 
 
 def test_without_pairs_nothing_is_claimed():
-    assert describe_difference({"difference": {"count": 0}}) == (
-        "No record has a score for both systems, so nothing can be said."
-    )
+    assert describe_difference({"count": 0}) == "No record has a score for both systems, so nothing can be said."
 
 
 def test_likeness_is_never_called_a_judges_opinion():
@@ -45,3 +44,7 @@ def test_likeness_is_never_called_a_judges_opinion():
 
 def test_a_judge_is_named_with_its_model():
     assert name_score({"judge": "ollama", "model": "llama3:8b"}) == "judged by llama3:8b through ollama"
+
+
+def test_a_judge_without_identity_is_still_called_a_judge():
+    assert name_score({}) == "judged by a judge that left no name"

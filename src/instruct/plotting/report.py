@@ -1,86 +1,37 @@
 """One HTML page with everything a run produced; it needs no network and no other file."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from instruct.errors import DataError
 from instruct.files import read_text, write_text
-from instruct.records import Response
 
-BAND = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """One record with both systems' answers and scores; a missing score is None."""
-
-    base: Response
-    tuned: Response
-    base_score: float | None
-    tuned_score: float | None
+HERE = Path(__file__).parent
 
 
-def pair_answers(
-    base: Sequence[Response], tuned: Sequence[Response], judgements: Sequence[Mapping[str, Any]]
-) -> list[Compared]:
-    """Base and tuned answers side by side, in the order of the test set."""
-    scores = {(j["system"], j["id"]): j["score"] for j in judgements}
-    base_by_id = {response.id: response for response in base}
-    try:
-        return [
-            Compared(
-                base=base_by_id[one.id],
-                tuned=one,
-                base_score=scores["base", one.id],
-                tuned_score=scores["tuned", one.id],
-            )
-            for one in tuned
-        ]
-    except KeyError as error:
-        raise DataError(f"the answers and the judgements are not of one run ({error}); run `dvc repro`") from None
-
-
-def worst(pairs: Sequence[Compared], count: int) -> list[Compared]:
-    """The tuned model's lowest-scored answers, unscored ones first."""
-    return sorted(pairs, key=lambda pair: -1.0 if pair.tuned_score is None else pair.tuned_score)[:count]
-
-
-def most_changed(pairs: Sequence[Compared], count: int, *, better: bool) -> list[Compared]:
-    """The answers that gained (or lost) most against the base model."""
-    changes = [
-        (pair.tuned_score - pair.base_score, pair)
-        for pair in pairs
-        if pair.tuned_score is not None and pair.base_score is not None
-    ]
-    wanted = [(change, pair) for change, pair in changes if (change > 0 if better else change < 0)]
-    return [pair for _, pair in sorted(wanted, key=lambda item: item[0], reverse=better)[:count]]
-
-
-def count_bands(pairs: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Counts of answers per band of ten points for base and tuned; 100 has a band of its own."""
-    labels = [f"{low}-{low + BAND - 1}" for low in range(0, 100, BAND)] + ["100"]
-    rows: list[dict[str, Any]] = [{"band": label, "base": 0, "tuned": 0} for label in labels]
-    for pair in pairs:
-        for system, score in (("base", pair.base_score), ("tuned", pair.tuned_score)):
-            if score is not None:
-                rows[int(score // BAND)][system] += 1
-    return rows
+def template_environment(*folders: Path) -> Environment:
+    """Templates of these folders and of this one; every text from data is escaped, every unknown name refused."""
+    environment = Environment(
+        loader=FileSystemLoader([*folders, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["css"] = Markup(read_text(HERE / "page.css"))
+    return environment
 
 
 def write_page(path: Path, values: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
-    """Render the page with the figures inside it; every text from data is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    inlined = {name: Markup(_svg_element(figure)) for name, figure in figures.items()}
-    write_text(path, environment.get_template("page.html").render(figures=inlined, **values))
+    """Render the page with the figures inside it."""
+    inlined = {name: inline_svg(figure) for name, figure in figures.items()}
+    write_text(path, template_environment().get_template("page.html").render(figures=inlined, **values))
 
 
-def _svg_element(path: Path) -> str:
+def inline_svg(path: Path) -> Markup:
+    """An SVG file of ours as an element of a page."""
     text = read_text(path)
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])

@@ -6,16 +6,16 @@ from typing import Any
 ALPHA = 0.05
 
 
-def name_score(judge: Mapping[str, str]) -> str:
+def name_score(identity: Mapping[str, Any]) -> str:
     """What the score is: similarity to the reference, or the opinion of a named model."""
-    if judge["judge"] == "reference":
-        return judge["score"]
-    return f"judged by {judge['model']} through {judge['judge']}"
+    if "score" in identity:
+        return str(identity["score"])
+    kind = identity.get("judge") or identity.get("server") or "a judge that left no name"
+    return f"judged by {identity['model']} through {kind}" if "model" in identity else f"judged by {kind}"
 
 
-def describe_difference(evaluate: Mapping[str, Any]) -> str:
+def describe_difference(difference: Mapping[str, Any]) -> str:
     """One sentence: tuned against base, better, worse or not distinguishable, with interval, p and n."""
-    difference = evaluate["difference"]
     if not difference["count"]:
         return "No record has a score for both systems, so nothing can be said."
     numbers = (

@@ -1,5 +1,6 @@
 """Validates everything that can be wrong before a stage runs, in about a second and without torch."""
 
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,8 @@ from instruct.generation.settings import GenerateParams
 from instruct.model.backbones import ModelParams, find_backbone
 from instruct.params import PARAMS_FILE, load_params, read_params
 from instruct.plotting.settings import PlotParams
+from instruct.quality.settings import QualityParams
+from instruct.records import Example
 from instruct.runtime_params import RuntimeParams
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
@@ -36,6 +39,7 @@ SECTIONS: dict[str, type[Any]] = {
     "runtime": RuntimeParams,
     "split": SplitParams,
     "augment": AugmentParams,
+    "quality": QualityParams,
     "train": TrainParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,
@@ -85,9 +89,34 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE) -> tuple[list[str], l
             if "split" in settings and not (bad and not dropped):
                 counts = {name: len(part) for name, part in split_examples(examples, settings["split"]).items()}
                 lines.append(f"{source}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+            if examples and {"model", "prompt", "quality", "train"} <= set(settings):
+                looked, failed = check_quality(source, examples, bad, settings, full=data is not None)
+                lines += looked
+                problems += failed
         except InstructError as error:
             problems.append(str(error))
     return lines, problems
+
+
+def check_quality(
+    source: Path, examples: list[Example], bad: Container[int], settings: Mapping[str, Any], *, full: bool
+) -> tuple[list[str], list[str]]:
+    """Lines to print and gates that fail; `full` lists all findings and, if the backbone is here, lengths in tokens."""
+    from instruct.tools.quality import brief_lines, check_file, full_lines
+
+    backbone = find_backbone(settings["model"].backbone)
+    here = not any(verify_size(backbone.folder / file.name, file.size) for file in backbone.files)
+    length = settings["train"].max_length
+    report = check_file(
+        source,
+        examples,
+        bad,
+        settings["quality"],
+        settings["prompt"].template,
+        backbone if full and here else None,
+        length,
+    )
+    return full_lines(source, report, length) if full else brief_lines(source, report)
 
 
 def verify_size(path: Path, size: int) -> bool:

@@ -1,19 +1,23 @@
 import pytest
-from evaluation.answers import answer
+from plotting.run_folder import answer_of
 
 from instruct.errors import DataError
-from instruct.plotting.report import count_bands, most_changed, pair_answers, worst
+from instruct.plotting.answers import count_bands, count_endings, most_changed, pair_answers, worst
+
+
+def answer(id_, response, **fields):
+    return answer_of("tuned", 0, {"id": id_, "response": response, **fields})
 
 
 def pairs_of(*scores):
     base = [answer(f"r{i}", f"base {i}") for i in range(len(scores))]
     tuned = [answer(f"r{i}", f"tuned {i}") for i in range(len(scores))]
-    judgements = [
-        {"system": system, "id": f"r{i}", "score": score}
+    by_key = {
+        (system, f"r{i}"): score
         for i, pair in enumerate(scores)
         for system, score in zip(("base", "tuned"), pair, strict=True)
-    ]
-    return pair_answers(base[::-1], tuned, judgements[::-1])
+    }
+    return pair_answers(base[::-1], tuned, by_key)
 
 
 def ids(pairs):
@@ -27,13 +31,15 @@ def test_answers_are_paired_by_id_in_the_order_of_the_tuned():
     assert [(pair.base.response, pair.tuned.response) for pair in pairs][1] == ("base 1", "tuned 1")
 
 
-@pytest.mark.parametrize("missing", ["base", "judgement"])
+@pytest.mark.parametrize("missing", ["base", "score"])
 def test_files_of_different_runs_are_refused_with_what_to_do(missing):
     tuned = [answer("r0", "a"), answer("r1", "b")]
     base = tuned[:1] if missing == "base" else tuned
-    judgements = [{"system": s, "id": one.id, "score": 1} for s in ("base", "tuned") for one in tuned]
+    scores = {(system, one.id): 1.0 for system in ("base", "tuned") for one in tuned}
+    if missing == "score":
+        del scores["tuned", "r1"]
     with pytest.raises(DataError, match=r"not of one run .*r1.*; run `dvc repro`"):
-        pair_answers(base, tuned, judgements[:-1] if missing == "judgement" else judgements)
+        pair_answers(base, tuned, scores)
 
 
 def test_the_worst_are_the_unscored_then_the_lowest_in_stable_order():
@@ -58,3 +64,9 @@ def test_every_scored_answer_is_in_exactly_one_band():
     ]  # fmt: skip
     assert [row["base"] for row in rows] == [4, 1, 0, 0, 1, 1, 0, 0, 1, 2, 2]
     assert [row["tuned"] for row in rows] == [0] * 11
+
+
+def test_endings_are_counted_the_most_frequent_first():
+    reasons = ["length", "end_of_text", "repetition", "end_of_text"]
+    answers = [answer(f"r{i}", "", stop_reason=reason) for i, reason in enumerate(reasons)]
+    assert list(count_endings(answers).items()) == [("end_of_text", 2), ("length", 1), ("repetition", 1)]

@@ -1,0 +1,55 @@
+"""Answers that teach nothing: empty, one word, the question again, the same words over and over."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from instruct.quality.hits import Hit
+from instruct.records import Example
+from instruct.repetition import find_repetition
+
+# What data sets write where there was no answer. Words that can answer a question ("none", "undefined") are not here.
+_PLACEHOLDER = re.compile(r"[<\[(]?\s*(no[ _]?(output|input|answer|response)|n/a|tbd|todo|null|nan)\s*[>\])]?\.?")
+_LONG_ECHO = 4  # words; a shorter instruction may well begin its answer ("Name a bird." is none)
+
+
+def find_in_answer(example: Example) -> Iterator[Hit]:
+    """`empty_answer`, `one_word_answer`, `repeats_question` and `repetition`."""
+    output = example.output.strip()
+    if _says_nothing(output, example):
+        yield Hit("empty_answer", "output", "says nothing")
+        return
+    if len(output.split(None, 1)) == 1:
+        yield Hit("one_word_answer", "output", "is one word")
+    elif repeated := find_repetition(output):
+        yield Hit("repetition", "output", f"repeats {repeated}")
+    if echoed := _echo(output, example):
+        yield Hit("repeats_question", "output", echoed)
+
+
+def _says_nothing(output: str, example: Example) -> bool:
+    if output.isascii() and output.isalnum() and len(output) > 4:
+        return False  # the common case, spared the slower look at each character
+    if len(output) < 24 and _PLACEHOLDER.fullmatch(output.lower()):
+        asked = f"{example.instruction}\n{example.input}".lower()
+        return output.strip("<[()]>. ").lower() not in asked
+    if any(unicodedata.category(character)[0] in "LNS" for character in output[:80]):
+        return False
+    # A punctuation mark answers a question about punctuation; what cannot be seen, or dots alone, answers none.
+    visible = [c for c in output if unicodedata.category(c)[0] == "P"]
+    return not visible or (set(visible) <= set(".…-–—_") and f" {output} " not in f" {example.instruction} ")
+
+
+def _echo(output: str, example: Example) -> str:
+    """Which part of the question an answer repeats; nothing is folded but blanks, since case may be the task."""
+    answer = " ".join(output.split())
+    instruction, input_ = " ".join(example.instruction.split()), " ".join(example.input.split())
+    if answer == instruction:
+        return "is the instruction"
+    if input_ and answer == input_:
+        return "is the input"
+    if input_ and answer in (f"{instruction} {input_}", f"{instruction}: {input_}"):
+        return "is instruction and input"
+    if len(instruction.split()) >= _LONG_ECHO and answer.startswith(instruction):
+        return "begins with the instruction"
+    return ""

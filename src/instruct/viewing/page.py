@@ -1,0 +1,87 @@
+"""Writes the page: table, curves and answers of all runs, and the report of the workspace where there is one."""
+
+import base64
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from instruct.errors import DataError, InstructError
+from instruct.files import read_text, write_text
+from instruct.plotting.gather import page_values, read_run
+from instruct.plotting.report import inline_svg, template_environment
+from instruct.viewing.blocks import Blocks, run_data, script_json
+from instruct.viewing.collect import collect_runs
+from instruct.viewing.revisions import names_of_commits
+from instruct.viewing.runs import Run
+from instruct.viewing.table import build_table
+
+HERE = Path(__file__).parent
+SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
+SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
+FIGURES = ("loss", "learning_rate", "scores")
+MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
+
+
+def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str | None = None) -> list[Run]:
+    """Collect all runs, write them to `output`, and return them."""
+    runs = collect_runs(root, [*asked, *([against] if against else [])])
+    if not any(run.results or run.train for run in runs):
+        raise InstructError("there is no finished run to show; `make repro` makes the first one")
+    place = find_place(runs, against)
+    names = names_of_commits(root, [run.revision for run in runs])
+    write_text(output, render(runs, names, place, workspace_report(root)))
+    return runs
+
+
+def workspace_report(root: Path) -> Markup:
+    """The sections of the report on the run in the workspace, or a line that says why there are none."""
+    try:
+        run = read_run(root / "metrics", root / "data")
+        figures = {name: inline_svg(root / "metrics" / "report" / f"{name}.svg") for name in FIGURES}
+        values = {**page_values(run, 0), "figures": figures}
+        environment = template_environment()
+        return Markup("\n").join(
+            Markup(environment.get_template(f"sections/{name}.html").render(**values)) for name in SECTIONS
+        )
+    except DataError as error:
+        return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error).replace(f"{root}/", ""))
+
+
+def find_place(runs: Sequence[Run], against: str | None) -> int:
+    """Which run the others are compared with: the one named, else the first with scores that is a commit."""
+    named = [place for place, run in enumerate(runs) if run.revision.name == against]
+    if against and not named:
+        raise InstructError(
+            f"{against}: there is no such run; there are {', '.join(run.revision.name for run in runs)}"
+        )
+    judged = [place for place, run in enumerate(runs) if run.results]
+    firm = [place for place in judged if runs[place].revision.kind == "revision"]
+    return (named or firm or judged or [0])[0]
+
+
+def render(runs: Sequence[Run], names: dict[str, str], against: int, report: Markup) -> str:
+    """The whole page as text; its only scripts are ours, by their hash."""
+    columns, rows = build_table(runs, names, against)
+    blocks, data, room = Blocks(), [], MOST_ANSWERS
+    for run in runs:
+        values, size = run_data(run, blocks, room)
+        room -= size
+        data.append(values)
+    script = "(() => {\n'use strict'\n" + "\n".join(read_text(HERE / name) for name in SCRIPTS) + "})()\n"
+    digest = base64.b64encode(sha256(script.encode("utf-8")).digest()).decode()
+    values_of_page: dict[str, Any] = {
+        "columns": columns,
+        "rows": rows,
+        "against": runs[against].revision.name,
+        "blocks": blocks.texts,
+        "data": script_json({"runs": data, "against": against}),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+        "view_css": Markup(read_text(HERE / "view.css")),
+        "report": report,
+        "left_out": sum(values["left_out"] for values in data),
+    }
+    return template_environment(HERE).get_template("view.html").render(**values_of_page)

@@ -1,0 +1,112 @@
+"""Which runs there are: workspace, revisions of Git, experiments of DVC; and their files, read from Git alone."""
+
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from instruct.errors import InstructError
+
+# DVC keeps an experiment as refs/exps/<first 2>/<other 38 digits of the commit it started from>/<its name>.
+EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
+TRUNKS = ("main", "master")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """One place that may hold a run; `commit` is empty for the workspace, `baseline` for all but experiments."""
+
+    name: str
+    kind: str  # workspace | revision | experiment
+    commit: str = ""
+    baseline: str = ""
+    when: str = ""
+
+
+def list_revisions(root: Path, asked: Sequence[str] = ()) -> list[Revision]:
+    """The workspace, the branch at hand, the trunk, the revisions asked for, then all experiments, newest first.
+
+    Raises InstructError for a revision that Git does not know. Without Git only the workspace is left.
+    """
+    found = [Revision(name="workspace", kind="workspace")]
+    if _git(root, "rev-parse", "--is-inside-work-tree") is None:
+        if asked:
+            raise InstructError(f"{asked[0]}: there is no Git repository here; run this where the project was cloned")
+        return found
+    branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD")
+    names = [branch or "HEAD", *TRUNKS]
+    experiments = _experiments(root)
+    by_name = {one.name: one for one in experiments}
+    seen: set[str] = set()
+    for name in (*names, *asked):
+        commit = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        if commit is None and name in asked and name not in by_name:
+            raise InstructError(f"{name}: Git knows no such revision; see `git branch -a` and `dvc exp list -A`")
+        if commit and (commit not in seen or name in asked) and name not in {one.name for one in found}:
+            seen.add(commit)
+            when = _git(root, "show", "-s", "--format=%cI", commit) or ""
+            found.append(Revision(name=name, kind="revision", commit=commit, when=when))
+    return found + experiments
+
+
+def _experiments(root: Path) -> list[Revision]:
+    listed = _git(root, "for-each-ref", "--format=%(objectname) %(committerdate:iso-strict) %(refname)", "refs/exps")
+    found = []
+    for line in (listed or "").splitlines():
+        commit, when, ref = line.split(" ", 2)
+        match = EXPERIMENT.fullmatch(ref)
+        if match:
+            baseline = match[1] + match[2]
+            found.append(Revision(name=match[3], kind="experiment", commit=commit, baseline=baseline, when=when))
+    return sorted(found, key=lambda one: (one.when, one.name), reverse=True)
+
+
+def names_of_commits(root: Path, revisions: Iterable[Revision]) -> dict[str, str]:
+    """A word for each commit: the branch at its tip where there is one, else seven digits."""
+    names = {one.baseline: one.baseline[:7] for one in revisions if one.baseline}
+    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads") or ""
+    for commit, name in (line.split(" ", 1) for line in listed.splitlines()):
+        if commit in names:
+            names[commit] = name
+    return names
+
+
+def read_files(root: Path, revisions: Sequence[Revision], paths: Sequence[str]) -> list[dict[str, bytes]]:
+    """For each revision the content of those of `paths` that it holds; one call of Git reads them all."""
+    found: list[dict[str, bytes]] = [{} for _ in revisions]
+    wanted = [(i, path) for i, one in enumerate(revisions) if one.commit for path in paths]
+    for i, one in enumerate(revisions):
+        if not one.commit:
+            found[i] = {path: (root / path).read_bytes() for path in paths if (root / path).is_file()}
+    if wanted:
+        lines = "".join(f"{revisions[i].commit}:./{path}\n" for i, path in wanted)
+        command = ["git", "cat-file", "--batch"]
+        done = subprocess.run(command, cwd=root, input=lines.encode(), capture_output=True, check=False)
+        for (i, path), content in zip(wanted, _blobs(done.stdout), strict=False):
+            if content is not None:
+                found[i][path] = content
+    return found
+
+
+def _blobs(output: bytes) -> Iterable[bytes | None]:
+    """The objects of `git cat-file --batch` in order; None for one that is not there."""
+    at = 0
+    while at < len(output):
+        end = output.index(b"\n", at)
+        header, at = output[at:end], end + 1
+        if header.endswith(b" missing"):
+            yield None
+            continue
+        size = int(header.rsplit(b" ", 1)[1])
+        yield output[at : at + size]
+        at += size + 1
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What Git prints, or None where it refuses or is not there."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

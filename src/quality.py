@@ -1,0 +1,46 @@
+"""Stage 2 · quality: train, val and test → the quality report, and a pass for training to wait for.
+
+python src/quality.py data/split metrics/data.json data/quality.txt
+"""
+
+import logging
+from pathlib import Path
+
+from instruct.errors import DataError
+from instruct.files import write_json, write_text
+from instruct.model.backbones import ModelParams, find_backbone
+from instruct.model.pretrained import load_tokenizer_of
+from instruct.params import load_params
+from instruct.quality.check import QualityCheck
+from instruct.quality.gates import verdicts
+from instruct.quality.settings import QualityParams
+from instruct.records import read_examples
+from instruct.stage import run_stage
+from instruct.text.prompts import TEMPLATES, PromptParams
+
+log = logging.getLogger(__name__)
+PASSED = "The data passed the gates in params.yaml (section quality); the report is metrics/data.json.\n"
+
+
+def main(split: Path, metrics: Path, passed: Path) -> None:
+    """Check every record of every part; raises DataError, after the report is written, where a gate fails."""
+    params, prompt = load_params("quality", QualityParams), load_params("prompt", PromptParams)
+    backbone = find_backbone(load_params("model", ModelParams).backbone)
+    check = QualityCheck(params, template=TEMPLATES[prompt.template], tokenizer=load_tokenizer_of(backbone))
+    for part in ("train", "val", "test"):
+        for example in read_examples(split / f"{part}.json"):
+            check.add(example, part)
+    report = check.report()
+    report["tokens"] |= {"template": prompt.template, "tokenizer": backbone.name}
+    write_json(metrics, report)
+    warnings, failures = verdicts(report)
+    for line in warnings:
+        log.info("warning: %s", line)
+    if failures:
+        raise DataError("\n".join([*failures, f"the data did not pass; {metrics} has the whole report"]))
+    log.info("%d records: every gate passed, %d of them with a warning", report["records"], len(warnings))
+    write_text(passed, PASSED)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotting.run_folder import answer_of
+
+import instruct.plotting
+from instruct.plotting.failure_modes import failure_modes
+
+TRAIN = {
+    "first_train_loss": 1.2,
+    "initial_val_loss": 1.8,
+    "train": {"records": 40, "tokens": 2400, "response_tokens": 400, "truncated": 0, "dropped": 0},
+    "val": {"records": 4, "tokens": 240, "response_tokens": 40, "truncated": 0, "dropped": 0},
+}
+QUALITY = {
+    "records": 50,
+    "findings": {"template_markers": {"count": 0, "over": 0}, "repetition": {"count": 0, "over": 0}},
+    "tokens": {"max": 97, "parts": {"train": {"counted": 40, "tokens": 2400, "response_tokens": 400}}},
+}
+JUDGES = {"reference": {"base": {"scored": 50, "unscored": 0}, "tuned": {"scored": 50, "unscored": 0}}}
+FINE = [{"response": f"An owl and {i} more."} for i in range(50)]
+
+
+def modes(tuned=FINE, base=FINE, train=TRAIN, quality=QUALITY, judges=JUDGES):
+    answers = {
+        name: [answer_of(name, i, fields) for i, fields in enumerate(rows)]
+        for name, rows in {"base": base, "tuned": tuned}.items()
+    }
+    return {mode.name: mode for mode in failure_modes(answers, train, quality, judges)}
+
+
+def suspected(**changes):
+    return [name for name, mode in modes(**changes).items() if mode.suspected]
+
+
+def with_bad(count, **fields):
+    return [{**row, **(fields if i < count else {})} for i, row in enumerate(FINE)]
+
+
+def signs(mode):
+    return [sign.text for sign in mode.signs if sign.bad]
+
+
+def test_a_sound_run_raises_no_suspicion_and_still_shows_numbers():
+    assert suspected() == []
+    assert all(mode.signs and mode.command for mode in modes().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "text"),
+    [
+        ("Malformed formatting", {"stop_reason": "stop_string"}, "answers that ran into the next turn's header"),
+        (
+            "Malformed formatting",
+            {"response": "An owl.\n### Response:\nA"},
+            "answers that hold a header of the template",
+        ),
+        ("Malformed formatting", {"response": " "}, "answers that are empty"),
+        (
+            "Malformed formatting",
+            {"response": "Say this.", "instruction": "Say  this."},
+            "answers that are the instruction",
+        ),
+        ("Mask bugs", {"stop_reason": "length"}, "answers that did not end by themselves"),
+        ("Repetition", {"response": "It is 25, 25, 25, 25, 25, 25, 25"}, "answers that repeat themselves"),
+        ("Repetition", {"stop_reason": "repetition"}, "answers that were stopped for it"),
+        ("Cut texts", {"truncated_tokens": 3}, "answers that had a prompt that was cut"),
+    ],
+)
+def test_each_sign_in_the_tuned_answers_raises_its_own_suspicion(name, fields, text):
+    tuned = with_bad(10, **fields)
+    assert suspected(tuned=tuned) == [name]
+    (sign,) = signs(modes(tuned=tuned)[name])
+    assert sign.startswith(text)
+    assert sign.endswith(": base 0 of 50, tuned 10 of 50")
+    assert suspected(base=tuned) == []
+
+
+def test_an_echo_that_is_the_right_answer_is_none():
+    assert suspected(tuned=with_bad(10, response="She reads.", input="She reads.", output="She reads.")) == []
+
+
+@pytest.mark.parametrize("key", ["tokens", "response_tokens"])
+def test_another_count_of_targets_than_the_data_have_is_a_mask_bug(key):
+    train = {**TRAIN, "train": {**TRAIN["train"], key: TRAIN["train"][key] + 1}}
+    assert suspected(train=train) == ["Mask bugs"]
+
+
+def test_counts_of_a_sample_are_not_compared():
+    train = {**TRAIN, "train": {**TRAIN["train"], "response_tokens": 1}}
+    part = {"counted": 39, "tokens": 2400, "response_tokens": 400}
+    assert suspected(train=train, quality={**QUALITY, "tokens": {"max": 97, "parts": {"train": part}}}) == []
+
+
+@pytest.mark.parametrize(("first", "bad"), [(0.59, True), (0.61, False), (5.39, False), (5.41, True)])
+def test_a_first_loss_far_from_that_of_validation_is_a_sign_of_a_mask_bug(first, bad):
+    assert (suspected(train={**TRAIN, "first_train_loss": first}) == ["Mask bugs"]) == bad
+
+
+def test_cut_and_dropped_records_are_shown():
+    train = {**TRAIN, "val": {**TRAIN["val"], "truncated": 2, "dropped": 1}}
+    assert signs(modes(train=train)["Cut texts"]) == ["val records: 2 cut, 1 dropped for their length"]
+
+
+def test_every_verdict_without_a_score_is_counted():
+    judges = {**JUDGES, "llama": {"base": {"scored": 49, "unscored": 1}, "tuned": {"scored": 48, "unscored": 2}}}
+    mode = modes(judges=judges)["Parser errors"]
+    assert signs(mode) == ["verdicts of llama without a score: 3 of 100"]
+
+
+def test_findings_beyond_their_gate_in_the_data_count():
+    findings = {**QUALITY["findings"], "repetition": {"count": 7, "over": 1}}
+    assert suspected(quality={**QUALITY, "findings": findings}) == ["Repetition"]
+
+
+def test_a_run_without_metrics_shows_what_it_has_and_guesses_nothing():
+    bare = modes(train={}, quality=None, judges={})
+    assert bare["Parser errors"].signs == ()
+    assert [sign.text for sign in bare["Mask bugs"].signs] == [
+        "answers that did not end by themselves: base 0 of 50, tuned 0 of 50"
+    ]
+
+
+def render(rows):
+    folder = Path(instruct.plotting.__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("sections/failures.html").render(failures=list(rows.values()))
+
+
+def test_the_section_names_every_mode_its_numbers_and_its_command():
+    rows = modes(tuned=with_bad(10, truncated_tokens=3))
+    page = render(rows)
+    for mode in rows.values():
+        assert mode.name in page
+        assert f"<code>{mode.command}</code>" in page
+    assert "Worth a look: Cut texts." in page
+    assert '<span class="warn">answers that had a prompt that was cut: base 0 of 50, tuned 10 of 50</span>' in page
+    assert "No sign of any of them in this run." in render(modes())
+    assert "no number to tell by" in render(modes(judges={}))

@@ -1,0 +1,111 @@
+"""The report in a real Chromium: legible at every width, in light and in dark, and whole without scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from plotting.run_folder import make_run
+
+import plot
+
+LONG = "supercalifragilisticexpialidocious" * 4
+FINDING = {"action": "warn", "count": 3, "max_share": 0.01, "over": 1, "share": 0.25, "parts": {"train": 3}}
+NAMED = [{"field": "output", "id": "a2a3837f7c40", "index": 7, "part": "train", "what": f"repeats {LONG}"}]
+LENGTHS = {"min": 2, "mean": 9.4, "p50": 9, "p95": 18, "max": 46}
+QUALITY = {
+    "records": 12,
+    "gates": {"failed": 1, "warned": 1},
+    "findings": {
+        "contradictory_answers": {**FINDING, "records": NAMED},
+        "control_characters": {**FINDING, "action": "fail", "records": []},
+        "repetition": {**FINDING, "count": 0, "over": 0, "share": 0.0, "records": []},
+    },
+    "kinds": [{"name": "facts", "count": 12, "share": 1.0}],
+    "languages": {"en": {"count": 12, "share": 1.0}},
+    "tokens": {
+        "tokenizer": "smollm2-135m", "template": "alpaca", "counted": 12, "records": 12, "max": 46,
+        "prompt": LENGTHS, "response": LENGTHS, "total": LENGTHS,
+    },
+}  # fmt: skip
+FACTS = {"records": 9, "base": 10.0, "tuned": 20.0, "difference": 10.0, "low": 1.0, "high": 19.0}
+ENDED = {"base": 10.0, "base_records": 11, "tuned": 20.0, "tuned_records": 10}
+SLICES = [
+    {"slice": "kind", "value": "facts", **FACTS},
+    {"slice": "kind", "value": "sums", "records": 2, "base": 10.0},
+    {"slice": "stop_reason", "value": "end_of_text", **ENDED},
+]
+CONTROLS = {"count": 8, "fit": False, "reference": 100.0, "echo": 98.0, "empty": 100.0, "unscored": 0}
+AGREEMENT = {
+    "llama ~ reference": {"count": 14, "pearson": 0.5, "spearman": 0.25, "kappa": 0.125, "mean_difference": -3.5}
+}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A run with everything that the page can show, and long words in it."""
+    folder = tmp_path_factory.mktemp("report")
+    extra = {"agreement": AGREEMENT}
+    scores = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
+    make_run(folder, *scores, judge_extra={"slices": SLICES, "controls": CONTROLS}, extra=extra, instruction=LONG)
+    (folder / "metrics/data.json").write_text(json.dumps(QUALITY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plot.main(*map(Path, ("metrics", "data", "metrics/report", "metrics/score_bands.csv")))
+    return folder / "metrics/report/index.html"
+
+
+@pytest.mark.parametrize("width", [320, 400, 768, 1000, 1400])
+def test_no_width_makes_the_page_scroll_sideways(browser, page, width):
+    browser.open(page, width=width)
+    assert browser.run("sideways()") <= 0
+    too_wide = "all('table').filter((one) => !one.closest('.wide') && one.scrollWidth > innerWidth).length"
+    assert browser.run(too_wide) == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_enough_contrast(browser, page, dark):
+    browser.open(page, dark=dark)
+    browser.run("all('details').forEach((one) => { one.open = true })")
+    assert browser.run("weakTexts(4.5)") == []
+
+
+def test_figures_turn_dark_with_the_page(browser, page):
+    filter_of = "getComputedStyle(document.querySelector('figure svg')).filter"
+    browser.open(page)
+    assert browser.run(filter_of) == "none"
+    browser.open(page, dark=True)
+    assert "invert" in browser.run(filter_of)
+    ground = "getComputedStyle(document.querySelector('figure svg [id=patch_1] path')).fill"
+    assert browser.run(ground) == "rgba(0, 0, 0, 0)"
+
+
+def test_every_section_is_reached_from_the_top(browser, page):
+    browser.open(page)
+    assert browser.run("all('nav a').length") >= 7
+    assert browser.run("all('nav a').filter((one) => !document.querySelector(one.hash)).length") == 0
+    assert browser.errors == []
+    assert browser.requests == [page.resolve().as_uri()]
+
+
+def test_quality_slices_controls_agreement_and_unscored_are_shown(browser, page):
+    browser.open(page)
+    browser.run("all('details').forEach((one) => { one.open = true })")
+    text = " ".join(browser.run("document.querySelector('main').innerText").split())
+    for words in (
+        "loss trend falling lowest",
+        "next step better judging",
+        "12 records looked at. 1 gate failed.",
+        "control characters 3 25.0 % 1.0 % failed",
+        "contradictory answers 3 25.0 % 1.0 % warning",
+        "repetition 0 1.0 % passed",
+        "a2a3837f7c40 train[7] output repeats",
+        "prompt 2 9 18 46",
+        "facts 10.0 20.0 +10.0 +1.0 to +19.0 9",
+        "sums 10.0 none none 2",
+        "end of text 10.0 11 answers 20.0 10 answers",
+        "Not fit to judge",
+        "llama ~ reference 0.50 0.25 none 0.12 -3.5 14",
+        "r1 base, reference no number reply 1",
+        "r2 tuned, reference no number reply 2",
+    ):
+        assert words in text, words

@@ -1,0 +1,92 @@
+import pytest
+from quality_records import example
+
+from instruct.quality.languages import UNKNOWN, find_in_languages, find_in_scripts, language_of, main_script
+
+TEXTS = {
+    "en": "The quick brown fox jumps over the lazy dog and runs away into the forest.",
+    "de": "Der schnelle braune Fuchs springt über den faulen Hund und läuft in den Wald.",
+    "fr": "Le renard brun rapide saute par-dessus le chien paresseux et court dans la forêt.",
+    "es": "El rápido zorro marrón salta sobre el perro perezoso y corre hacia el bosque.",
+    "ru": "Быстрая коричневая лиса прыгает через ленивую собаку и убегает в тёмный лес.",
+}
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_the_language_of_a_sentence_is_told(language):
+    assert language_of(TEXTS[language]) == language
+
+
+def test_a_short_text_has_no_language():
+    assert language_of("Guten Tag, wie geht es dir") == UNKNOWN
+
+
+@pytest.mark.parametrize("answer", ["de", "fr", "es", "ru"])
+@pytest.mark.parametrize("question", ["en", "de"])
+def test_an_answer_in_another_language_is_found(question, answer):
+    if question == answer:
+        assert find_in_languages(example(TEXTS[answer], TEXTS[question])) == (answer, None)
+        return
+    language, hit = find_in_languages(example(TEXTS[answer], TEXTS[question]))
+    assert language == answer
+    assert (hit.finding, hit.what) == ("mixed_languages", f'is in "{answer}", the question in "{question}"')
+
+
+@pytest.mark.parametrize(
+    ("instruction", "input"),
+    [
+        ("Translate the sentence that stands below for my homework today.", ""),
+        ("Say this in French so that the guests from Lyon understand it.", ""),
+        ("Which of these is the right Spanish way to say it to the boss?", ""),
+        ("Summarise the text that stands below for me in one sentence, please.", TEXTS["fr"]),
+        ("Continue.", ""),
+    ],
+)
+def test_an_answer_in_another_language_that_was_asked_for_is_no_finding(instruction, input):
+    assert find_in_languages(example(TEXTS["fr"], instruction, input))[1] is None
+
+
+@pytest.mark.parametrize("word", ["pаypal", "Gооgle", "аpple pie", "Моscow", "Κοkomo Goοgle", "МOCKBA"])
+def test_look_alike_letters_within_a_word_are_found(word):
+    (hit,) = find_in_scripts(example(f"It is {word}, no doubt."))
+    assert (hit.finding, hit.field) == ("mixed_scripts", "output")
+    assert "mixes alphabets" in hit.what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2πr and πr²",
+        "the Δx of λmax",
+        "sin θ, μm, kΩ",
+        "The word мир is Russian",
+        "α-particle",
+        "café",
+        "Tシャツ",
+        "X線",
+    ],
+)
+def test_signs_of_formulas_and_foreign_words_are_no_mixed_script(text):
+    assert list(find_in_scripts(example(text, "Explain мир or Tシャツ or X線."))) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "script"),
+    [
+        ("Это сова", "Cyrillic"),
+        ("猫头鹰", "Chinese or Japanese"),
+        ("ふくろう", "Chinese or Japanese"),
+        ("بومة كبيرة", "Arabic"),
+    ],
+)
+def test_an_answer_in_a_script_that_the_question_lacks_is_found(output, script):
+    (hit,) = find_in_scripts(example(output))
+    assert (hit.finding, hit.what) == ("mixed_scripts", f"is in {script}, of which the question has no letter")
+    assert list(find_in_scripts(example(output, "Name a bird in Russian, Chinese, Japanese or Arabic."))) == []
+    assert list(find_in_scripts(example(output, f"What is this? {output}"))) == []
+
+
+def test_the_main_script_is_that_of_most_letters():
+    assert main_script("The word мир") == "Latin"
+    assert main_script("мир is слово") == "Cyrillic"
+    assert main_script("1 + 1 = 2, π") == ""

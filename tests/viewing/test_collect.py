@@ -1,0 +1,171 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from viewing.repository import Repository, git
+
+from instruct.errors import InstructError
+from instruct.viewing.collect import collect_runs
+from instruct.viewing.revisions import list_revisions, names_of_commits, read_files
+
+
+@pytest.fixture
+def repository(tmp_path):
+    repository = Repository(tmp_path, records=4)
+    repository.write(mean=50.0)
+    repository.commit()
+    repository.write(mean=60.0, lr=1e-4, seed=1)
+    repository.keep_as_experiment("lower-lr")
+    return repository
+
+
+def names(runs):
+    return [run.revision.name for run in runs]
+
+
+def test_workspace_branch_and_experiments_are_found_and_an_unchanged_workspace_is_not_shown_twice(repository):
+    assert names(collect_runs(repository.folder)) == ["main", "lower-lr"]
+    repository.put("params.yaml", "train: {lr: 0.5}\n")
+    runs = collect_runs(repository.folder)
+    assert names(runs) == ["workspace", "main", "lower-lr"]
+    assert runs[0].params == {"train.lr": 0.5}
+
+
+def test_each_run_has_its_own_files(repository):
+    main, other = collect_runs(repository.folder)
+    assert (main.params["train.lr"], other.params["train.lr"]) == (2e-4, 1e-4)
+    assert main.scores["reference"] != other.scores["reference"]
+    assert main.answers["tuned"][0]["response"] == "answer of tuned 0"
+    assert other.answers["tuned"][0]["response"] == "answer of tuned 1"
+    assert main.missing == other.missing == []
+
+
+def test_what_git_reads_is_what_git_shows(repository):
+    revisions = list_revisions(repository.folder)
+    paths = ("params.yaml", "metrics/scores.csv", "no/such/file", "metrics/train.json")
+    for revision, files in list(zip(revisions, read_files(repository.folder, revisions, paths), strict=True))[1:]:
+        assert set(files) == {"params.yaml", "metrics/scores.csv", "metrics/train.json"}
+        for path, content in files.items():
+            shown = ["git", "show", f"{revision.commit}:{path}"]
+            assert content == subprocess.run(shown, cwd=repository.folder, capture_output=True, check=True).stdout
+
+
+def test_a_project_in_a_folder_of_its_repository_is_read_from_there(tmp_path):
+    Repository(tmp_path, records=2)
+    inner = Repository(tmp_path / "inner", records=2)
+    (inner.folder / ".git").rename(tmp_path / "unused")
+    inner.write()
+    inner.commit()
+    (run,) = collect_runs(inner.folder)
+    assert (run.revision.name, run.params["train.lr"]) == ("main", 2e-4)
+
+
+def test_experiments_of_older_commits_stay_and_say_where_they_began(repository):
+    start = git(repository.folder, "rev-parse", "HEAD")
+    git(repository.folder, "branch", "old")
+    repository.write(mean=55.0, seed=2)
+    repository.commit()
+    revisions = list_revisions(repository.folder)
+    assert [one.name for one in revisions if one.kind == "experiment"] == ["lower-lr"]
+    assert names_of_commits(repository.folder, revisions) == {start: "old"}
+
+
+def test_a_revision_that_is_asked_for_is_added_and_an_unknown_one_refused(repository):
+    git(repository.folder, "tag", "v1")
+    repository.write(mean=70.0, seed=3)
+    repository.commit()
+    assert names(collect_runs(repository.folder, ["v1"])) == ["main", "v1", "lower-lr"]
+    assert names(collect_runs(repository.folder, ["lower-lr"])) == ["main", "lower-lr"]
+    with pytest.raises(InstructError, match=r"^nope: Git knows no such revision; see"):
+        collect_runs(repository.folder, ["nope"])
+    with pytest.raises(InstructError, match=r"^--all: Git knows"):
+        collect_runs(repository.folder, ["--all"])
+
+
+def test_answers_that_the_cache_lacks_are_missed_in_words(repository):
+    (repository.folder / "metrics/scores.csv").unlink()
+    repository.write(mean=40.0, seed=4, keep=False)
+    repository.keep_as_experiment("elsewhere")
+    run = next(run for run in collect_runs(repository.folder) if run.revision.name == "elsewhere")
+    assert run.answers == {}
+    assert run.missing == ["answers not in DVC's cache; `dvc fetch` brings them"]
+    assert len(run.scores["reference"]) == 8  # they are in Git, by record
+
+
+def test_without_git_the_workspace_is_shown_alone(tmp_path):
+    repository = Repository(tmp_path / "project", records=2)
+    repository.write()
+    (tmp_path / "project/.git").rename(tmp_path / "gone")
+    assert names(collect_runs(repository.folder)) == ["workspace"]
+    with pytest.raises(InstructError, match=r"^main: there is no Git repository here"):
+        collect_runs(repository.folder, ["main"])
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "word"),
+    [
+        ("params.yaml", "a: [1\n", "params.yaml cannot be read"),
+        ("metrics/evaluate.json", "{", "metrics/evaluate.json is not JSON"),
+        ("metrics/evaluate.json", '{"bleu": 3}', "metrics/evaluate.json is of no known shape"),
+        ("metrics/train.json", "NaN{", "metrics/train.json is not JSON"),
+    ],
+)
+def test_a_broken_file_is_named_and_the_rest_of_the_run_is_shown(repository, path, content, word):
+    repository.put(path, content)
+    workspace = collect_runs(repository.folder)[0]
+    assert word in workspace.missing
+    assert workspace.curves["val"]
+
+
+def test_a_broken_lock_file_costs_the_answers_only(repository):
+    repository.put("dvc.lock", "{{{")
+    repository.keep_as_experiment("broken")
+    run = next(run for run in collect_runs(repository.folder) if run.revision.name == "broken")
+    assert run.answers == {}
+    assert run.results["judges"]["reference"]["tuned"]["scored"] == 4
+
+
+@pytest.mark.slow
+def test_experiments_that_dvc_itself_ran_are_found_with_their_answers(tmp_path, monkeypatch):
+    """The refs and the cache are DVC's own: this is what `repository.py` imitates."""
+    for variable in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    folder = tmp_path / "project"
+    repository = Repository(folder, records=3)
+
+    def dvc(*arguments):
+        done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    repository.write()
+    (folder / "dvc.lock").unlink()
+    shutil.rmtree(folder / ".dvc")
+    (folder / ".gitignore").write_text("/data/\n")
+    script = """
+import json, pathlib, yaml
+lr = yaml.safe_load(open("params.yaml"))["train"]["lr"]
+for name in ("data/base_responses.json", "data/responses.json", "data/judgements.json"):
+    path = pathlib.Path(name)
+    rows = json.loads(pathlib.Path(name.replace("data/", "seed/")).read_text())
+    path.write_text(json.dumps([{**row, "response": f"by lr {lr}"} for row in rows]))
+"""
+    (folder / "run.py").write_text(script)
+    (folder / "data").rename(folder / "seed")
+    (folder / "data").mkdir()
+    outs = ["data/base_responses.json", "data/responses.json", "data/judgements.json"]
+    stage = {"cmd": f"{sys.executable} run.py", "deps": ["run.py"], "params": ["train"], "outs": outs}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"all": stage}}))
+    git(folder, "config", "user.name", "t")
+    git(folder, "config", "user.email", "t@example.org")
+    dvc("init", "--quiet")
+    dvc("repro", "--quiet")
+    repository.commit()
+    dvc("exp", "run", "--quiet", "-n", "lower-lr", "-S", "train.lr=0.0001")
+    git(folder, "checkout", "--force", "--quiet", "HEAD")
+    found = {run.revision.name: run for run in collect_runs(folder)}
+    assert found["lower-lr"].params["train.lr"] == 1e-4
+    assert found["lower-lr"].answers["tuned"][0]["response"] == "by lr 0.0001"
+    assert found["main"].answers["tuned"][0]["response"] == "by lr 0.0002"

@@ -1,0 +1,120 @@
+import json
+import re
+import webbrowser
+
+import pytest
+from typer.testing import CliRunner
+from viewing.repository import Repository
+
+from instruct.cli import app
+from instruct.errors import InstructError
+from instruct.viewing import page as page_module
+from instruct.viewing.blocks import Blocks, script_json
+from instruct.viewing.open import open_page
+from instruct.viewing.page import write_view
+
+
+@pytest.fixture
+def repository(tmp_path):
+    repository = Repository(tmp_path, records=3)
+    repository.write()
+    repository.commit()
+    return repository
+
+
+def data_of(page):
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="view-data">(.*?)</script>', text, re.S)[1])
+
+
+def test_a_block_of_data_ends_no_script_and_is_the_same_value():
+    value = {"</script>": ["<!--<script>", "\u2028\u2029 & ' \""]}
+    text = script_json(value)
+    assert "<" not in text
+    assert json.loads(text) == value
+
+
+def test_equal_data_stand_in_the_page_once(repository):
+    blocks = Blocks()
+    assert blocks.add([1, 2]) == blocks.add([1, 2]) != blocks.add([2, 1])
+    repository.write(lr=1e-4)
+    repository.keep_as_experiment("same-answers")
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    one, other = data_of(output)["runs"]
+    assert (one["records"], one["systems"]) == (other["records"], other["systems"])
+
+
+def test_the_same_runs_give_the_same_page(repository):
+    one, other = repository.folder / "one.html", repository.folder / "other.html"
+    write_view(repository.folder, one)
+    write_view(repository.folder, other)
+    assert one.read_bytes() == other.read_bytes()
+    assert str(repository.folder) not in one.read_text(encoding="utf-8")
+
+
+def test_the_page_has_no_address_of_another_place(repository):
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    text = output.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert re.findall(r"https?:|src=|@import|url\((?!#)", text) == []
+
+
+def test_texts_beyond_the_limit_are_left_out_and_that_is_said(repository, monkeypatch):
+    monkeypatch.setattr(page_module, "MOST_ANSWERS", 6)
+    repository.write(lr=1e-4, seed=1)
+    repository.keep_as_experiment("second")
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    first, second = data_of(output)["runs"]
+    assert (first["left_out"], second["left_out"]) == (False, True)
+    assert second["scores"]
+    assert "the texts of 1 run are left out" in output.read_text(encoding="utf-8")
+
+
+def test_no_finished_run_is_one_line(tmp_path):
+    Repository(tmp_path, records=1)
+    with pytest.raises(InstructError, match=r"^there is no finished run to show; `make repro`"):
+        write_view(tmp_path, tmp_path / "view.html")
+    assert not (tmp_path / "view.html").exists()
+
+
+def test_an_unknown_run_to_compare_with_is_refused(repository):
+    with pytest.raises(InstructError, match=r"^nope: "):
+        write_view(repository.folder, repository.folder / "view.html", against="nope")
+
+
+def test_the_run_that_is_named_is_what_others_are_compared_with(repository):
+    repository.write(lr=1e-4, seed=1)
+    repository.keep_as_experiment("second")
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output, against="second")
+    assert data_of(output)["against"] == 1
+    assert "compared with <b>second</b>" in output.read_text(encoding="utf-8")
+
+
+def test_a_workspace_without_a_run_says_so_where_its_report_would_stand(repository):
+    (repository.folder / "metrics/train.json").unlink()
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    assert "The workspace holds no finished run." in output.read_text(encoding="utf-8")
+
+
+def test_the_command_writes_the_page_and_prints_where(repository, monkeypatch):
+    monkeypatch.chdir(repository.folder)
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    done = CliRunner().invoke(app, ["view"])
+    assert done.exit_code == 0, done.output
+    assert done.output == "build/view/index.html: 1 run\nthere is no display here; open that file in a browser\n"
+    assert (repository.folder / "build/view/index.html").is_file()
+
+
+def test_with_a_display_the_browser_is_given_the_files_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    path = tmp_path / "a page.html"
+    assert open_page(path)
+    assert opened == [path.as_uri()]

@@ -1,0 +1,334 @@
+"""What the page of `instruct view` does in a real Chromium: the order of rows, what a filter leaves, what is drawn."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from markupsafe import Markup
+from viewing.repository import Repository, response
+
+from instruct.viewing.collect import collect_runs
+from instruct.viewing.page import render, write_view
+from instruct.viewing.revisions import Revision
+
+ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
+MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}
+RESULTS = ("metrics/evaluate.json", "metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv")
+FOUND = "Number(document.getElementById('answers-status').textContent.split(' ')[0])"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """main and four experiments: three with results (`slow` has lost its answers) and one without; 45 records."""
+    folder = tmp_path_factory.mktemp("view")
+    repository = Repository(folder, records=45)
+    repository.write(mean=50.0, judges=("reference", "llama"))
+    repository.commit()
+    for seed, (name, mean) in enumerate(MEANS.items(), start=1):
+        lr = {"slow": 1e-5, "fast": 1e-3}.get(name, 2e-4)
+        repository.write(mean=mean or 50.0, lr=lr, seed=seed, judges=("reference", "llama"), keep=name != "slow")
+        if mean is None:
+            for path in RESULTS:
+                (folder / path).unlink()
+        repository.keep_as_experiment(name)
+    output = folder / "build/view/index.html"
+    write_view(folder, output)
+    return output
+
+
+@pytest.fixture
+def at(browser, page):
+    """The page, fresh; its scripts must make no error."""
+    browser.open(page)
+    yield browser
+    assert browser.errors == []
+
+
+def rows(browser):
+    return browser.run("visibleRows()")
+
+
+def row_of(browser, name):
+    """The selector of a run's row."""
+    place = browser.run(f"placeOf({json.dumps(name)})")
+    return f'.runs tr[data-run="{place}"]'
+
+
+def status(browser, part):
+    return browser.run(f"document.getElementById('{part}-status').textContent")
+
+
+def head(key):
+    return f'.runs thead [data-col="{key}"] button'
+
+
+def order_of(browser, key):
+    return browser.run(f"document.querySelector('.runs thead [data-col=\"{key}\"]').ariaSort")
+
+
+def choose(browser, id_, value):
+    browser.run(f"choose({json.dumps(id_)}, {json.dumps(value)})")
+
+
+def fill(browser, id_, text):
+    """Type into a field as a person does, and wait until the page has answered."""
+    browser.run(f"clear({json.dumps(id_)})")
+    browser.type(text)
+    browser.run("pause(250)")
+
+
+def shown(browser):
+    """The records of the answers on this page of the list."""
+    texts = browser.run("all('#answers-list article').map((article) => article.textContent)")
+    return [re.search(r"\br\d+\b", text)[0] for text in texts]
+
+
+def block_of(page, id_):
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(rf'<script type="application/json" id="{id_}">(.*?)</script>', text, re.S)[1])
+
+
+def scores_of(page, name, system="tuned"):
+    """A run's scores by record, from the file and not through the page's own scripts."""
+    run = next(run for run in block_of(page, "view-data")["runs"] if run["name"] == name)
+    ids, scores = block_of(page, run["records"])["id"], block_of(page, run["scores"])
+    return dict(zip(ids, scores["reference"][system], strict=True))
+
+
+# The table
+
+
+def test_a_click_on_a_head_sorts_by_it_and_another_click_turns_the_order(at):
+    assert rows(at)[0] == "main"
+    at.click(head("score:reference"))
+    assert rows(at) == ["two-epochs", "fast", "main", "slow", "unfinished"]
+    assert order_of(at, "score:reference") == "descending"
+    at.click(head("score:reference"))
+    assert rows(at) == ["slow", "main", "fast", "two-epochs", "unfinished"]  # what has no score stays last
+    assert order_of(at, "score:reference") == "ascending"
+    at.click(head("val_loss"))
+    assert order_of(at, "score:reference") == "none"
+
+
+def test_settings_are_sorted_as_numbers_not_as_texts(at):
+    at.click(head("set:train.lr"))
+    assert (rows(at)[0], rows(at)[-1]) == ("fast", "slow")  # 1e-3, 2e-4, 1e-5: as texts 1e-05 would not be the least
+
+
+def test_the_keyboard_alone_sorts(at):
+    at.run(f"document.querySelector({json.dumps(head('val_loss'))}).focus()")
+    at.press("Enter")
+    assert rows(at)[0] == "two-epochs"  # the lowest loss first
+    at.press("Space")
+    assert rows(at)[-1] == "two-epochs"
+    assert "sorted by best val loss, descending" in status(at, "runs")
+
+
+def test_the_list_of_columns_sorts_where_there_are_no_heads(at):
+    at.resize(400)
+    choose(at, "runs-sort", "score:reference")
+    assert rows(at)[0] == "two-epochs"
+    at.click("#runs-turn")
+    assert rows(at)[0] == "slow"
+    choose(at, "runs-sort", "")
+    assert rows(at)[0] == "main"
+
+
+def test_finding_leaves_the_runs_that_hold_all_words(at):
+    fill(at, "runs-find", "experiment EPOCHS-")
+    assert rows(at) == []
+    fill(at, "runs-find", "experiment -EPOCHS")
+    assert rows(at) == ["two-epochs"]
+    assert status(at, "runs").startswith("1 of 5 runs")
+
+
+def test_a_column_is_switched_on_and_escape_leads_back(at):
+    display = "getComputedStyle(document.querySelector('td[data-col=\"steps\"]')).display"
+    assert at.run(display) == "none"
+    at.click(".chooser summary")
+    at.click('.chooser input[value="steps"]')
+    assert at.run(display) != "none"
+    at.press("Escape")
+    assert at.run("document.querySelector('.chooser').open") is False
+    assert at.run("document.activeElement.tagName") == "SUMMARY"
+
+
+# The curves
+
+
+def test_curves_of_all_chosen_runs_lie_on_one_chart_each_with_its_own_colour(at):
+    lines = at.run("curveLines()")
+    assert {line["name"] for line in lines} == {"main", "slow", "fast", "two-epochs"}
+    assert {line["points"] for line in lines} == {40}
+    assert len({line["colour"] for line in lines}) == len(lines) == 4
+    at.click(row_of(at, "main") + " .draw input")
+    assert "main" not in {line["name"] for line in at.run("curveLines()")}
+    at.click("#curves-none")
+    assert at.run("curveLines()") == []
+    assert "No run" in status(at, "curves")
+    at.click("#curves-all")
+    assert len(at.run("curveLines()")) == 4
+    assert at.run("all('.draw input:disabled').length") == 1  # the run without curves
+
+
+def test_arrow_keys_read_the_values_of_the_curves(at):
+    at.run("document.getElementById('curves-chart').focus()")
+    at.press("ArrowRight", "ArrowRight")
+    read = at.run("document.getElementById('curves-reading').textContent")
+    assert "step 1:" in read
+    assert f"main {2.5 * 0.97:.4g}" in read  # the loss that repository.py writes for a mean of 50
+    assert f"two-epochs {2.5 * 0.97 * 50 / 80:.4g}" in read
+
+
+@pytest.mark.parametrize("what", ["val.loss", "train.loss", "train.lr"])
+def test_what_is_drawn_lies_inside_the_chart(at, what):
+    choose(at, "curves-what", what)
+    assert at.run("curveLines().length") == 4
+    assert at.run("linesOutside()") == 0
+
+
+# The answers
+
+
+def test_answers_are_shown_a_page_at_a_time(at):
+    assert shown(at) == [f"r{i}" for i in range(20)]
+    assert status(at, "answers") == "45 of 45 answers"
+    at.click("#answers-next")
+    at.click("#answers-next")
+    assert shown(at) == [f"r{i}" for i in range(40, 45)]
+    assert at.run("document.getElementById('answers-next').disabled") is True
+    at.click("#answers-back")
+    assert shown(at)[0] == "r20"
+
+
+def test_answers_are_sorted_by_score_and_by_gain(at, page):
+    tuned, base = scores_of(page, "main"), scores_of(page, "main", "base")
+    choose(at, "answers-sort", "low")
+    assert shown(at) == sorted(tuned, key=tuned.get)[:20]
+    choose(at, "answers-sort", "loss")
+    assert shown(at) == sorted(tuned, key=lambda id_: tuned[id_] - base[id_])[:20]
+
+
+def test_filters_leave_exactly_what_they_say(at, page):
+    tuned, base = scores_of(page, "main"), scores_of(page, "main", "base")
+    choose(at, "answers-which", "worse")
+    assert at.run(FOUND) == sum(tuned[id_] < base[id_] for id_ in tuned) > 0
+    choose(at, "answers-which", "unended")
+    assert at.run(FOUND) == 12  # each fourth of 45 ended by length
+    choose(at, "answers-which", "cut")
+    assert shown(at) == ["r1"]
+    choose(at, "answers-which", "all")
+    choose(at, "answers-kind", "facts")
+    assert at.run(FOUND) == 15
+    choose(at, "answers-kind", "")
+    fill(at, "answers-low", "50")
+    assert at.run(FOUND) == sum(score >= 50 for score in tuned.values())
+    at.click("#answers-form button[type=reset]")
+    at.run("pause(100)")
+    assert at.run(FOUND) == 45
+
+
+def test_the_search_finds_in_questions_and_answers_and_marks_what_it_found(at):
+    fill(at, "answers-find", "QUESTION r17")
+    assert shown(at) == ["r17"]
+    assert at.run("all('#answers-list mark').map((one) => one.textContent)") == ["r17", "Question", "r17", "r17"]
+
+
+def test_two_runs_stand_beside_each_other_with_the_scores_of_each(at, page):
+    at.click(row_of(at, "fast") + " .read")
+    assert at.run("document.getElementById('answers-run').selectedOptions[0].textContent") == "fast"
+    choose(at, "answers-beside", at.run("placeOf('two-epochs')"))
+    heads = at.run("all('#answers-list article:first-child h3').map((one) => one.textContent)")
+    mine, its = scores_of(page, "fast")["r0"], scores_of(page, "two-epochs")["r0"]
+    assert heads == ["reference", f"two-epochs · score {its:.0f}", f"fast · score {mine:.0f}"]
+
+
+def test_a_run_whose_answers_are_not_in_the_cache_still_shows_its_scores_and_says_so(at):
+    choose(at, "answers-run", at.run("placeOf('slow')"))
+    assert "not in DVC's cache" in status(at, "answers")
+    text = at.run("document.getElementById('answers-list').textContent")
+    assert "(the text is not here)" in text
+    assert "· score" in text
+
+
+# The page as a whole
+
+
+@pytest.mark.parametrize("width", [320, 400, 768, 1000, 1400])
+def test_no_width_makes_the_page_or_its_table_scroll_sideways(browser, page, width):
+    browser.open(page, width=width)
+    assert browser.run("sideways()") <= 0
+    if width != 768:  # below, runs are cards; between, the table may scroll in its own frame
+        assert browser.run("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.wide'))") <= 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_enough_contrast(browser, page, dark):
+    browser.open(page, dark=dark)
+    paper = browser.run("luminance(getComputedStyle(document.body).backgroundColor)")
+    assert paper < 0.1 if dark else paper > 0.9
+    assert browser.run("weakTexts(4.5)") == []
+
+
+def test_every_control_has_a_name_and_no_id_stands_twice(at):
+    assert at.run("nameless()") == 0
+    assert at.run("repeatedIds()") == 0
+
+
+def test_the_page_asks_for_nothing_but_itself(at, page):
+    assert at.requests == [page.resolve().as_uri()]
+
+
+def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
+    repository = Repository(tmp_path, records=3)
+    repository.write(text=ATTACK)
+    hostile = [response(f"r{i}", ATTACK, i, instruction=ATTACK, kind=ATTACK) for i in range(3)]
+    repository.put_json("data/responses.json", hostile)
+    repository.put("params.yaml", json.dumps({"train": {"lr": ATTACK}}))
+    output = tmp_path / "view.html"
+    write_view(tmp_path, output)
+    browser.open(output)
+    assert browser.errors == []
+    assert browser.run("window.hacked") is None
+    assert browser.run("all('img').length") == 0
+    assert browser.run("all('script:not([type])').length") == 1
+    assert browser.run("document.querySelector('#answers-list .text').textContent") == ATTACK
+
+
+def test_no_script_but_the_pages_own_may_run(browser, page):
+    browser.open(page)
+    browser.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'hacked = 3'}))")
+    assert browser.run("window.hacked") is None
+    assert any("Content Security Policy" in error for error in browser.errors)
+
+
+def test_fifty_runs_and_ten_thousand_answers_stay_one_page_at_a_time(browser, tmp_path):
+    repository = Repository(tmp_path, records=200)
+    repository.write()
+    (one,) = collect_runs(tmp_path)
+    runs = [
+        replace(
+            one,
+            revision=Revision(name=f"e{i}", kind="experiment", commit=f"{i:040x}"),
+            params={**one.params, "train.lr": i / 1e5},
+            train={**one.train, "best_val_loss": 1 + i / 100},
+            answers={s: [{**row, "response": f"{s} {i}"} for row in rows] for s, rows in one.answers.items()},
+        )
+        for i in range(50)
+    ]
+    output = tmp_path / "view.html"
+    output.write_text(render(runs, {}, 0, Markup("")), encoding="utf-8")
+    browser.open(output)
+    assert len(rows(browser)) == 50
+    browser.click(head("set:train.lr"))
+    assert rows(browser)[0] == "e49"
+    assert browser.run("curveLines().length") < 10  # not all at once before they are asked for
+    browser.click("#curves-all")
+    assert browser.run("curveLines().length") == 50
+    assert browser.run("all('#answers-list article').length") == 20
+    choose(browser, "answers-run", "49")
+    fill(browser, "answers-find", "r199 tuned")
+    assert shown(browser) == ["r199"]
+    assert "tuned 49" in browser.run("document.getElementById('answers-list').textContent")
+    assert browser.errors == []

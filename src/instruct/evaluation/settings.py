@@ -39,13 +39,15 @@ class EvaluateParams:
     a score stops the stage.
     """
 
-    judge: JudgeName
+    judges: tuple[JudgeName, ...]
     ollama: OllamaParams
     resamples: int
     seed: int
     max_unscored: float
 
     def __post_init__(self) -> None:
+        require("judges", list(self.judges), bool(self.judges), "a list of at least one judge")
+        require("judges", list(self.judges), len(set(self.judges)) == len(self.judges), "a list without repetition")
         require("resamples", self.resamples, 100 <= self.resamples <= 1_000_000, "from 100 to 1000000")
         require("seed", self.seed, self.seed >= 0, "at least 0")
         require("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "from 0 to 1")

@@ -13,7 +13,7 @@ from typing import Any
 import requests
 
 from instruct.errors import JudgeError
-from instruct.evaluation.judges.base import Verdict
+from instruct.evaluation.judges.base import Answers, Identity, Verdict
 from instruct.evaluation.judges.parse import parse_score
 from instruct.evaluation.settings import OllamaParams
 from instruct.records import Response
@@ -67,21 +67,26 @@ class OllamaJudge:
         capabilities = self._call("POST", "/api/show", {"model": params.model}).get("capabilities") or []
         details = entry.get("details") or {}
         self._think = _least_thinking(capabilities, str(details.get("family", "")))
-        self.identity = {
+        about = {
             "judge": "ollama",
             "model": params.model,
             "digest": str(entry.get("digest", "")),
             "quantization": str(details.get("quantization_level", "")),
             "server_version": str(version),
             "num_ctx": str(params.num_ctx),
-            "rubric_sha256": sha256(RUBRIC.encode()).hexdigest()[:16],
         }
+        digest = sha256(RUBRIC.encode()).hexdigest()[:16]
+        self.identity = Identity(about=about, rubric="score-0-100", rubric_sha256=digest)
         # No messages: loads the model, with the context that it will need.
         options = {"num_ctx": params.num_ctx}
         load = {"model": params.model, "messages": [], "stream": False, "options": options, "keep_alive": KEEP_ALIVE}
         self._call("POST", "/api/chat", load)
 
-    def judge(self, response: Response) -> Verdict:
+    def judge(self, answers: Answers) -> dict[str, list[Verdict]]:
+        """A verdict on every response."""
+        return {system: [self.judge_one(one) for one in responses] for system, responses in answers.items()}
+
+    def judge_one(self, response: Response) -> Verdict:
         """Ask for one score.
 
         A reply that holds none, and a prompt that the server refuses (400), make a verdict without score; a server

@@ -5,6 +5,7 @@ InstructError
 ├── DataError        a data file or a record in it
 ├── BackboneError    the table of backbones, a download, a weight file
 ├── CheckpointError  a checkpoint that cannot be read or written
+├── ServerError      a server of a language model that cannot be reached or used, or a cache of its replies
 └── JudgeError       a judge that cannot be reached or used
 """
 
@@ -27,6 +28,10 @@ class BackboneError(InstructError):
 
 class CheckpointError(InstructError):
     """A checkpoint cannot be written, read or does not fit its model."""
+
+
+class ServerError(InstructError):
+    """A server of a language model cannot be reached, lacks its model, or breaks its contract."""
 
 
 class JudgeError(InstructError):

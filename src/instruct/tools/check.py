@@ -13,6 +13,7 @@ from instruct.params import PARAMS_FILE, load_params, read_params
 from instruct.plotting.settings import PlotParams
 from instruct.records import check_examples
 from instruct.runtime_params import RuntimeParams
+from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
 from instruct.text.prompts import PromptParams
 from instruct.training.settings import TrainParams
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type[Any]] = {
     "train": TrainParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,
+    "servers": ServersParams,
     "plot": PlotParams,
 }
 

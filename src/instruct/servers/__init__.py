@@ -1,0 +1,1 @@
+"""Clients of servers of language models, and what they share: retries, a cache of replies, many requests at once."""

@@ -1,0 +1,110 @@
+"""What a server of a language model is: a request in, the raw reply out. What the reply says is its reader's work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One question to a model.
+
+    `messages` are pairs of role (system, user, assistant) and text; `schema` is a JSON schema that the reply must
+    follow. The `repeat`-th time of asking (from 0) is drawn with `seed + repeat`, so repeats differ where the
+    temperature is above 0. `top_logprobs` asks for so many likeliest tokens (at most 20) at each place of the reply.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    schema: Mapping[str, Any] | None = None
+    max_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 123
+    repeat: int = 0
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """One token of a reply, its log-probability (natural), and the likeliest tokens at its place, best first."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What came back, as it came.
+
+    `problem` says in words why the text cannot be relied on (no answer, cut off, empty); such replies are never
+    cached. `answered` is False where the server was no help at all: unreachable, silent, failing. `stop` is why the model stopped: "stop" or "length". `logprobs` is None where the server gave none.
+    `prompt_tokens` is 0 where the server does not count. `attempts` is 0 for a reply from the cache.
+    """
+
+    text: str
+    problem: str = ""
+    answered: bool = True
+    stop: str = ""
+    logprobs: tuple[Token, ...] | None = None
+    prompt_tokens: int = 0
+    cached: bool = False
+    attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """What a look at a server found; nothing here is an exception.
+
+    `problem` is empty where the server can be used, else it says what is wrong and what to do; `command` is one to
+    offer to the user, such as `ollama pull llama3`. `context` is the room for prompt and reply in tokens, `slots`
+    how many requests are served at once, `vram` the bytes of the model on a GPU; each is 0 where the server does not
+    say.
+    """
+
+    where: str
+    model: str
+    reachable: bool = False
+    version: str = ""
+    digest: str = ""
+    quantization: str = ""
+    context: int = 0
+    slots: int = 0
+    vram: int = 0
+    warm: bool = False
+    problem: str = ""
+    command: str = ""
+
+
+class Server(Protocol):
+    """A client of one model on one server; its methods may be called from several threads.
+
+    `open_server` makes one without connecting; the first use connects, and raises ServerError where that fails.
+    """
+
+    workers: int
+    """How many requests to have under way at once."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Exactly what answers: server, version, model, digest, context. Connects."""
+        ...
+
+    def check(self, longest: Request | None = None) -> ServerState:
+        """Look whether everything is there, load the model, and try whether `longest` and its reply fit."""
+        ...
+
+    def key(self, request: Request) -> str:
+        """The sha256 of all that decides the reply: model digest, prompt, schema, options, repeat. Connects."""
+        ...
+
+    def ask(self, request: Request) -> Reply:
+        """One reply, after as many retries as the settings allow.
+
+        A request that fails gives a reply with a `problem`; what would fail for every request (no such model, no
+        permission) is a ServerError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and of a server in this process."""
+        ...

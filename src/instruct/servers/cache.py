@@ -1,0 +1,207 @@
+"""A cache of replies in one SQLite file, for any number of processes at once.
+
+A reply is found by the sha256 of all that decides it (`Server.key`), so nothing ever has to be declared out of date.
+Only replies without a problem are kept, each at once and for good: whatever interrupts a run, what was answered is
+answered. The first reply to a question stays, so that whoever asks again gets the same.
+"""
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from instruct.errors import ServerError
+from instruct.files import write_atomically
+from instruct.servers.base import Reply, Token
+
+CACHE_VARIABLE = "INSTRUCT_REPLIES"
+VERSION = 1
+WAIT_S = 60.0  # for other processes that are writing
+AT_ONCE = 500  # keys in one query; SQLite takes at least 999
+FIELDS = frozenset({"key", "logprobs", "model", "prompt_tokens", "stop", "text"})
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_CREATE = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, stop TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    logprobs TEXT
+) WITHOUT ROWID"""
+_COLUMNS = "key, model, text, stop, prompt_tokens, logprobs"
+_Row = tuple[str, str, str, str, int, str | None]
+
+
+def cache_file() -> Path:
+    """Where replies are kept: $INSTRUCT_REPLIES, or a file in the user's cache folder that all clones share."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("instruct") / "replies.sqlite"
+
+
+class ReplyCache:
+    """Replies by key; to be used by one thread. Raises ServerError where the file cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._usable():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+            try:
+                self._prepare()
+            except BaseException:
+                self._database.close()
+                raise
+
+    def __enter__(self) -> "ReplyCache":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def __len__(self) -> int:
+        with self._usable():
+            return int(self._database.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+    def get(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """The replies that there are, by key."""
+        wanted = list(keys)
+        found: dict[str, Reply] = {}
+        for start in range(0, len(wanted), AT_ONCE):
+            part = wanted[start : start + AT_ONCE]
+            places = ",".join("?" * len(part))
+            query = f"SELECT {_COLUMNS} FROM replies WHERE key IN ({places})"
+            with self._usable():
+                found |= {row[0]: _reply(row) for row in self._database.execute(query, part)}
+        return found
+
+    def put(self, key: str, reply: Reply, model: str) -> Reply:
+        """Keep a reply; returns the one that is now there, which another process may have put before."""
+        assert not reply.problem, "only successes are kept"
+        logprobs = json.dumps([[t.text, t.logprob, t.top] for t in reply.logprobs]) if reply.logprobs else None
+        if self._insert((key, model, reply.text, reply.stop, reply.prompt_tokens, logprobs)):
+            return reply
+        return self.get([key])[key]
+
+    def export(self, path: Path, keys: Iterable[str] | None = None) -> int:
+        """Write all replies, or those of `keys`, as JSON lines in the order of their keys; returns how many.
+
+        The same replies are the same bytes, so that DVC or Git can share the file.
+        """
+        count = 0
+
+        def write(part: Path) -> None:
+            nonlocal count
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                for row in self._rows(keys):
+                    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+                    values["logprobs"] = json.loads(row[5]) if row[5] else None
+                    file.write(json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n")
+                    count += 1
+
+        write_atomically(path, write)
+        return count
+
+    def load(self, path: Path) -> tuple[int, int]:
+        """Take in the replies of an exported file; returns how many were new, and how many there were.
+
+        A reply that is here already stays as it is. Raises ServerError that names the line that is not a reply; the
+        cache is then as it was.
+        """
+        new = total = 0
+        with self._usable(), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for row in _exported_rows(path):
+                new += self._insert(row)
+                total += 1
+        return new, total
+
+    def _prepare(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            raise ServerError(
+                f"{self.path}: is a cache of replies of another version ({version}, not {VERSION}); delete it, or set "
+                f"{CACHE_VARIABLE} to another file"
+            )
+        # Readers and a writer at once; a killed process loses nothing, a power cut at most the last replies.
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute(_CREATE)
+        self._database.execute(f"PRAGMA user_version={VERSION}")
+
+    def _insert(self, row: _Row) -> bool:
+        query = f"INSERT INTO replies ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        with self._usable():
+            return self._database.execute(query, row).rowcount == 1
+
+    def _rows(self, keys: Iterable[str] | None) -> Iterator[_Row]:
+        with self._usable():
+            if keys is None:
+                yield from self._database.execute(f"SELECT {_COLUMNS} FROM replies ORDER BY key")
+                return
+            for key in sorted(set(keys)):
+                yield from self._database.execute(f"SELECT {_COLUMNS} FROM replies WHERE key = ?", (key,))
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise ServerError(
+                f"{self.path}: the cache of replies cannot be used ({error}); free the disk, delete the file, or set "
+                f"{CACHE_VARIABLE} to another one"
+            ) from None
+        except OSError as error:
+            raise ServerError(
+                f"{self.path}: the cache of replies cannot be made ({error.strerror}); set {CACHE_VARIABLE} to a file "
+                "that can"
+            ) from None
+
+
+def _reply(row: _Row) -> Reply:
+    _, _, text, stop, prompt_tokens, logprobs = row
+    tokens = _tokens(json.loads(logprobs)) if logprobs else None
+    return Reply(text=text, stop=stop, prompt_tokens=prompt_tokens, logprobs=tokens, cached=True, attempts=0)
+
+
+def _tokens(values: Any) -> tuple[Token, ...]:
+    return tuple(
+        Token(text=str(text), logprob=float(logprob), top=tuple((str(one), float(value)) for one, value in top))
+        for text, logprob, top in values
+    )
+
+
+def _exported_rows(path: Path) -> Iterator[_Row]:
+    """The rows of an exported file, each checked."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield _exported_row(json.loads(line))
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    raise ServerError(
+                        f"{path}:{number}: is not an exported reply; export again with `instruct replies --export`"
+                    ) from None
+    except UnicodeDecodeError:
+        raise ServerError(f"{path}: is not UTF-8, so no file of exported replies") from None
+    except OSError as error:
+        raise ServerError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def _exported_row(values: Any) -> _Row:
+    if not isinstance(values, dict) or set(values) != FIELDS or not _KEY.fullmatch(values["key"]):
+        raise ValueError
+    texts = [values[name] for name in ("key", "model", "text", "stop")]
+    if not all(isinstance(one, str) for one in texts) or type(values["prompt_tokens"]) is not int:
+        raise TypeError
+    logprobs = values["logprobs"]
+    if logprobs is not None:
+        _tokens(logprobs)
+    return (texts[0], texts[1], texts[2], texts[3], values["prompt_tokens"], json.dumps(logprobs) if logprobs else None)

@@ -17,7 +17,8 @@ class Judgement:
     """One judge's verdict on one answer of one system.
 
     `replies` are all replies where each answer was judged several times, and `spread` is the standard deviation of
-    their scores; `failed` of them hold no score.
+    their scores; `failed` of them hold no score. `prompt_sha256` is of what the judge was told; `choices` are those of
+    a judge of pairs, in both orders.
     """
 
     id: str
@@ -30,6 +31,8 @@ class Judgement:
     spread: float | None = None
     replies: tuple[str, ...] = ()
     failed: int = 0
+    prompt_sha256: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def check_answers(answers: Answers) -> None:
@@ -61,6 +64,8 @@ def judge_all(judges: Mapping[str, Judge], answers: Answers) -> list[Judgement]:
                         spread=None if verdict.spread is None else round(verdict.spread, DECIMALS),
                         replies=verdict.replies,
                         failed=verdict.failed,
+                        prompt_sha256=verdict.prompt_sha256,
+                        choices=verdict.choices,
                     )
                 )
     return judgements

@@ -15,7 +15,8 @@ class Verdict:
     """A score from 0 to 100, or None with the reason; every reply is kept as it came.
 
     With repeats `score` is the mean of the replies that hold one, and `spread` their standard deviation. `failed`
-    of the replies hold none.
+    of the replies hold none. `prompt_sha256` is of what the judge was told. `choices` are what was said in each
+    order of a pair.
     """
 
     score: float | None
@@ -24,6 +25,8 @@ class Verdict:
     spread: float | None = None
     replies: tuple[str, ...] = ()
     failed: int = 0
+    prompt_sha256: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,18 @@ class Identity:
 
 
 class Judge(Protocol):
-    """Gives verdicts."""
+    """Gives verdicts. One that `pairs` compares exactly two systems."""
 
-    identity: Identity
+    pairs: bool
+
+    @property
+    def identity(self) -> Identity:
+        """Which judge this is."""
+        ...
+
+    def prepare(self, *groups: Answers) -> None:
+        """Raise JudgeError where judging these answers cannot succeed, before the first verdict."""
+        ...
 
     def judge(self, answers: Answers) -> dict[str, list[Verdict]]:
         """A verdict on every response of every system, in order."""

@@ -21,7 +21,7 @@ _FEW = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 10: "ten"}
 
 _CHOSEN = re.compile(
     r"(?:(?:so|thus|therefore|overall),? )?(?:"
-    r"(?:(?:the|my|final|overall) )*(?:winner|choice|verdict|answer|better (?:response|answer|one)|best (?:response|answer))"
+    r"(?:(?:the|my|final|overall) )*(?:winner|choice|verdict|answer|(?:better|best) (?:response|answer|one))"
     r"(?: is| goes to)?\s?[:=–—-]? ?)?"
     r"(?:i (?:prefer|choose|pick) )?(?:(?:the )?(?:response|answer|assistant) )?"
     r"(a|b|c|tie|both|neither|equal|draw|it is a tie|it's a tie)"
@@ -52,7 +52,7 @@ HUNDRED = Scale()
 
 
 def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -> int | None:
-    """The one whole number on the scale that a judge replied with, or None.
+    r"""The one whole number on the scale that a judge replied with, or None.
 
     It stands in a JSON object as `score`, alone on its line, or after words that call it the score. A fraction is
     refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, and digits that are not ASCII. A
@@ -66,7 +66,7 @@ def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -
     [None, None, None, None]
     >>> [parse_score(r, Scale(1, 5)) for r in ("4/5", "Score: 4 out of 5", '{"score": 6}', "4/10")]
     [4, 4, None, None]
-    >>> parse_score("Reason: 3 of 4 are right.\\nScore: 75"), parse_score("3 of 4.\\nScore: 75", reasoned=True)
+    >>> parse_score("Reason: 3 of 4 are right.\nScore: 75"), parse_score("3 of 4.\nScore: 75", reasoned=True)
     (None, 75)
     """
     text = _verdict_part(reply)
@@ -155,8 +155,8 @@ def _patterns(scale: Scale) -> _Patterns:
         bare=re.compile(bare),
         said=re.compile(
             r"(?:so |thus |therefore )?,?\s*(?:"
-            r"(?:(?:the|my|final|overall|total) )*(?:score|rating|grade)(?: (?:for|of) (?:the|this) (?:response|answer))?"
-            r"(?: is| of| would be)?\s?[:=–—-]?"
+            r"(?:(?:the|my|final|overall|total) )*(?:score|rating|grade)"
+            r"(?: (?:for|of) (?:the|this) (?:response|answer))?(?: is| of| would be)?\s?[:=–—-]?"
             r"|i(?:['’]d| would| will)? (?:give|rate|score|assign|grade)"
             r"(?: (?:it|this|that|the|a|an|as|at|response|answer|score|rating|grade|of))*"
             rf") ?{bare}(?:\s?[-–—,;(].*| (?:because|since|as|for) .*)?",

@@ -7,8 +7,15 @@ from instruct.evaluation.reference import compare
 class ReferenceJudge:
     """Scores by likeness to the reference answer."""
 
-    def __init__(self) -> None:
-        self.identity = Identity(about={"judge": "reference", "score": "similarity to the reference answer"})
+    pairs = False
+
+    @property
+    def identity(self) -> Identity:
+        """What it is, and what it is not."""
+        return Identity(about={"judge": "reference", "score": "similarity to the reference answer"})
+
+    def prepare(self, *groups: Answers) -> None:
+        """Nothing can be missing."""
 
     def judge(self, answers: Answers) -> dict[str, list[Verdict]]:
         """Similarity from 0 to 100; there is always a score and never a reply."""

@@ -11,8 +11,8 @@ from instruct.evaluation.judges.base import Verdict
 from instruct.evaluation.judges.reference import ReferenceJudge
 from instruct.evaluation.reference import compare
 from instruct.evaluation.score import Judgement, check_unscored, judge_all, summarise
-from instruct.evaluation.statistics import mean_interval, paired_test
 from instruct.files import write_json
+from instruct.statistics import mean_interval, paired_test
 
 IDENTITY = {"judge": "reference", "score": "similarity to the reference answer"}
 

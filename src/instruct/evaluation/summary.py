@@ -14,7 +14,7 @@ from instruct.evaluation.judges.base import Answers, Identity
 from instruct.evaluation.reference import MEASURES, Likeness, compare, corpus_bleu, signatures
 from instruct.evaluation.score import DECIMALS, SYSTEMS, Judgement, Scores, scores_of
 from instruct.evaluation.settings import EvaluateParams
-from instruct.evaluation.statistics import mean_interval, paired_test
+from instruct.statistics import mean_interval, paired_test
 from instruct.records import Response
 from instruct.text.prompts import TEMPLATES, TemplateName
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, permutation_test
 
-from instruct.evaluation.statistics import mean_interval, paired_test
+from instruct.statistics import mean_interval, paired_test
 
 SCORES = [0.0, 12.5, 100.0, 55.0, 31.25, 100.0, 78.0, 3.0, 64.5, 88.0, 41.0, 9.0, 100.0, 27.0, 70.0]
 

@@ -10,33 +10,56 @@ from hashlib import sha256
 from statistics import mean, quantiles
 from typing import Any
 
+from instruct.evaluation.agreement import Keyed, agree_all
+from instruct.evaluation.controls import Fitness
+from instruct.evaluation.human import NAME, count_scored
 from instruct.evaluation.judges.base import Answers, Identity
 from instruct.evaluation.reference import MEASURES, Likeness, compare, corpus_bleu, signatures
 from instruct.evaluation.score import DECIMALS, SYSTEMS, Judgement, Scores, scores_of
 from instruct.evaluation.settings import EvaluateParams
-from instruct.statistics import mean_interval, paired_test
+from instruct.evaluation.slices import extremes, slice_scores
 from instruct.records import Response
+from instruct.statistics import mean_interval, paired_test
 from instruct.text.prompts import TEMPLATES, TemplateName
 
 STOP_REASONS = ("end_of_text", "stop_string", "length", "repetition")
+EXTREMES = 10  # answers of each kind
 SHOWN = 200  # characters of an unread reply that stand in the metrics; all of it stands in the judgements
 
 
 def summarise(
     judgements: Sequence[Judgement],
-    identities: Mapping[str, Identity],
+    judged_by: Mapping[str, tuple[Identity, Fitness]],
     answers: Answers,
     likeness: Mapping[str, Sequence[Likeness]],
+    human: Mapping[str, Scores],
     template: TemplateName,
     params: EvaluateParams,
 ) -> dict[str, Any]:
-    """All of metrics/evaluate.json."""
+    """All of metrics/evaluate.json. Lists in it (slices, answers) are for the page; DVC leaves them out."""
+    scores = {name: {system: scores_of(judgements, name, system) for system in SYSTEMS} for name in judged_by}
+    judges = {
+        name: summarise_judge(judgements, name, identity, params)
+        | {
+            "controls": fitness.metrics(),
+            "slices": slice_scores(answers, scores[name], params),
+            "extremes": extremes(scores[name], EXTREMES),
+        }
+        for name, (identity, fitness) in judged_by.items()
+    }
+    people = {NAME: human} if count_scored(human) else {}
+    agreement = agree_all({name: by_key(one) for name, one in {**scores, **people}.items()})
     return {
         "test": describe_test(answers["base"], template),
         "answers": summarise_answers(answers),
-        "judges": {name: summarise_judge(judgements, name, one, params) for name, one in identities.items()},
+        "judges": judges,
         "reference": summarise_reference(answers, likeness),
-    }
+    } | ({"agreement": agreement} if agreement else {})
+
+
+def by_key(scores: Mapping[str, Scores]) -> Keyed:
+    """Scores of both systems together."""
+    return {(system, id_): score for system, one in scores.items() for id_, score in one.items()}
 
 
 def describe_test(responses: Sequence[Response], template: TemplateName) -> dict[str, Any]:
@@ -167,8 +190,20 @@ def _system_metrics(judgements: Sequence[Judgement], params: EvaluateParams) -> 
     if spreads:
         flipped = sum(spread > 0 for spread in spreads) / len(spreads)
         values |= {"mean_spread": rounded(mean(spreads)), "flipped": rounded(flipped)}
+    values |= _order_metrics(judgements)
     failed = sum(j.failed for j in judgements if j.score is not None)
     return values | ({"failed_repeats": failed} if failed else {})
+
+
+def _order_metrics(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Of pairs judged in both orders: how many orders agreed, and how often the first place won."""
+    orders = [pair for j in judgements for pair in zip(j.choices[::2], j.choices[1::2], strict=True)]
+    read = [pair for pair in orders if "none" not in pair]
+    if not read:
+        return {}
+    consistent = sum(pair in (("A", "B"), ("B", "A"), ("tie", "tie")) for pair in read)
+    first = sum(choice == "A" for pair in read for choice in pair)
+    return {"orders": len(read), "consistent": consistent, "first_place_won": rounded(first / (2 * len(read)))}
 
 
 def _or(score: float | None, other: float) -> float:

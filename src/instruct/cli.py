@@ -152,6 +152,23 @@ def fill() -> None:
 
 
 @app.command()
+def replies(
+    export: Annotated[Path | None, typer.Option("--export", help="write all replies to this JSON-lines file")] = None,
+    load: Annotated[Path | None, typer.Option("--import", help="take in the replies of an exported file")] = None,
+) -> None:
+    """Show where replies of language models are kept, and share them: the export is the same bytes everywhere."""
+    from instruct.servers.cache import ReplyCache, cache_file
+
+    with ReplyCache(cache_file()) as cache:
+        if load:
+            new, total = cache.load(load)
+            print(f"{load}: {total} replies, {new} of them new")
+        if export:
+            print(f"{export}: {cache.export(export)} replies")
+        print(f"{cache.path}: {cache.count()} replies")
+
+
+@app.command()
 def smoke(
     keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
 ) -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -38,7 +39,7 @@ def texts_in(request):
 
 def honest(request):
     texts = texts_in(request)
-    return '{"score": %d}' % (100 if texts["RESPONSE"] == texts["REFERENCE"] else 5)
+    return json.dumps({"score": 100 if texts["RESPONSE"] == texts["REFERENCE"] else 5})
 
 
 def test_each_kind_of_known_answer_is_made_of_the_records():
@@ -144,7 +145,7 @@ def test_a_judge_whose_replies_cannot_be_read_is_not_fit():
 def test_pairs_are_tried_reference_against_each_other_kind():
     def prefers_the_reference(request):
         texts = texts_in(request)
-        return '{"winner": "%s"}' % ("A" if texts["RESPONSE A"] == texts["REFERENCE"] else "B")
+        return json.dumps({"winner": "A" if texts["RESPONSE A"] == texts["REFERENCE"] else "B"})
 
     judge, server = model_judge(prefers_the_reference, "pairwise")
     fitness = run_controls(judge, make_controls(RECORDS, 3))
@@ -171,7 +172,7 @@ def test_all_servers_are_looked_at_before_any_verdict():
 def test_the_longest_prompt_of_answers_and_controls_is_tried_for_room():
     judge, server = model_judge(honest)
     records = [*RECORDS, answer("long", "word " * 5000)]
-    prepare_judges({"one": judge}, {"base": RECORDS + [answer("long", "x")], "tuned": records}, evaluate_params())
+    prepare_judges({"one": judge}, {"base": [*RECORDS, answer("long", "x")], "tuned": records}, evaluate_params())
     (longest,) = server.checked
     assert longest.messages[0][1].count("word ") == 5000
 

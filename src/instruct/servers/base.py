@@ -37,8 +37,12 @@ class Reply:
     """What came back, as it came.
 
     `problem` says in words why the text cannot be relied on (no answer, cut off, empty); such replies are never
-    cached. `answered` is False where the server was no help at all: unreachable, silent, failing. `stop` is why the model stopped: "stop" or "length". `logprobs` is None where the server gave none.
-    `prompt_tokens` is 0 where the server does not count. `attempts` is 0 for a reply from the cache.
+    cached. `answered` is False where the server was no help at all: unreachable, silent, failing. `stop` is why the
+    model stopped: "stop" or "length". `prompt_tokens` is 0 where the server does not count. `attempts` is 0 for a
+    reply from the cache.
+
+    `logprobs` is None where the server gave none. They are of the model's own distribution, before a schema forbids
+    anything, and their texts may add up to more than `text`: llama.cpp drops the fence around fenced JSON.
     """
 
     text: str

@@ -66,7 +66,8 @@ class ReplyCache:
         """Close the file."""
         self._database.close()
 
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """How many replies there are."""
         with self._usable():
             return int(self._database.execute("SELECT count(*) FROM replies").fetchone()[0])
 

@@ -59,7 +59,8 @@ class OpenAIParams:
     """Any OpenAI-compatible server; `url` ends before /chat/completions, so mostly with /v1.
 
     The key is read from the environment variable `key_variable`, if that is set, and is written nowhere. `schema`
-    says how the server is asked for JSON. `body` is put into each request last; null takes a field away.
+    says how the server is asked for JSON. `body` is put into each request last; null takes a field away. `digest` is
+    what you call the weights, since such servers tell none: cached replies are found by it, else by `url`.
     """
 
     url: str
@@ -68,6 +69,7 @@ class OpenAIParams:
     schema: Literal["json_schema", "json_object", "none"]
     workers: int
     body: dict[str, Any]
+    digest: str = ""
 
     def __post_init__(self) -> None:
         _require_server(self.url, self.model, self.workers)

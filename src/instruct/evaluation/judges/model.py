@@ -79,8 +79,9 @@ class ModelJudge:
 
     def _ask(self, prompts: Sequence[str]) -> list[list[Reply]]:
         """The replies to each prompt."""
+        requests = list(self._requests(prompts))  # a list, so that the progress knows how many there are
         replies = ask_all(
-            self._server, self._requests(prompts), cache=self._cache, workers=self._server.workers, unit="verdict"
+            self._server, requests, cache=self._cache, workers=self._server.workers, unit=f"{self.name} verdict"
         )
         repeats = self._asking.repeats
         return [replies[start : start + repeats] for start in range(0, len(replies), repeats)]

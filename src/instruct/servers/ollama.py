@@ -1,0 +1,227 @@
+"""A client of Ollama's native chat API.
+
+Rules that cost others days: every option inside `options`; an explicit context, and a refusal instead of a silent
+cut where the prompt exceeds it; thinking off; a schema in `format`, which some models ignore all the same.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from instruct.errors import ServerError
+from instruct.servers.base import Reply, Request, ServerState
+from instruct.servers.http import AgainError, Http
+from instruct.servers.replies import key_of, read_logprobs, reply_of
+from instruct.servers.settings import CallParams, OllamaParams
+
+KEEP_ALIVE = "10m"
+LOGPROBS_SINCE = (0, 12, 11)
+SECTION = "servers.ollama"
+DIGITS = 12  # of a digest, as `ollama list` shows it
+
+
+class Ollama:
+    """One model on one Ollama server."""
+
+    def __init__(self, params: OllamaParams, calls: CallParams) -> None:
+        self._params = params
+        self._http = Http(params.url, calls, SECTION, workers=params.workers, headers={})
+        self.workers = params.workers
+        self._lock = threading.Lock()
+        self._state: ServerState | None = None
+        self._think: dict[str, Any] = {}
+        self._loaded = False
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Server, version, model, digest, quantisation, context."""
+        state = self._look()
+        if state.problem and not (self._params.digest and not state.reachable):
+            raise ServerError(state.problem)
+        return {
+            "server": "ollama",
+            "version": state.version or "not reached",
+            "model": self._params.model,
+            "digest": state.digest or self._params.digest,
+            "quantization": state.quantization or "not reached",
+            "num_ctx": str(self._params.num_ctx),
+        }
+
+    def check(self, longest: Request | None = None) -> ServerState:
+        """See `Server`; also compares the context with what the server really gave."""
+        with self._lock:
+            self._state, self._loaded = None, False
+        state = self._look()
+        if state.problem:
+            return state
+        try:
+            self._load()
+            state = replace(state, warm=True, **self._running())
+            return replace(state, problem=state.problem or self._too_long(longest))
+        except ServerError as error:
+            return replace(state, problem=str(error))
+
+    def key(self, request: Request) -> str:
+        """See `Server`; a digest in the settings stands for that of the server."""
+        digest = self._params.digest or self.identity["digest"]
+        return key_of("ollama", digest.removeprefix("sha256:")[:DIGITS], self._asked(request), request.repeat)
+
+    def ask(self, request: Request) -> Reply:
+        """One reply; the first one waits for the model to load."""
+        self._load()
+        if request.top_logprobs and not self._gives_logprobs():
+            since = ".".join(map(str, LOGPROBS_SINCE))
+            raise ServerError(f"{self._params.url}: gives no token probabilities; update Ollama to {since} or later")
+        body = {"model": self._params.model, "stream": False, "keep_alive": KEEP_ALIVE, **self._think}
+        return self._http.ask("/api/chat", {**body, **self._asked(request)}, self._read)
+
+    def close(self) -> None:
+        """Close the connections; Ollama unloads the model by itself."""
+        self._http.close()
+
+    def _asked(self, request: Request) -> dict[str, Any]:
+        """The part of the body that decides the reply."""
+        options: dict[str, Any] = {
+            "num_ctx": self._params.num_ctx,
+            "num_predict": request.max_tokens,
+            "seed": request.seed + request.repeat,
+            "temperature": request.temperature,
+        }
+        if request.temperature == 0:
+            options["top_k"] = 1
+        body: dict[str, Any] = {
+            "messages": [{"role": role, "content": text} for role, text in request.messages],
+            "options": options,
+            "truncate": False,
+            "shift": False,
+        }
+        if request.schema is not None:
+            body["format"] = dict(request.schema)
+        if request.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+        return body
+
+    def _read(self, value: dict[str, Any]) -> Reply:
+        if value.get("done") is not True:
+            raise AgainError("ended its answer too early (no done: true)")
+        message = value.get("message")
+        text = message.get("content") if isinstance(message, dict) else None
+        thought = bool(message.get("thinking")) if isinstance(message, dict) else False
+        tokens = value.get("prompt_eval_count")
+        reply = reply_of(text, str(value.get("done_reason", "stop")), tokens, thought=thought)
+        # Servers from before `truncate` and `shift` cut silently, and the beginning goes first.
+        if tokens == self._params.num_ctx // 2 + 2:
+            cut = f"the prompt was probably cut to half of the context; raise {SECTION}.num_ctx"
+            return replace(reply, problem=cut)
+        return replace(reply, logprobs=read_logprobs(value.get("logprobs")))
+
+    def _look(self) -> ServerState:
+        """Version, model and digest, once."""
+        with self._lock:
+            if self._state is None:
+                self._state = self._find()
+            return self._state
+
+    def _find(self) -> ServerState:
+        state = ServerState(where=self._params.url, model=self._params.model)
+        try:
+            version = str(self._http.get("/api/version", retries=1).get("version", "unknown"))
+            state = replace(state, reachable=True, version=version)
+            models = [one for one in self._http.get("/api/tags").get("models") or [] if isinstance(one, dict)]
+            entry = self._entry(models)
+            if entry is None:
+                there = ", ".join(sorted(str(one.get("name")) for one in models)) or "none"
+                pull = f"ollama pull {state.model}"
+                lacks = f"{state.where}: the model {state.model} is not there (there: {there})"
+                return replace(state, problem=f"{lacks}; run `{pull}` or change {SECTION}.model", command=pull)
+            shown = self._http.post("/api/show", {"model": state.model})
+        except ServerError as error:
+            start = "" if state.reachable else "ollama serve"
+            offer = f"; start it with `{start}`" if start else ""
+            return replace(state, problem=f"{error}{offer}", command=start)
+        details = entry.get("details") if isinstance(entry.get("details"), dict) else {}
+        self._think = _least_thinking(shown.get("capabilities") or [], str((details or {}).get("family", "")))
+        state = replace(
+            state,
+            digest=str(entry.get("digest", "")),
+            quantization=str((details or {}).get("quantization_level", "")),
+            context=_trained_context(shown.get("model_info")),
+        )
+        return replace(state, problem=self._mismatch(state))
+
+    def _entry(self, models: list[dict[str, Any]]) -> dict[str, Any] | None:
+        name = self._params.model
+        wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        return next((one for one in models if wanted in (one.get("name"), one.get("model"))), None)
+
+    def _mismatch(self, state: ServerState) -> str:
+        """How the model that is there is not the one of the settings."""
+        pinned = self._params.digest.removeprefix("sha256:")
+        if pinned and not state.digest.removeprefix("sha256:").startswith(pinned):
+            return (
+                f"{state.where}: {state.model} has the digest {state.digest[:DIGITS]}, not {pinned[:DIGITS]} as "
+                f"{SECTION}.digest says; pull those weights again, or change the digest"
+            )
+        if 0 < state.context < self._params.num_ctx:
+            return (
+                f"{state.where}: {state.model} was trained for {state.context} tokens; lower {SECTION}.num_ctx from "
+                f"{self._params.num_ctx}"
+            )
+        return ""
+
+    def _load(self) -> None:
+        """Load the model with the context that it will need; a call without messages does nothing else."""
+        state = self._look()
+        if state.problem:
+            raise ServerError(state.problem)
+        with self._lock:
+            if not self._loaded:
+                options = {"num_ctx": self._params.num_ctx}
+                body = {"model": self._params.model, "messages": [], "stream": False, "keep_alive": KEEP_ALIVE}
+                self._http.post("/api/chat", {**body, "options": options})
+                self._loaded = True
+
+    def _running(self) -> dict[str, Any]:
+        """What the server really gave: context, memory on a GPU."""
+        models = self._http.get("/api/ps").get("models") or []
+        entry = self._entry([one for one in models if isinstance(one, dict)]) or {}
+        context, vram = entry.get("context_length"), entry.get("size_vram")
+        found: dict[str, Any] = {"vram": vram if isinstance(vram, int) else 0}
+        if isinstance(context, int) and context:
+            found["context"] = context
+            if context < self._params.num_ctx:
+                found["problem"] = (
+                    f"{self._params.url}: gives {context} tokens of context, not the {self._params.num_ctx} of "
+                    f"{SECTION}.num_ctx; lower it or give the server more memory"
+                )
+        return found
+
+    def _too_long(self, longest: Request | None) -> str:
+        if longest is None:
+            return ""
+        reply = self.ask(replace(longest, max_tokens=1, schema=None, top_logprobs=0))
+        if not reply.answered or (reply.problem and not reply.stop):
+            return f"the longest prompt: {reply.problem}"
+        needed = reply.prompt_tokens + longest.max_tokens
+        if needed <= self._params.num_ctx:
+            return ""
+        return f"the longest prompt and its reply need {needed} tokens; raise {SECTION}.num_ctx"
+
+    def _gives_logprobs(self) -> bool:
+        """By its version; one that is no number, as of a build of one's own, is believed."""
+        parts = self._look().version.split("-")[0].split(".")
+        return not all(part.isdigit() for part in parts) or tuple(map(int, parts)) >= LOGPROBS_SINCE
+
+
+def _least_thinking(capabilities: Any, family: str) -> dict[str, Any]:
+    """Thoughts would eat `num_predict`; only gpt-oss cannot do without them."""
+    if "thinking" not in capabilities:
+        return {}
+    return {"think": "low" if family == "gptoss" else False}
+
+
+def _trained_context(info: Any) -> int:
+    """`model_info` names it by architecture: llama.context_length and so on."""
+    values = info.items() if isinstance(info, Mapping) else ()
+    return next((value for name, value in values if name.endswith(".context_length") and type(value) is int), 0)

@@ -1,0 +1,117 @@
+"""A client of any server with OpenAI's chat API: vLLM, llama.cpp, LM Studio, OpenAI itself."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from instruct.errors import ServerError
+from instruct.servers.base import Reply, Request, ServerState
+from instruct.servers.http import Http, NotFoundError
+from instruct.servers.replies import key_of, read_logprobs, reply_of
+from instruct.servers.settings import CallParams, OpenAIParams
+
+SECTION = "servers.openai"
+WARM_UP = Request(messages=(("user", "Hello"),), max_tokens=8)
+
+
+class OpenAI:
+    """One model on one OpenAI-compatible server."""
+
+    def __init__(self, params: OpenAIParams, calls: CallParams, section: str = SECTION) -> None:
+        self._params, self._section = params, section
+        key = os.environ.get(params.key_variable, "").strip() if params.key_variable else ""
+        if not key.isascii() or any(not sign.isprintable() for sign in key):
+            raise ServerError(f"${params.key_variable}: holds signs that no key has; set it again")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = Http(params.url, calls, section, workers=params.workers, headers=headers, secret=key)
+        self.workers = params.workers
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The model by its name, and by what the settings call its weights; such servers tell no digest."""
+        return {"server": "openai", "model": self._params.model, "digest": self._params.digest}
+
+    def check(self, longest: Request | None = None, context: int = 0) -> ServerState:
+        """See `Server`; `context` is known to who started the server, others may list it with their models."""
+        state = ServerState(where=self._params.url, model=self._params.model, digest=self._params.digest)
+        try:
+            models = self._models()
+            state = replace(state, reachable=True, context=context or _context(models, self._params.model))
+            names = [str(one.get("id")) for one in models]
+            if names and self._params.model not in names:
+                there = ", ".join(sorted(names)[:20])
+                lacks = f"{state.where}: the model {state.model} is not there (there: {there})"
+                return replace(state, problem=f"{lacks}; change {self._section}.model")
+            reply = self.ask(replace(longest or WARM_UP, max_tokens=8, schema=None, top_logprobs=0))
+        except ServerError as error:
+            return replace(state, problem=str(error))
+        if not reply.answered or (reply.problem and not reply.stop):
+            return replace(state, problem=f"{'the longest prompt: ' if longest else ''}{reply.problem}")
+        needed = reply.prompt_tokens + longest.max_tokens if longest else 0
+        if 0 < state.context < needed:
+            problem = f"the longest prompt and its reply need {needed} tokens, the server has {state.context}"
+            return replace(state, warm=True, problem=f"{problem}; give it more context or ask for less")
+        return replace(state, warm=True)
+
+    def key(self, request: Request) -> str:
+        """See `Server`; does not connect. The address is part of it unless the settings name the weights."""
+        weights = self._params.digest or f"{self._params.url.rstrip('/')} {self._params.model}"
+        return key_of("openai", weights, chat_body(self._params, request), request.repeat)
+
+    def ask(self, request: Request) -> Reply:
+        """One reply."""
+        return self._http.ask("/chat/completions", chat_body(self._params, request), _read)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _models(self) -> list[dict[str, Any]]:
+        """What the server lists; nothing where it has no such list."""
+        try:
+            data = self._http.get("/models", retries=1).get("data")
+        except NotFoundError:
+            return []
+        return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+
+
+def chat_body(params: OpenAIParams, request: Request) -> dict[str, Any]:
+    """The body of one request."""
+    body: dict[str, Any] = {
+        "model": params.model,
+        "messages": [{"role": role, "content": text} for role, text in request.messages],
+        "stream": False,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed + request.repeat,
+    }
+    if request.schema is not None and params.schema == "json_schema":
+        schema = {"name": "reply", "schema": dict(request.schema), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif request.schema is not None and params.schema == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    return {name: value for name, value in (body | params.body).items() if value is not None}
+
+
+def _read(value: dict[str, Any]) -> Reply:
+    choices = value.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
+    usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
+    assert isinstance(message, dict) and isinstance(usage, dict)
+    thought = bool(message.get("reasoning_content") or message.get("reasoning"))
+    stop = str(choice.get("finish_reason") or "")
+    reply = reply_of(message.get("content"), stop, usage.get("prompt_tokens"), thought=thought)
+    if message.get("refusal"):
+        return replace(reply, problem="the model refuses to answer")
+    logprobs = choice.get("logprobs")
+    return replace(reply, logprobs=read_logprobs(logprobs.get("content") if isinstance(logprobs, dict) else None))
+
+
+def _context(models: list[dict[str, Any]], name: str) -> int:
+    """The context of a model where the list says it, which vLLM's does; 0 elsewhere."""
+    entry = next((one for one in models if one.get("id") == name), {})
+    context = entry.get("max_model_len")
+    return context if type(context) is int else 0

@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate lock clean
+.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transfor
 
 bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against transformers, CTranslate2 and others
 	python tests/benchmarks/bench_generate.py $(ARGS)
+
+bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a set latency
+	python tests/benchmarks/bench_judge.py $(ARGS)
 
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q pip-tools

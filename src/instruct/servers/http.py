@@ -41,20 +41,22 @@ LONGEST_WAIT_S = 600.0  # that a server may ask for by Retry-After
 REFUSED = frozenset({400, 413, 422})  # this one request; other requests may be fine
 
 
-class RefusedError(ServerError):
+class FailedError(ServerError):
+    """This one request failed, for good, in so many attempts."""
+
+    attempts = 1
+
+
+class RefusedError(FailedError):
     """The server refuses this one request, whatever happens to others."""
+
+
+class UnansweredError(FailedError):
+    """No usable answer."""
 
 
 class NotFoundError(ServerError):
     """The address is not there, or the model."""
-
-
-class UnansweredError(ServerError):
-    """No usable answer, after `attempts` attempts."""
-
-    def __init__(self, problem: str, attempts: int) -> None:
-        super().__init__(problem)
-        self.attempts = attempts
 
 
 class AgainError(Exception):
@@ -94,10 +96,9 @@ class Http:
         """
         try:
             reply, attempts = self._call("POST", path, body, read, None)
-        except RefusedError as error:
-            return Reply(text="", problem=str(error))
-        except UnansweredError as error:
-            return Reply(text="", problem=str(error), answered=False, attempts=error.attempts)
+        except FailedError as error:
+            answered = isinstance(error, RefusedError)
+            return Reply(text="", problem=str(error), answered=answered, attempts=error.attempts)
         return replace(reply, attempts=attempts)
 
     def close(self) -> None:
@@ -116,12 +117,17 @@ class Http:
             self._wait_until_open()
             try:
                 return read(self._value(url, *self._exchange(method, url, data))), attempt
+            except FailedError as error:
+                error.attempts = attempt
+                raise
             except AgainError as error:
                 problem = self._clean(str(error))
                 if attempt < attempts:
                     self._pause(attempt, error.wait, url, problem)
         tried = f" after {attempts} attempts" if attempts > 1 else ""
-        raise UnansweredError(f"{url} {problem}{tried}; see {self._section}.url and the log of the server", attempts)
+        error = UnansweredError(f"{url} {problem}{tried}; see {self._section}.url and the log of the server")
+        error.attempts = attempts
+        raise error
 
     def _exchange(self, method: str, url: str, data: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one attempt."""
@@ -147,7 +153,7 @@ class Http:
         except ProtocolError as error:
             raise AgainError(f"broke off the connection ({_kind(error)})") from None
         except HTTPError as error:
-            raise UnansweredError(f"{url} answers what is not HTTP ({_kind(error)})", 1) from None
+            raise UnansweredError(f"{url} answers what is not HTTP ({_kind(error)})") from None
 
     def _body(self, url: str, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
         """All bytes of an answer that comes in time and is not endless."""
@@ -156,7 +162,7 @@ class Http:
             parts.append(part)
             size += len(part)
             if size > MAX_BYTES:
-                raise UnansweredError(f"{url} answers more than {MAX_BYTES // 1_000_000} MB; is this the server?", 1)
+                raise UnansweredError(f"{url} answers more than {MAX_BYTES // 1_000_000} MB; is this the server?")
             if time.monotonic() > deadline:
                 raise self._too_slow(url, "no whole answer", "total", self._calls.total)
         return b"".join(parts)
@@ -178,7 +184,7 @@ class Http:
         if value is None and body.lstrip()[:1] in (b"{", b""):
             raise AgainError("ended its answer too early")
         if value is None:
-            raise UnansweredError(f"{url} answers no JSON object ({reason}); is this the right server?", 1)
+            raise UnansweredError(f"{url} answers no JSON object ({reason}); is this the right server?")
         return value
 
     def _inner_error(self, url: str, error: Any, reason: str) -> Exception:
@@ -191,12 +197,12 @@ class Http:
     def _again(self, problem: str, headers: Mapping[str, str]) -> Exception:
         wait = _retry_after(headers.get("Retry-After", ""))
         if wait > LONGEST_WAIT_S:
-            return UnansweredError(f"{self.url} {problem} and asks to wait {wait:.0f} s; run this again later", 1)
+            return UnansweredError(f"{self.url} {problem} and asks to wait {wait:.0f} s; run this again later")
         return AgainError(problem, wait)
 
     def _too_slow(self, url: str, what: str, setting: str, seconds: float) -> UnansweredError:
         return UnansweredError(
-            f"{url}: {what} within {seconds:g} s; raise servers.calls.{setting} or ask for less at once", 1
+            f"{url}: {what} within {seconds:g} s; raise servers.calls.{setting} or ask for less at once"
         )
 
     def _pause(self, attempt: int, wait: float, url: str, problem: str) -> None:

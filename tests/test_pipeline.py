@@ -425,7 +425,7 @@ PATHS = {
         *(f"data/{name}" for name in ("base_responses.json", "responses.json", "human-scores.csv", "judgements.json")),
         "metrics/evaluate.json",
         "metrics/scores.csv",
-    ],  # fmt: skip
+    ],
     "plot.py": ["metrics", "data", "metrics/report", "metrics/score_bands.csv"],
 }
 

@@ -123,6 +123,32 @@ def judge(
         raise JudgeError("\n".join(problems))
 
 
+@app.command()
+def questions(
+    file: Annotated[Path, typer.Argument(help="questions in MT-Bench's format")] = Path("data/questions.jsonl"),
+    checkpoint: Annotated[Path, typer.Option(help="the tuned model")] = Path("models/sft/best"),
+    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 256,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
+) -> None:
+    """Put open questions to the untuned and the tuned model and have a language model judge the answers."""
+    from instruct.files import write_json
+    from instruct.tools import questions as asking
+    from instruct.tools.judge import load_settings
+    from instruct.tools.question_file import read_questions
+
+    params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
+    systems = {"base": None, "tuned": checkpoint}
+    answers = {
+        system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
+        for system, place in systems.items()
+    }
+    judgements = asking.judge_questions(answers, params)
+    if out:
+        write_json(out, asking.rows_of(answers, judgements))
+    print("\n".join(asking.table(judgements)))
+
+
 human = typer.Typer(no_args_is_help=True, help="Scores given by people, to hold the judges against.")
 app.add_typer(human, name="human")
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from instruct.errors import DataError, JudgeError
-from instruct.evaluation.judges.base import Answers, Judge
+from instruct.evaluation.judges.base import Answers, Judge, Verdict
+from instruct.records import Response
 
 SYSTEMS = ("base", "tuned")
 DECIMALS = 4
@@ -51,24 +52,33 @@ def judge_all(judges: Mapping[str, Judge], answers: Answers) -> list[Judgement]:
     for name, judge in judges.items():
         verdicts = judge.judge(answers)
         for system, responses in answers.items():
-            for response, verdict in zip(responses, verdicts[system], strict=True):
-                judgements.append(
-                    Judgement(
-                        id=response.id,
-                        judge=name,
-                        system=system,
-                        kind=response.kind,
-                        score=None if verdict.score is None else round(verdict.score, DECIMALS),
-                        problem=verdict.problem,
-                        raw_reply=verdict.raw_reply,
-                        spread=None if verdict.spread is None else round(verdict.spread, DECIMALS),
-                        replies=verdict.replies,
-                        failed=verdict.failed,
-                        prompt_sha256=verdict.prompt_sha256,
-                        choices=verdict.choices,
-                    )
-                )
+            judgements += _judgements(name, system, responses, verdicts[system])
     return judgements
+
+
+def judge_system(name: str, judge: Judge, system: str, responses: Sequence[Response]) -> list[Judgement]:
+    """A judgement by one judge for every answer of one system alone."""
+    return _judgements(name, system, responses, judge.judge({system: responses})[system])
+
+
+def _judgements(judge: str, system: str, responses: Sequence[Response], verdicts: Sequence[Verdict]) -> list[Judgement]:
+    return [
+        Judgement(
+            id=response.id,
+            judge=judge,
+            system=system,
+            kind=response.kind,
+            score=None if verdict.score is None else round(verdict.score, DECIMALS),
+            problem=verdict.problem,
+            raw_reply=verdict.raw_reply,
+            spread=None if verdict.spread is None else round(verdict.spread, DECIMALS),
+            replies=verdict.replies,
+            failed=verdict.failed,
+            prompt_sha256=verdict.prompt_sha256,
+            choices=verdict.choices,
+        )
+        for response, verdict in zip(responses, verdicts, strict=True)
+    ]
 
 
 def scores_of(judgements: Sequence[Judgement], judge: str, system: str) -> Scores:

@@ -15,11 +15,18 @@ def calls(**fields) -> CallParams:
 
 
 def ollama_params(url: str, **fields) -> OllamaParams:
-    return OllamaParams(**{"url": url, "model": "llama3", "num_ctx": 4096, "workers": 1, **fields})
+    return OllamaParams(**{"url": url, "model": "llama3", "num_ctx": 4096, "workers": 1, "digest": "", **fields})
 
 
 def openai_params(url: str, **fields) -> OpenAIParams:
-    defaults = {"model": "judge", "key_variable": "TEST_KEY", "schema": "json_schema", "workers": 1, "body": {}}
+    defaults = {
+        "model": "judge",
+        "key_variable": "TEST_KEY",
+        "schema": "json_schema",
+        "workers": 1,
+        "body": {},
+        "digest": "",
+    }
     return OpenAIParams(**{"url": url, **defaults, **fields})
 
 

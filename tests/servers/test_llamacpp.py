@@ -161,7 +161,7 @@ def test_the_client_of_other_servers_speaks_with_it_too(judge, gguf):
     assert judge._running
     params = OpenAIParams(
         url=f"{judge._running[0].listening_address}/v1", model=gguf.name, key_variable="", schema="json_schema",
-        workers=1, body={"cache_prompt": False},
+        workers=1, body={"cache_prompt": False}, digest="",
     )  # fmt: skip
     other = OpenAI(params, PATIENT)
     request = question("Rate this answer from 0 to 100: 2 + 2 = 4.", schema=SCORE, max_tokens=32)
@@ -179,7 +179,7 @@ def test_it_ends_when_it_is_closed_and_starts_again_when_it_is_asked(gguf):
     address = judge._running[0].listening_address
     judge.close()
     gone = OpenAI(
-        OpenAIParams(url=f"{address}/v1", model="m", key_variable="", schema="none", workers=1, body={}),
+        OpenAIParams(url=f"{address}/v1", model="m", key_variable="", schema="none", workers=1, body={}, digest=""),
         calls(retries=0),
     )
     assert not gone.ask(question()).answered

@@ -174,7 +174,15 @@ def test_a_key_that_cannot_be_one_is_refused_without_showing_it(server, monkeypa
 
 
 def test_a_key_in_place_of_the_variables_name_is_refused_without_showing_it():
-    values = {"url": "http://a/v1", "model": "m", "key_variable": KEY, "schema": "none", "workers": 1, "body": {}}
+    values = {
+        "url": "http://a/v1",
+        "model": "m",
+        "key_variable": KEY,
+        "schema": "none",
+        "workers": 1,
+        "body": {},
+        "digest": "",
+    }
     with pytest.raises(ParamsError, match="key_variable must be the name of a variable, never the key") as error:
         build(OpenAIParams, values, where="params.yaml: servers.openai")
     assert KEY not in str(error.value)

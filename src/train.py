@@ -4,7 +4,6 @@ python src/train.py data/split models/sft metrics/train.json metrics/curves
 torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)
 """
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length
-from instruct.training.loop import examples_per_step, train
+from instruct.training.loop import train
 from instruct.training.outputs import Outputs
 from instruct.training.resume import ResumeStore
+from instruct.training.sample import SamplePrompt
 from instruct.training.settings import TrainParams
-from instruct.training.throughput import Stopwatch, matmul_peak
-
-log = logging.getLogger(__name__)
+from instruct.training.throughput import Stopwatch, matmul_peak, write_speed
 
 
 def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
@@ -34,19 +32,17 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
     params, prompt = load_params("train", TrainParams), load_params("prompt", PromptParams)
     template, runtime = TEMPLATES[prompt.template], start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
-    with start_parallel(
-        params.parallel, examples_per_step=examples_per_step(params), device=runtime.device
-    ) as parallel:
-        model, tokenizer = load_backbone(backbone, runtime.device)
+    stopwatch = Stopwatch()
+    per_step = 0 if params.tokens_per_step else params.examples_per_step
+    with start_parallel(params.parallel, examples_per_step=per_step, device=runtime.device) as parallel:
+        with stopwatch.phase("load"):
+            model, tokenizer = load_backbone(backbone, runtime.device)
         files = {part: split / f"{part}.json" for part in ("train", "val")}
+        examples = {part: read_examples(file) for part, file in files.items()}
         longest = min(params.max_length, model.block_size + 1)
         fitted = {
-            part: fit_length(
-                (encode_example(example, template, tokenizer) for example in read_examples(file)),
-                longest,
-                params.over_long,
-            )
-            for part, file in files.items()
+            part: fit_length((encode_example(one, template, tokenizer) for one in ones), longest, params.over_long)
+            for part, ones in examples.items()
         }
         if params.lora.r:
             add_lora(model, params.lora, params.seed)
@@ -54,9 +50,8 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         alone = replace(params, parallel="none")
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}
         store = ResumeStore(models.parent / "resume", take_fingerprint(settings, list(files.values())))
-        outputs = Outputs(model, tokenizer, backbone, parallel, store)
-        outputs.begin(read_examples(files["val"])[0], template, params.sample_tokens)
-        stopwatch = Stopwatch()
+        sample = SamplePrompt(examples["val"][0], template, params.sample_tokens)
+        outputs = Outputs(model, tokenizer, backbone, parallel, store, sample)
         history = train(
             model,
             fitted["train"][0],
@@ -71,7 +66,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         )
         outputs.finish(models, metrics, curves, history, fitted)
         if parallel.is_main:
-            log.info("speed: %s", stopwatch.report(matmul_peak(runtime)))
+            write_speed(models.parent / "speed.json", stopwatch.report(matmul_peak(runtime)))
 
 
 if __name__ == "__main__":

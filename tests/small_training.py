@@ -77,6 +77,7 @@ def train_params(**changes: Any) -> TrainParams:
         "epochs": 1,
         "micro_batch_size": 4,
         "grad_accum_steps": 1,
+        "tokens_per_step": 0,
         "lr": 0.01,
         "lr_floor": 0.1,
         "warmup_steps": 1,

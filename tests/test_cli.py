@@ -35,6 +35,7 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
     set_params(tmp_path, **{"split.data": "data/tiny.json", "model.backbone": "gpt2-tiny-random"})
+    set_params(tmp_path, **{"split.strategy": "shuffled"})  # three prompts, four times each, make too few groups
     return tmp_path
 
 
@@ -89,7 +90,7 @@ def test_check_prints_every_effective_setting_and_what_is_in_the_data(workspace,
     for key, value in leaves(wanted):
         assert shown[key] == str(tuple(value) if isinstance(value, list) else value)
     assert "data/tiny.json: 12 records valid, 0 not" in out
-    assert "data/tiny.json: train 9, test 2, val 1" in out
+    assert "data/tiny.json: train 9, val 1, test 2" in out
     assert "backbone gpt2-tiny-random (Apache-2.0)" in out
     assert out.splitlines()[-1] == "all is well"
 
@@ -148,7 +149,7 @@ def test_check_of_another_file_judges_that_file(workspace, instruct):
         (None, "there is no such file"),
         (b"", "the file is empty"),
         (b'[{"instruction": "a', "the file looks cut off"),
-        ('[{"instruction": "é'.encode("latin-1"), "not UTF-8 (byte 18 is 0xe9)"),
+        ('[{"instruction": "é", "input": "", "output": "e"}]'.encode("latin-1"), "the byte 0xe9, which is not UTF-8"),
         (b"{}", "must be a list of records, is an object"),
         (b"[]", "holds no records"),
         (json.dumps(RECORDS).encode(), "3 records leave nothing for test"),

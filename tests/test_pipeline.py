@@ -443,7 +443,12 @@ def bare(tmp_path, hermetic):
 @pytest.mark.parametrize(
     ("script", "old", "new", "message"),
     [
-        ("split.py", "strategy: shuffled", "strategy: shufled", "split.strategy must be one of positional, shuffled"),
+        (
+            "split.py",
+            "strategy: grouped",
+            "strategy: groupd",
+            "split.strategy must be one of grouped, positional, shuffled",
+        ),
         ("train.py", "lr: 2.0e-4", "lr_peak: 2.0e-4", "train.lr_peak is not a setting"),
         ("generate.py", "temperature: 0.0", "temperature: -1", "generate.temperature must be from 0 to 10, is -1.0"),
         (

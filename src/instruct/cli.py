@@ -45,10 +45,10 @@ def inspect(
     records: Annotated[int, typer.Option("--records", "-n", min=1, help="how many records, from the first")] = 2,
 ) -> None:
     """Print one training batch: token, target, weight."""
+    from instruct.formats.rows import read_rows
     from instruct.model.backbones import ModelParams, find_backbone
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.params import load_params
-    from instruct.records import read_examples
     from instruct.splitting.partition import SplitParams
     from instruct.text.prompts import TEMPLATES, PromptParams
     from instruct.tools.inspect import batch_lines
@@ -58,7 +58,8 @@ def inspect(
     params = load_params("train", TrainParams)
     template = TEMPLATES[load_params("prompt", PromptParams).template]
     tokenizer = load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone))
-    examples = read_examples(data or Path(load_params("split", SplitParams).data))[:records]
+    split = load_params("split", SplitParams)
+    examples = read_rows(data or Path(split.data), split.columns)[:records]
     encoded = (encode_example(example, template, tokenizer) for example in examples)
     fitted, _, _ = fit_length(encoded, params.max_length, params.over_long)
     print("\n".join(batch_lines(fitted, tokenizer, params.prompt_loss_weight)))

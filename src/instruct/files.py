@@ -79,7 +79,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file; raises DataError that names the file and, for wrong bytes, the place."""
-    with _readable(path):
+    with readable(path):
         content = path.read_bytes()
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
@@ -90,7 +90,8 @@ def read_text(path: Path) -> str:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Make DataError in plain words of whatever keeps a file from being opened and read."""
     try:
         yield
     except FileNotFoundError:
@@ -98,7 +99,7 @@ def _readable(path: Path) -> Iterator[None]:
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, a file is needed") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_json(path: Path) -> Any:
@@ -144,5 +145,5 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal; raises DataError that names a file that cannot be read."""
-    with _readable(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -4,19 +4,26 @@
 stays the same when other records come or go.
 """
 
+import codecs
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from instruct.errors import DataError
-from instruct.files import read_json, write_json
+from instruct.files import read_json, readable, write_json
+from instruct.json_stream import DoubledKeys, kind_of, stream_list
 from instruct.params import did_you_mean
 
 REQUIRED = ("instruction", "input", "output")
 OPTIONAL = ("id", "kind", "group", "origin", "parent")
+FIELDS = REQUIRED + OPTIONAL
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIGEST = re.compile("[0-9a-f]{12}")
+_MANY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,19 @@ class Response(Example):
     samples: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class BadRecord:
+    """A record that cannot be used: its number in the file from 0, where it stands, and what is wrong with it."""
+
+    index: int
+    where: str
+    problems: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """One line a problem, ready to print."""
+        return [f"{self.where}: {problem}" for problem in self.problems]
+
+
 def read_examples(path: Path) -> list[Example]:
     """Read a JSON list of records and validate every one of them.
 
@@ -64,81 +84,137 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def check_examples(path: Path) -> tuple[list[Example], dict[int, list[str]]]:
-    """The good records of a file, and for each bad one its index and what is wrong, ready to print.
+    """The good records of a JSON list, and for each bad one its index and what is wrong, ready to print.
 
     Raises DataError only where the file as a whole is no list of records.
     """
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: must be a list of records, is {_kind_of(rows)}")
-    if not rows:
+    return part_rows(stream_examples(path))
+
+
+def part_rows(rows: Iterable[Example | BadRecord]) -> tuple[list[Example], dict[int, list[str]]]:
+    """The good records, and for each bad one its index and its lines."""
+    examples, problems = [], {}
+    for row in rows:
+        if isinstance(row, BadRecord):
+            problems[row.index] = row.lines()
+        else:
+            examples.append(row)
+    return examples, problems
+
+
+def stream_examples(path: Path) -> Iterator[Example | BadRecord]:
+    """The records of a JSON list, one at a time; raises DataError as `check_examples` does."""
+    ids = Ids()
+    index = -1
+    with readable(path), path.open("rb") as file:
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        for index, line, value in stream_list(file, path):
+            yield ids.row(index, element_place(path, index, line), value, find_problems(value))
+    if index < 0:
         raise DataError(f"{path}: holds no records")
-    problems = {i: [f"{path}[{i}]: {problem}" for problem in find_problems(row)] for i, row in enumerate(rows)}
-    problems = {i: lines for i, lines in problems.items() if lines}
-    good = {i: row for i, row in enumerate(rows) if i not in problems}
-    first: dict[str, int] = {}
-    examples = []
-    for (i, row), id_ in zip(good.items(), make_ids(list(good.values())), strict=True):
-        if id_ in first:
-            problems[i] = [f'{path}[{i}]: "id" {id_} is also that of record {first[id_]}; ids must differ']
-            continue
-        first[id_] = i
-        examples.append(Example(**{**row, "id": id_}))
-    return examples, dict(sorted(problems.items()))
 
 
-def find_problems(row: Any) -> list[str]:
-    """What is wrong with one raw record, each as `field, what, what to do`; empty for a good one."""
+def element_place(path: Path, index: int, line: int) -> str:
+    """Where an element of a list stands; a file of one line needs no number for it."""
+    return f"{path}[{index}]" if line == 1 else f"{path}[{index}], line {line}"
+
+
+def find_problems(row: Any, called: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with one raw record, each as `field, what, what to do`; empty for a good one.
+
+    `called` says under which names the fields stand in the file, where those differ.
+    """
     if not isinstance(row, dict):
-        return [f"must be an object with {', '.join(REQUIRED)}, is {_kind_of(row)}"]
-    problems = []
+        return [f"must be an object with {', '.join(REQUIRED)}, is {kind_of(row)}"]
+    called = called or {}
+    problems = doubled_keys(row)
     for name in REQUIRED:
         if name not in row:
-            problems.append(f'"{name}" is missing; add it' + (' (it may be "")' if name == "input" else ""))
-        elif not isinstance(row[name], str):
-            problems.append(f'"{name}" must be text, is {_kind_of(row[name])}')
+            hint = ' (it may be "")' if name == "input" else ""
+            problems.append(f'"{called.get(name, name)}" is missing; add it{hint}')
+        elif problem := _text_problem(row[name]):
+            problems.append(f'"{called.get(name, name)}" {problem}')
         elif name != "input" and not row[name].strip():
-            problems.append(f'"{name}" is empty; fill it or drop the record')
-        elif _lone_surrogate(row[name]):
-            problems.append(f'"{name}" holds half of a surrogate pair; correct the \\u escape')
+            problems.append(f'"{called.get(name, name)}" is empty; fill it or drop the record')
     for name in OPTIONAL:
-        if name in row and not isinstance(row[name], str):
-            problems.append(f'"{name}" must be text, is {_kind_of(row[name])}')
+        if name in row and (problem := _text_problem(row[name])):
+            problems.append(f'"{called.get(name, name)}" {problem}')
         elif name == "id" and name in row and not row["id"].strip():
-            problems.append('"id" is empty; fill it, or leave it out to have one made')
-        elif name in row and _lone_surrogate(row[name]):
-            problems.append(f'"{name}" holds half of a surrogate pair; correct the \\u escape')
-    for name in row:
-        if name not in REQUIRED + OPTIONAL:
-            problems.append(f'"{name}" is not a field of a record{did_you_mean(name, REQUIRED + OPTIONAL)}')
-    return problems
+            problems.append(f'"{called.get(name, name)}" is empty; fill it, or leave it out to have one made')
+    return problems + unknown_fields([name for name in row if name not in FIELDS], FIELDS)
 
 
-def make_ids(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Each record's own id, or 12 hexadecimal digits of the sha256 of its content.
+def doubled_keys(row: Mapping[str, Any]) -> list[str]:
+    """A problem for each key that stands twice in an object."""
+    names = row.doubled if isinstance(row, DoubledKeys) else ()
+    return [f'"{shown(name)}" stands twice in one object; remove one' for name in names[:_MANY]]
 
-    Records that are equal to the letter get `-2`, `-3` and so on behind the first one's id.
-    """
-    seen: Counter[str] = Counter()
-    ids = []
-    for row in rows:
-        if "id" in row:
-            ids.append(row["id"])
-            continue
-        text = "\x1f".join(row[name] for name in REQUIRED)
+
+def unknown_fields(names: Sequence[str], known: Iterable[str]) -> list[str]:
+    """A problem for each field that a record does not have, and one for the rest where they are many."""
+    problems = [f'"{shown(name)}" is not a field of a record{did_you_mean(name[:60], known)}' for name in names[:_MANY]]
+    return problems + ([f"{len(names) - _MANY} more are no fields of a record"] if len(names) > _MANY else [])
+
+
+def _text_problem(value: Any) -> str:
+    if not isinstance(value, str):
+        return f"must be text, is {kind_of(value)}"
+    if value.isascii() or not (found := _SURROGATE.search(value)):
+        return ""
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"holds the byte 0x{code - 0xDC00:02x}, which is not UTF-8 (or half of a surrogate pair); correct it"
+    return "holds half of a surrogate pair; correct the \\u escape"
+
+
+def shown(text: str) -> str:
+    """A piece of a user's text that any terminal can print: short, what is not printable escaped."""
+    short = text if len(text) <= 60 else text[:59] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+
+
+class Ids:
+    """Gives each record its id and refuses one that is taken; all it keeps is a number for each record."""
+
+    def __init__(self) -> None:
+        self._first: dict[int | str, int] = {}
+        self._made: set[int] = set()
+        self._repeats: Counter[int] = Counter()
+
+    def row(self, index: int, where: str, values: Any, problems: Sequence[str]) -> Example | BadRecord:
+        """One raw record, and what is wrong with it, as an Example or a BadRecord."""
+        if problems:
+            return BadRecord(index=index, where=where, problems=tuple(problems))
+        id_ = self.make(values)
+        # Twelve digits as a number take half the memory, and a record's own id of this look is still the same key.
+        first = self._first.setdefault(int(id_, 16) if _DIGEST.fullmatch(id_) else id_, index)
+        if first != index:
+            problem = f'"id" {shown(id_)} is also that of record {first}; ids must differ'
+            return BadRecord(index=index, where=where, problems=(problem,))
+        return Example(**{**values, "id": id_})
+
+    def make(self, values: Mapping[str, str]) -> str:
+        """A record's own id, or 12 hexadecimal digits of the sha256 of its content.
+
+        Records that are equal to the letter get `-2`, `-3` and so on behind the first one's id.
+        """
+        if "id" in values:
+            return values["id"]
+        text = "\x1f".join(values[name] for name in REQUIRED)
         digest = sha256(text.encode("utf-8")).hexdigest()[:12]
-        seen[digest] += 1
-        ids.append(digest if seen[digest] == 1 else f"{digest}-{seen[digest]}")
-    return ids
+        number = int(digest, 16)
+        if number not in self._made:
+            self._made.add(number)
+            return digest
+        self._repeats[number] += 1
+        return f"{digest}-{self._repeats[number] + 1}"
 
 
-def _lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _kind_of(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return f"the number {value}" if type(value) in (int, float) else names.get(type(value), "of another kind")
+def make_ids(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """The ids of records in this order, as `Ids` makes them."""
+    ids = Ids()
+    return [ids.make(row) for row in rows]
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:

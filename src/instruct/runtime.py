@@ -1,5 +1,6 @@
 """Where and how torch computes: device, number of threads, precision."""
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import torch
 
 from instruct.errors import ParamsError
 from instruct.runtime_params import RuntimeParams
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Runtime:
 
 def start_runtime(params: RuntimeParams) -> Runtime:
     """Set threads and choose the device; raises ParamsError for a device that this machine lacks."""
+    keep_freed_memory()
     torch.set_num_threads(params.num_threads)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(name for name, here in available.items() if here) if params.device == "auto" else params.device
@@ -33,3 +37,16 @@ def start_runtime(params: RuntimeParams) -> Runtime:
         raise ParamsError(f"params.yaml: runtime.device is {name}, which this machine lacks; it has {there}")
     low = params.precision == "bf16" or (params.precision == "auto" and name == "cuda")
     return Runtime(torch.device(name), torch.bfloat16 if low else torch.float32)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for what is asked for next, where there is a glibc.
+
+    By default it gives every large tensor back to the system, and the next one is paid for page by page: a quarter
+    of a training step on a CPU. The settings are M_MMAP_MAX 0 (no mappings of their own for large pieces) and
+    M_TRIM_THRESHOLD as large as can be (mallopt(3)).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -8,15 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct.errors import DataError
+from instruct.formats.columns import USUAL
 from instruct.records import Example, read_examples
+from instruct.splitting.near_duplicates import DuplicatesParams
 from instruct.splitting.partition import SplitParams, split_examples
 
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "seed" / "instruction-data.json"
-PARAMS = SplitParams(data="data.json", strategy="shuffled", train=0.85, val=0.05, test=0.1, seed=123, invalid="raise")
+PARAMS = SplitParams(
+    data="data.json", strategy="shuffled", train=0.85, val=0.05, test=0.1, stratify=True, seed=123, invalid="raise",
+    duplicates=DuplicatesParams(on="prompt", similarity=90.0, mode="group", method="auto"), columns=USUAL,
+)  # fmt: skip
+
+
+WORDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(60_000)]  # no two alike
 
 
 def examples(count):
-    return [Example(id=str(i), instruction="i", input="", output=str(i)) for i in range(count)]
+    return [Example(id=str(i), instruction=WORDS[i], input="", output=str(i)) for i in range(count)]
 
 
 def ids(parts):

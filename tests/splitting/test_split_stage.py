@@ -3,10 +3,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from instruct.formats.columns import USUAL
 from instruct.records import read_examples
 
 ROOT = Path(__file__).parents[2]
@@ -17,8 +19,11 @@ split:
   train: 0.6
   val: 0.2
   test: 0.2
+  stratify: true
   seed: 5
   invalid: {invalid}
+  duplicates: {{on: prompt, similarity: 90, mode: group, method: auto}}
+  columns: {columns}
 """
 
 
@@ -33,7 +38,9 @@ def rows(count):
 
 
 def split(folder, data, *, invalid="raise", strategy="shuffled", params=PARAMS):
-    (folder / "params.yaml").write_text(params.format(invalid=invalid, strategy=strategy))
+    (folder / "params.yaml").write_text(
+        params.format(invalid=invalid, strategy=strategy, columns=json.dumps(asdict(USUAL)))
+    )
     (folder / "data.json").write_text(json.dumps(data))
     return subprocess.run(
         [sys.executable, str(ROOT / "src/split.py"), "data.json", "split", "metrics/split.json"],
@@ -54,12 +61,19 @@ def test_drop_leaves_the_bad_records_out_counts_them_and_shows_them(folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((folder / "metrics/split.json").read_text()) == {
         "read": 11,
-        "kept": 8,
         "refused": 3,
+        "dropped": 0,
+        "kept": 8,
         "kinds": 3,
         "train": 4,
         "val": 3,
         "test": 1,
+        "fractions": {"train": 0.5, "val": 0.375, "test": 0.125},
+        "groups": 8,
+        "duplicates": {"on": "prompt", "similarity": 90.0, "groups": 0, "records": 0, "largest": 1},
+        "across": {"groups": 0, "val": {"equal": 0, "near": 0}, "test": {"equal": 0, "near": 0}},
+        "moved": 0,
+        "orphans": 0,
     }
     shown = [line for line in done.stdout.splitlines() if line.startswith("dropped")]
     assert shown == [

@@ -26,6 +26,7 @@ from instruct.model.lora import add_lora
 from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.training.outputs import Outputs
+from instruct.training.sample import SamplePrompt
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate")
 CONFIG = GPT2Config(vocab_size=257, n_positions=64, n_embd=4, n_layer=1, n_head=1, eos_token_id=256)
@@ -39,8 +40,8 @@ def run(folder: Path, adapters: bool) -> None:
         add_lora(model, lora_params(r=2), seed=0)
     train_set, val_set = random_examples(16, seed=1), random_examples(2, seed=2)
     store = open_store(folder / "models" / "resume", code="1")
-    outputs = Outputs(model, byte_tokenizer(), BACKBONE, ALONE, store)
-    outputs.begin(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 0)
+    sample = SamplePrompt(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 0)
+    outputs = Outputs(model, byte_tokenizer(), BACKBONE, ALONE, store, sample)
     history = run_training(model, store, train_set, val_set, outputs.hooks(), eval_every=1, lr=0.3)
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
     outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", history, fitted)

@@ -179,6 +179,47 @@ def test_ranks_share_a_step_without_loss_and_with_equally_many_micro_batches(wor
     assert max(batch.labels.tolist().count(END) for batch in weighing) <= max(micro // world_size, 1)
 
 
+@pytest.mark.parametrize("tokens", [1, 20, 37, 60, 10_000])
+def test_steps_counted_in_tokens_hold_as_many_records_in_a_row_as_fit(tokens):
+    examples = random_examples(40, seed=3)
+    params = train_params(tokens_per_step=tokens, micro_batch_size=1)
+    steps = list(draw_steps(examples, params))
+    assert sorted(item.id for step in steps for item in step) == sorted(item.id for item in examples)
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        held = sum(len(item.ids) for item in step)
+        assert held <= tokens or len(step) == 1
+        assert following is None or held + len(following[0].ids) > tokens
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("accumulated", [1, 2, 5])
+def test_ranks_share_a_step_counted_in_tokens_without_loss(world_size, accumulated):
+    examples = random_examples(9, seed=4)
+    budget = sum(len(item.ids) for item in examples)
+    params = train_params(tokens_per_step=budget, grad_accum_steps=accumulated)
+    to_batch = batch_maker(params, FLOAT32, END)
+    of_ranks = [
+        micro_batches(examples, to_batch, params=params, parallel=Parallel("ddp", rank, world_size, rank))
+        for rank in range(world_size)
+    ]
+    assert len({len(batches) for batches in of_ranks}) == 1
+    weighing = [batch for batches in of_ranks for batch in batches if batch.weights.any()]
+    assert sum(batch.tokens for batch in weighing) == budget
+    most = max(max(len(item.ids) for item in examples), math.ceil(budget / (accumulated * world_size)))
+    assert all(batch.tokens <= most for batch in weighing)
+
+
+def test_steps_counted_in_tokens_or_in_records_train_alike_where_they_hold_the_same(tmp_path):
+    """Records of equal length: 4 of them are 4 times the tokens."""
+    even = [example([5, 6, i], [7, 8], f"r{i}") for i in range(12)]
+    by_count = run_training(small_model("gpt2"), open_store(tmp_path / "a"), even, even, micro_batch_size=4)
+    by_tokens = run_training(
+        small_model("gpt2"), open_store(tmp_path / "b"), even, even, micro_batch_size=4,
+        tokens_per_step=4 * len(even[0].ids),
+    )  # fmt: skip
+    assert by_tokens == by_count
+
+
 # What happened so far
 
 
@@ -240,7 +281,7 @@ def test_curve_counts_steps_epochs_tokens_and_rates(tmp_path):
         small_model("gpt2"), open_store(tmp_path), TRAIN_SET, VAL_SET, epochs=2, lr=0.01, lr_floor=0.0, warmup_steps=2
     )
     assert [point.step for point in history.train] == [1, 2, 3, 4, 5, 6]
-    assert [point.epoch for point in history.train] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert [point.epoch for point in history.train] == pytest.approx([0.4, 0.8, 1, 1.4, 1.8, 2])
     assert history.train[2].tokens == sum(len(item.ids) for item in TRAIN_SET)
     assert history.tokens == 2 * history.train[2].tokens
     # warm-up over two steps, then a cosine over the last four: 1, 3/4, 1/4, 0 of the peak

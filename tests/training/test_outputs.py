@@ -33,6 +33,7 @@ from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.training.loop import History, TrainPoint, ValPoint
 from instruct.training.outputs import Outputs, write_results
+from instruct.training.sample import SamplePrompt
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPT2Config(vocab_size=257, n_positions=64, n_embd=8, n_layer=1, n_head=2, eos_token_id=256)
@@ -49,13 +50,13 @@ def quick(one_thread):
 class Run:
     """A training run in a folder of its own, up to its outputs."""
 
-    def __init__(self, folder: Path, *, r: int = 0) -> None:
+    def __init__(self, folder: Path, *, r: int = 0, record: Example = RECORD, sample_tokens: int = 3) -> None:
         self.folder, self.model = folder, random_model(CONFIG, seed=1)
         if r:
             add_lora(self.model, lora_params(r=r), seed=0)
         self.store = open_store(folder / "models" / "resume", code="1")
-        self.outputs = Outputs(self.model, byte_tokenizer(), BACKBONE, ALONE, self.store)
-        self.outputs.begin(RECORD, TEMPLATES["phi3"], 3)
+        sample = SamplePrompt(record, TEMPLATES["phi3"], sample_tokens)
+        self.outputs = Outputs(self.model, byte_tokenizer(), BACKBONE, ALONE, self.store, sample)
         self.best = folder / "models" / "sft" / "best"
         self.last = folder / "models" / "sft" / "last"
 
@@ -197,21 +198,16 @@ def test_sample_answer_is_shown_at_each_evaluation(tmp_path, caplog):
 
 def test_sample_answer_of_a_prompt_that_fills_the_model_is_left_out(tmp_path, caplog):
     caplog.set_level("INFO")
-    run = Run(tmp_path)
     long = Example(id="v", instruction="x" * 100, input="", output="y")  # 100 bytes are more than 64 places
-    run.outputs.begin(long, TEMPLATES["phi3"], 3)
-    run.train(epochs=1)
+    Run(tmp_path, record=long).train(epochs=1)
     assert sum("val loss" in record.getMessage() for record in caplog.records) == 4
 
 
 def test_sample_answer_stops_where_the_model_is_full(tmp_path, caplog):
     caplog.set_level("INFO")
-    run = Run(tmp_path)
     prompt = TEMPLATES["phi3"].render("")
-    run.outputs.begin(
-        Example(id="v", instruction="x" * (64 - 2 - len(prompt)), input="", output="y"), TEMPLATES["phi3"], 50
-    )
-    run.train(epochs=1)
+    long = Example(id="v", instruction="x" * (64 - 2 - len(prompt)), input="", output="y")
+    Run(tmp_path, record=long, sample_tokens=50).train(epochs=1)
     answers = [record.getMessage().split("-> ")[1] for record in caplog.records if "-> " in record.getMessage()]
     assert len(answers) == 4 and all(len(answer) <= 2 for answer in answers)
 

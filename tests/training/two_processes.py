@@ -36,6 +36,7 @@ from instruct.text.prompts import TEMPLATES
 from instruct.training.distributed import Parallel, gather_all, start_parallel
 from instruct.training.loop import Hooks, ValPoint
 from instruct.training.outputs import Outputs
+from instruct.training.sample import SamplePrompt
 
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
@@ -97,8 +98,8 @@ def whole_run(folder: Path, parallel: Parallel, *, adapters: bool) -> None:
     if adapters:
         add_lora(model, lora_params(r=2), seed=0)
     store = open_store(folder / "models" / "resume", code="1")
-    outputs = Outputs(model, byte_tokenizer(), backbone, parallel, store)
-    outputs.begin(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 2)
+    sample = SamplePrompt(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 2)
+    outputs = Outputs(model, byte_tokenizer(), backbone, parallel, store, sample)
     train_set, val_set = random_examples(10, seed=1), random_examples(5, seed=2)
     history = run_training(model, store, train_set, val_set, outputs.hooks(), parallel, eval_every=2)
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}

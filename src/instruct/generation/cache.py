@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from instruct.model.ragged import RaggedRows
+
 TILE = 16  # rows and columns of matrix products are whole tiles: for what sticks out, kernels sum in another order
 
 
@@ -75,33 +77,21 @@ class PrefillAttend:
     """
 
     def __init__(self, cache: SlotCache, first: int, lengths: Sequence[int]) -> None:
-        self._cache, self._first = cache, first
-        counts = torch.tensor(lengths)
-        self._longest = whole_tiles(max(lengths))
-        place = torch.arange(self._longest)
-        real = place < counts[:, None]  # (N, L)
-        starts = counts.cumsum(0) - counts
-        self._gather = torch.where(real, starts[:, None] + place, 0).flatten().to(cache.device)
-        self._scatter = real.flatten().nonzero().squeeze(1).to(cache.device)
-        self._mask = ((place <= place[:, None]) & real[:, None]).to(cache.device)  # (N, L, L)
-        self._rows = len(lengths)
-        cache.lengths[first : first + self._rows] = counts
+        self._cache, self._slots = cache, slice(first, first + len(lengths))
+        self._own = RaggedRows(lengths, whole_tiles(max(lengths)), cache.device)
+        cache.lengths[self._slots] = torch.tensor(lengths)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store keys and values, attend to the prefix and each row's own tokens."""
-        cache, slots = self._cache, slice(self._first, self._first + self._rows)
+        cache, own = self._cache, self._own
         cache.allocate(layer, k)
-        rows_k, rows_v = self._to_rows(k), self._to_rows(v)
-        cache.keys[layer][slots, :, : self._longest] = rows_k
-        cache.values[layer][slots, :, : self._longest] = rows_v
-        prefix = _prefix_of(cache, layer)
-        out = attend_in_parts(self._to_rows(q), prefix, rows_k, rows_v, self._mask)  # (N, H, L, D)
+        rows_k, rows_v = own.to_rows(k[0]), own.to_rows(v[0])
+        cache.keys[layer][self._slots, :, : own.width] = rows_k
+        cache.values[layer][self._slots, :, : own.width] = rows_v
+        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), _prefix_of(cache, layer), rows_k, rows_v, own.causal))
         flat = torch.zeros_like(q)
-        flat[0, :, : len(self._scatter)] = out.transpose(0, 1).flatten(1, 2)[:, self._scatter]
+        flat[0, :, : out.shape[1]] = out
         return flat
-
-    def _to_rows(self, x: Tensor) -> Tensor:
-        return x[0].index_select(1, self._gather).unflatten(1, (self._rows, self._longest)).transpose(0, 1)
 
 
 class DecodeAttend:

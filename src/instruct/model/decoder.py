@@ -49,6 +49,14 @@ class Decoder(nn.Module):
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
 
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(B, T) ids → (B, T, C) rows of the embedding.
+
+        The gradient of a lookup is sparse and is added into the output head's, which is as large as the embedding:
+        a dense one would be another matrix of that size, filled with zeros, in every step.
+        """
+        return F.embedding(input_ids, self.embedding.weight, sparse=True)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) states → (..., vocab_size); give it only the states whose prediction is wanted."""
         return F.linear(hidden, self.embedding.weight)

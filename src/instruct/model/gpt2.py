@@ -78,7 +78,7 @@ class GPT2(Decoder):
 
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
-        x = self.wte(input_ids) + self.wpe(positions)  # (B, T, C)
+        x = self.embed(input_ids) + self.wpe(positions)  # (B, T, C)
         for block in self.h:
             x = self.run_block(block, x, attend)
         return self.ln_f(x)

@@ -98,7 +98,7 @@ class Llama(Decoder):
 
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
-        x = self.embed_tokens(input_ids)  # (B, T, C)
+        x = self.embed(input_ids)  # (B, T, C)
         rotation = rotations(positions, self.config)
         for layer in self.layers:
             x = self.run_block(layer, x, rotation, attend)

@@ -7,11 +7,12 @@ from typing import Any
 
 from instruct.errors import InstructError
 from instruct.evaluation.settings import EvaluateParams
+from instruct.formats.columns import USUAL
+from instruct.formats.rows import check_rows
 from instruct.generation.settings import GenerateParams
 from instruct.model.backbones import ModelParams, find_backbone
 from instruct.params import PARAMS_FILE, load_params, read_params
 from instruct.plotting.settings import PlotParams
-from instruct.records import check_examples
 from instruct.runtime_params import RuntimeParams
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
@@ -73,7 +74,8 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE) -> tuple[list[str], l
     source = data or (Path(settings["split"].data) if "split" in settings else None)
     if source:
         try:
-            examples, bad = check_examples(source)
+            columns = settings["split"].columns if "split" in settings else USUAL
+            examples, bad = check_rows(source, columns)
             found = [line for record in bad.values() for line in record]
             dropped = "split" in settings and settings["split"].invalid == "drop" and data is None
             (lines if dropped else problems).extend(found)

@@ -91,7 +91,7 @@ def start_parallel(mode: ParallelMode, *, examples_per_step: int, device: torch.
             f"params.yaml: train.parallel is {mode}, but torchrun did not start this process; "
             "set launch.train to `torchrun --nproc-per-node N`, or train.parallel to none"
         )
-    if examples_per_step % world_size:
+    if examples_per_step % world_size:  # 0 where a step is counted in tokens
         raise ParamsError(
             f"params.yaml: train.micro_batch_size x grad_accum_steps is {examples_per_step}, which {world_size} "
             "processes cannot share evenly; make it a multiple"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -120,10 +121,11 @@ def train(
     """Train `model` in place, from the stored state on if there is one.
 
     Raises InstructError where a loss stops being a number, naming the step and its records, and
-    KeyboardInterrupt at the end of the step in which Ctrl-C came, after the state was saved.
+    KeyboardInterrupt at the end of the step in which Ctrl-C or SIGTERM came, after the state was saved.
     """
-    steps_per_epoch = math.ceil(len(train_set) / examples_per_step(params))
-    total_steps = steps_per_epoch * params.epochs
+    steps = list(draw_steps(train_set, params))
+    total_steps = len(steps)
+    epochs = [examples / len(train_set) for examples in accumulate(map(len, steps), initial=0)]  # after each step
     schedule = WarmupCosine(
         peak=params.lr, floor=params.lr * params.lr_floor, warmup_steps=params.warmup_steps, total_steps=total_steps
     )
@@ -144,7 +146,7 @@ def train(
                 raise InstructError(
                     f"step {history.step}: the loss on val is {loss}; lower train.lr{store.kept_best()}"
                 )
-            point = ValPoint(step=history.step, epoch=history.step / steps_per_epoch, tokens=history.tokens, loss=loss)
+            point = ValPoint(step=history.step, epoch=epochs[history.step], tokens=history.tokens, loss=loss)
             better = history.add_evaluation(point)
             hooks.on_evaluation(point)
         return better
@@ -155,7 +157,6 @@ def train(
 
     if not history.val:
         evaluate_now()
-    steps = list(draw_steps(train_set, params))
     with interrupt_flag() as interrupted, progress_bar(total_steps, history, parallel) as bar:
         for examples in steps[history.step :]:
             step = history.step + 1
@@ -172,9 +173,7 @@ def train(
                     f"the records {', '.join(example.id for example in examples)}{store.kept_best()}"
                 )
             tokens = history.tokens + sum(len(example.ids) for example in examples)
-            point = TrainPoint(
-                step=step, epoch=step / steps_per_epoch, tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm
-            )
+            point = TrainPoint(step=step, epoch=epochs[step], tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm)
             history.train.append(point)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", val=f"{history.val[-1].loss:.3f}")
@@ -199,14 +198,9 @@ def train(
     return history
 
 
-def examples_per_step(params: TrainParams) -> int:
-    """The global batch size, in examples."""
-    return params.micro_batch_size * params.grad_accum_steps
-
-
 @contextmanager
 def interrupt_flag() -> Iterator[list[float]]:
-    """A list that Ctrl-C fills, so that a step is never cut in two; another one a second later ends at once.
+    """A list that Ctrl-C (or SIGTERM) fills, so that a step is never cut in two; another a second later ends at once.
 
     Under torchrun one Ctrl-C comes twice: from the terminal, and passed on by torchrun.
     """
@@ -218,11 +212,12 @@ def interrupt_flag() -> Iterator[list[float]]:
             raise KeyboardInterrupt
         came.append(now)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -258,13 +253,24 @@ def draw_steps(examples: Sequence[EncodedExample], params: TrainParams) -> Itera
     generator = torch.Generator().manual_seed(params.seed)
     for _ in range(params.epochs):
         order = torch.randperm(len(examples), generator=generator).tolist()
-        yield from chunks([examples[i] for i in order], examples_per_step(params))
+        yield from pieces([examples[i] for i in order], params.examples_per_step, params.tokens_per_step)
 
 
-def chunks(examples: Sequence[EncodedExample], size: int) -> Iterator[list[EncodedExample]]:
-    """Consecutive pieces of at most `size` examples."""
-    for start in range(0, len(examples), size):
-        yield list(examples[start : start + size])
+def pieces(examples: Sequence[EncodedExample], size: int, tokens: int) -> list[list[EncodedExample]]:
+    """Consecutive pieces of at most `tokens` tokens, or of at most `size` examples where `tokens` is 0.
+
+    An example that is longer than `tokens` makes a piece of its own.
+    """
+    cut: list[list[EncodedExample]] = []
+    held = 0
+    for example in examples:
+        held += len(example.ids)
+        full = held > tokens if tokens else bool(cut) and len(cut[-1]) == size
+        if full or not cut:
+            cut.append([])
+            held = len(example.ids)
+        cut[-1].append(example)
+    return cut
 
 
 def micro_batches(
@@ -278,12 +284,14 @@ def micro_batches(
 
     A rank that the last, smaller step leaves without examples computes one that counts for nothing.
     """
-    mine = parallel.share(examples)
+    ranks = range(parallel.world_size)
     size = max(params.micro_batch_size // parallel.world_size, 1)
-    count = math.ceil(math.ceil(len(examples) / parallel.world_size) / size)
-    batches = [to_batch(part) for part in chunks(mine, size)]
-    filler = [without_targets(to_batch(examples[:1]))] if len(batches) < count else []
-    return batches + filler * (count - len(batches))
+    tokens = math.ceil(params.tokens_per_step / (params.grad_accum_steps * parallel.world_size))
+    shares = [pieces(examples[rank :: parallel.world_size], size, tokens) for rank in ranks]
+    batches = [to_batch(part) for part in shares[parallel.rank]]
+    missing = max(map(len, shares)) - len(batches)
+    filler = [without_targets(to_batch(examples[:1]))] if missing else []
+    return batches + filler * missing
 
 
 def take_step(
@@ -341,7 +349,8 @@ def evaluate(
     """The loss over all of `examples`, each target by its weight; how they are batched does not matter."""
     module.eval()
     total = weight = 0.0
-    for part in chunks(sorted(examples, key=lambda example: len(example.ids)), examples_per_step(params)):
+    by_length = sorted(examples, key=lambda example: len(example.ids))
+    for part in pieces(by_length, params.examples_per_step, params.tokens_per_step):
         for batch in micro_batches(part, to_batch, params=params, parallel=parallel):
             with runtime.autocast():
                 total += float(module(batch))

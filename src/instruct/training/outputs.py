@@ -12,14 +12,12 @@ from instruct.files import write_csv, write_json
 from instruct.model.backbones import Backbone
 from instruct.model.checkpoint import Model, save_adapter, save_checkpoint
 from instruct.model.lora import is_adapted
-from instruct.records import Example
-from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.distributed import Parallel, gather_all
 from instruct.training.encode import EncodedExample, count_tokens
 from instruct.training.loop import History, Hooks, TrainPoint, ValPoint
 from instruct.training.resume import ResumeStore, remove_parts, trainable
-from instruct.training.sample import sample_answer
+from instruct.training.sample import SamplePrompt
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +28,19 @@ class Outputs:
     """Keeps the best weights in the resume folder, which DVC does not clear, until the run is complete."""
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, backbone: Backbone, parallel: Parallel, store: ResumeStore
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        backbone: Backbone,
+        parallel: Parallel,
+        store: ResumeStore,
+        sample: SamplePrompt,
     ) -> None:
+        """Says if a stored state cannot be used."""
         self._model, self._tokenizer, self._backbone = model, tokenizer, backbone
-        self._parallel, self._store = parallel, store
-        self._example: Example | None = None
-        self._prompt, self._sample_tokens = "", 0
-
-    def begin(self, example: Example, template: Template, sample_tokens: int) -> None:
-        """Choose the example that is answered at each evaluation, and say if a stored state cannot be used."""
-        self._example, self._sample_tokens = example, sample_tokens
-        self._prompt = template.render(example.instruction, example.input)
-        refusal = self._store.refusal()
-        if refusal and self._parallel.is_main:
+        self._parallel, self._store, self._sample = parallel, store, sample
+        refusal = store.refusal()
+        if refusal and parallel.is_main:
             log.info("%s", refusal)
 
     def hooks(self) -> Hooks:
@@ -69,10 +67,8 @@ class Outputs:
     def _show(self, point: ValPoint) -> None:
         if not self._parallel.is_main:
             return
-        sample = ""
-        if self._sample_tokens and self._example and self._parallel.mode != "fsdp":
-            answer = sample_answer(self._model, self._tokenizer, self._prompt, self._sample_tokens)
-            sample = f" · {self._example.instruction} {self._example.input} -> {answer}"
+        shown = self._sample.max_new_tokens and self._parallel.mode != "fsdp"
+        sample = f" · {self._sample.answer(self._model, self._tokenizer)}" if shown else ""
         log.info("step %d: val loss %.4f%s", point.step, point.loss, sample)
 
     def finish(

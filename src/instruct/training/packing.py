@@ -14,44 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from instruct.model.decoder import repeat_keys
+from instruct.model.ragged import RaggedRows
 
 
 class PackedAttend:
     """Attention for a flat row of `prefix` shared tokens and then `lengths[n]` own tokens of each record."""
 
     def __init__(self, prefix: int, lengths: Sequence[int], device: torch.device) -> None:
-        self.prefix = prefix
-        counts = torch.tensor(lengths, dtype=torch.long)
-        longest = max(lengths, default=0)
-        starts = counts.cumsum(0) - counts  # (N,)
-        place = torch.arange(longest)
-        real = place < counts[:, None]  # (N, L)
-        # Where each place of the gathered rows comes from; an empty place takes any token and is masked.
-        self._gather = torch.where(real, starts[:, None] + place, 0).flatten().to(device)  # (N x L,)
-        self._scatter = real.flatten().nonzero().squeeze(1).to(device)  # (T - P,)
-        own = (place <= place[:, None]) & real[:, None]  # (N, L, L)
-        shared = torch.ones(len(lengths), longest, prefix, dtype=torch.bool)
-        self._mask = torch.cat((shared, own), dim=2)[:, None].to(device)  # (N, 1, L, P + L)
-        self._records, self._longest = len(lengths), longest
+        self._prefix = prefix
+        self._own = RaggedRows(lengths, max(lengths, default=0), device)
+        shared = torch.ones(*self._own.causal.shape[:2], prefix, dtype=torch.bool, device=device)
+        self._mask = torch.cat((shared, self._own.causal), dim=2)[:, None]  # (N, 1, L, P + L)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(1, H, T, D) queries, keys and values → (1, H, T, D)."""
         k, v = repeat_keys(q, k), repeat_keys(q, v)
-        head = slice(0, self.prefix)
+        head, own = slice(0, self._prefix), slice(self._prefix, None)
         shared = F.scaled_dot_product_attention(q[:, :, head], k[:, :, head], v[:, :, head], is_causal=True)
-        if not self._longest:
+        if not self._own.width:
             return shared
-        keys, values = (torch.cat((self._expand(x), self._rows(x)), dim=2) for x in (k, v))  # (N, H, P + L, D)
-        out = F.scaled_dot_product_attention(self._rows(q), keys, values, attn_mask=self._mask)  # (N, H, L, D)
-        own = out.transpose(0, 1).flatten(1, 2).index_select(1, self._scatter)  # (H, T - P, D)
-        return torch.cat((shared, own[None]), dim=2)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        own = x[0, :, self.prefix :].index_select(1, self._gather)  # (H, N x L, D)
-        return own.unflatten(1, (self._records, self._longest)).transpose(0, 1)  # (N, H, L, D)
-
-    def _expand(self, x: Tensor) -> Tensor:
-        return x[:, :, : self.prefix].expand(self._records, -1, -1, -1)
+        keys, values = (
+            torch.cat((x[:, :, head].expand(self._own.count, -1, -1, -1), self._own.to_rows(x[0, :, own])), dim=2)
+            for x in (k, v)
+        )  # (N, H, P + L, D)
+        rows = self._own.to_rows(q[0, :, own])  # (N, H, L, D)
+        out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=self._mask)  # (N, H, L, D)
+        return torch.cat((shared, self._own.to_flat(out)[None]), dim=2)
 
 
 def shared_prefix(sequences: Sequence[tuple[int, ...]]) -> int:

@@ -1,9 +1,30 @@
 """One greedy answer while training runs, to see with one's own eyes whether it learns."""
 
+from dataclasses import dataclass
+
 import torch
 
 from instruct.model.decoder import Decoder, KVCache
+from instruct.records import Example
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """The example that is answered at each evaluation, with at most `max_new_tokens` tokens; 0 for none."""
+
+    example: Example
+    template: Template
+    max_new_tokens: int
+
+    def answer(self, model: Decoder, tokenizer: Tokenizer) -> str:
+        """The question and what the model says to it now, ready to print."""
+        example = self.example
+        prompt = self.template.render(example.instruction, example.input)
+        return f"{example.instruction} {example.input} -> " + sample_answer(
+            model, tokenizer, prompt, self.max_new_tokens
+        )
 
 
 @torch.inference_mode()

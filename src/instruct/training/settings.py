@@ -12,7 +12,8 @@ class TrainParams:
     """The section `train` of params.yaml.
 
     The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor` times that. Steps are
-    optimizer steps of `micro_batch_size` x `grad_accum_steps` examples. A target in the prompt counts
+    optimizer steps of `micro_batch_size` x `grad_accum_steps` examples, or, with `tokens_per_step` above 0, of as
+    many as have so many tokens together, in `grad_accum_steps` micro-batches. A target in the prompt counts
     `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss.
     `packed` batches have no padding and compute the prompts' common beginning once; `padded` ones are the book's,
     with the same result.
@@ -24,6 +25,7 @@ class TrainParams:
     epochs: int
     micro_batch_size: int
     grad_accum_steps: int
+    tokens_per_step: int
     lr: float
     lr_floor: float
     warmup_steps: int
@@ -45,7 +47,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         for name in ("epochs", "micro_batch_size", "grad_accum_steps", "eval_every"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "patience", "sample_tokens", "save_every", "seed"):
+        for name in ("tokens_per_step", "warmup_steps", "patience", "sample_tokens", "save_every", "seed"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         require("lr", self.lr, 0 < self.lr < 1, "between 0 and 1")
         require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= 1, "from 0 to 1, a share of lr")
@@ -53,3 +55,8 @@ class TrainParams:
         require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
         require("prompt_loss_weight", self.prompt_loss_weight, 0 <= self.prompt_loss_weight <= 1, "from 0 to 1")
         require("max_length", self.max_length, self.max_length >= 2, "at least 2")
+
+    @property
+    def examples_per_step(self) -> int:
+        """The global batch size, in examples; not in use where `tokens_per_step` is."""
+        return self.micro_batch_size * self.grad_accum_steps

@@ -1,17 +1,22 @@
 """How fast a run was and where its time went; printed and kept outside tracked outputs, since clocks differ."""
 
+import logging
 import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from instruct.files import write_json
 from instruct.runtime import Runtime
 from instruct.training.encode import EncodedExample
+
+log = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -46,6 +51,18 @@ class Stopwatch:
             "peak_memory_mb": round(peak_memory_mb()),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
+
+
+def write_speed(path: Path, report: Mapping[str, Any]) -> None:
+    """Print how fast a run was and keep it at `path`, which neither Git nor DVC tracks: clocks differ."""
+    write_json(path, report)
+    seconds = ", ".join(f"{name} {value} s" for name, value in report["seconds"].items())
+    log.info(
+        "%(records_per_s)s records/s, %(tokens_per_s)s tokens/s (%(response_tokens_per_s)s of responses), "
+        "%(share_of_matmul_peak).0f %% of the matmul peak, %(peak_memory_mb)s MB",
+        {**report, "share_of_matmul_peak": 100 * report["share_of_matmul_peak"]},
+    )
+    log.info("%s (kept in %s)", seconds, path)
 
 
 def peak_memory_mb() -> float:

@@ -1,0 +1,92 @@
+"""A data file as a stream of records, good and bad, whatever its format."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from instruct.errors import DataError
+from instruct.formats.columns import USUAL, Columns, pick_fields
+from instruct.formats.parquet import read_parquet
+from instruct.formats.source import COMPRESSIONS, Raw, open_text
+from instruct.formats.text import read_csv, read_json, read_json_lines
+from instruct.params import did_you_mean
+from instruct.records import BadRecord, Example, Ids, part_rows
+
+Row = Example | BadRecord
+
+_TEXT_FORMATS: dict[str, Callable[[Path, BinaryIO], Iterator[Raw]]] = {
+    ".json": read_json,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".csv": partial(read_csv, delimiter=","),
+    ".tsv": partial(read_csv, delimiter="\t"),
+}
+_TABLES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The records of a file; every iteration reads it from the beginning, and holds one record at a time.
+
+    Beside that, one number for each record is kept, to give ids and refuse the same one twice. Raises DataError
+    where the file as a whole cannot be read, or holds no records.
+    """
+
+    path: Path
+    columns: Columns
+
+    def __iter__(self) -> Iterator[Row]:
+        ids = Ids()
+        index = -1
+        table = format_of(self.path) in _TABLES
+        for index, raw in enumerate(raw_rows(self.path)):
+            if raw.problem:
+                yield BadRecord(index=index, where=raw.where, problems=(raw.problem,))
+            else:
+                picked = pick_fields(raw.value, self.columns, table=table)
+                yield ids.row(index, raw.where, picked.values, picked.problems)
+        if index < 0:
+            raise DataError(f"{self.path}: holds no records")
+
+
+def stream_rows(path: Path, columns: Columns = USUAL) -> Rows:
+    """The records of a data file, re-iterable."""
+    return Rows(path, columns)
+
+
+def check_rows(path: Path, columns: Columns = USUAL) -> tuple[list[Example], dict[int, list[str]]]:
+    """The good records of a data file, and for each bad one its index and what is wrong, ready to print."""
+    return part_rows(stream_rows(path, columns))
+
+
+def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:
+    """The records of a data file; raises DataError that lists each bad one with file, place, field and remedy."""
+    examples, problems = check_rows(path, columns)
+    if problems:
+        raise DataError("\n".join(line for lines in problems.values() for line in lines))
+    return examples
+
+
+def format_of(path: Path) -> str:
+    """The ending that names the format, in front of that of a compression; raises DataError for another one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    known = [*_TEXT_FORMATS, ".parquet"]
+    if suffix not in known:
+        hint = did_you_mean(suffix, known) if suffix else f"; there are {', '.join(known)}"
+        raise DataError(f"{path}: the name must end with its format{hint}, or these and {', '.join(COMPRESSIONS)}")
+    return suffix
+
+
+def raw_rows(path: Path) -> Iterator[Raw]:
+    """The records of a file as it holds them."""
+    suffix = format_of(path)
+    if suffix == ".parquet":
+        yield from read_parquet(path)
+        return
+    with open_text(path) as file:
+        yield from _TEXT_FORMATS[suffix](path, file)

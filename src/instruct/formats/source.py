@@ -1,0 +1,79 @@
+"""Opens a data file as plain bytes, whatever it was compressed with, and says in words what keeps it from that."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, NamedTuple, cast
+
+from instruct.errors import DataError
+from instruct.files import readable
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+# UTF-32 first: its mark begins like that of UTF-16.
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+class Raw(NamedTuple):
+    """One record as a file holds it: where it stands, its decoded value, or why it could not be decoded."""
+
+    where: str
+    value: Any
+    problem: str = ""
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """The uncompressed bytes of a file; compression goes by the name's last ending.
+
+    Raises DataError for a file that is missing, cut off or not compressed as its name says.
+    """
+    with readable(path), path.open("rb") as file:
+        errors, plain = _decompressed(path, file)
+        try:
+            yield cast(BinaryIO, io.BufferedReader(cast(Any, plain), 1 << 18))
+        except EOFError:
+            raise DataError(f"{path}: the file looks cut off; copy or download it again") from None
+        except errors as error:
+            raise DataError(
+                f"{path}: cannot be decompressed ({error}); is it what its name says, and is it whole?"
+            ) from None
+
+
+def _decompressed(path: Path, file: IO[bytes]) -> tuple[tuple[type[Exception], ...], Any]:
+    match path.suffix.lower():
+        case ".gz":
+            return (gzip.BadGzipFile, zlib.error), gzip.GzipFile(fileobj=file)
+        case ".bz2":
+            return (OSError, ValueError), bz2.BZ2File(file)
+        case ".xz":
+            return (lzma.LZMAError,), lzma.LZMAFile(file)
+        case ".zst":
+            import pyarrow
+
+            return (OSError, pyarrow.ArrowException), pyarrow.CompressedInputStream(file, "zstd")
+        case _:
+            return (), file
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a text file behind its UTF-8 mark; raises DataError for the marks of other encodings."""
+    with open_plain(path) as file:
+        beginning = cast(io.BufferedReader, file).peek(4)[:4]
+        for mark, name in _OTHER_MARKS.items():
+            if beginning.startswith(mark):
+                raise DataError(f"{path}: is {name}; save the file as UTF-8")
+        if beginning.startswith(codecs.BOM_UTF8):
+            file.read(len(codecs.BOM_UTF8))
+        yield file

@@ -1,0 +1,106 @@
+"""The three text formats as streams of raw records."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from instruct.errors import DataError
+from instruct.formats.source import Raw
+from instruct.json_stream import MAX_RECORD, parse_json, stream_list
+from instruct.records import element_place, shown
+
+
+def read_json(path: Path, file: BinaryIO) -> Iterator[Raw]:
+    """The elements of a JSON list, or JSON Lines, which many programs write under this name too."""
+    if _looks_like_lines(cast(io.BufferedReader, file).peek(1)):
+        yield from read_json_lines(path, file)
+        return
+    for number, line, value in stream_list(file, path):
+        yield Raw(element_place(path, number, line), value)
+
+
+def _looks_like_lines(beginning: bytes) -> bool:
+    """Whether a text begins with an object on a line of its own and another one behind it."""
+    first, _, rest = beginning.lstrip().partition(b"\n")
+    if not (first.startswith(b"{") and rest.lstrip().startswith(b"{")):
+        return False
+    try:
+        parse_json(first.decode("utf-8", "surrogateescape").strip())
+    except ValueError:
+        return False
+    return True
+
+
+def read_json_lines(path: Path, file: BinaryIO) -> Iterator[Raw]:
+    """One record a line; lines of nothing but white space are none."""
+    for number, line in _lines(file):
+        where = f"{path}:{number}"
+        if line is None:
+            yield Raw(where, None, f"a line of more than {MAX_RECORD:,} bytes; is a line break missing?")
+        elif text := line.decode("utf-8", "surrogateescape").strip(" \t\r\n"):
+            try:
+                value, problem = parse_json(text), ""
+            except ValueError as error:
+                value, problem = None, f"{error}; correct this line"
+            yield Raw(where, value, problem)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Each line with its number from 1; None for one that is too long, whose rest is not kept."""
+    number = 0
+    while line := file.readline(MAX_RECORD + 1):
+        number += 1
+        if len(line) <= MAX_RECORD or line.endswith(b"\n"):
+            yield number, line
+            continue
+        while rest := file.readline(1 << 20):
+            if rest.endswith(b"\n"):
+                break
+        yield number, None
+
+
+def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
+    """One record a row under the names of the header; an empty cell is "".
+
+    Raises DataError where quotes are not in order, because behind that the rows may be cut anywhere.
+    """
+    # The limit is the process's, there is no other; it bounds what one quote that is not closed can take.
+    csv.field_size_limit(MAX_RECORD)
+    reader = csv.reader(_text_lines(path, file), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    begins = 1
+    try:
+        for cells in reader:
+            where, begins = f"{path}:{begins}", reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = _header(path, cells)
+            elif len(cells) != len(header):
+                yield Raw(where, None, f"has {len(cells)} cells where the header has {len(header)}; mend its quotes")
+            else:
+                yield Raw(where, dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        problem = f"{path}:{begins}: a broken row ({error}); nothing behind it can be told apart, correct its quotes"
+        raise DataError(problem) from None
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    twice = [name for name in cells if cells.count(name) > 1]
+    if twice:
+        raise DataError(f'{path}:1: the column "{shown(twice[0])}" stands twice in the header; rename one')
+    if len(cells) == 1 and any(mark in cells[0] for mark in ";\t,|"):
+        raise DataError(f'{path}:1: the header is one column, "{shown(cells[0])}"; .csv wants commas, .tsv tabs')
+    return cells
+
+
+def _text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    number = 0
+    while line := text.readline(MAX_RECORD + 1):
+        number += 1
+        if len(line) > MAX_RECORD and not line.endswith("\n"):
+            raise DataError(f"{path}:{number}: a line of more than {MAX_RECORD:,} characters; is this a CSV file?")
+        yield line

@@ -1,0 +1,128 @@
+"""Which part each record goes to: groups stay together, and no record moves because others were appended.
+
+Records are placed in the order of the file, each by what stands before it. So the first n records are placed alike
+whether or not the file goes on, with one exception that is reported: a record that joins groups of different parts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from instruct.splitting.union_find import UnionFind
+
+# In this order a joined group chooses: what a model may have been tested on is never trained on later.
+HELD_OUT_FIRST = ("test", "val", "train")
+OF_ITS_KIND = 0.3
+OF_ALL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """Record `record` left its part because record `joined_by` made its group one with another."""
+
+    record: int
+    source: str
+    target: str
+    joined_by: int
+
+
+def draw(text: str, seed: int) -> float:
+    """A number from 0 to below 1 that depends on the text and the seed alone."""
+    return int.from_bytes(sha256(f"{seed}\x1f{text}".encode()).digest()[:6], "big") / 2**48
+
+
+class Shares:
+    """Counts of records by part, and what each part still lacks of its share."""
+
+    def __init__(self, fractions: Mapping[str, float]) -> None:
+        self._fractions = fractions
+        self._kinds: dict[str, dict[str, int]] = {}
+        self._all = dict.fromkeys(fractions, 0)
+
+    def add(self, kind: str, part: str, count: int = 1) -> None:
+        """Count records of a kind in a part."""
+        self._kinds.setdefault(kind, dict.fromkeys(self._fractions, 0))[part] += count
+        self._all[part] += count
+
+    def choose(self, kind: str, drawn: float, *, stratify: bool) -> str:
+        """The part in whose range the draw falls; ranges widen where a part lags behind, by kind and in all.
+
+        Without `stratify` they are the fractions themselves. With it the corrections are mild, so that taking a
+        record out of the file moves few others; they suffice to keep each kind within about a record of its share.
+        """
+        weights = dict(self._fractions)
+        if stratify:
+            self._correct(weights, self._all, OF_ALL)
+            if kind:
+                self._correct(weights, self._kinds.get(kind, {}), OF_ITS_KIND)
+        left = drawn * sum(max(0.0, weight) for weight in weights.values())
+        for part in HELD_OUT_FIRST:
+            left -= max(0.0, weights[part])
+            if left < 0:
+                return part
+        return max(weights, key=lambda part: weights[part])  # only where rounding left nothing for the last
+
+    def _correct(self, weights: dict[str, float], counts: Mapping[str, int], strength: float) -> None:
+        total = sum(counts.values())
+        for part in counts:
+            weights[part] += strength * (total * self._fractions[part] - counts[part])
+
+
+class Placer:
+    """Places records one after the other, each in the group of those it is linked to."""
+
+    def __init__(self, fractions: Mapping[str, float], *, stratify: bool) -> None:
+        self._shares = Shares(fractions)
+        self._stratify = stratify
+        self._groups = UnionFind()
+        self._parts: list[str] = []  # of a group, at its first record
+        self._kinds: list[str] = []
+        self._members: dict[int, list[int]] = {}  # of groups of two or more
+        self._dropped: set[int] = set()
+        self.moved: list[Move] = []
+
+    def place(self, kind: str, drawn: float, links: Sequence[int], *, dropped: bool = False) -> None:
+        """Place the next record, with the earlier ones that it is linked to; one that is dropped does not count."""
+        record = self._groups.add()
+        self._kinds.append(kind)
+        joined = sorted({self._groups.find(link) for link in links})
+        if joined:
+            self._parts.append(self._merge(joined, record))
+        else:
+            self._parts.append(self._shares.choose(kind, drawn, stratify=self._stratify))
+        if dropped:
+            self._dropped.add(record)
+        else:
+            self._shares.add(kind, self._parts[record])
+
+    def group_of(self, record: int) -> int:
+        """The first record of the group of a record."""
+        return self._groups.find(record)
+
+    def part_of(self, record: int) -> str:
+        """The part of a record's group."""
+        return self._parts[self._groups.find(record)]
+
+    def _merge(self, groups: list[int], record: int) -> str:
+        """Make one group of several and a record that joins them; the part held out most takes them all."""
+        part = min((self._parts[group] for group in groups), key=HELD_OUT_FIRST.index)
+        members = [self._members.pop(group, [group]) for group in groups]
+        for group, those in zip(groups, members, strict=True):
+            if self._parts[group] != part:
+                self._move(those, self._parts[group], part, record)
+            self._groups.join(group, record)
+        longest = max(members, key=len)
+        for those in members:
+            if those is not longest:
+                longest += those
+        longest.append(record)
+        self._members[groups[0]] = longest
+        self._parts[groups[0]] = part
+        return part
+
+    def _move(self, members: Sequence[int], source: str, target: str, joined_by: int) -> None:
+        for record in sorted(members):
+            if record not in self._dropped:
+                self._shares.add(self._kinds[record], source, -1)
+                self._shares.add(self._kinds[record], target)
+                self.moved.append(Move(record=record, source=source, target=target, joined_by=joined_by))

@@ -1,0 +1,85 @@
+"""What metrics/split.json says of a split, and what is worth a warning."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from instruct.splitting.partition import DROPPED, PARTS, Division, SplitParams
+
+FAR = 0.02  # a reached fraction is further from the wanted one than this: two points
+
+
+def summarise(division: Division, kinds: Sequence[str], params: SplitParams, *, refused: int) -> dict[str, Any]:
+    """Counts of a split; `across` counts held-out records that have an equal or near-duplicate prompt in train."""
+    counts = Counter(division.parts)
+    kept = len(division.parts) - counts[DROPPED]
+    sizes = Counter(division.similar)
+    kept_kinds = {kind for kind, part in zip(kinds, division.parts, strict=True) if kind and part != DROPPED}
+    return {
+        "read": len(division.parts) + refused,
+        "refused": refused,
+        "dropped": counts[DROPPED],
+        "kept": kept,
+        "kinds": len(kept_kinds),
+        **{part: counts[part] for part in PARTS},
+        "fractions": {part: round(counts[part] / kept, 4) for part in PARTS},
+        "groups": len(set(division.groups)),
+        "duplicates": {
+            "on": params.duplicates.on,
+            "similarity": params.duplicates.similarity,
+            "groups": sum(size > 1 for size in sizes.values()),
+            "records": sum(size for size in sizes.values() if size > 1),
+            "largest": max(sizes.values()),
+        },
+        "across": {"groups": count_straddling(division), **{part: count_seen(division, part) for part in PARTS[1:]}},
+        "moved": len(division.moved),
+        "orphans": len(division.orphans),
+    }
+
+
+def count_straddling(division: Division) -> int:
+    """How many groups of near-duplicates stand in more than one part."""
+    seen = {(group, part) for group, part in zip(division.similar, division.parts, strict=True) if part != DROPPED}
+    return sum(count > 1 for count in Counter(group for group, _ in seen).values())
+
+
+def count_seen(division: Division, part: str) -> dict[str, int]:
+    """How many records of a part stand in train too: equal ones, and those of a group that train has a part of."""
+    train = [record for record, name in enumerate(division.parts) if name == "train"]
+    held_out = [record for record, name in enumerate(division.parts) if name == part]
+    equal = {division.same[record] for record in train}
+    near = {division.similar[record] for record in train}
+    return {
+        "equal": sum(division.same[record] in equal for record in held_out),
+        "near": sum(division.similar[record] in near for record in held_out),
+    }
+
+
+def find_warnings(division: Division, counts: dict[str, Any], ids: Sequence[str], params: SplitParams) -> list[str]:
+    """A line for each thing that whoever reads the score should know."""
+    lines = []
+    for part, wanted in params.fractions.items():
+        reached = counts[part] / counts["kept"]
+        if abs(reached - wanted) > FAR:
+            lines.append(f"warning: {part} has {reached:.1%} of the records in place of {wanted:.1%}{_why(counts)}")
+    for part in PARTS[1:]:
+        if seen := counts["across"][part]["near"]:
+            lines.append(
+                f"warning: {seen} of {counts[part]} {part} records have a near-duplicate in train;"
+                f" set split.strategy: grouped, or split.duplicates.mode: drop"
+            )
+    for move in division.moved:
+        lines.append(
+            f"moved {ids[move.record]} from {move.source} to {move.target}: {ids[move.joined_by]} joins its group to"
+            f" one in {move.target}"
+        )
+    for record in division.orphans:
+        lines.append(f'warning: the "parent" of {ids[record]} is not in the file; it is placed on its own')
+    return lines
+
+
+def _why(counts: dict[str, Any]) -> str:
+    share = counts["duplicates"]["largest"] / counts["kept"]
+    if share <= FAR / 2:
+        return ""
+    return f"; one group holds {share:.1%} of them, raise split.duplicates.similarity if it should not"

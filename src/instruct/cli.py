@@ -133,12 +133,16 @@ def questions(
     out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
 ) -> None:
     """Put open questions to the untuned and the tuned model and have a language model judge the answers."""
+    from instruct.errors import CheckpointError
     from instruct.files import write_json
     from instruct.tools import questions as asking
     from instruct.tools.judge import load_settings
     from instruct.tools.question_file import read_questions
 
     params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
+    params = asking.without_reference(params)
+    if not (checkpoint / "model.safetensors").is_file():
+        raise CheckpointError(f"{checkpoint}: holds no model.safetensors; run `dvc repro train` or give --checkpoint")
     systems = {"base": None, "tuned": checkpoint}
     answers = {
         system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))

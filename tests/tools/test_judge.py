@@ -118,3 +118,19 @@ def test_human_scores_are_asked_for_and_filled_in(folder):
     assert done.returncode == 0, done.stderr
     assert "2 left" in done.stdout
     assert [row["score"] for row in read_csv(folder / "data/human-scores.csv")] == ["90", "", "20", ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--judge", "ollama", "--checkpoint", "nowhere"), "nowhere: holds no model.safetensors"),
+        (("--checkpoint", "nowhere"), "open questions need a language model as judge"),
+        (("--judge", "ollama", "missing.jsonl"), "missing.jsonl: there is no such file"),
+    ],
+)
+def test_a_slip_in_questions_is_told_before_any_model_answers(folder, arguments, words):
+    shutil.copy(ROOT / "data/questions.jsonl", folder / "data")
+    done = instruct(folder, "questions", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -63,15 +63,16 @@ def open_system(checkpoint: Path | None, max_new_tokens: int) -> Answerer:
     return answer
 
 
-def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:
-    """Verdicts of every judge but the reference one, which an open question gives nothing to compare with.
-
-    The controls stand on the questions that have a reference answer.
-    """
+def without_reference(params: EvaluateParams) -> EvaluateParams:
+    """The settings with the judges that can judge an open question, by the rubric made for it."""
     judges = tuple(name for name in params.judges if name != REFERENCE)
     if not judges:
         raise JudgeError("open questions need a language model as judge; name one by --judge or in evaluate.judges")
-    params = replace(params, judges=judges, rubric=RUBRIC)
+    return replace(params, judges=judges, rubric=RUBRIC)
+
+
+def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:
+    """Verdicts of every judge. The controls stand on the questions that have a reference answer."""
     template = TEMPLATES[load_params("prompt", PromptParams).template]
     with open_judges(params, load_params("servers", ServersParams), template) as opened:
         check_with_references(opened, answers, params)

@@ -130,6 +130,91 @@ def import_data(name: Annotated[str, typer.Argument(help="a name from data/sourc
 
 
 @app.command()
+def judge(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, and send nothing")] = False,
+    check: Annotated[bool, typer.Option("--check", help="look at server and model, and judge known answers")] = False,
+    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
+    rubric: Annotated[str | None, typer.Option(help="in place of evaluate.rubric")] = None,
+    scoring: Annotated[str | None, typer.Option(help="text or expected, in place of evaluate.scoring")] = None,
+    record: Annotated[str | None, typer.Option(help="the id of the record to show; the first if none")] = None,
+) -> None:
+    """Look at the judges before they judge; the judging itself is `dvc repro evaluate`."""
+    from instruct.errors import JudgeError
+    from instruct.tools import judge as judging
+
+    params = judging.load_settings(name, rubric, scoring)
+    if dry_run == check:
+        raise ParamsError("instruct judge needs --dry-run or --check; the judging itself is `dvc repro evaluate`")
+    if dry_run:
+        for line in judging.dry_run(params, record):
+            print(line)
+        return
+    problems = []
+    for line, good in judging.check_judges(params):
+        print(line) if good else problems.append(line)
+    if problems:
+        raise JudgeError("\n".join(problems))
+
+
+@app.command()
+def questions(
+    file: Annotated[Path, typer.Argument(help="questions in MT-Bench's format")] = Path("data/questions.jsonl"),
+    checkpoint: Annotated[Path, typer.Option(help="the tuned model")] = Path("models/sft/best"),
+    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 256,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
+) -> None:
+    """Put open questions to the untuned and the tuned model and have a language model judge the answers."""
+    from instruct.errors import CheckpointError
+    from instruct.files import write_json
+    from instruct.tools import questions as asking
+    from instruct.tools.judge import load_settings
+    from instruct.tools.question_file import read_questions
+
+    params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
+    params = asking.without_reference(params)
+    if not (checkpoint / "model.safetensors").is_file():
+        raise CheckpointError(f"{checkpoint}: holds no model.safetensors; run `dvc repro train` or give --checkpoint")
+    systems = {"base": None, "tuned": checkpoint}
+    answers = {
+        system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
+        for system, place in systems.items()
+    }
+    judgements = asking.judge_questions(answers, params)
+    if out:
+        write_json(out, asking.rows_of(answers, judgements))
+    print("\n".join(asking.table(judgements)))
+
+
+human = typer.Typer(no_args_is_help=True, help="Scores given by people, to hold the judges against.")
+app.add_typer(human, name="human")
+
+
+@human.command()
+def blank(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="records, each with both systems' answers")] = 25,
+    seed: Annotated[int, typer.Option(help="of the choice and the order")] = 123,
+) -> None:
+    """Put answers to be scored into data/human-scores.csv, without saying whose they are; scores there stay."""
+    from instruct.records import read_responses
+    from instruct.tools.human import FILE, make_blank
+    from instruct.tools.judge import ANSWERS
+
+    answers = {system: read_responses(path) for system, path in ANSWERS.items()}
+    waiting, scored = make_blank(answers, count=count, seed=seed)
+    print(f"{FILE}: {waiting} answers to score, {scored} scored; fill the column score, or run `instruct human fill`")
+
+
+@human.command()
+def fill() -> None:
+    """Score the answers in data/human-scores.csv one by one."""
+    from instruct.tools import human as people
+
+    left = people.fill(input, print)
+    print(f"{people.FILE}: {left} left; `dvc repro evaluate` takes the scores in")
+
+
+@app.command()
 def replies(
     export: Annotated[Path | None, typer.Option("--export", help="write all replies to this JSON-lines file")] = None,
     load: Annotated[Path | None, typer.Option("--import", help="take in the replies of an exported file")] = None,

@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate lock clean
+.PHONY: help install repro smoke verify experiments test test-slow lint format bench bench-train bench-generate lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,14 @@ repro: $(VENV)/.runtime  ## run the pipeline: split, train, generate, evaluate, 
 
 smoke: $(VENV)/.runtime  ## the same stages with a tiny random model, in a scratch copy, under a minute
 	instruct smoke
+
+verify: $(VENV)/.runtime  ## run the commit again in a clean clone: dvc.lock and metrics must come out the same
+	instruct verify $(ARGS)
+
+experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, one after another, and print their table
+	instruct recipe --all --queue
+	dvc exp run --run-all
+	instruct recipe --all --table
 
 test: $(VENV)/.dev  ## run the tests
 	pytest -m "not slow and not gpu" $(ARGS)
@@ -42,11 +50,16 @@ bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transfor
 bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against transformers, CTranslate2 and others
 	python tests/benchmarks/bench_generate.py $(ARGS)
 
+# What `make bench` measures against, in an environment of its own.
+BENCH := ctranslate2 torch==2.13.0 transformers trl xllamacpp
+COMPILE := pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe
+
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q pip-tools
-	pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe -o requirements.lock pyproject.toml
-	pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
-	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements.lock requirements-dev.lock  # the build is the machine's
+	$(COMPILE) -o requirements.lock pyproject.toml
+	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	printf '%s\n' $(BENCH) | $(COMPILE) -c requirements.lock -o requirements-bench.lock -
+	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements*.lock  # the build is the machine's
 
 clean:  ## remove .venv and caches; data, models and metrics stay
 	rm -rf $(VENV) $(VENV)-bench build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -61,7 +74,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
 	touch $@
 
-$(VENV)-bench/.done: $(wildcard requirements-bench.lock)
+$(VENV)-bench/.done: requirements-bench.lock
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install -q --disable-pip-version-check -r requirements-bench.lock
 	touch $@

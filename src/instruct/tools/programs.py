@@ -19,6 +19,15 @@ def run_git(folder: Path, *arguments: str) -> str:
 
 def run_dvc(folder: Path, *arguments: str) -> int:
     """Run DVC in `folder` with this Python first on the path; returns the exit status."""
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=_environment()).returncode
+
+
+def ask_dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same, with what DVC says in the result instead of on the screen."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+
+
+def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment).returncode
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,37 +13,51 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from instruct.errors import InstructError
-from instruct.tools.programs import run_dvc, run_git
+from instruct.tools.programs import ask_dvc, run_dvc, run_git
 
 LOCK = "dvc.lock"
 
 
-def verify(root: Path, keep: Path | None = None) -> list[str]:
+def verify(root: Path, keep: Path | None = None, *, lock_only: bool = False) -> list[str]:
     """Repeat the commit at HEAD of `root`; returns what differs, one line each, nothing where all bytes are the same.
 
-    The clone is kept as `keep` if that is given. Raises InstructError where there is nothing to compare with, the
-    lock is not current, or a stage fails.
+    With `lock_only` nothing runs, and the lock need only belong to the commit. The clone is kept as `keep` if that is
+    given. Raises InstructError where there is nothing to compare with, the lock is not current, or a stage fails.
     """
     if keep:
         if keep.exists() and any(keep.iterdir()):
             raise InstructError(f"{keep}: is not empty; give a new folder")
-        return _verify_in(root, keep)
+        return _verify_in(root, keep, lock_only)
     with tempfile.TemporaryDirectory(prefix="instruct-verify-") as folder:
-        return _verify_in(root, Path(folder) / "clone")
+        return _verify_in(root, Path(folder) / "clone", lock_only)
 
 
-def _verify_in(root: Path, folder: Path) -> list[str]:
+def _verify_in(root: Path, folder: Path, lock_only: bool) -> list[str]:
     clone(root, folder)
     if not (folder / LOCK).is_file():
         raise InstructError(f"{LOCK}: is not committed, so there is nothing to compare with; run dvc repro and commit")
-    if run_dvc(folder, "repro", "--dry", "--allow-missing", "--quiet"):
+    if stages := stale_stages(folder):
         raise InstructError(
-            f"{LOCK}: is not that of the commit, its code, settings or data are newer; run dvc repro and commit {LOCK}"
+            f"{LOCK}: is not that of this commit: code, settings or data of {' and '.join(stages)} are newer; "
+            f"run dvc repro and commit what it changes"
         )
+    if lock_only:
+        return []
     bring_data(root, folder)
     if run_dvc(folder, "repro", "--force"):
         raise InstructError("the second run failed; the stage's own message stands above")
     return list(differences(folder))
+
+
+def stale_stages(folder: Path) -> list[str]:
+    """The stages that `dvc repro` would run in a clone without data, up to the first that lacks an input."""
+    said = ask_dvc(folder, "repro", "--dry", "--allow-missing")
+    # The exit status alone does not tell: it is 0 where the first stage, whose data is in Git, would run.
+    found = re.findall(r"Running stage '([^']+)'|failed to reproduce '([^']+)'", said.stdout + said.stderr)
+    stages = list(dict.fromkeys(one or other for one, other in found))
+    if said.returncode and not stages:
+        raise InstructError(f"{folder}: dvc repro --dry failed ({(said.stderr.strip().splitlines() or ['?'])[-1]})")
+    return stages
 
 
 def clone(root: Path, folder: Path) -> None:

@@ -95,8 +95,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
     count = max(result.score.count for result in results)
     notes = [
         f"Score: {results[0].score.name}, mean over {count} test records, paired with the default's answers. Verdicts "
-        f"are at 5 % after Holm's correction for {len(results)} comparisons; the smallest detectable difference is that "
-        "of one alone. Losses over other tokens (template, prompt loss) compare with none."
+        f"are at 5 % after Holm's correction for {len(results)} comparisons; the smallest detectable difference is "
+        "that of one alone. Losses over other tokens (template, prompt loss) compare with none."
     ]
     for result in results:
         if result.caveats:

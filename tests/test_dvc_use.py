@@ -21,7 +21,10 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 SPY = ROOT / "tests" / "spy.py"
 # Settings that matter only beside others: each stage also runs with these.
 VARIANTS = {
-    "split": [{"split.data": "data/bad.json", "split.invalid": "drop"}],
+    "split": [
+        {"split.data": "data/bad.json", "split.invalid": "drop"},
+        {"split.data": "data/chat.json", "split.columns.turns": "first"},
+    ],
     "train": [{"train.lora.r": 2}],
     "generate": [
         {
@@ -70,6 +73,8 @@ def spied(finished, lock, tmp_path_factory):
             YAML(typ="safe").dump(params, file)
         records = json.loads((folder / "data/smoke.json").read_text(encoding="utf-8"))
         (folder / "data/bad.json").write_text(json.dumps([*records, {"instruction": ""}]), encoding="utf-8")
+        chats = [{"messages": chat_of(record)} for record in records]
+        (folder / "data/chat.json").write_text(json.dumps(chats), encoding="utf-8")
         if changes.get("generate.over_long"):
             test = json.loads((folder / "data/split/test.json").read_text(encoding="utf-8"))
             test[0]["instruction"] = "word " * 600
@@ -83,6 +88,11 @@ def spied(finished, lock, tmp_path_factory):
         return json.loads((folder.parent / "used.json").read_text())
 
     return spy
+
+
+def chat_of(record):
+    said = {"system": "Answer shortly.", "user": record["instruction"], "assistant": record["output"]}
+    return [{"role": role, "content": content} for role, content in said.items()]
 
 
 def below(name, folders):

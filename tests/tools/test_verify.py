@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_pipeline import commit_all, git
+from small_pipeline import commit_all, git, run
 
 from instruct.errors import InstructError
 from instruct.tools.verify import bring_data, clone, differences, stale_stages, value_differences, verify
@@ -27,8 +27,6 @@ def test_result_that_a_second_run_does_not_give_is_named(workplace):
     (name, was), *_ = [(key, value) for key, value in leaves(values) if isinstance(value, float)]
     path.write_text(path.read_text().replace(str(was), "33.3333", 1))
     # `dvc commit` accepts what a stage did not make.
-    from small_pipeline import run
-
     done = run("dvc", "commit", "--force", "evaluate", "plot", cwd=workplace)
     assert done.returncode == 0, done.stderr
     commit_all(workplace)
@@ -66,8 +64,8 @@ def test_clone_holds_the_commit_and_no_results(workplace, tmp_path):
 @pytest.mark.parametrize(
     ("name", "old", "new", "line"),
     [
-        ("metrics/split.json", '"test": 8', '"test": 9', "metrics/split.json: test is 9, was 8"),
-        ("metrics/split.json", '"test": 8,', "", 'metrics/split.json: test is "absent", was 8'),
+        ("metrics/split.json", '"read": 40', '"read": 41', "metrics/split.json: read is 41, was 40"),
+        ("metrics/split.json", '"read": 40,', "", 'metrics/split.json: read is "absent", was 40'),
         ("metrics/curves/val.csv", "\n0,", "\n1,", "metrics/curves/val.csv: 1 of 3 rows differ, first row 1: 1,"),
         ("metrics/report/loss.svg", "<svg", "<SVG", "metrics/report/loss.svg: has other bytes"),
     ],

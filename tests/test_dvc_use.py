@@ -91,8 +91,9 @@ def spied(finished, lock, tmp_path_factory):
 
 
 def chat_of(record):
-    said = {"system": "Answer shortly.", "user": record["instruction"], "assistant": record["output"]}
-    return [{"role": role, "content": content} for role, content in said.items()]
+    said = ["Answer shortly.", record["instruction"], record["output"], "And then?", "That is all."]
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    return [{"role": role, "content": content} for role, content in zip(roles, said, strict=True)]
 
 
 def below(name, folders):

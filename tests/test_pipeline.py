@@ -3,10 +3,8 @@
 import csv
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from html.parser import HTMLParser
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from small_pipeline import commit_all, content_of, git, run
 
 from instruct.errors import InstructError
 from instruct.tools.smoke import run_smoke
@@ -23,81 +22,6 @@ ROOT = Path(__file__).parents[1]
 SMOKE_RECORDS = 40
 # Importing torch ends the process with a status of its own, however the import is wrapped.
 NO_TORCH = "import os\nos._exit(99)\n"
-
-
-@pytest.fixture(scope="session")
-def hermetic(tmp_path_factory):
-    """DVC without this machine's settings and caches, and this Python first on the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
-            patch.setenv(variable, str(tmp_path_factory.mktemp("dvc")))
-        patch.setenv("DVC_NO_ANALYTICS", "1")
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        for role in ("AUTHOR", "COMMITTER"):
-            patch.setenv(f"GIT_{role}_NAME", "test")
-            patch.setenv(f"GIT_{role}_EMAIL", "test@example.org")
-        patch.delenv("PYTHONPATH", raising=False)
-        yield
-
-
-def run(*command, cwd, **environment):
-    return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
-    )
-
-
-def git(folder, *arguments):
-    done = run("git", *arguments, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def commit_all(folder):
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--no-verify", "--message", "all")
-
-
-def content_of(folder):
-    """Every file of a folder but Git's and DVC's own."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.relative_to(folder).parts[0] not in (".git", ".dvc")
-        and "__pycache__" not in path.parts
-    }
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory, hermetic):
-    """A copy of what Git tracks or would track, committed, with results of a user's own: tracked and ignored ones."""
-    folder = tmp_path_factory.mktemp("project")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-    if listed.returncode:
-        pytest.skip("this is no Git repository, and a smoke run copies what Git tracks")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    mine = ["metrics/train.json", "metrics/curves/train.csv", "data/split/test.json", "data/responses.json"]
-    for name in [*mine, "models/sft/best/config.json", "metrics/report/index.html"]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("my own result")
-    git(folder, "init", "--quiet")
-    commit_all(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def before_smoke(project):
-    return content_of(project)
-
-
-@pytest.fixture(scope="session")
-def smoke(project, before_smoke, tmp_path_factory):
-    """The folder of a smoke run; leave it as it is."""
-    return run_smoke(project, keep=tmp_path_factory.mktemp("first") / "smoke")
 
 
 @pytest.fixture(scope="session")

@@ -323,3 +323,44 @@ def _read_runs(names: str) -> list["Run"]:
     if not names.strip(","):
         raise ParamsError("give a revision, a DVC experiment or `workspace`")
     return [read_run(name, Path.cwd()) for name in names.split(",") if name]
+
+
+@app.command()
+def recipe(
+    names: Annotated[list[str] | None, typer.Argument(help="names of recipes; none lists them all")] = None,
+    every: Annotated[bool, typer.Option("--all", help="all that need nothing but the default backbone")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="only queue; `dvc exp run --run-all` runs the queue")] = False,
+    show: Annotated[bool, typer.Option("--print", help="print the dvc commands, run nothing")] = False,
+    table: Annotated[bool, typer.Option("--table", help="print what came out as a Markdown table")] = False,
+) -> None:
+    """Run named experiments: the ablations of the book and its readers, one `dvc exp run` each."""
+    from instruct.tools import recipes as tool
+
+    known = tool.read_recipes()
+    chosen = tool.choose(known, names or [], "default" if every else None)
+    if table:
+        from instruct.tools.results import result_table
+
+        print("\n".join(result_table(Path.cwd(), chosen or list(known.values()))))
+    elif not chosen:
+        print("\n".join(tool.list_lines(known)))
+    elif show:
+        print("\n".join(tool.command_line(one, queue=queue) for one in chosen))
+    else:
+        print("\n".join(tool.run_recipes(Path.cwd(), chosen, queue=queue)))
+
+
+@app.command()
+def verify(
+    keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
+    lock_only: Annotated[
+        bool, typer.Option("--lock-only", help="run nothing: is dvc.lock that of the commit?")
+    ] = False,
+) -> None:
+    """Run the commit a second time in a clean clone; every byte of dvc.lock and the metrics must come out the same."""
+    from instruct.tools.verify import verify as run_verify
+
+    if found := run_verify(Path.cwd(), keep, lock_only=lock_only):
+        found.append(f"{len(found)} difference{'s' if len(found) > 1 else ''} between two runs of one commit")
+        raise InstructError("\n".join(found))
+    print("dvc.lock belongs to the commit" if lock_only else "dvc.lock and all metrics came out the same")

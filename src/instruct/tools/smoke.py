@@ -1,9 +1,7 @@
 """The whole pipeline in small, in a scratch copy of the working tree, so that no tracked result is touched."""
 
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from instruct.formats.columns import USUAL, Columns
 from instruct.formats.rows import picked_rows
 from instruct.params import PARAMS_FILE, build
 from instruct.tools.check import check_params
+from instruct.tools.programs import run_dvc
 
 OVERLAY = Path(__file__).with_name("smoke.yaml")
 RECORDS = 40
@@ -86,10 +85,3 @@ def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             overlay(values[name], change)
         else:
             values[name] = change
-
-
-def run_dvc(folder: Path, *arguments: str) -> int:
-    """Run DVC in `folder` with this Python first on the path; returns the exit status."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment).returncode

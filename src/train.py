@@ -11,6 +11,7 @@ from instruct.fingerprint import take_fingerprint
 from instruct.model.backbones import ModelParams, find_backbone
 from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_backbone
+from instruct.model.quantised import quantise_frozen
 from instruct.params import load_params
 from instruct.records import read_examples
 from instruct.runtime import start_runtime
@@ -46,6 +47,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         }
         if params.lora.r:
             add_lora(model, params.lora, params.seed)
+            quantise_frozen(model, params.lora.base)
         # How many processes share the work is no part of a run: another number goes on from the same state.
         alone = replace(params, parallel="none")
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}

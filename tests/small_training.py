@@ -100,7 +100,7 @@ def train_params(**changes: Any) -> TrainParams:
 
 
 def lora_params(**changes: Any) -> LoraParams:
-    return LoraParams(**{"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": (), **changes})
+    return LoraParams(**{"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": (), "base": "fp32", **changes})
 
 
 def make_batch(

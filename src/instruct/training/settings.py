@@ -56,6 +56,7 @@ class TrainParams:
         require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "from 0 to below 1")
         require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
         require("prompt_loss_weight", self.prompt_loss_weight, 0 <= self.prompt_loss_weight <= 1, "from 0 to 1")
+        require("lora.base", self.lora.base, self.lora.base == "fp32" or self.parallel != "fsdp", "fp32 under fsdp")
         require("max_length", self.max_length, self.max_length >= 2, "at least 2")
 
     @property

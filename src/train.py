@@ -11,7 +11,6 @@ from instruct.fingerprint import take_fingerprint
 from instruct.model.backbones import ModelParams, find_backbone
 from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_backbone
-from instruct.model.quantised import quantise_frozen
 from instruct.params import load_params
 from instruct.records import read_examples
 from instruct.runtime import start_runtime
@@ -22,6 +21,7 @@ from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length
 from instruct.training.loop import train
 from instruct.training.outputs import Outputs
+from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
 from instruct.training.sample import SamplePrompt
 from instruct.training.settings import TrainParams

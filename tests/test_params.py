@@ -318,7 +318,7 @@ def test_no_setting_has_a_default_in_code_too():
         ("train", {"sample_tokens": -1}, "train.sample_tokens must be at least 0"),
         ("train", {"seed": -1}, "train.seed must be at least 0"),
         ("train", {"save_every": -1}, "train.save_every must be at least 0"),
-        ("train", {"batching": "pack"}, "train.batching must be one of packed, padded; is the text"),
+        ("train", {"batching": "pack"}, "train.batching must be one of packed, packed-blocks, padded; is the text"),
         ("train", {"recompute_activations": 1}, "train.recompute_activations must be true or false, is the number 1"),
         ("train", {"parallel": "dp"}, "train.parallel must be one of none, ddp, fsdp"),
         ("train", {"lora.r": -1}, "train.lora.r must be at least 0"),

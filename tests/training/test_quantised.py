@@ -7,7 +7,7 @@ from torch import nn
 
 from instruct.errors import ParamsError
 from instruct.model.lora import LoraLinear, add_lora
-from instruct.model.quantised import quantise_frozen
+from instruct.training.quantised import quantise_frozen
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean
+.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean bench-data report
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ format: $(VENV)/.dev  ## put the code into shape
 	ruff format .
 	ruff check --fix .
 
+BASE ?= main
+report: $(VENV)/.runtime  ## compare the workspace with BASE=main: report/report.md and report/report.html
+	instruct compare $(BASE) workspace $(ARGS)
+
 bench: bench-train bench-generate  ## time training and generation against other programs, interleaved
 
 bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transformers, TRL and the chapter
@@ -44,6 +48,8 @@ bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against tra
 
 bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a set latency
 	python tests/benchmarks/bench_judge.py $(ARGS)
+bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
+	python tests/benchmarks/bench_data.py $(ARGS)
 
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q pip-tools

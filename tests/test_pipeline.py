@@ -419,7 +419,8 @@ def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_pa
 
 PATHS = {
     "split.py": ["data/instructions.json", "data/split", "metrics/split.json"],
-    "train.py": ["data/split", "models/sft", "metrics/train.json", "metrics/curves"],
+    "augment.py": ["data/split", "data/augmented", "metrics/augment.json"],
+    "train.py": ["data/augmented", "models/sft", "metrics/train.json", "metrics/curves"],
     "generate.py": ["data/split/test.json", "base", "data/base_responses.json"],
     "evaluate.py": [
         *(f"data/{name}" for name in ("base_responses.json", "responses.json", "human-scores.csv", "judgements.json")),

@@ -1,10 +1,12 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import permutation_test, sem, ttest_1samp
 
-from instruct.statistics import mean_interval, paired_test
+from instruct.statistics import holm, mean_interval, paired_test, smallest_detectable, standard_error
 
 SCORES = [0.0, 12.5, 100.0, 55.0, 31.25, 100.0, 78.0, 3.0, 64.5, 88.0, 41.0, 9.0, 100.0, 27.0, 70.0]
 
@@ -21,31 +23,74 @@ def exact_p_value(a: list[float], b: list[float]) -> float:
     return float(test.pvalue)
 
 
-def test_the_interval_is_scipys_percentile_bootstrap():
-    ours = mean_interval(SCORES, resamples=40_000, seed=1)
-    theirs = bootstrap(
-        (SCORES,), np.mean, n_resamples=40_000, method="percentile", rng=np.random.default_rng(2), vectorized=True
-    ).confidence_interval
-    assert ours.mean == pytest.approx(np.mean(SCORES))
-    # An end of such an interval has a standard error of 0.12 with 40,000 resamples.
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.5)
+def test_the_interval_holds_exactly_the_means_that_scipys_test_of_all_flips_does_not_reject():
+    few = SCORES[:9]  # 256 flips: all of them are counted
+    interval = mean_interval(few, resamples=1000, seed=1)
+    zeros = [0.0] * len(few)
+    for end, inwards in ((interval.low, 0.01), (interval.high, -0.01)):
+        assert exact_p_value([end + inwards] * len(few), few) > 0.05
+        assert exact_p_value([end - inwards] * len(few), few) <= 0.05
+    assert exact_p_value(zeros, few) <= 0.05 and interval.low > 0
 
 
-def test_the_interval_of_two_values_is_known_by_hand():
-    # Means of two draws from {0, 100}: 0, 50, 50, 100, each a quarter; the 2.5 % points are the ends.
-    interval = mean_interval([0.0, 100.0], resamples=2000, seed=1)
-    assert (interval.mean, interval.low, interval.high) == (50, 0, 100)
+def test_random_flips_come_to_the_interval_of_all_flips():
+    exact = mean_interval(SCORES, resamples=2**14, seed=1)
+    assert mean_interval(SCORES, resamples=2**14, seed=2) == exact  # 15 scores: no more flips than resamples, no chance
+    drawn = mean_interval(SCORES, resamples=2**14 - 1, seed=1)
+    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.7)
+    assert drawn != exact
 
 
-def test_the_interval_holds_the_true_mean_about_95_times_of_100():
-    rng = np.random.default_rng(4)
-    hits = 0
-    for seed in range(300):
-        scores = np.clip(rng.normal(60, 20, 60), 0, 100)
-        interval = mean_interval(scores.tolist(), resamples=400, seed=seed)
-        # The mean of a normal distribution clipped to 0..100, by 20 million draws.
-        hits += interval.low <= 59.84 <= interval.high
-    assert 0.90 <= hits / 300 <= 0.985
+def test_on_many_scores_the_interval_is_students():
+    scores = np.random.default_rng(5).normal(50, 10, 2000)
+    theirs = ttest_1samp(scores, 0).confidence_interval(0.95)
+    ours = mean_interval(scores.tolist(), resamples=20_000, seed=1)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_too_few_scores_say_nothing_about_the_mean(count):
+    # With five scores even all flips alike are 2 of 32: no test at 5 % can reject any mean.
+    scores = [90.0, 92.0, 95.0, 91.0, 94.0][:count]
+    interval = mean_interval(scores, resamples=1000, seed=1)
+    assert (interval.low, interval.high) == (0, 100)
+    assert interval.mean == pytest.approx(np.mean(scores))
+
+
+def test_a_groups_sign_is_one_sign():
+    # Six items in two groups: 2 of 4 flips are as far as what was seen, however clear it looks.
+    groups = ["a", "a", "a", "b", "b", "b"]
+    assert paired_test([0.0] * 6, [9.0] * 6, resamples=1000, seed=1).p_value == 2 / 64
+    grouped = paired_test([0.0] * 6, [9.0] * 6, resamples=1000, seed=1, groups=groups)
+    assert grouped.p_value == 0.5
+    assert (grouped.difference.mean, grouped.difference.low, grouped.difference.high) == (9, -100, 100)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 12, [3] * 12, [1, 1, 2, 1, 5, 1, 1, 3, 1, 2, 1, 4]])
+def test_the_test_of_groups_is_scipys_test_of_their_sums(sizes):
+    rng = np.random.default_rng(len(sizes) + sum(sizes))
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    b = rng.normal(6, 20, len(groups))
+    sums = np.bincount(groups, b).tolist()
+    ours = paired_test([0.0] * len(b), b.tolist(), resamples=5000, seed=1, groups=[f"g{g}" for g in groups])
+    assert ours.p_value == pytest.approx(exact_p_value([0.0] * len(sums), sums))
+    assert (ours.p_value <= 0.05) == (not ours.difference.low <= 0 <= ours.difference.high)
+
+
+@given(st.lists(st.sampled_from([-40.0, -0.3, 0.0, 0.1, 0.2, 55.5]), min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_the_interval_holds_0_exactly_where_the_test_does_not_reject(differences):
+    paired = paired_test([0.0] * len(differences), differences, resamples=300, seed=1)
+    low, high = paired.difference.low, paired.difference.high
+    assert (low <= 1e-9 and high >= -1e-9) == (paired.p_value > 0.05)
+    assert low <= paired.difference.mean <= high
+
+
+def test_groups_of_one_change_nothing_and_the_order_of_items_hardly():
+    names = [f"item {i}" for i in range(len(SCORES))]
+    other = SCORES[3:] + SCORES[:3]
+    alone = paired_test(SCORES, other, resamples=2**15, seed=1)
+    assert paired_test(SCORES, other, resamples=2**15, seed=1, groups=names).p_value == alone.p_value
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -82,7 +127,8 @@ def test_without_a_difference_the_test_errs_about_5_times_of_100():
 def test_identical_systems_are_never_distinguished(scores, seed):
     paired = paired_test(scores, scores, resamples=200, seed=seed)
     assert paired.p_value == 1
-    assert (paired.difference.mean, paired.difference.low, paired.difference.high) == (0, 0, 0)
+    width = 0 if len(scores) > 5 else 100
+    assert (paired.difference.mean, paired.difference.low, paired.difference.high) == (0, -width, width)
     assert (paired.wins, paired.ties, paired.losses) == (0, len(scores), 0)
 
 
@@ -110,9 +156,9 @@ def test_a_constant_gain_has_no_width_and_the_smallest_p_value():
 
 
 def test_one_item_distinguishes_nothing():
-    paired = paired_test([0.0], [100.0], resamples=500, seed=1)
+    paired = paired_test([0.0], [40.0], resamples=500, seed=1)
     assert paired.p_value == 1
-    assert (paired.difference.mean, paired.difference.low, paired.difference.high) == (100, 100, 100)
+    assert (paired.difference.mean, paired.difference.low, paired.difference.high) == (40, -100, 100)
 
 
 @pytest.mark.parametrize("score", [0.0, 37.1, 100.0])
@@ -123,10 +169,58 @@ def test_constant_scores_have_an_interval_without_width(score):
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
-    first = mean_interval(SCORES, resamples=2500, seed=5)
-    assert mean_interval(SCORES, resamples=2500, seed=5) == first
-    assert mean_interval(SCORES, resamples=2500, seed=6) != first
+    scores = SCORES * 3
+    first = mean_interval(scores, resamples=2500, seed=5)
+    assert mean_interval(scores, resamples=2500, seed=5) == first
+    assert mean_interval(scores, resamples=2500, seed=6) != first
     np.random.seed(1)
-    assert mean_interval(SCORES, resamples=2500, seed=5) == first
+    assert mean_interval(scores, resamples=2500, seed=5) == first
     other = SCORES[::-1]
     assert paired_test(SCORES, other, resamples=2500, seed=5) == paired_test(SCORES, other, resamples=2500, seed=5)
+
+
+def test_holm_is_the_closure_of_bonferroni():
+    rng = np.random.default_rng(2)
+    for count in (1, 2, 5, 6):
+        p_values = np.concatenate([rng.uniform(0, 0.06, count - count // 2), rng.uniform(0, 1, count // 2)]).tolist()
+        # A score is found only if every set of scores that holds it is, each at its size's share of the level.
+        expected = [
+            max(
+                min(1.0, len(chosen) * min(p_values[j] for j in chosen))
+                for size in range(1, count + 1)
+                for chosen in combinations(range(count), size)
+                if i in chosen
+            )
+            for i in range(count)
+        ]
+        assert holm(p_values) == pytest.approx(expected)
+    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # by hand
+
+
+def test_the_standard_error_is_scipys_and_with_groups_that_of_their_means():
+    assert standard_error(SCORES) == pytest.approx((sem(SCORES), len(SCORES) - 1))
+    groups = [str(i // 5) for i in range(15)]
+    means = np.reshape(SCORES, (3, 5)).mean(axis=1)
+    assert standard_error(SCORES, groups) == pytest.approx((sem(means), 2))
+    assert standard_error([1.0, 5.0], ["a", "a"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("differences", "groups"),
+    [([3.0], None), ([5.0, -2.0, 9.0, 4.0, 1.0], None), ([2.0] * 30, None), ([4.0, 9.0] * 20, ["a", "b"] * 20)],
+    ids=["one item", "five items", "nothing varies", "two groups"],
+)
+def test_where_nothing_could_be_found_no_smallest_difference_is_invented(differences, groups):
+    assert smallest_detectable(differences, groups=groups) is None
+
+
+def test_of_many_items_the_smallest_difference_is_the_textbooks():
+    differences = np.random.default_rng(8).normal(0, 35.3, 20_000)
+    # 2.8 standard errors (Cohen, 1988), here of 110 items for the book's judge: 9.4 points.
+    scale = (20_000 / 110) ** 0.5
+    assert smallest_detectable(differences.tolist()) * scale == pytest.approx(9.4, abs=0.2)
+    strict = smallest_detectable(differences.tolist(), alpha=0.05 / 6)
+    assert strict / smallest_detectable(differences.tolist()) == pytest.approx(
+        (2.638 + 0.842) / (1.960 + 0.842), abs=0.01
+    )

@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from instruct.errors import InstructError, ParamsError
+
+if TYPE_CHECKING:
+    from instruct.comparing.runs import Run
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
@@ -86,6 +89,31 @@ def fetch(
         take_local(backbone, source)
     for path in ensure(backbone):
         print(f"{path}: verified")
+
+
+@app.command()
+def duplicates(
+    files: Annotated[list[Path], typer.Argument(help="data files; duplicates are found within and across them")],
+    on: Annotated[str | None, typer.Option(help="instruction, input, output, prompt or whole")] = None,
+    similarity: Annotated[float | None, typer.Option(help="0-100, from 50")] = None,
+    mode: Annotated[str | None, typer.Option(help="report, drop or group; the latter two write --out")] = None,
+    method: Annotated[str | None, typer.Option(help="auto, exact or minhash")] = None,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for the records that stay, each with its group")] = None,
+    show: Annotated[int, typer.Option(min=0, help="how many groups to print, the largest first")] = 10,
+) -> None:
+    """Find exact and near duplicates; what is not said is as in params.yaml's split.duplicates, but mode: report."""
+    from dataclasses import asdict
+
+    from instruct.params import build, load_params
+    from instruct.splitting.near_duplicates import DuplicatesParams
+    from instruct.splitting.partition import SplitParams
+    from instruct.tools.duplicates import find_in_files
+
+    params = load_params("split", SplitParams)
+    given = {"on": on, "similarity": similarity, "mode": mode or "report", "method": method}
+    values = {**asdict(params.duplicates), **{name: value for name, value in given.items() if value is not None}}
+    chosen = build(DuplicatesParams, values, where="instruct duplicates")
+    print("\n".join(find_in_files(files, chosen, params.columns, out=out, show=show)))
 
 
 @app.command("import-data")
@@ -208,3 +236,67 @@ def smoke(
 
     folder = run_smoke(Path.cwd(), keep)
     print(f"the smoke run went through{f'; its results are in {folder}' if keep else ''}")
+
+
+SCORE_HELP = "a score to look at, chosen before looking; again for several (default: all, and corrected for all)"
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="a revision, a DVC experiment or `workspace`; several seeds as x,y,z")],
+    b: Annotated[str, typer.Argument(help="what to compare with it")] = "workspace",
+    out: Annotated[Path, typer.Option(help="the folder for report.md and report.html")] = Path("report"),
+    score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="report, marked, what is not comparable")] = False,
+    fail_if: Annotated[str, typer.Option(help="worse | not-better: then exit with status 3, for CI")] = "",
+) -> None:
+    """Say of every score whether B is better than A, worse, or not distinguishable; write the report."""
+    from instruct.comparing.compare import compare as run_compare
+    from instruct.comparing.report import summary_lines, write_report
+
+    if fail_if not in ("", "worse", "not-better"):
+        raise ParamsError(f"--fail-if must be worse or not-better, is {fail_if}")
+    sides = [_read_runs(side) for side in (a, b)]
+    comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
+    print("\n".join(summary_lines(comparison)))
+    print("report: " + " ".join(str(path) for path in write_report(comparison, out, Path.cwd())))
+    if fail_if and comparison.changes:
+        raise ParamsError("--fail-if cannot judge what is not comparable; leave out --anyway or --fail-if")
+    verdicts = {one.verdict for one in comparison.scores}
+    if fail_if and ("worse" in verdicts or (fail_if == "not-better" and "better" not in verdicts)):
+        raise typer.Exit(3)
+
+
+@app.command()
+def variance(
+    runs: Annotated[list[str], typer.Argument(help="runs that differ in train.seed, or in a judge's seed")],
+    score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
+) -> None:
+    """Split the spread of every score into item, training seed, judge and rest."""
+    from instruct.comparing.seeds import variance_lines
+
+    print("\n".join(variance_lines(_read_runs(",".join(runs)), score or ())))
+
+
+@app.command()
+def power(
+    runs: Annotated[list[str] | None, typer.Argument(help="two runs, or several seeds of one recipe")] = None,
+    score: Annotated[str, typer.Option(help="the score to plan for")] = "",
+    sd: Annotated[float, typer.Option(help="without runs: standard deviation of the difference on one record")] = 0.0,
+    seed_sd: Annotated[float, typer.Option(help="without runs: that of a run's mean from seed to seed")] = 0.0,
+) -> None:
+    """Print how many test records and training seeds a given difference needs."""
+    from instruct.comparing.power import Spread, power_lines
+
+    if not runs and sd <= 0:
+        raise ParamsError("give two runs or several seeds, or --sd; the book's judge has an --sd of about 35")
+    found = _read_runs(",".join(runs)) if runs else []
+    print("\n".join(power_lines(found, score, Spread(item=sd, seed=seed_sd or None))))
+
+
+def _read_runs(names: str) -> list["Run"]:
+    from instruct.comparing.runs import read_run
+
+    if not names.strip(","):
+        raise ParamsError("give a revision, a DVC experiment or `workspace`")
+    return [read_run(name, Path.cwd()) for name in names.split(",") if name]

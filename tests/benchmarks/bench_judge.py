@@ -141,7 +141,7 @@ def read_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds that the server takes for an answer")
+    parser.add_argument("--latency", type=float, default=0.1, help="seconds that the server takes for an answer")
     parser.add_argument("--slots", type=int, default=32, help="answers that the server works on at once")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--seconds", type=float, default=3.0, help="how long the server is busy in one run")

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from instruct.augmentation.settings import AugmentParams
 from instruct.errors import InstructError
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[Any]] = {
     "prompt": PromptParams,
     "runtime": RuntimeParams,
     "split": SplitParams,
+    "augment": AugmentParams,
     "train": TrainParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,

@@ -6,14 +6,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from instruct.errors import InstructError, ParamsError
-from instruct.files import read_json, write_json
-from instruct.params import PARAMS_FILE
+from instruct.files import write_json
+from instruct.formats.columns import USUAL, Columns
+from instruct.formats.rows import picked_rows
+from instruct.params import PARAMS_FILE, build
 from instruct.tools.check import check_params
 
 OVERLAY = Path(__file__).with_name("smoke.yaml")
@@ -66,9 +70,11 @@ def make_small(root: Path, folder: Path) -> None:
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
     overlay(params, YAML(typ="safe").load(OVERLAY.read_text(encoding="utf-8")))
-    records = read_json(root / params["split"]["data"])[:RECORDS]
-    params["split"]["data"] = DATA
-    write_json(folder / DATA, records)
+    columns = build(Columns, params["split"]["columns"], where="params.yaml: split.columns")
+    rows = picked_rows(root / params["split"]["data"], columns)
+    good = (picked.values for _, picked in rows if not picked.problems)
+    write_json(folder / DATA, list(islice(good, RECORDS)))
+    params["split"] |= {"data": DATA, "columns": asdict(USUAL)}
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
 

@@ -1,0 +1,171 @@
+"""Compares two runs, or two recipes of several runs each: every score's difference and what may be said of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Literal
+
+from instruct.comparing.guard import find_changes
+from instruct.comparing.runs import Run
+from instruct.comparing.seeds import check_one_recipe, compare_recipes
+from instruct.errors import DataError, ParamsError
+from instruct.params import did_you_mean
+from instruct.statistics import ALPHA, Interval, detectable_errors, holm, paired_test, smallest_detectable
+
+RESAMPLES, SEED = 10_000, 123
+Verdict = Literal["better", "worse", "not distinguishable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreChange:
+    """One score of B against A over the `count` records that have it in both; `missing` records lack it in one.
+
+    `corrected` is Holm's p-value among all scores compared. `smallest` is the smallest true difference that would be
+    found 8 times of 10 after the correction, None where none would be.
+    """
+
+    name: str
+    count: int
+    missing: int
+    a: float
+    b: float
+    difference: Interval
+    p_value: float
+    corrected: float
+    wins: int
+    ties: int
+    losses: int
+    smallest: float | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said of B after the correction for several scores."""
+        if self.corrected > ALPHA:
+            return "not distinguishable"
+        return "better" if self.difference.mean > 0 else "worse"
+
+    @property
+    def in_words(self) -> str:
+        """The verdict, and for one that says nothing the reason."""
+        if self.verdict != "not distinguishable":
+            return self.verdict
+        if self.ties == self.count:
+            return "not distinguishable (the same on every record)"
+        if self.smallest is None:
+            return f"not distinguishable (no difference could be, with {self.count} records)"
+        return f"not distinguishable (smallest detectable: {self.smallest:.1f})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All that `instruct compare` says. `changes` are why the runs are not comparable; empty where they are."""
+
+    a: tuple[Run, ...]
+    b: tuple[Run, ...]
+    changes: tuple[str, ...]
+    unmatched: int
+    records: int
+    groups: int
+    scores: tuple[ScoreChange, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence over all scores."""
+        if self.changes:
+            return f"{side_name(self.b)} and {side_name(self.a)} are not comparable."
+        a, b = side_name(self.a), side_name(self.b)
+        found: tuple[Verdict, ...] = ("better", "worse")
+        names = {verdict: [score.name for score in self.scores if score.verdict == verdict] for verdict in found}
+        parts = [f"{verdict} in {', '.join(names[verdict])}" for verdict in found if names[verdict]]
+        if parts:
+            return f"{b} is {' and '.join(parts)} than {a}."
+        where = "any score" if len(self.scores) > 1 else self.scores[0].name
+        return f"{b} is not distinguishable from {a} in {where}."
+
+
+def side_name(runs: Sequence[Run]) -> str:
+    """The runs of one side as the user named them."""
+    return " + ".join(run.name for run in runs)
+
+
+def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
+    """Compare the runs of recipe B with those of recipe A on the records that all of them answered.
+
+    `chosen` names the scores to compare and to correct for, all that both have by default. Raises DataError where the
+    guard finds a change and `anyway` is not set, or where no record is in common.
+    """
+    for side in (a, b):
+        check_one_recipe(side)
+    names = choose_scores([*a, *b], chosen)
+    changes = list(dict.fromkeys(line for run in (*a[1:], *b) for line in find_changes(a[0], run, names)))
+    if changes and not anyway:
+        lines = "\n".join(f"  {line}" for line in changes)
+        raise DataError(
+            f"{side_name(a)} and {side_name(b)} are not comparable:\n{lines}\n"
+            "run both with the same, or add --anyway for a report that is marked as not comparable"
+        )
+    everywhere = [id_ for id_ in a[0].groups if all(id_ in run.groups for run in (*a, *b))]
+    if not everywhere:
+        raise DataError(f"{side_name(a)} and {side_name(b)}: no record in common; compare runs of one test set")
+    unmatched = len({id_ for run in (*a, *b) for id_ in run.groups}) - len(everywhere)
+    if unmatched and not changes:
+        raise DataError(
+            f"{side_name(a)} and {side_name(b)}: {unmatched} records are not in each one's metrics/scores.csv, though "
+            "the test set is the same; run `dvc repro evaluate` in both"
+        )
+    results = [_compare_score(a, b, name, everywhere, len(names)) for name in names]
+    corrected = holm([result.p_value for result in results])
+    return Comparison(
+        a=tuple(a),
+        b=tuple(b),
+        changes=tuple(changes),
+        unmatched=unmatched,
+        records=len(everywhere),
+        groups=len({a[0].groups[id_] for id_ in everywhere}),
+        scores=tuple(replace(result, corrected=p) for result, p in zip(results, corrected, strict=True)),
+    )
+
+
+def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
+    """The scores to compare: those chosen, or else all that every run has; `reference` is `similarity` by name."""
+    shared = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    for name in chosen:
+        if name not in shared:
+            raise ParamsError(f'there is no score "{name}" in every run{did_you_mean(name, shared)}')
+    if not shared:
+        raise DataError(f"{runs[0].name} and {runs[-1].name}: no score in common; judge both with the same judge")
+    # The judge `reference` and the measure `similarity` are one number; it is not corrected for twice.
+    twins = "reference" in shared and all(run.scores["reference"] == run.scores.get("similarity") for run in runs)
+    return list(dict.fromkeys(chosen)) or [name for name in shared if not (twins and name == "similarity")]
+
+
+def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str], family: int) -> ScoreChange:
+    both = [id_ for id_ in ids if all(run.scores[name].get(id_) is not None for run in (*a, *b))]
+    if not both:
+        raise DataError(f"{name}: no record has this score in both runs; choose others with --score")
+    groups = [a[0].groups[id_] for id_ in both]
+    left, right = ([fmean(run.scores[name][id_] or 0.0 for run in side) for id_ in both] for side in (a, b))
+    paired = paired_test(left, right, resamples=RESAMPLES, seed=SEED, groups=groups)
+    difference, p_value = paired.difference, paired.p_value
+    level = ALPHA / family
+    smallest: float | None
+    if len(a) + len(b) > 2:
+        difference, p_value, error, freedom = compare_recipes(a, b, name, both, groups)
+        smallest = error * detectable_errors(freedom, level) if error else None
+    else:
+        differences = [y - x for x, y in zip(left, right, strict=True)]
+        smallest = smallest_detectable(differences, groups=groups, alpha=level)
+    return ScoreChange(
+        name=name,
+        count=len(both),
+        missing=len(ids) - len(both),
+        a=fmean(left),
+        b=fmean(right),
+        difference=difference,
+        p_value=p_value,
+        corrected=p_value,
+        wins=paired.wins,
+        ties=paired.ties,
+        losses=paired.losses,
+        smallest=smallest,
+    )

@@ -1,0 +1,175 @@
+"""A run, wherever it lies: a revision, a DVC experiment or the workspace, read from what Git tracks.
+
+Nothing here needs data, a DVC cache or the network, so a shallow clone is enough.
+"""
+
+import csv
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from instruct.errors import DataError, ParamsError
+
+WORKSPACE = "workspace"
+KEYS = ("id", "kind", "group")
+EVALUATE, SCORES = "metrics/evaluate.json", "metrics/scores.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run left in Git. `commit` is empty for the workspace.
+
+    `scores` are by score name and record id, of the tuned model's answers; `groups` and `kinds` are by record id.
+    """
+
+    name: str
+    commit: str
+    params: dict[str, Any]
+    evaluate: dict[str, Any]
+    scores: dict[str, dict[str, float | None]]
+    groups: dict[str, str]
+    kinds: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    lock: dict[str, Any] = field(default_factory=dict)
+
+
+def read_run(name: str, root: Path) -> Run:
+    """Read the run that `name` means.
+
+    Raises ParamsError for a name that means nothing, DataError where metrics are missing or not readable.
+    """
+    commit = "" if name == WORKSPACE else find_commit(name, root)
+    files = {path: _content(commit, path, root) for path in ("params.yaml", EVALUATE, SCORES, "dvc.lock")}
+    for path in (EVALUATE, SCORES):
+        if files[path] is None:
+            raise DataError(f"{name}: holds no {path}; run `dvc repro` there and commit what it leaves in metrics")
+    evaluate = _json(files[EVALUATE] or "", f"{EVALUATE} of {name}")
+    scores, groups, kinds = _scores(files[SCORES] or "", f"{SCORES} of {name}")
+    curves = {part: _content(commit, f"metrics/curves/{part}.csv", root) for part in ("train", "val")}
+    return Run(
+        name=name,
+        commit=commit,
+        params=_yaml(files["params.yaml"] or "", f"params.yaml of {name}"),
+        evaluate=evaluate,
+        scores=scores,
+        groups=groups,
+        kinds=kinds,
+        curves={part: list(csv.DictReader(StringIO(text))) for part, text in curves.items() if text},
+        lock=_yaml(files["dvc.lock"] or "", f"dvc.lock of {name}"),
+    )
+
+
+def find_commit(name: str, root: Path) -> str:
+    """The commit of a revision, else of the DVC experiment of this name, else of the branch of this name on origin."""
+    if commit := _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
+        return commit.strip()
+    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    refs = [line.split(" ", 1) for line in listed.splitlines()]
+    found = {commit for commit, ref in refs if ref.count("/") == 4 and ref.rsplit("/", 1)[1] == name}
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise ParamsError(f'"{name}" names {len(found)} experiments; give the commit, `dvc exp list -A` shows them')
+    origin = f"refs/remotes/origin/{name}^{{commit}}"
+    if commit := _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", origin):
+        return commit.strip()
+    if _git(root, "rev-parse", "--git-dir") is None:
+        raise ParamsError(f"{root.name}: is not a Git repository; run inside a clone")
+    shallow = (_git(root, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
+    fetch = f"git fetch --depth 1 origin +refs/heads/{name}:refs/remotes/origin/{name}"
+    remedy = f"this clone is shallow: `{fetch}` brings a branch" if shallow else "see `git branch -a`"
+    raise ParamsError(f'there is no revision or experiment "{name}"; {remedy}, `dvc exp list -A` shows experiments')
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What Git prints, or None where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True)
+    return None if done.returncode else done.stdout.decode("utf-8", "replace")
+
+
+def _content(commit: str, path: str, root: Path) -> str | None:
+    if commit:
+        return _git(root, "show", f"{commit}:{path}")
+    file = root / path
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}:{error.lineno}: not JSON ({error.msg}); run `dvc repro evaluate`") from None
+    parts = ("test", "judges", "reference")
+    if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in parts):
+        raise DataError(f"{where}: is not of the shape that `dvc repro evaluate` writes today; run it there")
+    return values
+
+
+def _yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = YAML(typ="safe", pure=True).load(text) or {}
+    except YAMLError:
+        raise DataError(f"{where}: is not YAML; correct it") from None
+    return values if isinstance(values, dict) else {}
+
+
+def _scores(text: str, where: str) -> tuple[dict[str, dict[str, float | None]], dict[str, str], dict[str, str]]:
+    """Scores of the tuned model by name and id, and each record's group and kind."""
+    rows = csv.DictReader(StringIO(text))
+    names = [name.removesuffix(".tuned") for name in rows.fieldnames or () if name.endswith(".tuned")]
+    if not names or not set(KEYS) <= set(rows.fieldnames or ()):
+        raise DataError(f"{where}: has not the columns id, kind, group and scores; run `dvc repro evaluate` there")
+    scores: dict[str, dict[str, float | None]] = {name: {} for name in names}
+    groups: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    for line, row in enumerate(rows, start=2):
+        id_ = row["id"]
+        if id_ in groups:
+            raise DataError(f'{where}:{line}: the id "{id_}" stands there twice; run `dvc repro evaluate` there')
+        groups[id_] = row["group"] or f"\x1f{id_}"  # a record without a group is its own
+        kinds[id_] = row["kind"]
+        for name in names:
+            scores[name][id_] = _score(row[f"{name}.tuned"], f"{where}:{line}: {name}.tuned")
+    if not groups:
+        raise DataError(f"{where}: holds no record; run `dvc repro evaluate` there")
+    return scores, groups, kinds
+
+
+def _score(text: str | None, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 100:
+        raise DataError(f'{where}: "{text}" is no number from 0 to 100; run `dvc repro evaluate` there')
+    return score
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def changed_params(a: Run, b: Run) -> dict[str, tuple[str, str]]:
+    """Settings that differ, with both values; a setting that one run lacks is `absent` there."""
+    one, other = flatten(a.params), flatten(b.params)
+    names = sorted({*one, *other})
+    absent = object()
+    return {
+        name: tuple("absent" if name not in side else str(side[name]) for side in (one, other))  # type: ignore[misc]
+        for name in names
+        if one.get(name, absent) != other.get(name, absent)
+    }

@@ -1,0 +1,158 @@
+"""Several trainings of one recipe: what of a score's spread is the seed's, the judge's, the item's.
+
+The model is score = mean + item + seed + rest, with items and seeds both drawn at random. Where each seed's answers
+were judged several times (the judge's own seed differs), the rest splits into item by seed and the judge.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from instruct.comparing.runs import Run, changed_params, flatten
+from instruct.errors import DataError, ParamsError
+from instruct.statistics import ALPHA, Interval, standard_error
+
+SEED = "train.seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """Standard deviations in points of one score; None where the runs given cannot tell.
+
+    `judge` is of one verdict when the same answer is judged anew, `rest` is item by seed (with the judge's in it,
+    where `judge` is None).
+    """
+
+    mean: float
+    items: int
+    seeds: int
+    verdicts: int
+    item: float
+    seed: float | None
+    judge: float | None
+    rest: float
+
+
+def is_seed(name: str) -> bool:
+    """Whether a setting is a seed: of training, or of a judge."""
+    return name == SEED or (name.split(".")[0] in ("evaluate", "servers") and name.rsplit(".", 1)[-1] == "seed")
+
+
+def check_one_recipe(runs: Sequence[Run]) -> None:
+    """Raise ParamsError where runs differ in more than seeds, or are one run twice."""
+    for run in runs[1:]:
+        changes = changed_params(runs[0], run)
+        others = [name for name in changes if not is_seed(name)]
+        if others:
+            raise ParamsError(f"{runs[0].name} and {run.name}: differ in more than seeds ({', '.join(others)})")
+    if len({str(sorted(_seeds(run).items())) for run in runs}) < len(runs):
+        names = ", ".join(run.name for run in runs)
+        raise ParamsError(f"{names}: two of them have the same seeds, so the same answers; give each run once")
+
+
+def split_variance(runs: Sequence[Run], score: str) -> Components:
+    """The components of one score over the items that every run has a score for (Searle et al., 1992, ch. 4).
+
+    Raises ParamsError or DataError where the runs are not of one recipe, not balanced, or share no scored item.
+    """
+    check_one_recipe(runs)
+    cells = _cells(runs, score)  # (seeds, verdicts, items)
+    seeds, verdicts, items = cells.shape
+    if items < 2 or seeds * verdicts < 2:
+        raise DataError(f"{score}: {items} items of {seeds * verdicts} runs; at least two of both are needed")
+    by_cell = cells.mean(axis=1)  # (seeds, items)
+    by_item, by_seed = by_cell.mean(axis=0), by_cell.mean(axis=1)
+    within = float(cells.var(axis=1, ddof=1).mean()) if verdicts > 1 else 0.0
+    rest = by_cell - by_item - by_seed[:, None] + by_cell.mean()
+    crossed = float((rest**2).sum()) / ((seeds - 1) * (items - 1)) if seeds > 1 else 0.0
+    return Components(
+        mean=float(cells.mean()),
+        items=items,
+        seeds=seeds,
+        verdicts=verdicts,
+        item=_root(float(by_item.var(ddof=1)) - (crossed / seeds if seeds > 1 else within / verdicts)),
+        seed=_root(float(by_seed.var(ddof=1)) - crossed / items) if seeds > 1 else None,
+        judge=_root(within) if verdicts > 1 else None,
+        rest=_root(crossed - within / verdicts) if seeds > 1 else 0.0,
+    )
+
+
+def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
+    """What `instruct variance` prints: a line for each score."""
+    names = chosen or [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    parts = [split_variance(runs, name) for name in names]
+    lines = [
+        f"{parts[0].seeds} training seeds, {parts[0].verdicts} verdicts each; standard deviations in points"
+        if parts
+        else "no score in common"
+    ]
+    for name, one in zip(names, parts, strict=True):
+        known = (("item", one.item), ("seed", one.seed), ("judge", one.judge), ("item by seed", one.rest))
+        said = ", ".join(f"{what} {'unknown' if sd is None else f'{sd:.2f}'}" for what, sd in known)
+        lines.append(f"{name}: mean {one.mean:.1f} over {one.items} records: {said}")
+    if parts and parts[0].judge is None:
+        lines.append("each answer was judged once, so the judge's share stands within `item by seed`")
+    if parts and parts[0].seeds == 1:
+        lines.append("one training seed; run others: dvc exp run -n seed-124 -S train.seed=124")
+    return lines
+
+
+def compare_recipes(
+    a: Sequence[Run], b: Sequence[Run], score: str, ids: Sequence[str], groups: Sequence[str] | None
+) -> tuple[Interval, float, float, float]:
+    """Interval and p-value of the difference of two recipes' means, its standard error and degrees of freedom.
+
+    Items and seeds are both samples; the variance of the items' mean differences and of the runs' means add up, which
+    counts what both hold twice and so errs on the careful side. A side with one run borrows the other's spread.
+    """
+    table = [np.array([[run.scores[score][id_] for id_ in ids] for run in side], dtype=np.float64) for side in (a, b)]
+    differences = table[1].mean(axis=0) - table[0].mean(axis=0)
+    item_error, item_freedom = standard_error(differences.tolist(), groups)
+    parts = [(item_error**2, item_freedom)]
+    means = [side.mean(axis=1) for side in table]
+    freedom = sum(len(side) - 1 for side in means)
+    spread = sum(float(((side - side.mean()) ** 2).sum()) for side in means) / freedom
+    parts.append((spread / len(a) + spread / len(b), freedom))
+    variance = sum(part for part, _ in parts)
+    mean = float(differences.mean())
+    if variance == 0:
+        return Interval(mean=mean, low=mean, high=mean), float(mean == 0), 0.0, 0.0
+    total_freedom = variance**2 / sum(part**2 / max(df, 1.0) for part, df in parts)  # Satterthwaite, 1946
+    error = variance**0.5
+    half = float(stdtrit(total_freedom, 1 - ALPHA / 2)) * error
+    p_value = 2 * float(stdtr(total_freedom, -abs(mean) / error))
+    low, high = max(mean - half, -100.0), min(mean + half, 100.0)
+    return Interval(mean=mean, low=low, high=high), p_value, error, total_freedom
+
+
+def _cells(runs: Sequence[Run], score: str) -> NDArray[np.float64]:
+    missing = [run.name for run in runs if score not in run.scores]
+    if missing:
+        raise ParamsError(f'{missing[0]}: has no score "{score}"; there are {", ".join(runs[0].scores)}')
+    ids = [id_ for id_ in runs[0].groups if all(run.scores[score].get(id_) is not None for run in runs)]
+    if not ids:
+        raise DataError(f"{score}: no record has a score in every run; compare runs of one test set")
+    by_seed: dict[str, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(str(_seeds(run)[SEED]), []).append(run)
+    if len({len(cell) for cell in by_seed.values()}) > 1:
+        counts = ", ".join(f"{len(cell)} of seed {seed}" for seed, cell in by_seed.items())
+        raise ParamsError(f"as many verdicts are needed of each training; there are {counts}")
+    table = [[[run.scores[score][id_] for id_ in ids] for run in cell] for cell in by_seed.values()]
+    return np.array(table, dtype=np.float64)
+
+
+def _seeds(run: Run) -> Mapping[str, object]:
+
+    found = {name: value for name, value in flatten(run.params).items() if is_seed(name)}
+    if SEED not in found:
+        raise DataError(f"params.yaml of {run.name}: holds no {SEED}; give runs of this pipeline")
+    return found
+
+
+def _root(variance: float) -> float:
+    """A standard deviation; a component that came out below 0 is 0."""
+    return max(variance, 0.0) ** 0.5

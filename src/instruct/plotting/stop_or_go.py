@@ -1,0 +1,166 @@
+"""Whether to go on and with what: four signals, each by a stated rule from the metrics, and the step they suggest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ALPHA = 0.05
+FLAT = 0.01  # of the best validation loss: a smaller change is no trend
+GOOD = 80.0  # points: answers of which more of the same is not what helps most
+UNSCORED = 0.05  # share of verdicts without a score that a judge may leave
+Signal = Literal["loss trend", "answer quality", "score plateau", "judge noise", "next step"]
+Step = Literal["more data", "better judging", "longer training", "shorter training", "preference tuning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One signal: the rule in words, the numbers it was applied to, what it found, and what to do next."""
+
+    signal: Signal
+    rule: str
+    numbers: str
+    finding: str
+    suggestion: str
+
+
+def stop_or_go(
+    train: Mapping[str, Any],
+    val_curve: Sequence[Mapping[str, str]],
+    judge: Mapping[str, Any],
+    previous: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """The matrix for one run: a row for each signal and one for the next step.
+
+    `train` is metrics/train.json, `val_curve` metrics/curves/val.csv, `judge` one entry of `judges` in
+    metrics/evaluate.json, `previous` that entry of the run before, if there is one.
+    """
+    trend, noise = loss_trend(val_curve), judge_noise(judge)
+    quality, plateau = answer_quality(judge), score_plateau(judge, previous)
+    return [trend, quality, plateau, noise, next_step(trend, quality, plateau, noise, float(train["initial_val_loss"]))]
+
+
+def loss_trend(val_curve: Sequence[Mapping[str, str]]) -> Row:
+    """Whether validation loss still falls, has turned, or lies flat at the end of training."""
+    rule = (
+        f"turned if the last validation loss is more than {FLAT:.0%} above the lowest; falling if the last evaluation "
+        f"lowered it by more than {FLAT:.0%}; else flat"
+    )
+    losses = [float(row["loss"]) for row in val_curve]
+    if len(losses) < 3:
+        return Row(
+            signal="loss trend",
+            rule=rule,
+            numbers=f"{len(losses)} evaluations",
+            finding="unknown",
+            suggestion="lower train.eval_every, so that at least three evaluations show a trend",
+        )
+    best, before, last = min(losses), losses[-2], losses[-1]
+    if last > best * (1 + FLAT):
+        finding, suggestion = "turned", "shorter training (train.epochs, train.patience), or more data"
+    elif before > last * (1 + FLAT):
+        finding, suggestion = "falling", "longer training (train.epochs)"
+    else:
+        finding, suggestion = "flat", "more steps of the same will not help"
+    numbers = f"lowest {best:.3f}, last but one {before:.3f}, last {last:.3f} nats per supervised token"
+    return Row(signal="loss trend", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
+
+
+def answer_quality(judge: Mapping[str, Any]) -> Row:
+    """Whether tuned answers are better than the untuned backbone's, and good in themselves."""
+    rule = f"better if the paired difference to the untuned backbone has p up to {ALPHA:g}; good from {GOOD:g} points"
+    difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
+    if "mean" not in difference or "mean" not in tuned:
+        return Row(
+            signal="answer quality",
+            rule=rule,
+            numbers="no answer has a score",
+            finding="unknown",
+            suggestion="better judging: mend the judge first",
+        )
+    numbers = f"mean {tuned['mean']:.1f}, difference {difference['mean']:+.1f}, p = {difference['p_value']:.2g}"
+    if difference["p_value"] > ALPHA or difference["mean"] <= 0:
+        worse = difference["p_value"] <= ALPHA
+        finding = "worse than untuned" if worse else "no better than untuned"
+        suggestion = "look at the data and the template before anything else"
+    elif tuned["mean"] >= GOOD:
+        finding, suggestion = "good", "what is left is a matter of preference"
+    else:
+        finding, suggestion = "better, not yet good", "more data, of the kinds with the lowest scores"
+    return Row(signal="answer quality", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
+
+
+def score_plateau(judge: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Row:
+    """Whether the score moved against the run before."""
+    rule = "plateau if the two means' 95 % intervals each hold the other mean; `instruct compare` is the sharper test"
+    one, other = judge.get("tuned", {}), (previous or {}).get("tuned", {})
+    if "mean" not in one or "mean" not in other:
+        return Row(
+            signal="score plateau",
+            rule=rule,
+            numbers="one run",
+            finding="unknown",
+            suggestion="run a second one (`dvc exp run -S train.epochs=2`) and compare",
+        )
+    numbers = f"mean {other['mean']:.1f} before, {one['mean']:.1f} ({one['low']:.1f} to {one['high']:.1f}) now"
+    if one["low"] <= other["mean"] <= one["high"] and other["low"] <= one["mean"] <= other["high"]:
+        finding, suggestion = "plateau", "another kind of step than the last one"
+    elif one["mean"] > other["mean"]:
+        finding, suggestion = "rising", "more of what the last step did"
+    else:
+        finding, suggestion = "falling", "take the last step back"
+    return Row(signal="score plateau", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
+
+
+def judge_noise(judge: Mapping[str, Any]) -> Row:
+    """Whether the judge can tell what is to be told."""
+    rule = (
+        f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, the spread of repeats moves the mean by more "
+        "than the interval's half-width, or that half-width exceeds the difference to the untuned backbone"
+    )
+    difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
+    scored, unscored = int(tuned.get("scored", 0)), int(tuned.get("unscored", 0))
+    share = unscored / max(scored + unscored, 1)
+    if "mean" not in difference:
+        numbers, reasons = f"{unscored} of {scored + unscored} without a score", ["nothing is scored"]
+    else:
+        half = (difference["high"] - difference["low"]) / 2
+        spread = float(tuned.get("mean_spread", 0.0))
+        repeats = f", repeats spread {spread:.1f}" if "mean_spread" in tuned else ""
+        numbers = f"{share:.1%} without a score, difference {difference['mean']:+.1f} ± {half:.1f}{repeats}"
+        reasons = ["too many without a score"] * (share > UNSCORED)
+        reasons += ["repeats disagree"] * (spread / max(scored, 1) ** 0.5 > half)
+        reasons += ["the interval is wider than the difference"] * (half > abs(difference["mean"]))
+    if reasons:
+        suggestion = "better judging: another judge or rubric, more repeats, more test records"
+        return Row(
+            signal="judge noise",
+            rule=rule,
+            numbers=numbers,
+            finding=f"noisy: {', '.join(reasons)}",
+            suggestion=suggestion,
+        )
+    return Row(signal="judge noise", rule=rule, numbers=numbers, finding="quiet", suggestion="the scores can be used")
+
+
+def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, initial_val_loss: float) -> Row:
+    """The one step that the signals suggest, by the first rule of a list that holds."""
+    rule = (
+        "1. noisy or unknown scores: better judging · 2. loss turned: shorter training · 3. loss falling: longer "
+        "training · 4. loss lower than before but answers no better: more data (look at what there is first) · "
+        "5. answers good or on a plateau: preference tuning · 6. else more data"
+    )
+    step: Step
+    if noise.finding != "quiet" or quality.finding == "unknown":
+        step, why = "better judging", "what the scores say is not yet worth acting on"
+    elif trend.finding == "turned":
+        step, why = "shorter training", "it has begun to learn the training records by heart"
+    elif trend.finding == "falling":
+        step, why = "longer training", "validation loss has not settled"
+    elif quality.finding in ("no better than untuned", "worse than untuned"):
+        step, why = "more data", f"loss went from {initial_val_loss:.3f} to flat and answers did not follow"
+    elif quality.finding == "good" or plateau.finding == "plateau":
+        step, why = "preference tuning", "imitation of the references has given what it can"
+    else:
+        step, why = "more data", "the loss is flat and answers are better, but not yet good"
+    numbers = " · ".join(f"{row.signal}: {row.finding}" for row in (trend, quality, plateau, noise))
+    return Row(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)

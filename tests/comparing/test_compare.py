@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+from comparing.small_runs import IDENTITY, TEST, make_repository, write_run
+from scipy.stats import ttest_rel
+
+from instruct.comparing.compare import compare
+from instruct.comparing.runs import read_run
+from instruct.errors import DataError, ParamsError
+
+RNG = np.random.default_rng(7)
+BEFORE = RNG.uniform(0, 90, 60).round(4).tolist()
+NOISE = RNG.normal(0, 8, 60)
+JUDGED = {"llama": IDENTITY}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write a run into a folder of its own and read it back."""
+    count = iter(range(100))
+
+    def make(scores, **fields):
+        root = make_repository(tmp_path / f"run{next(count)}")
+        write_run(root, scores, **fields)
+        return read_run("workspace", root)
+
+    return make
+
+
+def moved(by):
+    return np.clip(np.asarray(BEFORE) + NOISE + by, 0, 100).round(4).tolist()
+
+
+@pytest.mark.parametrize(("by", "verdict"), [(9, "better"), (-9, "worse"), (0.4, "not distinguishable")])
+def test_the_verdict_is_of_b(run, by, verdict):
+    after = moved(by)
+    (score,) = compare([run({"similarity": BEFORE})], [run({"similarity": after})]).scores
+    assert score.verdict == verdict
+    assert score.difference.mean == pytest.approx(np.mean(after) - np.mean(BEFORE))
+    assert (score.a, score.b) == pytest.approx((np.mean(BEFORE), np.mean(after)))
+    # With sixty records the test of flips comes to about what Student's does.
+    assert score.p_value == pytest.approx(ttest_rel(after, BEFORE).pvalue, abs=0.02)
+    changes = np.subtract(after, BEFORE)
+    assert (score.wins, score.ties, score.losses) == ((changes > 0).sum(), (changes == 0).sum(), (changes < 0).sum())
+
+
+def test_what_cannot_be_told_apart_is_said_with_what_could_be(run):
+    comparison = compare([run({"similarity": BEFORE})], [run({"similarity": moved(0.4)})])
+    (score,) = comparison.scores
+    assert score.in_words == f"not distinguishable (smallest detectable: {score.smallest:.1f})"
+    assert comparison.verdict == "workspace is not distinguishable from workspace in similarity."
+    # Twice the standard error of 2.8 at least, and not absurdly more.
+    assert 2.8 <= score.smallest / (np.std(np.subtract(moved(0.4), BEFORE), ddof=1) / 60**0.5) <= 3.3
+
+
+def test_several_scores_are_corrected_for_together_and_chosen_ones_for_themselves(run):
+    weak = moved(2.4)
+    a = run({"x": BEFORE, "y": BEFORE, "z": BEFORE})
+    b = run({"x": weak, "y": moved(0), "z": moved(0.1)})
+    scores = compare([a], [b]).scores
+    assert 0.05 / 3 < scores[0].p_value < 0.05
+    assert scores[0].corrected == pytest.approx(3 * scores[0].p_value)
+    assert scores[0].verdict == "not distinguishable"
+    (alone,) = compare([a], [b], chosen=["x"]).scores
+    assert (alone.corrected, alone.verdict) == (alone.p_value, "better")
+    assert alone.smallest < scores[0].smallest
+    with pytest.raises(ParamsError, match=r'there is no score "w" in every run; there are x, y, z'):
+        compare([a], [b], chosen=["w"])
+
+
+def test_near_duplicates_count_as_one(run):
+    before, after = [10.0] * 40, [30.0] * 40
+    groups = [f"g{i // 20}" for i in range(40)]
+    alone = compare([run({"x": before})], [run({"x": after})])
+    grouped = compare([run({"x": before}, groups=groups)], [run({"x": after}, groups=groups)])
+    assert (alone.scores[0].verdict, alone.groups) == ("better", 40)
+    assert (grouped.scores[0].verdict, grouped.groups) == ("not distinguishable", 2)
+    assert grouped.scores[0].p_value == 0.5
+
+
+def test_the_reference_judge_and_similarity_are_one_score(run):
+    sides = [run({"reference": s, "similarity": s, "chrf": s}, judges={"reference": {}}) for s in (BEFORE, moved(9))]
+    assert [score.name for score in compare([sides[0]], [sides[1]]).scores] == ["reference", "chrf"]
+    (score,) = compare([sides[0]], [sides[1]], chosen=["similarity"]).scores
+    assert score.name == "similarity"
+
+
+def test_records_without_a_score_are_left_out_and_counted(run):
+    before, after = [None, *BEFORE[1:]], [*moved(9)[:-1], None]
+    (score,) = compare([run({"x": before})], [run({"x": after})]).scores
+    assert (score.count, score.missing) == (58, 2)
+    assert score.difference.mean == pytest.approx(np.mean(after[1:-1]) - np.mean(before[1:-1]))
+    with pytest.raises(DataError, match=r"^x: no record has this score in both runs"):
+        compare([run({"x": [None, 1.0]})], [run({"x": [1.0, None]})])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ([40.0], [90.0], "not distinguishable (no difference could be, with 1 records)"),
+        ([5.0] * 5, [50.0, 51.0, 52.0, 53.0, 54.0], "not distinguishable (no difference could be, with 5 records)"),
+        (BEFORE, BEFORE, "not distinguishable (the same on every record)"),
+        ([0.0] * 30, [0.0] * 30, "not distinguishable (the same on every record)"),
+        ([20.0] * 30, [50.0] * 30, "better"),
+    ],
+    ids=["one item", "five items", "all ties", "constant and equal", "constant and apart"],
+)
+def test_where_there_is_nothing_to_measure_with_no_number_is_invented(run, a, b, words):
+    (score,) = compare([run({"x": a})], [run({"x": b})]).scores
+    assert score.in_words == words
+
+
+CHANGES = [
+    ({"test": {"sha256": "d" * 64, "records": 41}}, "the test set: 60 records (aaaaaaaaaaaa) in workspace, 41 records"),
+    ({"test": {"template": "phi3"}}, "the template: alpaca (bbbbbbbbbbbb) in workspace, phi3 (bbbbbbbbbbbb)"),
+    ({"test": {"template_sha256": "e" * 64}}, "alpaca (bbbbbbbbbbbb) in workspace, alpaca (eeeeeeeeeeee)"),
+    ({"judges": {"llama": {**IDENTITY, "digest": "ffff"}}}, "the judge llama: digest is 365c0bd3 in workspace, ffff"),
+    ({"judges": {"llama": {**IDENTITY, "model": "gemma"}}}, "the judge llama: model is llama3:8b in workspace, gemma"),
+    ({"judges": {"gemma": IDENTITY}}, "the judge: llama has judged workspace, not workspace"),
+    ({"judges": {}}, "the judge: llama has judged workspace, not workspace"),
+    ({"signatures": {"chrf": "v:9"}}, "the measure: chrf is nrefs:1|v:2.6.0 in workspace, v:9 in workspace"),
+]
+
+
+@pytest.mark.parametrize(("changed", "line"), CHANGES)
+def test_the_guard_refuses_and_names_what_changed(run, changed, line):
+    usual = {"judges": JUDGED, "test": {"records": 60}}
+    a = run({"llama": BEFORE, "chrf": BEFORE}, **usual)
+    test = {**TEST, "records": 60, **changed.get("test", {})}
+    b = run({"llama": moved(9), "chrf": moved(9)}, **{**usual, **changed, "test": test})
+    with pytest.raises(DataError, match="are not comparable") as refused:
+        compare([a], [b])
+    assert line in str(refused.value)
+    assert str(refused.value).splitlines()[-1].endswith("--anyway for a report that is marked as not comparable")
+    marked = compare([a], [b], anyway=True)
+    assert any(line in change for change in marked.changes)
+    assert marked.verdict == "workspace and workspace are not comparable."
+    assert marked.scores[0].difference.mean > 5
+
+
+def test_another_rubric_is_refused_too(run):
+    sides = [run({"llama": BEFORE}, judges=JUDGED) for _ in range(2)]
+    sides[1].evaluate["judges"]["llama"]["rubric_sha256"] = "f" * 64
+    with pytest.raises(DataError, match="the judge llama: rubric_sha256 is cccccccccccc in workspace, ffffffffffff in"):
+        compare([sides[0]], [sides[1]])
+
+
+def test_a_judge_that_changed_matters_only_to_its_own_score(run):
+    a = run({"llama": BEFORE, "chrf": BEFORE}, judges=JUDGED)
+    b = run({"llama": moved(9), "chrf": moved(9)}, judges={"llama": {"judge": "other"}})
+    assert compare([a], [b], chosen=["chrf"]).scores[0].verdict == "better"
+    with pytest.raises(DataError, match="not comparable"):
+        compare([a], [b], chosen=["llama"])
+
+
+def test_different_item_sets_are_refused_and_an_empty_intersection_always(run):
+    a = run({"x": BEFORE})
+    b = run({"x": BEFORE}, ids=[f"r{i}" for i in range(1, 61)])
+    with pytest.raises(DataError, match=r"2 records are not in each one's metrics/scores.csv, though the test set is"):
+        compare([a], [b])
+    other = {"sha256": "9" * 64}
+    partly = run({"x": moved(9)}, ids=[f"r{i}" for i in range(10, 70)], test=other)
+    comparison = compare([a], [partly], anyway=True)
+    assert (comparison.records, comparison.unmatched) == (50, 20)
+    apart = run({"x": moved(9)}, ids=[f"other{i}" for i in range(60)], test=other)
+    with pytest.raises(DataError, match="no record in common"):
+        compare([a], [apart], anyway=True)
+
+
+def test_runs_without_a_score_in_common_are_refused(run):
+    with pytest.raises(DataError, match="no score in common; judge both with the same judge"):
+        compare([run({"x": BEFORE})], [run({"y": BEFORE})])
+
+
+def test_several_seeds_speak_of_the_recipe_and_hold_the_seeds_spread(run):
+    seeds = {k: {"train.seed": k} for k in (1, 2, 3)}
+    shift = {1: -6.0, 2: 0.0, 3: 6.0}  # the seed moves a whole run
+    a = [run({"x": np.clip(moved(shift[k]), 0, 100).tolist()}, params=seeds[k]) for k in seeds]
+    b = [run({"x": np.clip(moved(4 + shift[k]), 0, 100).tolist()}, params=seeds[k] | {"train.lr": 1.0}) for k in seeds]
+    one, several = compare(a[1:2], b[1:2]).scores[0], compare(a, b).scores[0]
+    assert several.difference.mean == pytest.approx(one.difference.mean, abs=0.5)
+    assert (one.verdict, several.verdict) == ("better", "not distinguishable")
+    assert several.difference.high - several.difference.low > 20
+    with pytest.raises(ParamsError, match=r"differ in more than seeds \(train.lr\)"):
+        compare([a[0], b[1]], [b[0]])
+    with pytest.raises(ParamsError, match="two of them have the same seeds"):
+        compare([a[0], a[0]], [b[0]])

@@ -1,0 +1,129 @@
+import json
+
+import pytest
+from comparing.small_runs import commit, git, make_repository, write_run
+
+from instruct.comparing.runs import changed_params, find_commit, read_run
+from instruct.errors import DataError, ParamsError
+
+FORTY = [float(i) for i in range(40)]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    root = make_repository(tmp_path / "repository")
+    write_run(root, {"similarity": FORTY})
+    commit(root)
+    return root
+
+
+def test_a_revision_and_the_workspace_are_read_alike(repository):
+    committed = read_run("main", repository)
+    assert read_run("workspace", repository).scores == committed.scores == {
+        "similarity": {f"r{i}": float(i) for i in range(40)}
+    }  # fmt: skip
+    write_run(repository, {"similarity": [*FORTY[:-1], 99.5]}, params={"train.lr": 1.0})
+    assert read_run("main", repository) == committed
+    workspace = read_run("workspace", repository)
+    assert workspace.scores["similarity"]["r39"] == 99.5
+    assert changed_params(committed, workspace) == {"train.lr": ("0.0002", "1.0")}
+    assert (committed.commit, workspace.commit) == (git(repository, "rev-parse", "main"), "")
+
+
+def test_a_setting_that_one_run_lacks_is_absent_there(repository):
+    (repository / "params.yaml").write_text("train: {seed: 123, lr: 0.0002, new: null}\nprompt: {template: alpaca}\n")
+    changes = changed_params(read_run("main", repository), read_run("workspace", repository))
+    assert changes == {"train.new": ("absent", "None"), "evaluate.seed": ("123", "absent")}
+
+
+def test_an_experiment_is_found_by_its_name(repository):
+    baseline = git(repository, "rev-parse", "HEAD")
+    write_run(repository, {"similarity": FORTY[::-1]})
+    experiment = commit(repository)
+    git(repository, "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/tame-elk", experiment)
+    git(repository, "update-ref", "refs/exps/exec/EXEC_HEAD", baseline)
+    git(repository, "reset", "-q", "--hard", baseline)
+    assert find_commit("tame-elk", repository) == experiment
+    assert read_run("tame-elk", repository).scores["similarity"]["r0"] == 39
+    # The same name on top of another commit is another experiment.
+    git(repository, "update-ref", f"refs/exps/{experiment[:2]}/{experiment[2:]}/tame-elk", baseline)
+    with pytest.raises(ParamsError, match=r'^"tame-elk" names 2 experiments; give the commit, `dvc exp list -A` shows'):
+        find_commit("tame-elk", repository)
+    # A branch of that name comes first.
+    git(repository, "branch", "tame-elk", "main")
+    assert find_commit("tame-elk", repository) == git(repository, "rev-parse", "main")
+
+
+@pytest.mark.parametrize("name", ["mian", "HEAD~7", "--all", "a b", "", "main:params.yaml"])
+def test_a_name_that_means_nothing_is_refused(repository, name):
+    with pytest.raises(ParamsError, match=r"^there is no revision or experiment .*; see `git branch -a`"):
+        read_run(name, repository)
+
+
+def test_a_shallow_clone_reads_the_base_branch_once_it_is_fetched_and_says_how(repository, tmp_path):
+    git(repository, "checkout", "-q", "-b", "work")
+    write_run(repository, {"similarity": FORTY[::-1]})
+    commit(repository)
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth", "1", "--branch", "work", f"file://{repository}", str(clone))
+    with pytest.raises(ParamsError, match="this clone is shallow") as refused:
+        read_run("main", clone)
+    command = str(refused.value).split("`")[1]
+    assert command == "git fetch --depth 1 origin +refs/heads/main:refs/remotes/origin/main"
+    git(clone, *command.split()[1:])
+    assert read_run("main", clone).scores == read_run("origin/main", clone).scores
+    assert read_run("main", clone).scores["similarity"]["r0"] == 0
+    assert read_run("HEAD", clone).scores["similarity"]["r0"] == 39
+
+
+def test_outside_of_git_one_line_says_so(tmp_path):
+    with pytest.raises(ParamsError, match=r"is not a Git repository; run inside a clone"):
+        find_commit("main", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["metrics/evaluate.json", "metrics/scores.csv"])
+def test_a_run_without_metrics_says_which_and_what_to_run(repository, path):
+    git(repository, "rm", "-q", path)
+    commit(repository)
+    with pytest.raises(DataError, match=rf"^HEAD: holds no {path}; run `dvc repro` there and commit"):
+        read_run("HEAD", repository)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"metrics/evaluate.json of workspace:1: not JSON"),
+        ("[]", "is not of the shape"),
+        (json.dumps({"base": {}, "tuned": {}, "judge": {}}), "is not of the shape that `dvc repro evaluate` writes"),
+    ],
+)
+def test_metrics_of_another_shape_are_refused(repository, text, message):
+    (repository / "metrics/evaluate.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_run("workspace", repository)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has not the columns id, kind, group and scores"),
+        ("id,kind,group\na,,\n", "has not the columns"),
+        ("id,kind,group,x.tuned\n", "holds no record"),
+        ("id,kind,group,x.tuned\na,,,1\na,,,2\n", r'scores.csv of workspace:3: the id "a" stands there twice'),
+        ("id,kind,group,x.tuned\na,,,high\n", r'workspace:2: x.tuned: "high" is no number from 0 to 100'),
+        ("id,kind,group,x.tuned\na,,,nan\n", '"nan" is no number from 0 to 100'),
+        ("id,kind,group,x.tuned\na,,,100.1\n", r'"100.1" is no number from 0 to 100'),
+    ],
+)
+def test_scores_that_cannot_be_read_are_refused_with_their_line(repository, text, message):
+    (repository / "metrics/scores.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_run("workspace", repository)
+
+
+def test_a_record_without_a_group_is_its_own_and_without_a_score_has_none(repository):
+    text = "id,kind,group,x.base,x.tuned\na,,g,1,2\nb,,g,1,\nc,,,1,0\nd,,,1,100\n"
+    (repository / "metrics/scores.csv").write_text(text)
+    run = read_run("workspace", repository)
+    assert run.scores == {"x": {"a": 2, "b": None, "c": 0, "d": 100}}
+    assert len(set(run.groups.values())) == 3 and run.groups["a"] == run.groups["b"]

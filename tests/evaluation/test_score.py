@@ -29,7 +29,19 @@ FIT = Fitness(scores={"reference": 100.0}, count=1, unscored=0, problems=())
 
 
 def summary_of(judgements, params):
-    return summarise_judge(judgements, "one", IDENTITY, params)
+    return summarise_judge(judgements, "one", IDENTITY, {one.id: one.id for one in judgements}, params)
+
+
+def test_near_duplicates_are_counted_as_one_for_intervals_and_tests():
+    verdicts = judgements([10.0] * 6 + [50.0] * 2, [30.0] * 6 + [40.0] * 2)
+    alone = summary_of(verdicts, evaluate_params())
+    groups = {f"r{i}": "same" if i < 6 else f"r{i}" for i in range(8)}
+    grouped = summarise_judge(verdicts, "one", IDENTITY, groups, evaluate_params())
+    assert grouped["tuned"]["mean"] == alone["tuned"]["mean"]
+    assert grouped["difference"]["p_value"] > alone["difference"]["p_value"]
+    assert grouped["difference"]["high"] - grouped["difference"]["low"] > (
+        alone["difference"]["high"] - alone["difference"]["low"]
+    )
 
 
 def judgement(id, system, score, *, problem="", raw_reply="", **fields):
@@ -185,7 +197,7 @@ def test_intervals_and_difference_are_those_of_the_statistics():
 def test_pairs_are_made_by_record_and_not_by_place_among_the_scored():
     metrics = summary_of(judgements([None, 10, 50], [90, None, 50]), evaluate_params())
     assert metrics["difference"] == {
-        "count": 1, "mean": 0, "low": 0, "high": 0, "p_value": 1, "wins": 0, "ties": 1, "losses": 0,
+        "count": 1, "mean": 0, "low": -100, "high": 100, "p_value": 1, "wins": 0, "ties": 1, "losses": 0,
         # base 0, 10, 50 and tuned 90, 100, 50 at best; base 100, 10, 50 and tuned 90, 0, 50 at worst
         "best_case": pytest.approx((90 + 90 + 0) / 3, abs=1e-4),
         "worst_case": pytest.approx((-10 - 10 + 0) / 3, abs=1e-4),

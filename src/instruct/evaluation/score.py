@@ -81,6 +81,11 @@ def _judgements(judge: str, system: str, responses: Sequence[Response], verdicts
     ]
 
 
+def clusters_of(records: Sequence[Response]) -> dict[str, str]:
+    """The group of near-duplicates of each record by id; a record without one is a group of its own."""
+    return {one.id: one.group or one.id for one in records}
+
+
 def scores_of(judgements: Sequence[Judgement], judge: str, system: str) -> Scores:
     """One judge's scores of one system."""
     return {j.id: j.score for j in judgements if j.judge == judge and j.system == system}

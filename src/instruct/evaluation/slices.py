@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from instruct.evaluation.judges.base import Answers
-from instruct.evaluation.score import SYSTEMS, Scores
+from instruct.evaluation.score import SYSTEMS, Scores, clusters_of
 from instruct.evaluation.settings import EvaluateParams
 from instruct.records import Response
 from instruct.statistics import mean_interval
@@ -33,29 +33,38 @@ PROPERTIES: Mapping[str, Callable[[Response], str]] = {
 
 def slice_scores(answers: Answers, scores: Mapping[str, Scores], params: EvaluateParams) -> list[Row]:
     """One row per value of each property: mean of each system and of their difference, with the number of pairs."""
-    rows = []
+    rows: list[Row] = []
+    clusters = clusters_of(answers["base"])
     for name, property_of in PROPERTIES.items():
         groups: dict[str, list[str]] = {}
         for record in answers["base"]:
             groups.setdefault(property_of(record), []).append(record.id)
         for value, ids in sorted(groups.items(), key=lambda group: _natural(group[0])):
-            rows.append({"slice": name, "value": value} | _compare(ids, scores, params))
+            rows.append({"slice": name, "value": value} | _compare(ids, scores, clusters, params))
     return rows + _by_stop_reason(answers, scores)
 
 
-def _compare(ids: Sequence[str], scores: Mapping[str, Scores], params: EvaluateParams) -> Row:
+def _compare(
+    ids: Sequence[str], scores: Mapping[str, Scores], clusters: Mapping[str, str], params: EvaluateParams
+) -> Row:
     """Means over the records that have a score; the difference over those that have both."""
     row: Row = {"records": len(ids)}
     for system in SYSTEMS:
         known = [score for id_ in ids if (score := scores[system][id_]) is not None]
         row |= {f"{system}_scored": len(known)} | ({system: _round(mean(known))} if known else {})
-    changes = [
-        b - a for id_ in ids if (a := scores["base"][id_]) is not None and (b := scores["tuned"][id_]) is not None
-    ]
+    pairs = [(id_, scores["base"][id_], scores["tuned"][id_]) for id_ in ids]
+    known_pairs = {id_: b - a for id_, a, b in pairs if a is not None and b is not None}
+    changes = list(known_pairs.values())
     if changes:
         row |= {"count": len(changes), "difference": _round(mean(changes))}
     if len(changes) >= FEWEST:
-        interval = mean_interval(changes, resamples=params.resamples, seed=params.seed)
+        interval = mean_interval(
+            changes,
+            resamples=params.resamples,
+            seed=params.seed,
+            groups=[clusters[id_] for id_ in known_pairs],
+            bounds=(-100.0, 100.0),
+        )
         row |= {"low": _round(interval.low), "high": _round(interval.high)}
     return row
 

@@ -15,7 +15,7 @@ from instruct.evaluation.controls import Fitness
 from instruct.evaluation.human import NAME, count_scored
 from instruct.evaluation.judges.base import Answers, Identity
 from instruct.evaluation.reference import MEASURES, Likeness, compare, corpus_bleu, signatures
-from instruct.evaluation.score import DECIMALS, SYSTEMS, Judgement, Scores, scores_of
+from instruct.evaluation.score import DECIMALS, SYSTEMS, Judgement, Scores, clusters_of, scores_of
 from instruct.evaluation.settings import EvaluateParams
 from instruct.evaluation.slices import extremes, slice_scores
 from instruct.records import Response
@@ -38,8 +38,9 @@ def summarise(
 ) -> dict[str, Any]:
     """All of metrics/evaluate.json. Lists in it (slices, answers) are for the page; DVC leaves them out."""
     scores = {name: {system: scores_of(judgements, name, system) for system in SYSTEMS} for name in judged_by}
+    clusters = clusters_of(answers["base"])
     judges = {
-        name: summarise_judge(judgements, name, identity, params)
+        name: summarise_judge(judgements, name, identity, clusters, params)
         | {
             "controls": fitness.metrics(),
             "slices": slice_scores(answers, scores[name], params),
@@ -77,7 +78,7 @@ def describe_test(responses: Sequence[Response], template: TemplateName) -> dict
 
 
 def summarise_judge(
-    judgements: Sequence[Judgement], judge: str, identity: Identity, params: EvaluateParams
+    judgements: Sequence[Judgement], judge: str, identity: Identity, clusters: Mapping[str, str], params: EvaluateParams
 ) -> dict[str, Any]:
     """One judge's part of the metrics: who it is, each system's mean, and their paired difference."""
     values: dict[str, Any] = {"identity": dict(identity.about)}
@@ -85,8 +86,10 @@ def summarise_judge(
         values |= {"rubric": identity.rubric, "rubric_sha256": identity.rubric_sha256}
     own = [j for j in judgements if j.judge == judge]
     for system in SYSTEMS:
-        values[system] = _system_metrics([j for j in own if j.system == system], params)
-    values["difference"] = compare_systems(scores_of(own, judge, "base"), scores_of(own, judge, "tuned"), params)
+        values[system] = _system_metrics([j for j in own if j.system == system], clusters, params)
+    values["difference"] = compare_systems(
+        scores_of(own, judge, "base"), scores_of(own, judge, "tuned"), clusters, params
+    )
     values["unscored"] = [
         {"id": j.id, "system": j.system, "problem": j.problem, "raw_reply": j.raw_reply[:SHOWN]}
         for j in own
@@ -95,15 +98,18 @@ def summarise_judge(
     return values
 
 
-def compare_systems(base: Scores, tuned: Scores, params: EvaluateParams) -> dict[str, Any]:
+def compare_systems(base: Scores, tuned: Scores, clusters: Mapping[str, str], params: EvaluateParams) -> dict[str, Any]:
     """Tuned minus base over the records that have a score for both, and what the others could make of it at most."""
     pairs = [(score, tuned[id_]) for id_, score in base.items()]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    groups = [clusters[id_] for id_, (a, b) in zip(base, pairs, strict=True) if a is not None and b is not None]
     values: dict[str, Any] = {"count": len(both)}
     if not both:
         return values
     low, high = ([(_or(b, one) - _or(a, other)) for a, b in pairs] for one, other in ((0.0, 100.0), (100.0, 0.0)))
-    paired = paired_test([a for a, _ in both], [b for _, b in both], resamples=params.resamples, seed=params.seed)
+    paired = paired_test(
+        [a for a, _ in both], [b for _, b in both], resamples=params.resamples, seed=params.seed, groups=groups
+    )
     return values | {
         "mean": rounded(paired.difference.mean),
         "low": rounded(paired.difference.low),
@@ -169,12 +175,15 @@ def rounded(value: float) -> float:
     return round(value, DECIMALS) + 0.0
 
 
-def _system_metrics(judgements: Sequence[Judgement], params: EvaluateParams) -> dict[str, Any]:
+def _system_metrics(
+    judgements: Sequence[Judgement], clusters: Mapping[str, str], params: EvaluateParams
+) -> dict[str, Any]:
     scores = [j.score for j in judgements if j.score is not None]
     values: dict[str, Any] = {"scored": len(scores), "unscored": len(judgements) - len(scores)}
     if not scores:
         return values
-    interval = mean_interval(scores, resamples=params.resamples, seed=params.seed)
+    groups = [clusters[j.id] for j in judgements if j.score is not None]
+    interval = mean_interval(scores, resamples=params.resamples, seed=params.seed, groups=groups)
     lower, middle, upper = quantiles(scores, n=4, method="inclusive") if len(scores) > 1 else scores * 3
     values |= {
         "mean": rounded(interval.mean),

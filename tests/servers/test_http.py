@@ -3,6 +3,7 @@ import threading
 import time
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 
 import pytest
 from evaluation.ollama_server import OllamaServer
@@ -228,6 +229,18 @@ def test_a_server_that_drips_is_cut_off_in_the_end():
 def test_an_endless_answer_is_cut_off(server):
     server.scripted.append((200, b"9" * 9_000_000))
     assert "more than 8 MB" in ask(server).problem
+
+
+def test_answers_that_are_given_up_do_not_use_up_the_connections(server):
+    """They once did: after as many as there are workers, every worker waited for ever."""
+    line = transport(server.url)
+    server.scripted.extend([(200, b"9" * 9_000_000)] * 3 + [(200, {"text": "fine"})])
+    replies: list[Reply] = []
+    ask_one = partial(line.ask, "/ask", {}, lambda value: Reply(text=value["text"]))
+    thread = threading.Thread(target=lambda: replies.extend(ask_one() for _ in range(4)), daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert [reply.text for reply in replies] == ["", "", "", "fine"]
 
 
 def test_a_connection_that_the_server_closed_meanwhile_costs_no_answer(server, waits):

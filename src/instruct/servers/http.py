@@ -142,12 +142,12 @@ class Http:
                 preload_content=False, decode_content=False,
             )  # fmt: skip
             try:
-                body = self._body(url, response, deadline)
+                return response.status, response.headers, self._body(url, response, deadline)
             except BaseException:
-                response.close()
+                response.close()  # what is left of the answer is of no use
                 raise
-            response.release_conn()
-            return response.status, response.headers, body
+            finally:
+                response.release_conn()  # also after close, which alone does not give the connection's place back
         except ReadTimeoutError:
             raise self._too_slow(url, "nothing", "read", self._calls.read) from None
         except SSLError as error:
@@ -240,8 +240,8 @@ def _manager(url: str, workers: int) -> urllib3.PoolManager:
     host = parts.hostname or ""
     proxy = None if is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
     if proxy:
-        return urllib3.ProxyManager(proxy, num_pools=2, maxsize=workers, block=True)
-    return urllib3.PoolManager(num_pools=2, maxsize=workers, block=True)
+        return urllib3.ProxyManager(proxy, num_pools=2, maxsize=workers)
+    return urllib3.PoolManager(num_pools=2, maxsize=workers)
 
 
 def _as_it_is(value: dict[str, Any]) -> dict[str, Any]:

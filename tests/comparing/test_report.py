@@ -40,7 +40,9 @@ def repository(tmp_path_factory):
     write_run(root, {"similarity": BEFORE, "chrf": BEFORE})
     digest = cached(root, responses(IDS, ODD))
     out = {"path": "data/responses.json", "hash": "md5", "md5": digest}
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"generate": {"outs": [out]}}}))
+    (root / "dvc.lock").write_text(
+        yaml.safe_dump({"schema": "2.0", "stages": {"generate": {"cmd": "true", "outs": [out]}}})
+    )
     (root / ".gitignore").write_text("/data\n")
     commit(root)
     git(root, "tag", "first")
@@ -151,4 +153,16 @@ def test_a_folder_that_is_no_dvc_repository_still_gets_its_report(tmp_path):
     commit(root)
     sides = [[read_run(name, root)] for name in ("HEAD", "workspace")]
     markdown, _ = write_report(compare(*sides), tmp_path / "out", root)
-    assert "dvc metrics diff failed: you are not inside of a DVC repository" in markdown.read_text()
+    text = markdown.read_text()
+    assert "dvc metrics diff: 0 metrics; dvc metrics diff shows no difference" in text
+    assert "the dvc.lock of HEAD does not name data/responses.json, so its answers are not shown." in text
+
+
+def test_what_dvc_could_not_load_is_said(repository, tmp_path):
+    (repository / "dvc.lock").write_text("stages: {generate: {}}\n")
+    sides = [[read_run(name, repository)] for name in ("first", "workspace")]
+    try:
+        for path in write_report(compare(*sides), tmp_path, repository):
+            assert "DVC failed to load some metrics for following revisions: " in path.read_text()
+    finally:
+        git(repository, "checkout", "-q", "dvc.lock")

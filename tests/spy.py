@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path.cwd()
@@ -45,9 +46,11 @@ def watched(cls, section):
     fields = set(cls.__dataclass_fields__)
 
     def note(self, name):
+        value = object.__getattribute__(self, name)
         if name in fields and is_use(sys._getframe(1)):
-            settings.add(f"{section}.{name}")
-        return object.__getattribute__(self, name)
+            # Of a mapping it shows no more which of its keys are used.
+            settings.add(f"{section}.{name}.*" if isinstance(value, Mapping) else f"{section}.{name}")
+        return value
 
     return type(cls.__name__, (cls,), {"__getattribute__": note, "__module__": cls.__module__})
 

@@ -14,7 +14,7 @@ from instruct.params import load_params
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import QualityParams
-from instruct.records import read_examples
+from instruct.records import BadRecord, stream_examples
 from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 
@@ -28,8 +28,10 @@ def main(split: Path, metrics: Path, passed: Path) -> None:
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     check = QualityCheck(params, template=TEMPLATES[prompt.template], tokenizer=load_tokenizer_of(backbone))
     for part in ("train", "val", "test"):
-        for example in read_examples(split / f"{part}.json"):
-            check.add(example, part)
+        for row in stream_examples(split / f"{part}.json"):
+            if isinstance(row, BadRecord):
+                raise DataError("\n".join([*row.lines(), "run `dvc repro split`"]))
+            check.add(row, part)
     report = check.report()
     report["tokens"] |= {"template": prompt.template, "tokenizer": backbone.name}
     write_json(metrics, report)

@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro report smoke view screenshot test test-slow lint format bench bench-train bench-generate lock clean
+.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean bench-data report view screenshot verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,13 @@ view: $(VENV)/.runtime  ## open one offline page with every experiment: table, c
 screenshot: $(VENV)/.dev  ## take the README's picture of that page anew (needs Chromium)
 	instruct view --no-open
 	python tests/screenshot.py build/view/index.html .github/view.png
+verify: $(VENV)/.runtime  ## run the commit again in a clean clone: dvc.lock and metrics must come out the same
+	instruct verify $(ARGS)
+
+experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, one after another, and print their table
+	instruct recipe --all --queue
+	dvc exp run --run-all
+	instruct recipe --all --table
 
 test: $(VENV)/.dev  ## run the tests
 	pytest -m "not slow and not gpu" $(ARGS)
@@ -53,11 +60,20 @@ bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transfor
 bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against transformers, CTranslate2 and others
 	python tests/benchmarks/bench_generate.py $(ARGS)
 
+bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a set latency
+	python tests/benchmarks/bench_judge.py $(ARGS)
+bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
+	python tests/benchmarks/bench_data.py $(ARGS)
+# What `make bench` measures against, in an environment of its own.
+BENCH := ctranslate2 torch==2.13.0 transformers trl xllamacpp
+COMPILE := pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe
+
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q pip-tools
-	pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe -o requirements.lock pyproject.toml
-	pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
-	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements.lock requirements-dev.lock  # the build is the machine's
+	$(COMPILE) -o requirements.lock pyproject.toml
+	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	printf '%s\n' $(BENCH) | $(COMPILE) -c requirements.lock -o requirements-bench.lock -
+	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements*.lock  # the build is the machine's
 
 clean:  ## remove .venv and caches; data, models and metrics stay
 	rm -rf $(VENV) $(VENV)-bench build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -72,7 +88,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
 	touch $@
 
-$(VENV)-bench/.done: $(wildcard requirements-bench.lock)
+$(VENV)-bench/.done: requirements-bench.lock
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install -q --disable-pip-version-check -r requirements-bench.lock
 	touch $@

@@ -1,6 +1,6 @@
 """Stage 2 · train: the backbone and train + val → a checkpoint that answers instructions.
 
-python src/train.py data/split models/sft metrics/train.json metrics/curves
+python src/train.py data/augmented models/sft metrics/train.json metrics/curves
 torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)
 """
 
@@ -21,6 +21,7 @@ from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length
 from instruct.training.loop import train
 from instruct.training.outputs import Outputs
+from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
 from instruct.training.sample import SamplePrompt
 from instruct.training.settings import TrainParams
@@ -46,6 +47,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         }
         if params.lora.r:
             add_lora(model, params.lora, params.seed)
+            quantise_frozen(model, params.lora.base)
         # How many processes share the work is no part of a run: another number goes on from the same state.
         alone = replace(params, parallel="none")
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}

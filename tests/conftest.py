@@ -1,11 +1,16 @@
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from browser import Browser, find_chromium
+from small_pipeline import commit_all, content_of, git, run
 
 from instruct.model.backbones import Backbone, find_backbone
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
+from instruct.tools.smoke import run_smoke
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,3 +53,69 @@ def browser():
     browser = Browser(program)
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="session")
+def hermetic(tmp_path_factory):
+    """DVC without this machine's settings and caches, and this Python first on the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp("dvc")))
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "test")
+            patch.setenv(f"GIT_{role}_EMAIL", "test@example.org")
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, hermetic):
+    """A copy of what Git tracks or would track, committed, with results of a user's own: tracked and ignored ones."""
+    folder = tmp_path_factory.mktemp("project")
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    if listed.returncode:
+        pytest.skip("this is no Git repository, and a smoke run copies what Git tracks")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    mine = ["metrics/train.json", "metrics/curves/train.csv", "data/split/test.json", "data/responses.json"]
+    for name in [*mine, "models/sft/best/config.json", "metrics/report/index.html"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("my own result")
+    git(folder, "init", "--quiet")
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def before_smoke(project):
+    return content_of(project)
+
+
+@pytest.fixture(scope="session")
+def smoke(project, before_smoke, tmp_path_factory):
+    """The folder of a smoke run; leave it as it is."""
+    return run_smoke(project, keep=tmp_path_factory.mktemp("first") / "smoke")
+
+
+@pytest.fixture(scope="session")
+def finished(smoke, tmp_path_factory):
+    """A Git repository with a finished small run committed, its cache beside it; copy it, leave it as it is."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    shutil.copytree(smoke, folder)
+    (folder / ".dvc/config.local").unlink()
+    shutil.rmtree(folder / ".dvc/tmp")
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(finished, tmp_path):
+    """A copy of `finished` that a test may change."""
+    shutil.copytree(finished, tmp_path / "workplace", symlinks=True)
+    return tmp_path / "workplace"

@@ -20,7 +20,7 @@ from instruct.training.encode import EncodedExample
 from instruct.training.loop import History, Hooks, train
 from instruct.training.loss import loss_sum
 from instruct.training.resume import ResumeStore
-from instruct.training.settings import TrainParams
+from instruct.training.settings import Batching, TrainParams
 from instruct.training.throughput import Stopwatch
 
 CPU = torch.device("cpu")
@@ -100,12 +100,17 @@ def train_params(**changes: Any) -> TrainParams:
 
 
 def lora_params(**changes: Any) -> LoraParams:
-    return LoraParams(**{"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": (), **changes})
+    return LoraParams(**{"r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": (), "base": "fp32", **changes})
 
 
-def make_batch(examples: Sequence[EncodedExample], batching: str, weight: float = 0.0, pad_id: int = END) -> Batch:
-    assert batching in ("packed", "padded")
-    return collate(examples, batching=batching, pad_id=pad_id, prompt_loss_weight=weight, device=CPU)  # type: ignore[arg-type]
+def make_batch(
+    examples: Sequence[EncodedExample],
+    batching: Batching,
+    weight: float = 0.0,
+    pad_id: int = END,
+    device: torch.device = CPU,
+) -> Batch:
+    return collate(examples, batching=batching, pad_id=pad_id, prompt_loss_weight=weight, device=device)
 
 
 def loss_and_gradients(

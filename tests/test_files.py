@@ -19,6 +19,7 @@ from instruct.files import (
     write_atomically,
     write_csv,
     write_json,
+    write_json_list,
     write_text,
 )
 
@@ -302,3 +303,10 @@ def test_sha256_is_that_of_the_bytes(tmp_path):
     content = bytes(range(256)) * 9000
     path.write_bytes(content)
     assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("values", [[], [1], [{"b": 'a\n\u2028"', "a": [1, {"c": []}]}, "text", None, []]])
+def test_a_list_written_value_by_value_is_the_same_bytes(tmp_path, values):
+    write_json(tmp_path / "whole.json", values)
+    write_json_list(tmp_path / "streamed.json", iter(values))
+    assert (tmp_path / "streamed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()

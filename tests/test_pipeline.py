@@ -3,10 +3,8 @@
 import csv
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from html.parser import HTMLParser
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from small_pipeline import commit_all, content_of, git, run
 
 from instruct.errors import InstructError
 from instruct.tools.smoke import run_smoke
@@ -23,81 +22,6 @@ ROOT = Path(__file__).parents[1]
 SMOKE_RECORDS = 40
 # Importing torch ends the process with a status of its own, however the import is wrapped.
 NO_TORCH = "import os\nos._exit(99)\n"
-
-
-@pytest.fixture(scope="session")
-def hermetic(tmp_path_factory):
-    """DVC without this machine's settings and caches, and this Python first on the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
-            patch.setenv(variable, str(tmp_path_factory.mktemp("dvc")))
-        patch.setenv("DVC_NO_ANALYTICS", "1")
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        for role in ("AUTHOR", "COMMITTER"):
-            patch.setenv(f"GIT_{role}_NAME", "test")
-            patch.setenv(f"GIT_{role}_EMAIL", "test@example.org")
-        patch.delenv("PYTHONPATH", raising=False)
-        yield
-
-
-def run(*command, cwd, **environment):
-    return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
-    )
-
-
-def git(folder, *arguments):
-    done = run("git", *arguments, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def commit_all(folder):
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--no-verify", "--message", "all")
-
-
-def content_of(folder):
-    """Every file of a folder but Git's and DVC's own."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.relative_to(folder).parts[0] not in (".git", ".dvc")
-        and "__pycache__" not in path.parts
-    }
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory, hermetic):
-    """A copy of what Git tracks or would track, committed, with results of a user's own: tracked and ignored ones."""
-    folder = tmp_path_factory.mktemp("project")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-    if listed.returncode:
-        pytest.skip("this is no Git repository, and a smoke run copies what Git tracks")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    mine = ["metrics/train.json", "metrics/curves/train.csv", "data/split/test.json", "data/responses.json"]
-    for name in [*mine, "models/sft/best/config.json", "metrics/report/index.html"]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("my own result")
-    git(folder, "init", "--quiet")
-    commit_all(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def before_smoke(project):
-    return content_of(project)
-
-
-@pytest.fixture(scope="session")
-def smoke(project, before_smoke, tmp_path_factory):
-    """The folder of a smoke run; leave it as it is."""
-    return run_smoke(project, keep=tmp_path_factory.mktemp("first") / "smoke")
 
 
 @pytest.fixture(scope="session")
@@ -174,16 +98,20 @@ def test_every_record_is_counted_from_split_to_evaluate(smoke, read):
         assert [response["id"] for response in read(name)] == ids
     judgements = read("data/judgements.json")
     assert [(j["system"], j["id"]) for j in judgements] == [(s, id_) for s in ("base", "tuned") for id_ in ids]
-    metrics = read("metrics/evaluate.json")
+    everything = read("metrics/evaluate.json")
+    assert everything["test"]["records"] == len(ids)
+    metrics = everything["judges"]["reference"]
     for system in ("base", "tuned"):
         assert metrics[system]["scored"] + metrics[system]["unscored"] == len(ids)
-        assert sum(metrics[system]["stopped"].values()) == len(ids)
+        assert sum(everything["answers"][system]["stopped"].values()) == len(ids)
+    with (smoke / "metrics/scores.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ids
     difference = metrics["difference"]
     assert difference["count"] == difference["wins"] + difference["ties"] + difference["losses"] <= len(ids)
 
 
 def test_scores_in_the_metrics_are_those_of_the_judgements(read):
-    metrics, judgements = read("metrics/evaluate.json"), read("data/judgements.json")
+    metrics, judgements = read("metrics/evaluate.json")["judges"]["reference"], read("data/judgements.json")
     for system in ("base", "tuned"):
         scores = [j["score"] for j in judgements if j["system"] == system and j["score"] is not None]
         found = [metrics[system][name] for name in ("mean", "q1", "median", "q3")]
@@ -196,12 +124,12 @@ def test_metrics_are_finite_numbers_that_dvc_can_compare(smoke):
         if isinstance(value, dict):
             for inner in value.values():
                 yield from numbers(inner)
-        else:
+        elif not isinstance(value, list):
             yield value
 
     for path in (smoke / "metrics").glob("*.json"):
         for value in numbers(json.loads(path.read_text())):
-            assert isinstance(value, str) or (type(value) in (int, float) and math.isfinite(value)), path
+            assert isinstance(value, str) or (type(value) in (int, float, bool) and math.isfinite(value)), path
 
 
 def test_curves_have_their_columns_and_agree_with_the_metrics(smoke, read):
@@ -267,11 +195,11 @@ def test_page_loads_nothing_from_anywhere(page):
 
 def test_page_shows_the_numbers_the_figures_and_the_answers(page, read):
     text = " ".join("".join(page.texts).split())
-    metrics = read("metrics/evaluate.json")
+    metrics = read("metrics/evaluate.json")["judges"]["reference"]
     for system in ("base", "tuned"):
         assert f"{metrics[system]['mean']:.1f}" in text
     assert f"over {metrics['difference']['count']} records" in text
-    assert metrics["judge"]["score"] in text
+    assert metrics["identity"]["score"] in text
     assert page.tags.count("svg") == 3
     lowest = min((j for j in read("data/judgements.json") if j["system"] == "tuned"), key=lambda j: j["score"])
     answer = next(r for r in read("data/responses.json") if r["id"] == lowest["id"])
@@ -279,11 +207,19 @@ def test_page_shows_the_numbers_the_figures_and_the_answers(page, read):
         assert " ".join(part.split()) in text
 
 
+def without_lists(value):
+    """What DVC compares: it passes over lists, and over what holds nothing else."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: without_lists(one) for name, one in value.items() if not isinstance(one, list)}
+    return {name: one for name, one in kept.items() if one != {}}
+
+
 def test_dvc_shows_metrics_and_plots_of_the_run(smoke, read):
     done = run("dvc", "metrics", "show", "--json", cwd=smoke)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)[""]["data"]
-    assert {name: shown[name]["data"] for name in shown} == {name: read(name) for name in shown}
+    assert {name: shown[name]["data"] for name in shown} == {name: without_lists(read(name)) for name in shown}
     assert set(shown) == {f"metrics/{name}.json" for name in ("split", "train", "evaluate")}
 
 
@@ -306,8 +242,8 @@ def test_second_repro_runs_nothing_and_is_quick(smoke):
         ("split.py", ["data/smoke.json"], ["data/split", "metrics/split.json"]),
         (
             "evaluate.py",
-            ["data/base_responses.json", "data/responses.json"],
-            ["data/judgements.json", "metrics/evaluate.json"],
+            ["data/base_responses.json", "data/responses.json", "data/human-scores.csv"],
+            ["data/judgements.json", "metrics/evaluate.json", "metrics/scores.csv"],
         ),
         ("plot.py", ["metrics", "data"], ["metrics/report", "metrics/score_bands.csv"]),
     ],
@@ -407,9 +343,14 @@ def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_pa
 
 PATHS = {
     "split.py": ["data/instructions.json", "data/split", "metrics/split.json"],
-    "train.py": ["data/split", "models/sft", "metrics/train.json", "metrics/curves"],
+    "augment.py": ["data/split", "data/augmented", "metrics/augment.json"],
+    "train.py": ["data/augmented", "models/sft", "metrics/train.json", "metrics/curves"],
     "generate.py": ["data/split/test.json", "base", "data/base_responses.json"],
-    "evaluate.py": ["data/base_responses.json", "data/responses.json", "data/judgements.json", "metrics/evaluate.json"],
+    "evaluate.py": [
+        *(f"data/{name}" for name in ("base_responses.json", "responses.json", "human-scores.csv", "judgements.json")),
+        "metrics/evaluate.json",
+        "metrics/scores.csv",
+    ],
     "plot.py": ["metrics", "data", "metrics/report", "metrics/score_bands.csv"],
 }
 

@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-bench.lock"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
@@ -108,7 +109,7 @@ def plan(tmp_path):
     """What make would do on a fresh machine, as lines of shell."""
     if not shutil.which("make"):
         pytest.skip("make is not here")
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
 
     def ask(target, *options):
@@ -156,6 +157,11 @@ def test_finished_environment_is_not_made_again_until_a_lock_changes(plan):
     assert not [line for line in again if "-r requirements.lock" in line]
 
 
+def test_lock_writes_every_lock_anew(plan):
+    written = {file for line in plan("lock") for file in re.findall(r"-o (\S+)", line)}
+    assert written == set(LOCKS)
+
+
 def test_repro_checks_the_settings_before_it_computes(plan):
     lines = plan("repro")
     assert place(lines, r"^instruct check$") < place(lines, r"^dvc repro$")
@@ -175,7 +181,7 @@ def name_of(requirement):
     return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-").replace(".", "-")
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_lock_pins_every_line_and_names_no_server(lock):
     for line in lines_of(lock):
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ;.*)?", line), line

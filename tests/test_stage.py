@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from instruct.errors import CheckpointError, DataError, ParamsError
+from instruct.stage import run_stage
+
 SRC = Path(__file__).parents[1] / "src"
 SCRIPT = """
 import sys
@@ -56,3 +59,20 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
 def test_wrong_number_of_paths_is_the_usage_and_status_2(tmp_path, arguments):
     done = run(tmp_path, "print('ran')", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "usage: python src/work.py DATA OUT\n")
+
+
+@pytest.mark.parametrize(("error", "heard"), [(ParamsError, ["0"]), (DataError, ["0"]), (CheckpointError, ["0", "1"])])
+def test_mistake_that_every_process_finds_is_said_once(monkeypatch, capsys, error, heard):
+    def main() -> None:
+        raise error("what, where, remedy")
+
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setattr("sys.argv", ["src/train.py"])
+        with pytest.raises(SystemExit) as end:
+            run_stage(main)
+        assert end.value.code == 1
+        if "train.py: what, where, remedy" in capsys.readouterr().err:
+            said.append(rank)
+    assert said == heard

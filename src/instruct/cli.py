@@ -95,6 +95,31 @@ def fetch(
         print(f"{path}: verified")
 
 
+@app.command()
+def duplicates(
+    files: Annotated[list[Path], typer.Argument(help="data files; duplicates are found within and across them")],
+    on: Annotated[str | None, typer.Option(help="instruction, input, output, prompt or whole")] = None,
+    similarity: Annotated[float | None, typer.Option(help="0-100, from 50")] = None,
+    mode: Annotated[str | None, typer.Option(help="report, drop or group; the latter two write --out")] = None,
+    method: Annotated[str | None, typer.Option(help="auto, exact or minhash")] = None,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for the records that stay, each with its group")] = None,
+    show: Annotated[int, typer.Option(min=0, help="how many groups to print, the largest first")] = 10,
+) -> None:
+    """Find exact and near duplicates; what is not said is as in params.yaml's split.duplicates, but mode: report."""
+    from dataclasses import asdict
+
+    from instruct.params import build, load_params
+    from instruct.splitting.near_duplicates import DuplicatesParams
+    from instruct.splitting.partition import SplitParams
+    from instruct.tools.duplicates import find_in_files
+
+    params = load_params("split", SplitParams)
+    given = {"on": on, "similarity": similarity, "mode": mode or "report", "method": method}
+    values = {**asdict(params.duplicates), **{name: value for name, value in given.items() if value is not None}}
+    chosen = build(DuplicatesParams, values, where="instruct duplicates")
+    print("\n".join(find_in_files(files, chosen, params.columns, out=out, show=show)))
+
+
 @app.command("import-data")
 def import_data(name: Annotated[str, typer.Argument(help="a name from data/sources.yaml")]) -> None:
     """Bring another data set in with `dvc import-url`, checksum verified."""
@@ -102,6 +127,91 @@ def import_data(name: Annotated[str, typer.Argument(help="a name from data/sourc
 
     path = run_import(name)
     print(f"{path}: verified; use it with `dvc exp run -S split.data={path}`")
+
+
+@app.command()
+def judge(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, and send nothing")] = False,
+    check: Annotated[bool, typer.Option("--check", help="look at server and model, and judge known answers")] = False,
+    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
+    rubric: Annotated[str | None, typer.Option(help="in place of evaluate.rubric")] = None,
+    scoring: Annotated[str | None, typer.Option(help="text or expected, in place of evaluate.scoring")] = None,
+    record: Annotated[str | None, typer.Option(help="the id of the record to show; the first if none")] = None,
+) -> None:
+    """Look at the judges before they judge; the judging itself is `dvc repro evaluate`."""
+    from instruct.errors import JudgeError
+    from instruct.tools import judge as judging
+
+    params = judging.load_settings(name, rubric, scoring)
+    if dry_run == check:
+        raise ParamsError("instruct judge needs --dry-run or --check; the judging itself is `dvc repro evaluate`")
+    if dry_run:
+        for line in judging.dry_run(params, record):
+            print(line)
+        return
+    problems = []
+    for line, good in judging.check_judges(params):
+        print(line) if good else problems.append(line)
+    if problems:
+        raise JudgeError("\n".join(problems))
+
+
+@app.command()
+def questions(
+    file: Annotated[Path, typer.Argument(help="questions in MT-Bench's format")] = Path("data/questions.jsonl"),
+    checkpoint: Annotated[Path, typer.Option(help="the tuned model")] = Path("models/sft/best"),
+    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 256,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
+) -> None:
+    """Put open questions to the untuned and the tuned model and have a language model judge the answers."""
+    from instruct.errors import CheckpointError
+    from instruct.files import write_json
+    from instruct.tools import questions as asking
+    from instruct.tools.judge import load_settings
+    from instruct.tools.question_file import read_questions
+
+    params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
+    params = asking.without_reference(params)
+    if not (checkpoint / "model.safetensors").is_file():
+        raise CheckpointError(f"{checkpoint}: holds no model.safetensors; run `dvc repro train` or give --checkpoint")
+    systems = {"base": None, "tuned": checkpoint}
+    answers = {
+        system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
+        for system, place in systems.items()
+    }
+    judgements = asking.judge_questions(answers, params)
+    if out:
+        write_json(out, asking.rows_of(answers, judgements))
+    print("\n".join(asking.table(judgements)))
+
+
+human = typer.Typer(no_args_is_help=True, help="Scores given by people, to hold the judges against.")
+app.add_typer(human, name="human")
+
+
+@human.command()
+def blank(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="records, each with both systems' answers")] = 25,
+    seed: Annotated[int, typer.Option(help="of the choice and the order")] = 123,
+) -> None:
+    """Put answers to be scored into data/human-scores.csv, without saying whose they are; scores there stay."""
+    from instruct.records import read_responses
+    from instruct.tools.human import FILE, make_blank
+    from instruct.tools.judge import ANSWERS
+
+    answers = {system: read_responses(path) for system, path in ANSWERS.items()}
+    waiting, scored = make_blank(answers, count=count, seed=seed)
+    print(f"{FILE}: {waiting} answers to score, {scored} scored; fill the column score, or run `instruct human fill`")
+
+
+@human.command()
+def fill() -> None:
+    """Score the answers in data/human-scores.csv one by one."""
+    from instruct.tools import human as people
+
+    left = people.fill(input, print)
+    print(f"{people.FILE}: {left} left; `dvc repro evaluate` takes the scores in")
 
 
 @app.command()
@@ -210,4 +320,47 @@ def power(
 def _read_runs(names: str) -> list["Run"]:
     from instruct.comparing.runs import read_run
 
+    if not names.strip(","):
+        raise ParamsError("give a revision, a DVC experiment or `workspace`")
     return [read_run(name, Path.cwd()) for name in names.split(",") if name]
+
+
+@app.command()
+def recipe(
+    names: Annotated[list[str] | None, typer.Argument(help="names of recipes; none lists them all")] = None,
+    every: Annotated[bool, typer.Option("--all", help="all that need nothing but the default backbone")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="only queue; `dvc exp run --run-all` runs the queue")] = False,
+    show: Annotated[bool, typer.Option("--print", help="print the dvc commands, run nothing")] = False,
+    table: Annotated[bool, typer.Option("--table", help="print what came out as a Markdown table")] = False,
+) -> None:
+    """Run named experiments: the ablations of the book and its readers, one `dvc exp run` each."""
+    from instruct.tools import recipes as tool
+
+    known = tool.read_recipes()
+    chosen = tool.choose(known, names or [], "default" if every else None)
+    if table:
+        from instruct.tools.results import result_table
+
+        print("\n".join(result_table(Path.cwd(), chosen or list(known.values()))))
+    elif not chosen:
+        print("\n".join(tool.list_lines(known)))
+    elif show:
+        print("\n".join(tool.command_line(one, queue=queue) for one in chosen))
+    else:
+        print("\n".join(tool.run_recipes(Path.cwd(), chosen, queue=queue)))
+
+
+@app.command()
+def verify(
+    keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
+    lock_only: Annotated[
+        bool, typer.Option("--lock-only", help="run nothing: is dvc.lock that of the commit?")
+    ] = False,
+) -> None:
+    """Run the commit a second time in a clean clone; every byte of dvc.lock and the metrics must come out the same."""
+    from instruct.tools.verify import verify as run_verify
+
+    if found := run_verify(Path.cwd(), keep, lock_only=lock_only):
+        found.append(f"{len(found)} difference{'s' if len(found) > 1 else ''} between two runs of one commit")
+        raise InstructError("\n".join(found))
+    print("dvc.lock belongs to the commit" if lock_only else "dvc.lock and all metrics came out the same")

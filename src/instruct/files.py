@@ -63,6 +63,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def write_json_list(path: Path, values: Iterable[Any]) -> None:
+    """Write the bytes that `write_json` writes for the list of these values, holding one value at a time."""
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            opening = "[\n"
+            for value in values:
+                text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
+                # Text in JSON has no line breaks of its own, so every one begins a line to indent.
+                file.write(opening + "  " + text.replace("\n", "\n  "))
+                opening = ",\n"
+            file.write("\n]\n" if opening == ",\n" else "[]\n")
+
+    write_atomically(path, write)
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV file with a header line; a value that is absent from a row stays empty."""
     out = StringIO()

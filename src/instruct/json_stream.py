@@ -155,7 +155,8 @@ class _Window:
 
     def error(self, message: str, position: int) -> DataError:
         """Not JSON: what is wrong, with line and column of a position at or behind this one."""
-        cut = self._ended and (position >= len(self._text.rstrip()) or message.startswith("Unterminated string"))
+        end = self._text.rstrip()
+        cut = self._ended and message != "Extra data" and (position >= len(end) or not end.endswith("]"))
         self.move(position - self.position)
         column = self._offset + position - self._line_start + 1
         hint = "the file looks cut off; copy or download it again" if cut else "correct the file at this place"

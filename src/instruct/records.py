@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from instruct.errors import DataError
-from instruct.files import read_json, readable, write_json
+from instruct.files import read_json, readable, write_json_list
 from instruct.json_stream import DoubledKeys, kind_of, stream_list
 from instruct.params import did_you_mean
 
@@ -218,8 +218,8 @@ def make_ids(rows: Iterable[Mapping[str, str]]) -> list[str]:
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """Write dataclass records as a JSON list."""
-    write_json(path, [asdict(record) for record in records])
+    """Write dataclass records as a JSON list, one at a time."""
+    write_json_list(path, (asdict(record) for record in records))
 
 
 def read_responses(path: Path) -> list[Response]:

@@ -2,11 +2,12 @@
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from instruct.errors import InstructError
+from instruct.errors import DataError, InstructError, ParamsError
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -18,14 +19,18 @@ def run_stage(main: Callable[..., None]) -> None:
     names = list(inspect.signature(main).parameters)
     given = sys.argv[1:]
     script = Path(sys.argv[0]).name
+    first = os.environ.get("RANK", "0") == "0"
     if len(given) != len(names):
         print(f"usage: python src/{script} {' '.join(name.upper() for name in names)}", file=sys.stderr)
         sys.exit(2)
     try:
         main(*(Path(path) for path in given))
     except InstructError as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        # Under torchrun every process finds the same mistake in settings and data: the first one says it for all.
+        if first or not isinstance(error, ParamsError | DataError):
+            print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
-        print(f"{script}: stopped; {str(interrupt) or '`dvc repro` runs this stage again'}", file=sys.stderr)
+        if first:
+            print(f"{script}: stopped; {str(interrupt) or '`dvc repro` runs this stage again'}", file=sys.stderr)
         sys.exit(130)

@@ -94,14 +94,14 @@ def commit(root: Path, message: str = "a run") -> str:
 
 
 def responses(ids: list[str], text: str) -> str:
+    texts = {"instruction": "Ask <b>{}</b>", "output": "right {}"}
     rows = [
         {
-            "id": id_,
-            "instruction": f"Ask <b>{id_}</b>",
+            "id": one,
             "input": "",
-            "output": f"right {id_}",
-            "response": f"{text} {id_}",
+            "response": f"{text} {one}",
+            **{key: value.format(one) for key, value in texts.items()},
         }
-        for id_ in ids
+        for one in ids
     ]
     return json.dumps(rows)

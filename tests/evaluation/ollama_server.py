@@ -40,6 +40,9 @@ class OllamaServer:
     model: str = "llama3:latest"
     family: str = "llama"
     capabilities: tuple[str, ...] = ("completion", "tools")
+    version: str = "0.33.0"
+    trained_context: int = 8192
+    given_context: int = 0  # tokens that the runner really gets; 0: what the request asks for
     content: str = '{"score": 85}'
     changes: dict[str, Any] = field(default_factory=dict)
     scripted: deque[Answer] = field(default_factory=deque)
@@ -75,9 +78,11 @@ class OllamaServer:
             return self.scripted.popleft()
         match method, path:
             case "GET", "/api/version":
-                return 200, {"version": "0.33.0"}
+                return 200, {"version": self.version}
             case "GET", "/api/tags":
                 return 200, {"models": [self._entry()]}
+            case "GET", "/api/ps":
+                return 200, {"models": [self._running()]}
             case "POST", "/api/show":
                 return self._show(body)
             case "POST", "/api/chat":
@@ -90,13 +95,19 @@ class OllamaServer:
         entry = {"name": self.model, "model": self.model, "modified_at": when, "size": 4661224676, "details": details}
         return {**entry, "digest": DIGEST}
 
+    def _running(self) -> dict[str, Any]:
+        asked = [body["options"]["num_ctx"] for body in self.bodies("/api/chat")]
+        context = self.given_context or (asked[-1] if asked else 4096)
+        more = {"expires_at": "2026-08-21T10:10:00Z", "size_vram": 4661224676, "context_length": context}
+        return {**self._entry(), **more}
+
     def _here(self, name: str) -> bool:
         return name in (self.model, self.model.removesuffix(":latest"))
 
     def _show(self, body: dict[str, Any]) -> Answer:
         if not self._here(body["model"]):
             return 404, {"error": f"model '{body['model']}' not found"}
-        info = {"general.architecture": "llama", "llama.context_length": 8192}
+        info = {"general.architecture": "llama", "llama.context_length": self.trained_context}
         return 200, {
             "template": "{{ .Prompt }}",
             "parameters": "",
@@ -108,6 +119,8 @@ class OllamaServer:
         self._check(body)
         if not self._here(body["model"]):
             return 404, {"error": f"model '{body['model']}' not found"}
+        if body.get("top_logprobs", 0) > 20:
+            return 400, {"error": "top_logprobs must be between 0 and 20"}
         thinks = "thinking" in self.capabilities
         if body.get("think") and not thinks:
             return 400, {"error": f'"{body["model"]}" does not support thinking'}
@@ -127,6 +140,9 @@ class OllamaServer:
         counts = {"prompt_eval_count": prompt_tokens, "prompt_eval_duration": 1000, "eval_count": 8}
         times = {"total_duration": 5000, "load_duration": 1000, "eval_duration": 2000}
         reply |= {"message": message, "done_reason": reason, **counts, **times}
+        if body.get("logprobs"):
+            tops = [{"token": "85", "logprob": -0.25}, {"token": "9", "logprob": -1.5}][: body.get("top_logprobs", 0)]
+            reply["logprobs"] = [{"token": "85", "logprob": -0.25, "bytes": [56, 53], "top_logprobs": tops}]
         if body.get("stream", True):
             lines = [{**reply, "done": False}, {**reply, "message": {"role": "assistant", "content": ""}}]
             return 200, "\n".join(json.dumps(line) for line in lines).encode()

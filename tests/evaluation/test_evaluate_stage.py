@@ -10,20 +10,27 @@ from evaluation.answers import answer
 from evaluation.ollama_server import DIGEST, OllamaServer
 from ruamel.yaml import YAML
 
+from instruct.evaluation.human import blank_rows, write_rows
 from instruct.evaluation.reference import compare
+from instruct.evaluation.rubrics import prompt_hash
 from instruct.files import write_json
+from instruct.records import read_responses
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = ("base_responses.json", "responses.json", "judgements.json", "metrics/evaluate.json")
+ARGUMENTS = (
+    "base_responses.json", "responses.json", "human-scores.csv",
+    "judgements.json", "metrics/evaluate.json", "metrics/scores.csv",
+)  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path):
     """params.yaml as it is shipped, and both systems' answers to four records."""
     params = YAML().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["evaluate"] |= {"resamples": 500, "judge": "reference"}
+    params["evaluate"] |= {"resamples": 500, "judges": ["reference"], "controls": 1}
     write_params(tmp_path, params)
     references = ["Paris", "Rome", "東京", "-5"]
+    write_rows(tmp_path / ARGUMENTS[2], [])
     write_answers(tmp_path / ARGUMENTS[0], ["I do not know", "Rome", "", "5"], references)
     write_answers(tmp_path / ARGUMENTS[1], ["Paris", "Rome.", "東京", "-5"], references)
     return tmp_path
@@ -34,11 +41,11 @@ def write_params(folder, params):
         YAML().dump(params, file)
 
 
-def change_params(folder, **changes):
+def change_params(folder, ollama=None, **changes):
     params = YAML().load((folder / "params.yaml").read_text(encoding="utf-8"))
-    ollama = changes.pop("ollama", {})
     params["evaluate"] |= changes
-    params["evaluate"]["ollama"] |= {"retries": 0, "timeout": 10.0, **ollama}
+    params["servers"]["calls"] |= {"retries": 0, "read": 10.0, "total": 20.0}
+    params["servers"]["ollama"] |= ollama or {}
     write_params(folder, params)
 
 
@@ -50,7 +57,8 @@ def write_answers(path, texts, references):
 def evaluate(folder, *arguments, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / "src/evaluate.py"), *(arguments or ARGUMENTS)],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
+        cwd=folder, env={**os.environ, "INSTRUCT_REPLIES": str(folder / "replies.sqlite"), **environment},
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
 
@@ -70,42 +78,75 @@ def test_two_files_of_answers_become_judgements_and_metrics(folder):
     assert [one["score"] for one in judgements[4:]] == [100, almost, 100, 100]
     assert [one["score"] for one in judgements[1:4]] == [100, 0, base_5]
     metrics = read(folder, "metrics/evaluate.json")
-    assert metrics["judge"] == {"judge": "reference", "score": "similarity to the reference answer"}
+    reference = metrics["reference"]["tuned"]
+    metrics = metrics["judges"]["reference"]
+    assert metrics["identity"] == {"judge": "reference", "score": "similarity to the reference answer"}
+    assert metrics["controls"]["reference"] == 100
     assert metrics["tuned"]["mean"] == pytest.approx((300 + almost) / 4, abs=1e-4)
-    assert (metrics["tuned"]["scored"], metrics["tuned"]["unscored"], metrics["tuned"]["exact_match"]) == (4, 0, 75)
+    assert (metrics["tuned"]["scored"], metrics["tuned"]["unscored"], reference["exact_match"]) == (4, 0, 75)
     assert metrics["difference"]["count"] == 4
     assert (metrics["difference"]["wins"], metrics["difference"]["losses"]) == (3, 1)
-    assert f"tuned: mean {metrics['tuned']['mean']:.1f} over 4 of 4 (0 not scored)" in done.stdout
+    assert f"reference, tuned: mean {metrics['tuned']['mean']:.1f} over 4 of 4 (0 not scored)" in done.stdout
 
 
 def test_two_runs_in_two_processes_leave_the_same_bytes(folder):
     for seed, name in enumerate(("one", "two")):
-        done = evaluate(folder, *ARGUMENTS[:2], f"{name}.json", f"{name}_metrics.json", PYTHONHASHSEED=str(seed))
+        outputs = [f"{name}{kind}" for kind in ("_judgements.json", "_metrics.json", "_scores.csv")]
+        done = evaluate(folder, *ARGUMENTS[:3], *outputs, PYTHONHASHSEED=str(seed))
         assert done.returncode == 0, done.stderr
-    assert (folder / "one.json").read_bytes() == (folder / "two.json").read_bytes()
-    assert (folder / "one_metrics.json").read_bytes() == (folder / "two_metrics.json").read_bytes()
+    for kind in ("_judgements.json", "_metrics.json", "_scores.csv"):
+        assert (folder / f"one{kind}").read_bytes() == (folder / f"two{kind}").read_bytes()
 
 
-def test_a_server_judges_and_its_replies_are_kept(folder):
+def test_two_judges_judge_the_same_answers_and_every_reply_is_kept(folder):
     with OllamaServer(content='{"score": 70}') as server:
-        change_params(folder, judge="ollama", ollama={"url": server.url})
+        change_params(folder, judges=["reference", "ollama"], allow_unfit=True, ollama={"url": server.url})
         done = evaluate(folder, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
     assert server.breaches == []
-    assert len(server.verdicts) == 8
-    assert {one["raw_reply"] for one in read(folder, "judgements.json")} == {'{"score": 70}'}
+    judgements = read(folder, "judgements.json")
+    assert [one["judge"] for one in judgements] == ["reference"] * 8 + ["ollama"] * 8
+    assert {one["raw_reply"] for one in judgements[8:]} == {'{"score": 70}'}
+    sent = {prompt_hash(body["messages"][0]["content"]) for body in server.verdicts}
+    assert {one["prompt_sha256"] for one in judgements[8:]} <= sent
     metrics = read(folder, "metrics/evaluate.json")
-    assert (metrics["base"]["mean"], metrics["tuned"]["mean"]) == (70, 70)
-    assert metrics["difference"]["p_value"] == 1
-    assert metrics["judge"]["digest"] == DIGEST
-    assert metrics["tuned"]["exact_match"] == 75  # likeness stands beside the judge's opinion
+    ollama = metrics["judges"]["ollama"]
+    assert (ollama["base"]["mean"], ollama["tuned"]["mean"], ollama["difference"]["p_value"]) == (70, 70, 1)
+    assert ollama["identity"]["digest"] == DIGEST
+    assert (ollama["rubric"], ollama["controls"]["fit"]) == ("score-0-100", False)
+    assert metrics["agreement"]["reference ~ ollama"]["count"] == 8
+    (header, *rows) = (folder / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()
+    assert header.startswith("id,kind,group,reference.base,reference.tuned,ollama.base,ollama.tuned,similarity.base,")
+    assert len(rows) == 4
+
+
+def test_what_was_judged_once_is_not_asked_again(folder):
+    with OllamaServer(content='{"score": 70}') as server:
+        change_params(folder, judges=["ollama"], allow_unfit=True, ollama={"url": server.url})
+        assert evaluate(folder).returncode == 0
+        asked, first = len(server.verdicts), (folder / "metrics/evaluate.json").read_bytes()
+        assert evaluate(folder).returncode == 0
+        assert len(server.verdicts) == asked
+    assert (folder / "metrics/evaluate.json").read_bytes() == first
+
+
+def test_a_judge_that_is_not_fit_stops_the_stage_before_any_answer_is_judged(folder):
+    (folder / "judgements.json").write_text("old")
+    with OllamaServer(content='{"score": 70}') as server:
+        change_params(folder, judges=["ollama"], ollama={"url": server.url})
+        done = evaluate(folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "ollama is not fit to judge by the rubric score-0-100" in done.stderr
+    assert "an empty answer gets 70.0, the reference answer itself 70.0" in done.stderr
+    assert (folder / "judgements.json").read_text() == "old"
 
 
 def test_too_many_replies_without_score_fail_with_the_replies_and_keep_them(folder):
     (folder / "metrics").mkdir()
     (folder / "metrics/evaluate.json").write_text("{}")
     with OllamaServer(content="I would say about eighty.") as server:
-        change_params(folder, judge="ollama", ollama={"url": server.url})
+        change_params(folder, judges=["ollama"], allow_unfit=True, ollama={"url": server.url})
         done = evaluate(folder)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -117,12 +158,29 @@ def test_too_many_replies_without_score_fail_with_the_replies_and_keep_them(fold
 
 def test_with_leave_everything_may_be_unscored_and_is_counted(folder):
     with OllamaServer(content="no") as server:
-        change_params(folder, judge="ollama", max_unscored=1.0, ollama={"url": server.url})
+        change_params(folder, judges=["ollama"], allow_unfit=True, max_unscored=1.0, ollama={"url": server.url})
         done = evaluate(folder)
     assert done.returncode == 0, done.stderr
-    assert "tuned: no mean over 0 of 4 (4 not scored)" in done.stdout
-    metrics = read(folder, "metrics/evaluate.json")
+    assert "ollama, tuned: no mean over 0 of 4 (4 not scored)" in done.stdout
+    metrics = read(folder, "metrics/evaluate.json")["judges"]["ollama"]
     assert (metrics["base"]["unscored"], metrics["difference"]) == (4, {"count": 0})
+    assert len(metrics["unscored"]) == 8
+
+
+def test_people_s_scores_stand_beside_the_judges(folder):
+    answers = {
+        name: read_responses(folder / f"{file}responses.json") for name, file in (("base", "base_"), ("tuned", ""))
+    }
+    rows = blank_rows(answers, 4, 1)
+    for row in rows:
+        row["score"] = "100" if row["response"] == row["reference"] else "0"
+    write_rows(folder / ARGUMENTS[2], [*rows, {**rows[0], "answer": "gone"}])
+    done = evaluate(folder)
+    assert done.returncode == 0, done.stderr
+    assert "8 answers scored by people; 1 scores are of other answers" in done.stdout
+    assert read(folder, "metrics/evaluate.json")["agreement"]["reference ~ human"]["count"] == 8
+    header = (folder / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert "human.base,human.tuned" in header
 
 
 def one_line_of(done):
@@ -135,21 +193,21 @@ def one_line_of(done):
 
 def test_a_judge_that_is_not_running_is_one_line_and_loses_nothing(folder):
     (folder / "judgements.json").write_text("old")
-    change_params(folder, judge="ollama", ollama={"url": "http://127.0.0.1:9"})
+    change_params(folder, judges=["ollama"], ollama={"url": "http://127.0.0.1:9"})
     assert "ollama serve" in one_line_of(evaluate(folder))
     assert (folder / "judgements.json").read_text() == "old"
 
 
 def test_a_model_that_was_not_pulled_is_one_line(folder):
     with OllamaServer() as server:
-        change_params(folder, judge="ollama", ollama={"url": server.url, "model": "mistral"})
+        change_params(folder, judges=["ollama"], ollama={"url": server.url, "model": "mistral"})
         assert "`ollama pull mistral`" in one_line_of(evaluate(folder))
 
 
 def test_an_unknown_judge_is_one_line_with_the_choice(folder):
-    change_params(folder, judge="refrence")
+    change_params(folder, judges=["refrence"])
     line = one_line_of(evaluate(folder))
-    assert "evaluate.judge" in line
+    assert "evaluate.judges" in line
     assert "did you mean reference?" in line
 
 

@@ -4,14 +4,17 @@ from small_training import (
     BFLOAT16,
     END,
     FAMILIES,
+    FLOAT32,
     example,
     loss_and_gradients,
     make_batch,
     random_examples,
     small_model,
+    train_params,
 )
 from small_training import lora_params as lora
 
+from instruct.errors import ParamsError
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
@@ -20,6 +23,7 @@ from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 from instruct.training.encode import encode_example
+from instruct.training.loop import batch_maker
 from instruct.training.loss import loss_sum
 from instruct.training.packing import shared_prefix
 
@@ -54,6 +58,35 @@ def assert_packed_equals_padded(model, examples, weight, *, rtol=1e-4, atol=2e-6
             torch.testing.assert_close(packed[name], gradient, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
             compared += bool(gradient.abs().max() > 0)
     return compared
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@families
+@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
+def test_attention_over_a_block_mask_equals_that_over_gathered_rows(family, examples):
+    """The forward pass; the backward pass needs CUDA."""
+    model = small_model(family).requires_grad_(False)
+    by_blocks = loss_sum(model, make_batch(examples, "packed-blocks", 0.3))
+    by_rows = loss_sum(model, make_batch(examples, "packed", 0.3))
+    assert float(by_blocks) == pytest.approx(float(by_rows), rel=1e-5)
+
+
+@pytest.mark.gpu
+@families
+@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
+def test_gradients_over_a_block_mask_equal_those_over_gathered_rows(family, examples):
+    cuda = torch.device("cuda")
+    model = small_model(family).to(cuda)
+    blocks_loss, blocks = loss_and_gradients(model, make_batch(examples, "packed-blocks", 0.3, device=cuda))
+    rows_loss, rows = loss_and_gradients(model, make_batch(examples, "packed", 0.3, device=cuda))
+    assert blocks_loss == pytest.approx(rows_loss, rel=1e-4)
+    for name, gradient in rows.items():
+        torch.testing.assert_close(blocks[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_block_mask_is_refused_where_there_is_no_cuda():
+    with pytest.raises(ParamsError, match="packed-blocks, which needs CUDA; on cpu set it to packed"):
+        batch_maker(train_params(batching="packed-blocks"), FLOAT32, END)
 
 
 @families

@@ -93,22 +93,22 @@ def metrics_diff(a: Run, b: Run, root: Path) -> subprocess.Popen[str]:
 
 
 def _read_metrics(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str]:
-    """Rows of file, key, old, new and difference; or why there are none."""
+    """Rows of file, key, old, new and difference; and what is to be said of them: DVC goes on where a run is broken."""
     out, errors = process.communicate()
     try:
         files = json.loads(out or "{}")
     except ValueError:
         files = {}
+    said = " ".join(line.removeprefix("ERROR: ").removeprefix("WARNING: ") for line in errors.split("\n") if line)
     if process.returncode:
-        last = (errors.strip().splitlines() or ["no reason given"])[-1]
-        return [], f"dvc metrics diff failed: {last.removeprefix('ERROR: ')}"
+        return [], f"dvc metrics diff failed: {said or 'no reason given'}"
     files = files.get("diff", files)
     rows = [
         {"file": file, "key": key, **{part: _number(values.get(part)) for part in ("old", "new", "diff")}}
         for file, keys in sorted(files.items())
         for key, values in sorted(keys.items())
     ]
-    return rows, "" if rows else "no metric differs"
+    return rows, said or ("" if rows else "dvc metrics diff shows no difference")
 
 
 def _number(value: Any) -> str:

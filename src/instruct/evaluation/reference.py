@@ -7,9 +7,11 @@ similarity, not a judge's opinion.
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapidfuzz.distance import LCSseq
+from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 _MARK = "\u0301"  # stands for every combining mark: they are of the word, but `re` does not think so
@@ -17,6 +19,8 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U00
 _LETTER = rf"[^\W{_UNSPACED}]"
 _TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{_UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
 _CHRF = CHRF()
+
+MEASURES = ("similarity", "exact_match", "token_f1", "rouge_l", "chrf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,19 @@ def compare(response: str, reference: str) -> Likeness:
         rouge_l=100.0 * _f1(LCSseq.similarity(ours, theirs), len(ours), len(theirs)),
         chrf=_CHRF.sentence_score(response, [reference]).score,
     )
+
+
+def corpus_bleu(responses: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU of all answers together (Papineni et al., 2002), by sacrebleu's defaults; it has no value for one answer."""
+    return BLEU().corpus_score(list(responses), [list(references)]).score
+
+
+def signatures() -> dict[str, str]:
+    """What sacrebleu calls exactly these two metrics, version included, so that others can repeat them."""
+    bleu, chrf = BLEU(), CHRF()
+    for metric in (bleu, chrf):
+        metric.corpus_score(["a"], [["a"]])  # a signature exists after a use only
+    return {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
 
 
 def tokens(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from instruct.errors import DataError
 from instruct.formats.source import COMPRESSIONS, Raw, open_plain
+from instruct.records import shown
 
 _ROWS = 256
 _PAGE_BYTES = 1 << 18
@@ -23,20 +24,19 @@ def read_parquet(path: Path) -> Iterator[Raw]:
     import pyarrow
     from pyarrow import parquet
 
+    # Without buffer_size and with pre_buffer, a whole row group is read at once: that may be the whole file.
+    options = {"buffer_size": _PAGE_BYTES, "pre_buffer": False, "memory_map": False}
     number = 0
-    try:
-        # Without buffer_size and with pre_buffer, a whole row group is read at once: that may be the whole file.
-        with (
-            _seekable(path) as file,
-            parquet.ParquetFile(file, buffer_size=_PAGE_BYTES, pre_buffer=False, memory_map=False) as table,
-        ):
-            for batch in table.iter_batches(_ROWS, use_threads=False):
-                for row in _rows(batch):
-                    yield Raw(f"{path}[{number}]", row)
-                    number += 1
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"{path}: not a Parquet file that can be read ({reason}); write it again") from None
+    with _seekable(path) as file:
+        try:
+            with parquet.ParquetFile(file, **options) as table:
+                for batch in table.iter_batches(_ROWS, use_threads=False):
+                    for row in _rows(batch):
+                        yield Raw(f"{path}[{number}]", row)
+                        number += 1
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError, NotImplementedError) as error:
+            reason = shown((str(error).splitlines() or [type(error).__name__])[0])
+            raise DataError(f"{path}: not a Parquet file that can be read ({reason}); write it again") from None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from instruct.errors import DataError
-from instruct.formats.columns import USUAL, Columns, pick_fields
+from instruct.formats.columns import USUAL, Columns, Picked, pick_fields
 from instruct.formats.parquet import read_parquet
 from instruct.formats.source import COMPRESSIONS, Raw, open_text
 from instruct.formats.text import read_csv, read_json, read_json_lines
@@ -40,13 +40,8 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         ids = Ids()
         index = -1
-        table = format_of(self.path) in _TABLES
-        for index, raw in enumerate(raw_rows(self.path)):
-            if raw.problem:
-                yield BadRecord(index=index, where=raw.where, problems=(raw.problem,))
-            else:
-                picked = pick_fields(raw.value, self.columns, table=table)
-                yield ids.row(index, raw.where, picked.values, picked.problems)
+        for index, (where, picked) in enumerate(picked_rows(self.path, self.columns)):
+            yield ids.row(index, where, picked.values, picked.problems)
         if index < 0:
             raise DataError(f"{self.path}: holds no records")
 
@@ -67,6 +62,16 @@ def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:
     if problems:
         raise DataError("\n".join(line for lines in problems.values() for line in lines))
     return examples
+
+
+def picked_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Picked]]:
+    """Where each record stands, and its fields as they are in the file, without an id of our making."""
+    table = format_of(path) in _TABLES
+    for raw in raw_rows(path):
+        if raw.problem:
+            yield raw.where, Picked({}, (raw.problem,))
+        else:
+            yield raw.where, pick_fields(raw.value, columns, table=table)
 
 
 def format_of(path: Path) -> str:

@@ -41,7 +41,7 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     with readable(path), path.open("rb") as file:
         errors, plain = _decompressed(path, file)
         try:
-            yield cast(BinaryIO, io.BufferedReader(cast(Any, plain), 1 << 18))
+            yield cast(BinaryIO, plain if plain is file else io.BufferedReader(plain, 1 << 18))
         except EOFError:
             raise DataError(f"{path}: the file looks cut off; copy or download it again") from None
         except errors as error:

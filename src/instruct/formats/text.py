@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from instruct.errors import DataError
 from instruct.formats.source import Raw
@@ -68,7 +68,8 @@ def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
     """
     # The limit is the process's, there is no other; it bounds what one quote that is not closed can take.
     csv.field_size_limit(MAX_RECORD)
-    reader = csv.reader(_text_lines(path, file), delimiter=delimiter, strict=True)
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    reader = csv.reader(_short_lines(path, text), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     begins = 1
     try:
@@ -83,8 +84,10 @@ def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
             else:
                 yield Raw(where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
-        problem = f"{path}:{begins}: a broken row ({error}); nothing behind it can be told apart, correct its quotes"
-        raise DataError(problem) from None
+        reason = f"a broken row ({shown(str(error))}); nothing behind it can be told apart, correct its quotes"
+        raise DataError(f"{path}:{begins}: {reason}") from None
+    finally:
+        text.detach()
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
@@ -96,8 +99,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     return cells
 
 
-def _text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+def _short_lines(path: Path, text: IO[str]) -> Iterator[str]:
     number = 0
     while line := text.readline(MAX_RECORD + 1):
         number += 1

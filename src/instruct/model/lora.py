@@ -127,6 +127,7 @@ def adapter_config(model: nn.Module, backbone: Backbone) -> dict[str, Any]:
         "target_modules": sorted({name.rsplit(".", 1)[-1] for name in layers}),
         "bias": "none",
         "fan_in_fan_out": backbone.family == "gpt2",
+        "trained_on_base": params.base,
         "backbone_sha256": [file.sha256 for file in backbone.files],
     }
 
@@ -140,6 +141,7 @@ def read_adapter_config(path: Path) -> tuple[str, list[str], LoraParams]:
             alpha=value["lora_alpha"],
             dropout=value["lora_dropout"],
             target_modules=tuple(value["target_modules"]),
+            base=value["trained_on_base"],
         )
         return value["base_model_name_or_path"], value["backbone_sha256"], params
     except (DataError, ParamsError, KeyError, TypeError) as error:

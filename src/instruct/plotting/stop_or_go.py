@@ -114,8 +114,8 @@ def score_plateau(judge: Mapping[str, Any], previous: Mapping[str, Any] | None) 
 def judge_noise(judge: Mapping[str, Any]) -> Row:
     """Whether the judge can tell what is to be told."""
     rule = (
-        f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, repeats disagree by more than the interval's "
-        "half-width, or that half-width exceeds the difference to the untuned backbone"
+        f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, the spread of repeats moves the mean by more "
+        "than the interval's half-width, or that half-width exceeds the difference to the untuned backbone"
     )
     difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
     scored, unscored = int(tuned.get("scored", 0)), int(tuned.get("unscored", 0))

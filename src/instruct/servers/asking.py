@@ -20,10 +20,17 @@ _Answer = tuple[str, Reply | BaseException]
 
 
 def ask_all(
-    server: Server, requests: Iterable[Request], *, cache: ReplyCache | None, workers: int, unit: str = "reply"
+    server: Server,
+    requests: Iterable[Request],
+    *,
+    cache: ReplyCache | None,
+    workers: int,
+    unit: str = "request",
+    total: int | None = None,
 ) -> list[Reply]:
-    """A reply to each request, in order; `unit` is what one is called in the lines of progress.
+    """A reply to each request, in order.
 
+    `unit` is what one is called in the lines of progress, which need `total` where the requests have no length.
     Requests are drawn as they are needed, so a generator of prompts takes no memory. Requests with the same key are
     one question: it is asked once, and all get its reply. Each reply without a problem goes into `cache` at once;
     without a cache, everything is asked. A server that leaves many requests in a row unanswered is given up.
@@ -31,7 +38,7 @@ def ask_all(
     Raises ServerError where no request can succeed, and KeyboardInterrupt after Ctrl-C; both say what is kept.
     """
     assert workers >= 1
-    progress = Progress(len(requests) if isinstance(requests, Sized) else None, unit)
+    progress = Progress(len(requests) if isinstance(requests, Sized) else total, unit)
     model = server.identity["model"]  # connects, before Ctrl-C has to wait for the books
     run = _Run(server, model, cache, workers, progress)
     try:

@@ -7,12 +7,12 @@ redirect, which could carry the key elsewhere.
 """
 
 import json
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -30,31 +30,37 @@ from urllib3.exceptions import (
 )
 
 from instruct.errors import ServerError
+from instruct.servers.answers import advice_on, json_object, kind_of, one_line, reason_in, retry_after
 from instruct.servers.base import Reply
 from instruct.servers.settings import CallParams
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MAX_BYTES = 8_000_000  # of one answer
 LONGEST_PAUSE_S = 30.0  # of our own choice
 LONGEST_WAIT_S = 600.0  # that a server may ask for by Retry-After
+TOLD_S = 2.0  # a wait of so long is told
 REFUSED = frozenset({400, 413, 422})  # this one request; other requests may be fine
 
 
-class RefusedError(ServerError):
+class FailedError(ServerError):
+    """This one request failed, for good, in so many attempts."""
+
+    attempts = 1
+
+
+class RefusedError(FailedError):
     """The server refuses this one request, whatever happens to others."""
+
+
+class UnansweredError(FailedError):
+    """No usable answer."""
 
 
 class NotFoundError(ServerError):
     """The address is not there, or the model."""
-
-
-class UnansweredError(ServerError):
-    """No usable answer, after `attempts` attempts."""
-
-    def __init__(self, problem: str, attempts: int) -> None:
-        super().__init__(problem)
-        self.attempts = attempts
 
 
 class AgainError(Exception):
@@ -94,10 +100,9 @@ class Http:
         """
         try:
             reply, attempts = self._call("POST", path, body, read, None)
-        except RefusedError as error:
-            return Reply(text="", problem=str(error))
-        except UnansweredError as error:
-            return Reply(text="", problem=str(error), answered=False, attempts=error.attempts)
+        except FailedError as error:
+            answered = isinstance(error, RefusedError)
+            return Reply(text="", problem=str(error), answered=answered, attempts=error.attempts)
         return replace(reply, attempts=attempts)
 
     def close(self) -> None:
@@ -116,12 +121,17 @@ class Http:
             self._wait_until_open()
             try:
                 return read(self._value(url, *self._exchange(method, url, data))), attempt
+            except FailedError as error:
+                error.attempts = attempt
+                raise
             except AgainError as error:
                 problem = self._clean(str(error))
                 if attempt < attempts:
-                    self._pause(attempt, error.wait, url, problem)
+                    self._pause(attempt, error.wait, f"{url} {problem}")
         tried = f" after {attempts} attempts" if attempts > 1 else ""
-        raise UnansweredError(f"{url} {problem}{tried}; see {self._section}.url and the log of the server", attempts)
+        failure = UnansweredError(f"{url} {problem}{tried}; see {self._section}.url and the log of the server")
+        failure.attempts = attempts
+        raise failure
 
     def _exchange(self, method: str, url: str, data: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one attempt."""
@@ -132,22 +142,22 @@ class Http:
                 preload_content=False, decode_content=False,
             )  # fmt: skip
             try:
-                body = self._body(url, response, deadline)
+                return response.status, response.headers, self._body(url, response, deadline)
             except BaseException:
-                response.close()
+                response.close()  # what is left of the answer is of no use
                 raise
-            response.release_conn()
-            return response.status, response.headers, body
+            finally:
+                response.release_conn()  # also after close, which alone does not give the connection's place back
         except ReadTimeoutError:
             raise self._too_slow(url, "nothing", "read", self._calls.read) from None
         except SSLError as error:
             raise ServerError(f"{url} cannot be trusted ({one_line(error)}); see its certificate") from None
         except (NewConnectionError, NameResolutionError, ProxyError, TimeoutError) as error:
-            raise AgainError(f"cannot be reached ({_kind(error)}); is the server running?") from None
+            raise AgainError(f"cannot be reached ({kind_of(error)}); is the server running?") from None
         except ProtocolError as error:
-            raise AgainError(f"broke off the connection ({_kind(error)})") from None
+            raise AgainError(f"broke off the connection ({kind_of(error)})") from None
         except HTTPError as error:
-            raise UnansweredError(f"{url} answers what is not HTTP ({_kind(error)})", 1) from None
+            raise UnansweredError(f"{url} answers what is not HTTP ({kind_of(error)})") from None
 
     def _body(self, url: str, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
         """All bytes of an answer that comes in time and is not endless."""
@@ -156,29 +166,29 @@ class Http:
             parts.append(part)
             size += len(part)
             if size > MAX_BYTES:
-                raise UnansweredError(f"{url} answers more than {MAX_BYTES // 1_000_000} MB; is this the server?", 1)
+                raise UnansweredError(f"{url} answers more than {MAX_BYTES // 1_000_000} MB; is this the server?")
             if time.monotonic() > deadline:
                 raise self._too_slow(url, "no whole answer", "total", self._calls.total)
         return b"".join(parts)
 
     def _value(self, url: str, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         """The JSON object of a good answer."""
-        value = _json(body)
+        value = json_object(body)
         error = value.get("error") if value else None
-        reason = self._clean(_reason(error, body))
+        reason = self._clean(reason_in(error, body))
         if status == 429 or status >= 500:
             raise self._again(f"answers {status} ({reason})", headers)
         if status in REFUSED:
             raise RefusedError(f"{url} answers {status} ({reason}); change {self._section} or the request")
         if status != 200:
             kind = NotFoundError if status == 404 else ServerError
-            raise kind(f"{url} answers {status} ({reason}); {_advice(status)} or change {self._section}")
+            raise kind(f"{url} answers {status} ({reason}); {advice_on(status)} or change {self._section}")
         if error:
             raise self._inner_error(url, error, reason)
         if value is None and body.lstrip()[:1] in (b"{", b""):
             raise AgainError("ended its answer too early")
         if value is None:
-            raise UnansweredError(f"{url} answers no JSON object ({reason}); is this the right server?", 1)
+            raise UnansweredError(f"{url} answers no JSON object ({reason}); is this the right server?")
         return value
 
     def _inner_error(self, url: str, error: Any, reason: str) -> Exception:
@@ -189,23 +199,25 @@ class Http:
         return AgainError(f"answers an error ({reason})")
 
     def _again(self, problem: str, headers: Mapping[str, str]) -> Exception:
-        wait = _retry_after(headers.get("Retry-After", ""))
+        wait = retry_after(headers.get("Retry-After", ""))
         if wait > LONGEST_WAIT_S:
-            return UnansweredError(f"{self.url} {problem} and asks to wait {wait:.0f} s; run this again later", 1)
+            return UnansweredError(f"{self.url} {problem} and asks to wait {wait:.0f} s; run this again later")
         return AgainError(problem, wait)
 
     def _too_slow(self, url: str, what: str, setting: str, seconds: float) -> UnansweredError:
         return UnansweredError(
-            f"{url}: {what} within {seconds:g} s; raise servers.calls.{setting} or ask for less at once", 1
+            f"{url}: {what} within {seconds:g} s; raise servers.calls.{setting} or ask for less at once"
         )
 
-    def _pause(self, attempt: int, wait: float, url: str, problem: str) -> None:
+    def _pause(self, attempt: int, wait: float, problem: str) -> None:
         """Wait before the next attempt, the longer the more there were; Retry-After holds for all threads."""
+        most = wait or min(self._calls.backoff * 2 ** (attempt - 1), LONGEST_PAUSE_S)
+        if most >= TOLD_S:
+            log.info("%s; waits %.0f s before attempt %d", problem, most, attempt + 1)
         if wait:
             with self._lock:
                 self._closed_until = max(self._closed_until, time.monotonic() + wait)
         else:
-            most = min(self._calls.backoff * 2 ** (attempt - 1), LONGEST_PAUSE_S)
             time.sleep(most * random.uniform(0.5, 1.0))  # so that many workers do not come back at once
 
     def _wait_until_open(self) -> None:
@@ -222,80 +234,15 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def one_line(text: Any) -> str:
-    """Foreign text in an error message: on one line, and not long."""
-    return " ".join(str(text).split())[:200]
-
-
 def _manager(url: str, workers: int) -> urllib3.PoolManager:
     """Connections for so many workers, through the proxy of the environment where the server is elsewhere."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxy = None if is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
     if proxy:
-        return urllib3.ProxyManager(proxy, num_pools=2, maxsize=workers, block=True)
-    return urllib3.PoolManager(num_pools=2, maxsize=workers, block=True)
+        return urllib3.ProxyManager(proxy, num_pools=2, maxsize=workers)
+    return urllib3.PoolManager(num_pools=2, maxsize=workers)
 
 
 def _as_it_is(value: dict[str, Any]) -> dict[str, Any]:
     return value
-
-
-def _json(body: bytes) -> dict[str, Any] | None:
-    """The object in a body, or the one that the lines of a stream add up to; None where there is none."""
-    try:
-        return _object(json.loads(body))
-    except RecursionError:
-        return None
-    except ValueError:
-        pass
-    try:
-        lines = [_object(json.loads(line)) for line in body.splitlines() if line.strip()]
-    except (ValueError, RecursionError):
-        return None
-    objects = [line for line in lines if line is not None]
-    if len(objects) < 2 or len(objects) != len(lines):
-        return None
-    failed = next((line for line in objects if line.get("error")), None)
-    texts = [line["message"].get("content") for line in objects if isinstance(line.get("message"), dict)]
-    content = "".join(text for text in texts if isinstance(text, str))
-    return failed or {**objects[-1], "message": {"role": "assistant", "content": content}}
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    return value if isinstance(value, dict) else None
-
-
-def _reason(error: Any, body: bytes) -> str:
-    """What a server says is wrong: Ollama a text, others an object with a message."""
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    return one_line(error if error else body[:200].decode("utf-8", "replace")) or "no reason given"
-
-
-def _retry_after(text: str) -> float:
-    """Seconds to wait by a Retry-After header, which holds seconds or a date; 0 where it holds neither."""
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "check the key and what it may do"
-    return "the address is wrong or the server lacks the model; correct it" if status == 404 else "see its log"
-
-
-def _kind(error: HTTPError) -> str:
-    """The failure in words, without the addresses of objects that urllib3's texts hold."""
-    reason: BaseException = error
-    while reason.__cause__ or (reason.args and isinstance(reason.args[-1], BaseException)):
-        reason = reason.__cause__ or reason.args[-1]
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror
-    return type(reason).__name__.removesuffix("Error")

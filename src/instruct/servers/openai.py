@@ -6,7 +6,7 @@ from typing import Any
 
 from instruct.errors import ServerError
 from instruct.servers.base import Reply, Request, ServerState
-from instruct.servers.http import Http, NotFoundError
+from instruct.servers.http import AgainError, Http, NotFoundError
 from instruct.servers.replies import key_of, read_logprobs, reply_of
 from instruct.servers.settings import CallParams, OpenAIParams
 
@@ -103,6 +103,8 @@ def _read(value: dict[str, Any]) -> Reply:
     assert isinstance(message, dict) and isinstance(usage, dict)
     thought = bool(message.get("reasoning_content") or message.get("reasoning"))
     stop = str(choice.get("finish_reason") or "")
+    if not stop:
+        raise AgainError("ended its answer too early (no finish_reason)")
     reply = reply_of(message.get("content"), stop, usage.get("prompt_tokens"), thought=thought)
     if message.get("refusal"):
         return replace(reply, problem="the model refuses to answer")

@@ -22,7 +22,8 @@ class Progress:
     def known(self, *, problem: bool) -> None:
         """Book one whose reply is there already."""
         self._cached += 1
-        self._bar.initial += 1
+        if not self._bar.disable:
+            self._bar.initial += 1
         self._book(1, problem)
 
     def answered(self, count: int, *, problem: bool) -> None:

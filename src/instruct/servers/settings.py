@@ -46,7 +46,7 @@ class OllamaParams:
     model: str
     num_ctx: int
     workers: int
-    digest: str = ""
+    digest: str
 
     def __post_init__(self) -> None:
         _require_server(self.url, self.model, self.workers)
@@ -69,7 +69,7 @@ class OpenAIParams:
     schema: Literal["json_schema", "json_object", "none"]
     workers: int
     body: dict[str, Any]
-    digest: str = ""
+    digest: str
 
     def __post_init__(self) -> None:
         _require_server(self.url, self.model, self.workers)

@@ -8,6 +8,7 @@ import numpy as np
 from instruct.records import Example
 from instruct.splitting.near_duplicates import Links, compared_text
 from instruct.splitting.placement import draw
+from instruct.splitting.text_file import TextFile
 
 
 class RecordIndex:
@@ -16,10 +17,10 @@ class RecordIndex:
     The draw is made from the prompt, so that equal prompts draw alike whatever their answers are.
     """
 
-    def __init__(self, on: str, seed: int, texts: list[str] | None = None) -> None:
+    def __init__(self, on: str, seed: int, texts: list[str] | TextFile | None = None) -> None:
         self._on = on
         self._seed = seed
-        self.texts = [] if texts is None else texts
+        self.texts: list[str] | TextFile = [] if texts is None else texts
         self.ids: list[str] = []
         self.kinds: list[str] = []
         self.draws = array("d")

@@ -30,14 +30,17 @@ def rows_per_band(similarity: float) -> int:
     return max(rows, default=1)
 
 
-def find_candidates(texts: Sequence[str], similarity: float) -> Iterator[NDArray[np.int64]]:
-    """For each band the pairs (earlier, later) that share it and whose lengths allow the similarity."""
+def find_candidates(texts: Sequence[str], similarity: float) -> Iterator[Iterator[NDArray[np.int64]]]:
+    """For each band, some at a time, the pairs (earlier, later) that share it and may be similar by their lengths."""
     bands = hash_bands(texts, rows_per_band(similarity))
     lengths = np.fromiter((len(text) for text in texts), np.int32, len(texts))
+
+    def close_in_length(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        short, long = np.sort(lengths[pairs], axis=1).T
+        return pairs[2 * short >= similarity / 100 * (short + long.astype(np.float64))]
+
     for band in bands:
-        for pairs in pairs_of_band(band):
-            short, long = np.sort(lengths[pairs], axis=1).T
-            yield pairs[2 * short >= similarity / 100 * (short + long.astype(np.float64))]
+        yield (close_in_length(pairs) for pairs in pairs_of_band(band))
 
 
 def pairs_of_band(band: Words) -> Iterator[NDArray[np.int64]]:

@@ -27,8 +27,8 @@ FIELDS = {
     "prompt": ("instruction", "input"),
     "whole": ("instruction", "input", "output"),
 }
-EXACT_LIMIT = 20_000  # distinct texts; up to here every pair is compared, which takes seconds
-BLOCK_PAIRS = 4_000_000
+EXACT_LIMIT = 5_000  # distinct texts; up to here every pair is compared, which takes about three seconds
+BLOCK_PAIRS = 500_000
 Links = NDArray[np.int64]  # (n, 2): the earlier and the later text of each, sorted by the later
 
 
@@ -112,11 +112,20 @@ def find_same(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_
 
 def keep_forest(count: int, parts: Iterable[Links]) -> Links:
     """The links, in the order of their later ends, that join what no link before them has joined."""
+    return _grow_forest(count, parts)[0]
+
+
+def _grow_forest(count: int, parts: Iterable[Links]) -> tuple[Links, NDArray[np.int64]]:
+    """The forest, and of each text the first one of its group when it came, before any later text."""
     links = np.concatenate([part.reshape(-1, 2) for part in parts])
     links = links[np.lexsort((links[:, 0], links[:, 1]))]
-    forest = UnionFind(count)
-    kept = [forest.join(earlier, later) for earlier, later in links.tolist()]
-    return links[np.array(kept, bool)]
+    sets = UnionFind(count)
+    roots = list(range(count))
+    kept = []
+    for earlier, later in links.tolist():
+        kept.append(sets.join(earlier, later))
+        roots[later] = sets.find(later)
+    return links[np.array(kept, bool)], np.array(roots, np.int64)
 
 
 def _compare_all(texts: Sequence[str], similarity: float) -> Links:
@@ -124,7 +133,7 @@ def _compare_all(texts: Sequence[str], similarity: float) -> Links:
     parts = [np.empty((0, 2), np.int64)]
     start = 0
     while start < len(texts):
-        end = min(len(texts), start + max(1, BLOCK_PAIRS // (start + 1000)))
+        end = min(len(texts), start + max(256, BLOCK_PAIRS // (start + 1000)))
         ratios = process.cdist(
             texts[start:end], texts[:end], scorer=fuzz.ratio, score_cutoff=similarity, dtype=np.float32
         )
@@ -138,17 +147,23 @@ def _compare_all(texts: Sequence[str], similarity: float) -> Links:
 
 
 def _compare_candidates(texts: Sequence[str], similarity: float) -> Links:
-    """The pairs of texts with a band in common that are similar."""
-    parts = [np.empty((0, 2), np.int64)]
-    for candidates in find_candidates(texts, similarity):
-        parts.append(candidates[_are_similar(texts, candidates, similarity)])
-    return np.unique(np.concatenate(parts), axis=0)
+    """A forest of the pairs of texts that share a band and are similar."""
+    forest, roots = np.empty((0, 2), np.int64), np.arange(len(texts))
+    for band in find_candidates(texts, similarity):
+        found = [forest]
+        for candidates in band:
+            # Two texts that came to one group are joined already, by links that no later text can change.
+            apart = candidates[roots[candidates[:, 0]] != roots[candidates[:, 1]]]
+            found.append(apart[_are_similar(texts, apart, similarity)])
+        if sum(map(len, found)) > len(forest):
+            forest, roots = _grow_forest(len(texts), found)
+    return forest
 
 
 def _are_similar(texts: Sequence[str], pairs: Links, similarity: float) -> NDArray[np.bool_]:
     found = [np.empty(0, np.float32)]
-    for start in range(0, len(pairs), BLOCK_PAIRS // 8):
-        block = pairs[start : start + BLOCK_PAIRS // 8].tolist()
+    for start in range(0, len(pairs), BLOCK_PAIRS):
+        block = pairs[start : start + BLOCK_PAIRS].tolist()
         left, right = [texts[i] for i, _ in block], [texts[j] for _, j in block]
         found.append(process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=similarity, dtype=np.float32))
     return np.concatenate(found) > 0

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from instruct.augmentation.settings import AugmentParams
 from instruct.errors import InstructError
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type[Any]] = {
     "prompt": PromptParams,
     "runtime": RuntimeParams,
     "split": SplitParams,
+    "augment": AugmentParams,
     "quality": QualityParams,
     "train": TrainParams,
     "generate": GenerateParams,

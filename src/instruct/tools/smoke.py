@@ -1,20 +1,23 @@
 """The whole pipeline in small, in a scratch copy of the working tree, so that no tracked result is touched."""
 
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from instruct.errors import InstructError, ParamsError
-from instruct.files import read_json, write_json
-from instruct.params import PARAMS_FILE
+from instruct.files import write_json
+from instruct.formats.columns import USUAL, Columns
+from instruct.formats.rows import picked_rows
+from instruct.params import PARAMS_FILE, build
 from instruct.tools.check import check_params
+from instruct.tools.programs import run_dvc
 
 OVERLAY = Path(__file__).with_name("smoke.yaml")
 RECORDS = 40
@@ -66,9 +69,11 @@ def make_small(root: Path, folder: Path) -> None:
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
     overlay(params, YAML(typ="safe").load(OVERLAY.read_text(encoding="utf-8")))
-    records = read_json(root / params["split"]["data"])[:RECORDS]
-    params["split"]["data"] = DATA
-    write_json(folder / DATA, records)
+    columns = build(Columns, params["split"]["columns"], where="params.yaml: split.columns")
+    rows = picked_rows(root / params["split"]["data"], columns)
+    good = (picked.values for _, picked in rows if not picked.problems)
+    write_json(folder / DATA, list(islice(good, RECORDS)))
+    params["split"] |= {"data": DATA, "columns": asdict(USUAL)}
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
 
@@ -80,10 +85,3 @@ def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             overlay(values[name], change)
         else:
             values[name] = change
-
-
-def run_dvc(folder: Path, *arguments: str) -> int:
-    """Run DVC in `folder` with this Python first on the path; returns the exit status."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment).returncode

@@ -7,7 +7,6 @@ B rows · T places of a row · N targets
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from torch import Tensor
 from instruct.errors import DataError
 from instruct.model.decoder import Attend, attend_causally
 from instruct.training.encode import EncodedExample
-from instruct.training.packing import PackedAttend, shared_prefix
+from instruct.training.packing import BlockAttend, PackedAttend, shared_prefix
+from instruct.training.settings import Batching
 
 IGNORE_INDEX = -100
 
@@ -46,7 +46,7 @@ class Batch:
 def collate(
     examples: Sequence[EncodedExample],
     *,
-    batching: Literal["packed", "padded"],
+    batching: Batching,
     pad_id: int,
     prompt_loss_weight: float,
     device: torch.device,
@@ -55,8 +55,10 @@ def collate(
     for example in examples:
         if not any(target_weights(example, prompt_loss_weight)):
             raise DataError(f"record {example.id}: no token is left to learn from; give it an output")
-    make = pack if batching == "packed" else pad
-    return make(examples, pad_id=pad_id, prompt_loss_weight=prompt_loss_weight, device=device)
+    if batching == "padded":
+        return pad(examples, pad_id=pad_id, prompt_loss_weight=prompt_loss_weight, device=device)
+    attention = BlockAttend if batching == "packed-blocks" else PackedAttend
+    return pack(examples, prompt_loss_weight=prompt_loss_weight, device=device, attention=attention)
 
 
 def target_weights(example: EncodedExample, prompt_loss_weight: float) -> list[float]:
@@ -102,8 +104,14 @@ def pad_rows(
     return input_ids, labels, weights
 
 
-def pack(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight: float, device: torch.device) -> Batch:
-    """One flat row: the prefix that all examples share, then each example's own tokens; `pad_id` is not needed.
+def pack(
+    examples: Sequence[EncodedExample],
+    *,
+    prompt_loss_weight: float,
+    device: torch.device,
+    attention: type[PackedAttend] | type[BlockAttend] = PackedAttend,
+) -> Batch:
+    """One flat row: the prefix that all examples share, then each example's own tokens.
 
     A target inside the prefix is the same for all examples and is computed once with their summed weight; the
     prefix's last token predicts the first own token of each.
@@ -124,7 +132,7 @@ def pack(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight:
     return Batch(
         input_ids=torch.tensor([flat]),
         positions=torch.tensor([positions]),
-        attend=PackedAttend(prefix, [len(ids) - prefix for ids in inputs], device),
+        attend=attention(prefix, [len(ids) - prefix for ids in inputs], device),
         places=torch.tensor([place for place, _ in targets]),
         labels=torch.tensor([label for _, label in targets]),
         weights=torch.tensor(list(targets.values())),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from instruct.errors import InstructError
+from instruct.errors import InstructError, ParamsError
 from instruct.model.decoder import Decoder
 from instruct.runtime import Runtime
 from instruct.training.collate import Batch, collate, without_targets
@@ -228,7 +228,14 @@ def progress_bar(total: int, history: History, parallel: Parallel) -> Iterator[A
 
 
 def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedExample]], Batch]:
-    """The function that makes batches as the settings want them, on the device in use."""
+    """The function that makes batches as the settings want them, on the device in use.
+
+    Raises ParamsError where the device has no kernel for them.
+    """
+    if params.batching == "packed-blocks" and runtime.device.type != "cuda":
+        raise ParamsError(
+            f"params.yaml: train.batching is packed-blocks, which needs CUDA; on {runtime.device.type} set it to packed"
+        )
     return partial(
         collate,
         batching=params.batching,

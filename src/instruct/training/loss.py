@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct.model.decoder import Decoder
+from instruct.model.lora import LoraLinear
 from instruct.training.collate import Batch
 
 
@@ -43,8 +44,14 @@ def needed_flops(model: Decoder, batch: Batch) -> float:
     Attention's own products are left out.
     """
 
-    def operations(weight: Tensor) -> int:
-        return weight.numel() * (6 if weight.requires_grad else 4)
+    def operations(size: int, weight: Tensor) -> int:
+        return size * (6 if weight.requires_grad else 4)
 
-    in_blocks = sum(operations(weight) for weight in model.blocks.parameters() if weight.ndim == 2)
-    return float(in_blocks * batch.input_ids.numel() + operations(model.embedding.weight) * len(batch.places))
+    in_blocks = 0
+    for layer in model.blocks.modules():
+        if isinstance(layer, nn.Linear):  # a frozen one in 4 bits has fewer elements than its matrix
+            in_blocks += operations(layer.in_features * layer.out_features, layer.weight)
+        elif isinstance(layer, LoraLinear):
+            in_blocks += sum(operations(weight.numel(), weight) for weight in (layer.lora_A, layer.lora_B))
+    head = model.embedding.weight
+    return float(in_blocks * batch.input_ids.numel() + operations(head.numel(), head) * len(batch.places))

@@ -1,17 +1,21 @@
 """Several sequences in one flat row, with what they all begin with computed once.
 
 The row is the shared prefix, then each record's own tokens. A token sees the prefix and, of its own record, what
-stands before it. Everything but attention runs over the flat row without padding; attention gathers each record
-into a row of its own, which costs little since own parts are short.
+stands before it. Everything but attention runs over the flat row without padding. Attention gathers each record into a
+row of its own (`PackedAttend`), which costs little since own parts are short, or runs over the flat row as one
+kernel with a block mask (`BlockAttend`, CUDA).
 
     P prefix tokens · N records · L own tokens of the longest · T = P + all own tokens · H heads · D head size
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from instruct.model.decoder import repeat_keys
 from instruct.model.ragged import RaggedRows
@@ -40,6 +44,37 @@ class PackedAttend:
         rows = self._own.to_rows(q[0, :, own])  # (N, H, L, D)
         out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=self._mask)  # (N, H, L, D)
         return torch.cat((shared, self._own.to_flat(out)[None]), dim=2)
+
+
+class BlockAttend:
+    """The same attention as one fused kernel over a block mask (FlexAttention, Dong et al., 2024), for CUDA.
+
+    Blocks of tokens that no query may see are skipped, so work and memory grow with the records' own lengths, not
+    with the square of the row: tens of thousands of tokens fit into one step. torch compiles the kernel at its first
+    use; on a CPU it has no backward pass, and its forward pass is a plain one for tests.
+    """
+
+    def __init__(self, prefix: int, lengths: Sequence[int], device: torch.device) -> None:
+        compiled = device.type == "cuda"
+        counts = torch.tensor([prefix, *lengths])
+        owner = torch.repeat_interleave(torch.arange(len(counts)), counts).to(device)  # (T,), 0 in the prefix
+
+        def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (query >= key) & ((owner[key] == 0) | (owner[key] == owner[query]))
+
+        total = int(counts.sum())
+        self._mask = create_block_mask(visible, None, None, total, total, device=str(device), _compile=compiled)
+        self._kernel = compiled_flex_attention() if compiled else cast(Callable[..., object], flex_attention)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(1, H, T, D) queries, (1, H/G, T, D) keys and values → (1, H, T, D)."""
+        return cast(Tensor, self._kernel(q, k, v, block_mask=self._mask, enable_gqa=q.shape[1] != k.shape[1]))
+
+
+@cache
+def compiled_flex_attention() -> Callable[..., object]:
+    """The fused kernel, compiled once for rows of any length."""
+    return cast(Callable[..., object], torch.compile(flex_attention, dynamic=True))
 
 
 def shared_prefix(sequences: Sequence[tuple[int, ...]]) -> int:

@@ -6,6 +6,8 @@ from typing import Literal
 from instruct.model.lora_params import LoraParams
 from instruct.params import require
 
+Batching = Literal["packed", "packed-blocks", "padded"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
@@ -15,8 +17,8 @@ class TrainParams:
     optimizer steps of `micro_batch_size` x `grad_accum_steps` examples, or, with `tokens_per_step` above 0, of as
     many as have so many tokens together, in `grad_accum_steps` micro-batches. A target in the prompt counts
     `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss.
-    `packed` batches have no padding and compute the prompts' common beginning once; `padded` ones are the book's,
-    with the same result.
+    `packed` batches have no padding and compute the prompts' common beginning once; `packed-blocks` are the same with
+    one attention kernel over a block mask, for CUDA; `padded` ones are the book's, with the same result.
     Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of
     val is evaluated every `eval_every` steps and at the end; `patience` evaluations without a better one stop
     training, 0 never. The state to resume from is saved every `save_every` steps, 0 only when stopped by Ctrl-C.
@@ -32,7 +34,7 @@ class TrainParams:
     weight_decay: float
     max_grad_norm: float
     prompt_loss_weight: float
-    batching: Literal["packed", "padded"]
+    batching: Batching
     max_length: int
     over_long: Literal["raise", "truncate", "drop"]
     eval_every: int
@@ -54,6 +56,7 @@ class TrainParams:
         require("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "from 0 to below 1")
         require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
         require("prompt_loss_weight", self.prompt_loss_weight, 0 <= self.prompt_loss_weight <= 1, "from 0 to 1")
+        require("lora.base", self.lora.base, self.lora.base == "fp32" or self.parallel != "fsdp", "fp32 under fsdp")
         require("max_length", self.max_length, self.max_length >= 2, "at least 2")
 
     @property

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from instruct.evaluation.judges.parse import LONGEST, parse_score
+from instruct.evaluation.judges.parse import LONGEST, Scale, parse_choice, parse_score
 
 FENCED = '```json\n{\n  "score": 85\n}\n```'
 
@@ -232,3 +232,109 @@ def test_json_with_the_asked_for_schema_is_always_read(score, reason):
 def test_every_score_is_read_in_every_form(score):
     for form in ("{}", "{}.", "{}/100", "Score: {}", "I give it {} out of 100.", '{{"score": {}}}'):
         assert parse_score(form.format(score)) == score
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ('{"score": 4}', 4),
+        ("4", 4),
+        ("4/5", 4),
+        ("4 out of 5", 4),
+        ("4 out of five", 4),
+        ("Score: 4", 4),
+        ("Score (1-5): 4", 4),
+        ("On a scale of 1 to 5, I give it 4.", 4),
+        ("**Rating:** 1", 1),
+        ("0", None),
+        ("6", None),
+        ('{"score": 0}', None),
+        ('{"score": 80}', None),
+        ("80/100", None),
+        ("4/10", None),
+        ("4%", None),
+        ("4.5", None),
+        ("3 or 4", None),
+        ("The response makes 2 mistakes.", None),
+        ("Level 3 or better", None),
+    ],
+)
+def test_levels_from_1_to_5_are_read(reply, score):
+    assert parse_score(reply, Scale(1, 5)) == score
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("Reason: 3 of the 4 items are right.\nScore: 75", 75),
+        ("It gives 42 instead of 41.\n\n**Score: 25/100**", 25),
+        ("Two flaws, 1) and 2).\nI give it 50 out of 100.", 50),
+        ('{"reason": "3 of 4", "score": 75}', 75),
+        (
+            "Score: 75\nReason: 3 of 4 are right.",
+            None,
+        ),  # asked for behind the reason; a later number may be a correction
+        ("3 of 4 are right.\n75", None),  # a number alone may be the last point of a list
+        ("Score: 20\nScore: 75 or 80", None),
+        ("The answer is right.", None),
+        ("Score: 75", 75),
+    ],
+)
+def test_a_reason_before_the_score_may_hold_numbers(reply, score):
+    assert parse_score(reply, reasoned=True) == score
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ('{"winner": "A"}', "A"),
+        ('{"winner": "B"}', "B"),
+        ('{"winner": "tie"}', "tie"),
+        ('{"Winner": "Response B"}', "B"),
+        ('```json\n{\n  "winner": "A"\n}\n```', "A"),
+        ('{"reason": "B is wrong", "winner": "A"}', "A"),
+        ("A", "A"),
+        ("b.", "B"),
+        ("**A**", "A"),
+        ("[[A]]", "A"),
+        ("[[B]]", "B"),
+        ("[[C]]", "tie"),  # MT-Bench's tie
+        ("Tie", "tie"),
+        ("It is a tie.", "tie"),
+        ("Winner: A", "A"),
+        ("The winner is B.", "B"),
+        ("Response A is better.", "A"),
+        ("Response B is clearly better than response A.", "B"),
+        ("I prefer response A.", "A"),
+        ("The better response is B.", "B"),
+        ("Both are equally good.", "tie"),
+        ("<think>B? no</think>A", "A"),
+        ("", None),
+        ("A or B", None),
+        ("A and B", None),
+        ("A\nB", None),
+        ("A good answer.", None),
+        ("A response that is right.", None),
+        ("Response A and response B differ.", None),
+        ("Response A is better. Response B is better.", None),
+        ("Response B is wrong. Winner: A", None),  # it speaks of both: not plain enough
+        ('{"winner": "D"}', None),
+        ('{"winner": ""}', None),
+        ('{"winner": null}', None),
+        ('{"winner": "A", "winner": "B"}', None),
+        ('{"winner": "A"} {"winner": "B"}', None),
+        ('{"score": 5}', None),
+        ('{"winner": "A', None),
+        ("<think>A", None),
+        ("Neither A nor B", None),
+        ("A" * 30000, None),
+    ],
+)
+def test_a_choice_is_read_where_it_is_plain(reply, choice):
+    assert parse_choice(reply) == choice
+
+
+@given(st.text(max_size=60) | st.text(alphabet='AB abtie.[]{}winer:"\n', max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_reply_the_choice_is_one_of_three_or_none(reply):
+    assert parse_choice(reply) in ("A", "B", "tie", None)

@@ -1,25 +1,57 @@
-"""What a judge is: text in, raw reply out. Reading a score from the reply is `parse`'s work."""
+"""What a judge is: answers of systems in, verdicts out. Reading a score from a reply is `parse`'s work."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from instruct.records import Response
 
+Answers = Mapping[str, Sequence[Response]]
+"""Each system's responses to the same records, in the same order."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A score from 0 to 100, or None with the reason; the reply is kept as it came."""
+    """A score from 0 to 100, or None with the reason; every reply is kept as it came.
+
+    With repeats `score` is the mean of the replies that hold one, and `spread` their standard deviation. `failed`
+    of the replies hold none. `prompt_sha256` is of what the judge was told. `choices` are what was said in each
+    order of a pair.
+    """
 
     score: float | None
     raw_reply: str
     problem: str = ""
+    spread: float | None = None
+    replies: tuple[str, ...] = ()
+    failed: int = 0
+    prompt_sha256: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Exactly which judge it was: `about` names model, digest, version; the rubric by name and content."""
+
+    about: dict[str, str] = field(default_factory=dict)
+    rubric: str = ""
+    rubric_sha256: str = ""
 
 
 class Judge(Protocol):
-    """Gives verdicts. `identity` says exactly which judge it was: name, model, digest, version."""
+    """Gives verdicts. One that `pairs` compares exactly two systems."""
 
-    identity: dict[str, str]
+    pairs: bool
 
-    def judge(self, response: Response) -> Verdict:
-        """The verdict on one response."""
+    @property
+    def identity(self) -> Identity:
+        """Which judge this is."""
+        ...
+
+    def prepare(self, *groups: Answers) -> None:
+        """Raise JudgeError where judging these answers cannot succeed, before the first verdict."""
+        ...
+
+    def judge(self, answers: Answers) -> dict[str, list[Verdict]]:
+        """A verdict on every response of every system, in order."""
         ...

@@ -1,4 +1,4 @@
-"""A score from a judge's reply: pure, strict, and never a guess.
+"""A score or a choice from a judge's reply: pure, strict, and never a guess.
 
 A number that is not said to be the score is none: judges also write of the 3 errors they found, of the right
 answer 42, or of point `1.` of their reasons. A reply that is not understood stays without a score and is counted.
@@ -6,32 +6,57 @@ answer 42, or of point `1.` of their reasons. A reply that is not understood sta
 
 import json
 import re
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 LONGEST = 20_000  # characters; nothing longer is a verdict
 
+Choice = Literal["A", "B", "tie"]
+
 _END_OF_THOUGHTS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _MARKUP = re.compile(r"[*_`\"#\[\]]|</?score>", re.IGNORECASE)
-_SCALE = re.compile(r"\(?(?:on a scale (?:of|from)\s+)?(?<![\d.,/-])0\s*(?:-|–|to|and)\s*100(?![\d.,]*\d|\s*[/%])\)?")
-_OUT_OF = r"(?:\s*/\s*100|\s+out of (?:a possible )?100)"
-_OUT_OF_HUNDRED = re.compile(rf"(?<=\d){_OUT_OF}(?![.,/]?\d)")
 _NUMBER = re.compile(r"[-–—−+]?\d+(?:[.,:/]\d+)*")
-_BARE = re.compile(r"(100|[1-9]?[0-9])(?:\s*%| percent| points)?")
-_SAID = re.compile(
-    r"(?:so |thus |therefore )?,?\s*(?:"
-    r"(?:(?:the|my|final|overall|total) )*(?:score|rating|grade)(?: (?:for|of) (?:the|this) (?:response|answer))?"
-    r"(?: is| of| would be)?\s?[:=–—-]?"
-    r"|i(?:['’]d| would| will)? (?:give|rate|score|assign|grade)"
-    r"(?: (?:it|this|that|the|a|an|as|at|response|answer|score|rating|grade|of))*"
-    rf") ?{_BARE.pattern}(?:\s?[-–—,;(].*| (?:because|since|as|for) .*)?",
+_FEW = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 10: "ten"}
+
+_CHOSEN = re.compile(
+    r"(?:(?:so|thus|therefore|overall),? )?(?:"
+    r"(?:(?:the|my|final|overall) )*(?:winner|choice|verdict|answer|(?:better|best) (?:response|answer|one))"
+    r"(?: is| goes to)?\s?[:=–—-]? ?)?"
+    r"(?:i (?:prefer|choose|pick) )?(?:(?:the )?(?:response|answer|assistant) )?"
+    r"(a|b|c|tie|both|neither|equal|draw|it is a tie|it's a tie)"
+    r"(?:(?: is| was)? (?:(?:clearly|slightly|much|the) )*(?:better|best|wins|winner)(?: (?:response|answer|one))?"
+    r"| are (?:equally good|equal|tied))?",
 )
+_TIES = frozenset({"c", "tie", "both", "neither", "equal", "draw", "it is a tie", "it's a tie"})
+_NAMED = re.compile(r"\b(?:response|answer|assistant) ([ab])\b|\b(tie|equal|draw)\b")
 
 
-def parse_score(reply: str) -> int | None:
-    """The one whole number from 0 to 100 that a judge replied with, or None.
+@dataclass(frozen=True)
+class Scale:
+    """Whole numbers from `low` to `high`."""
+
+    low: int = 0
+    high: int = 100
+
+    def to_hundred(self, score: float) -> float:
+        """A score on this scale as one from 0 to 100.
+
+        >>> Scale(1, 5).to_hundred(4)
+        75.0
+        """
+        return 100.0 * (score - self.low) / (self.high - self.low)
+
+
+HUNDRED = Scale()
+
+
+def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -> int | None:
+    r"""The one whole number on the scale that a judge replied with, or None.
 
     It stands in a JSON object as `score`, alone on its line, or after words that call it the score. A fraction is
-    refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, and digits that are not ASCII.
+    refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, and digits that are not ASCII. A
+    `reasoned` reply may hold other numbers before its last line, and that line must then call its number the score.
 
     >>> [parse_score(r) for r in ('{"score": 85}', "Score: 85/100", "85.", "I give it 85 out of 100.", "**85**%")]
     [85, 85, 85, 85, 85]
@@ -39,19 +64,50 @@ def parse_score(reply: str) -> int | None:
     [None, None, None, None, None, None, None]
     >>> [parse_score(r) for r in ("The right answer is 42.", "1. It is correct", "8/10", "It has 3 errors")]
     [None, None, None, None]
+    >>> [parse_score(r, Scale(1, 5)) for r in ("4/5", "Score: 4 out of 5", '{"score": 6}', "4/10")]
+    [4, 4, None, None]
+    >>> parse_score("Reason: 3 of 4 are right.\nScore: 75"), parse_score("3 of 4.\nScore: 75", reasoned=True)
+    (None, 75)
     """
+    text = _verdict_part(reply)
+    if text is None:
+        return None
+    if "{" in text:
+        return _parse_json(text, scale)
+    if reasoned and "\n" in text:
+        return _parse_words(text.splitlines()[-1], scale, must_say=True)
+    return _parse_words(text, scale)
+
+
+def parse_choice(reply: str) -> Choice | None:
+    """Which of two responses a judge prefers, or None where it does not say so plainly.
+
+    >>> [parse_choice(r) for r in ('{"winner": "A"}', "[[B]]", "[[C]]", "Response A is better than B.", "Winner: tie")]
+    ['A', 'B', 'tie', 'A', 'tie']
+    >>> [parse_choice(r) for r in ("A or B", "A good answer", "Response A and response B differ", '{"winner": "D"}')]
+    [None, None, None, None]
+    """
+    text = _verdict_part(reply)
+    if text is None:
+        return None
+    if "{" in text:
+        found = _values_of(text, "winner")
+        return _choice_in(found[0]) if found and len(found) == 1 and isinstance(found[0], str) else None
+    return _choice_in(text)
+
+
+def _verdict_part(reply: str) -> str | None:
+    """The reply behind the judge's thoughts; None where they were cut off, or it is too long for a verdict."""
     if len(reply) > LONGEST:
         return None
     text = _END_OF_THOUGHTS.split(reply)[-1].strip()
-    if "<think" in text.lower():
-        return None  # the thoughts were cut off, so whatever stands there is not yet the verdict
-    return _parse_json(text) if "{" in text else _parse_words(text)
+    return None if "<think" in text.lower() else text
 
 
-def _parse_json(text: str) -> int | None:
-    """The score of the only JSON object with a `score`, whatever stands around it."""
+def _values_of(text: str, wanted: str) -> list[Any] | None:
+    """The values of the key `wanted` in all JSON objects of a text, or None for text that no parser should eat."""
     decoder = json.JSONDecoder(object_pairs_hook=list)
-    scores: list[Any] = []
+    values: list[Any] = []
     place = text.find("{")
     while place >= 0:
         try:
@@ -61,25 +117,84 @@ def _parse_json(text: str) -> int | None:
         except ValueError:
             end = place + 1
         else:
-            scores += [value for name, value in pairs if name.lower() == "score"]
+            values += [value for name, value in pairs if name.lower() == wanted]
         place = text.find("{", end)
-    if len(scores) != 1:
+    return values
+
+
+def _parse_json(text: str, scale: Scale) -> int | None:
+    """The score of the only JSON object with a `score`, whatever stands around it."""
+    scores = _values_of(text, "score")
+    if not scores or len(scores) != 1:
         return None
     if isinstance(scores[0], str):
-        return _parse_words(scores[0])
-    return scores[0] if type(scores[0]) is int and 0 <= scores[0] <= 100 else None
+        return _parse_words(scores[0], scale)
+    return scores[0] if type(scores[0]) is int and scale.low <= scores[0] <= scale.high else None
 
 
-def _parse_words(text: str) -> int | None:
+@dataclass(frozen=True)
+class _Patterns:
+    scale: re.Pattern[str]
+    out_of: re.Pattern[str]
+    bare: re.Pattern[str]
+    said: re.Pattern[str]
+
+
+@cache
+def _patterns(scale: Scale) -> _Patterns:
+    low, high = scale.low, scale.high
+    named = f"{high}|{_FEW[high]}" if high in _FEW else f"{high}"
+    numbers = "|".join(str(number) for number in range(high, low - 1, -1))
+    percent = r"\s*%| percent|" if (low, high) == (0, 100) else ""
+    bare = rf"({numbers})(?:{percent} points)?"
+    return _Patterns(
+        scale=re.compile(
+            rf"\(?(?:on a scale (?:of|from)\s+)?(?<![\d.,/-]){low}\s*(?:-|–|to|and)\s*{high}(?![\d.,]*\d|\s*[/%])\)?"
+        ),
+        out_of=re.compile(rf"(?<=\d)(?:\s*/\s*{high}|\s+out of (?:a possible )?(?:{named}))(?![.,/]?\d)"),
+        bare=re.compile(bare),
+        said=re.compile(
+            r"(?:so |thus |therefore )?,?\s*(?:"
+            r"(?:(?:the|my|final|overall|total) )*(?:score|rating|grade)"
+            r"(?: (?:for|of) (?:the|this) (?:response|answer))?(?: is| of| would be)?\s?[:=–—-]?"
+            r"|i(?:['’]d| would| will)? (?:give|rate|score|assign|grade)"
+            r"(?: (?:it|this|that|the|a|an|as|at|response|answer|score|rating|grade|of))*"
+            rf") ?{bare}(?:\s?[-–—,;(].*| (?:because|since|as|for) .*)?",
+        ),
+    )
+
+
+def _parse_words(text: str, scale: Scale, *, must_say: bool = False) -> int | None:
     """The score of a reply in words, which must hold this one number only, apart from its scale."""
-    text = _SCALE.sub("", _OUT_OF_HUNDRED.sub("", _MARKUP.sub("", text).lower()))
+    patterns = _patterns(scale)
+    text = patterns.scale.sub("", patterns.out_of.sub("", _MARKUP.sub("", text).lower()))
     if len(_NUMBER.findall(text)) != 1:
         return None
     for line in text.splitlines():
         line = " ".join(line.split())
-        found = _BARE.fullmatch(line.rstrip(" .!"))
+        found = None if must_say else patterns.bare.fullmatch(line.rstrip(" .!"))
         for sentence in re.split(r"[.!?](?: |$)", line):
-            found = found or _SAID.fullmatch(sentence.strip())
+            found = found or patterns.said.fullmatch(sentence.strip())
         if found:
             return int(found[1])
     return None
+
+
+def _choice_in(text: str) -> Choice | None:
+    text = re.sub(r" than [^.!?\n]*", "", _MARKUP.sub("", text).lower())
+    found = {_chosen(line) for line in re.split(r"\n|[.!?](?: |$)", text)} - {None}
+    named = {_letter(one) for pair in _NAMED.findall(text) for one in pair if one}
+    if len(found) != 1 or len(named | found) != 1:
+        return None  # it says two things, or speaks of the other one as well
+    return found.pop()
+
+
+def _chosen(sentence: str) -> Choice | None:
+    match = _CHOSEN.fullmatch(" ".join(sentence.split()).rstrip(" .!,;:"))
+    return _letter(match[1]) if match else None
+
+
+def _letter(word: str) -> Choice:
+    if word in _TIES:
+        return "tie"
+    return "A" if word == "a" else "B"

@@ -1,16 +1,25 @@
 """The judge that needs no server: similarity to the reference answer, and honest about being only that."""
 
-from instruct.evaluation.judges.base import Verdict
+from instruct.evaluation.judges.base import Answers, Identity, Verdict
 from instruct.evaluation.reference import compare
-from instruct.records import Response
 
 
 class ReferenceJudge:
     """Scores by likeness to the reference answer."""
 
-    def __init__(self) -> None:
-        self.identity = {"judge": "reference", "score": "similarity to the reference answer"}
+    pairs = False
 
-    def judge(self, response: Response) -> Verdict:
+    @property
+    def identity(self) -> Identity:
+        """What it is, and what it is not."""
+        return Identity(about={"judge": "reference", "score": "similarity to the reference answer"})
+
+    def prepare(self, *groups: Answers) -> None:
+        """Nothing can be missing."""
+
+    def judge(self, answers: Answers) -> dict[str, list[Verdict]]:
         """Similarity from 0 to 100; there is always a score and never a reply."""
-        return Verdict(score=compare(response.response, response.output).similarity, raw_reply="")
+        return {
+            system: [Verdict(score=compare(one.response, one.output).similarity, raw_reply="") for one in responses]
+            for system, responses in answers.items()
+        }

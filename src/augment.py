@@ -1,0 +1,38 @@
+"""Stage 2 · augment: train and new records made from it → what training reads. Optional: no methods, no new records.
+
+python src/augment.py data/split data/augmented metrics/augment.json
+"""
+
+import logging
+from pathlib import Path
+
+from instruct.augmentation.asking import Asking
+from instruct.augmentation.augment import augment
+from instruct.augmentation.settings import AugmentParams
+from instruct.files import write_json
+from instruct.params import load_params
+from instruct.records import read_examples, write_records
+from instruct.servers.settings import ServersParams
+from instruct.stage import run_stage
+
+log = logging.getLogger(__name__)
+
+
+def main(split: Path, augmented: Path, metrics: Path) -> None:
+    """Work on train alone; val goes along as it is, and test is only read to keep its likes out."""
+    params, servers = load_params("augment", AugmentParams), load_params("servers", ServersParams)
+    parts = {part: read_examples(split / f"{part}.json") for part in ("train", "val", "test")}
+    with Asking(servers, params.server) as asking:
+        result = augment(parts["train"], parts["val"] + parts["test"], params, asking.ask)
+        identity = asking.identity
+    write_records(augmented / "train.json", result.examples)
+    write_records(augmented / "val.json", parts["val"])
+    sizes = {"before": len(parts["train"]), "train": len(result.examples)}
+    write_json(metrics, {**sizes, "methods": result.counts, "server": identity})
+    for method, counts in result.counts.items():
+        log.info("%s: %s", method, ", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    log.info("train: %d records, before %d", sizes["train"], sizes["before"])
+
+
+if __name__ == "__main__":
+    run_stage(main)

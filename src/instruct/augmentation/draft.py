@@ -1,0 +1,62 @@
+"""What every method of augmentation makes: drafts of records, and the reasons why some did not come about."""
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import count
+
+from instruct.records import Example
+from instruct.servers.base import Reply, Request
+
+Ask = Callable[[Sequence[Request]], list[Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A new record without an id. `replaces` its parent where both would answer one question differently."""
+
+    method: str
+    parent: Example | None
+    instruction: str
+    input: str
+    output: str
+    replaces: bool = False
+
+    def as_example(self, taken: Container[str]) -> Example:
+        """The record, which says how it was made, stays in its parent's group, and has an id that is not `taken`."""
+        parent = self.parent
+        content = (self.method, parent.id if parent else "", self.instruction, self.input, self.output)
+        digest = sha256("\x1f".join(content).encode()).hexdigest()[:12]
+        id_ = next(name for i in count(1) if (name := f"{digest}-{i}" if i > 1 else digest) not in taken)
+        return Example(
+            id=id_,
+            instruction=self.instruction,
+            input=self.input,
+            output=self.output,
+            kind=parent.kind if parent else "",
+            group=(parent.group or parent.id) if parent else id_,
+            origin=f"augment:{self.method}",
+            parent=parent.id if parent else "",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A record that a method could not make, and the reason in one word, under which it is counted."""
+
+    reason: str
+
+
+Outcome = Draft | Skipped
+
+
+def choose(examples: Sequence[Example], number: int, method: str, seed: int) -> list[Example]:
+    """The first `number` examples by a hash of their ids, in the order of the file; 0 takes all.
+
+    An example stays chosen or not chosen when others are added, as long as fewer than `number` come before it.
+    """
+    if not number or number >= len(examples):
+        return list(examples)
+    rank = {example.id: sha256(f"{seed}\x1f{method}\x1f{example.id}".encode()).digest() for example in examples}
+    chosen = set(sorted(rank, key=lambda id_: rank[id_])[:number])
+    return [example for example in examples if example.id in chosen]

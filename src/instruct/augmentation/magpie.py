@@ -1,0 +1,53 @@
+"""New records out of nothing but a tuned model, as in Magpie (arXiv 2406.08464).
+
+A chat model that is shown an empty turn goes on with what it was tuned on: an instruction. Asked that instruction,
+it gives the answer.
+"""
+
+from instruct.augmentation.draft import Ask, Draft, Outcome, Skipped
+from instruct.augmentation.settings import MagpieParams
+from instruct.servers.base import Request
+
+_LONGEST = 600  # characters of an instruction; longer ones are mostly a model talking to itself
+
+
+def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[Outcome]:
+    """One outcome for each record asked for, in order; each has its own seed, or all would be the same."""
+    system = (("system", params.system),) if params.system.strip() else ()
+    openings = [
+        Request(
+            messages=(*system, (params.role, "")),
+            max_tokens=max_tokens,
+            temperature=params.temperature,
+            seed=seed,
+            repeat=number,
+        )
+        for number in range(params.records)
+    ]
+    outcomes: list[Outcome] = []
+    instructions = []
+    for reply in ask(openings):
+        instruction = first_line(reply.text)
+        # Only the first line counts, so a reply that was cut off behind it is as good.
+        cut_behind = reply.stop == "length" and "\n" in reply.text.strip()
+        if reply.problem and not cut_behind:
+            outcomes.append(Skipped(reason="unanswered"))
+        elif not any(character.isalpha() for character in instruction) or len(instruction) > _LONGEST:
+            outcomes.append(Skipped(reason="unsuitable"))
+        else:
+            instructions.append(instruction)
+    questions = [
+        Request(messages=(("user", instruction),), max_tokens=max_tokens, seed=seed) for instruction in instructions
+    ]
+    for instruction, reply in zip(instructions, ask(questions), strict=True):
+        answer = reply.text.strip()
+        if reply.problem or not answer:
+            outcomes.append(Skipped(reason="unanswered"))
+        else:
+            outcomes.append(Draft(method="magpie", parent=None, instruction=instruction, input="", output=answer))
+    return outcomes
+
+
+def first_line(text: str) -> str:
+    """The first line that is not empty, as the book's notebook takes it."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -1,0 +1,53 @@
+"""Other wordings of an instruction by rule: no server, the answer stays right because the question stays the same."""
+
+import re
+from hashlib import sha256
+
+from instruct.augmentation.draft import Draft, Outcome, Skipped
+from instruct.records import Example
+
+# Verbs that begin an order; behind "Please" or "Could you" such an order stays one.
+_VERB = re.compile(
+    r"(?i:add|answer|arrange|ask|assign|build|calculate|change|choose|classify|combine|compare|complete|compute"
+    r"|convert|correct|count|decide|define|describe|determine|explain|express|fill|find|finish|fix|form"
+    r"|give|identify|insert|label|list|make|match|move|multiply|name|order|pick|provide|put|reduce|rephrase"
+    r"|replace|rewrite|round|select|shorten|sort|spell|state|subtract|suggest|summarize|supply|tell"
+    r"|translate|turn|use|write)"
+)
+_MORE_THAN_ONE_SENTENCE = re.compile(r"[.?!:;]\s|\n")
+
+
+def reword(example: Example, seed: int) -> Outcome:
+    """One rewording of the example that suits it, chosen by a hash of its id; Skipped where none does."""
+    wordings = [wording for rule in (_please, _could_you, _inline) if (wording := rule(example))]
+    if not wordings:
+        return Skipped(reason="unsuitable")
+    digest = sha256(f"{seed}\x1f{example.id}".encode()).digest()
+    instruction, input_ = wordings[int.from_bytes(digest[:8]) % len(wordings)]
+    return Draft(method="rules", parent=example, instruction=instruction, input=input_, output=example.output)
+
+
+def _order(text: str) -> str:
+    """A single order without its capital and its full stop, or "" where the text is something else."""
+    text = text.strip()
+    if not _VERB.fullmatch(text.partition(" ")[0]) or _MORE_THAN_ONE_SENTENCE.search(text) or text[-1] in "?!:":
+        return ""
+    return text[0].lower() + text[1:].removesuffix(".")
+
+
+def _please(example: Example) -> tuple[str, str] | None:
+    order = _order(example.instruction)
+    return (f"Please {order}.", example.input) if order else None
+
+
+def _could_you(example: Example) -> tuple[str, str] | None:
+    order = _order(example.instruction)
+    return (f"Could you {order}?", example.input) if order else None
+
+
+def _inline(example: Example) -> tuple[str, str] | None:
+    """The input behind the order on one line, which is how people type."""
+    order = _order(example.instruction)
+    if not order or not example.input.strip() or "\n" in example.input.strip():
+        return None
+    return f"{order[0].upper()}{order[1:]}: {example.input.strip()}", ""

@@ -1,0 +1,54 @@
+"""The mean of a score's distribution instead of its likeliest value, from the probabilities of the score's token.
+
+It breaks ties between answers and is steadier than the likeliest score for small judges (Wang et al., 2025,
+arXiv 2503.03064). It needs a score that is one token: a digit, or whole numbers with tokenizers that keep them whole.
+"""
+
+import re
+from collections.abc import Sequence
+from math import exp
+
+from instruct.evaluation.judges.parse import Scale
+from instruct.servers.base import Token
+
+TOP = 20  # alternatives asked for; servers give at most so many
+LEAST_MASS = 0.1  # of probability that must be on scores
+
+_NUMBER = re.compile(r"\s*(0|[1-9][0-9]*)\s*")
+
+
+def expected_score(tokens: Sequence[Token], score: int, scale: Scale) -> tuple[float | None, str]:
+    """The expected score on the scale, or None and why not; `score` is the one that was read from the reply.
+
+    Tokens that are no score are left out and the rest is normalised. Where a tokenizer writes numbers digit by digit
+    the distribution over 0 to 100 cannot be had from one reply, so it is refused and not guessed.
+    """
+    token = _token_of(tokens, score)
+    if token is None:
+        return None, f"{score} is not one token of this model; use the rubric score-1-5, or scoring: text"
+    weights: dict[int, float] = {}
+    digits = 1
+    for text, logprob in {**dict(token.top), token.text: token.logprob}.items():
+        match = _NUMBER.fullmatch(text)
+        if match and scale.low <= int(match[1]) <= scale.high:
+            digits = max(digits, len(match[1]))
+            weights[int(match[1])] = weights.get(int(match[1]), 0.0) + exp(logprob)
+    if scale.high > 9 and digits == 1:
+        return None, "this model writes numbers digit by digit; use the rubric score-1-5, or scoring: text"
+    mass = sum(weights.values())
+    if mass < LEAST_MASS:
+        return None, f"only {mass:.0%} of the probability is on scores; use scoring: text"
+    return sum(value * weight for value, weight in weights.items()) / mass, ""
+
+
+def _token_of(tokens: Sequence[Token], score: int) -> Token | None:
+    """The token that is the last mention of the score and nothing else but space."""
+    text = "".join(token.text for token in tokens)
+    places = [match.start() for match in re.finditer(rf"(?<!\d){score}(?!\d)", text)]
+    start = 0
+    for token in tokens:
+        if places and start <= places[-1] < start + len(token.text):
+            match = _NUMBER.fullmatch(token.text)
+            return token if match and int(match[1]) == score else None
+        start += len(token.text)
+    return None

@@ -1,0 +1,36 @@
+"""Judges at work: first what could be missing, then the known answers, then the answers."""
+
+import logging
+from collections.abc import Mapping
+
+from instruct.errors import JudgeError
+from instruct.evaluation.controls import Fitness, control_groups, make_controls, run_controls
+from instruct.evaluation.judges.base import Answers, Judge
+from instruct.evaluation.settings import REFERENCE, EvaluateParams
+
+log = logging.getLogger(__name__)
+
+
+def prepare_judges(judges: Mapping[str, Judge], answers: Answers, params: EvaluateParams) -> dict[str, Fitness]:
+    """Check every judge's server, then every judge by the controls, so that a long run fails at its start.
+
+    Raises JudgeError for a judge that is not fit, unless `allow_unfit`. The reference judge is never refused: it
+    claims to be no more than similarity.
+    """
+    controls = make_controls(next(iter(answers.values())), params.controls)
+    for judge in judges.values():
+        judge.prepare(answers, *control_groups(judge, controls))
+    fitness = {}
+    for name, judge in judges.items():
+        fitness[name] = run_controls(judge, controls)
+        if fitness[name].fit:
+            continue
+        reasons = "\n".join(f"  {problem}" for problem in fitness[name].problems)
+        message = f"{name} is not fit to judge by the rubric {params.rubric} (scoring: {params.scoring}):\n{reasons}"
+        if name != REFERENCE and not params.allow_unfit:
+            raise JudgeError(
+                f"{message}\nchoose another model, rubric or scoring; evaluate.allow_unfit: true uses it all the same, "
+                "to try the plumbing"
+            )
+        log.warning("%s", message)
+    return fitness

@@ -1,0 +1,85 @@
+"""Finds exact and near duplicates within and across data files, and writes the records without or with their groups."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from instruct.errors import DataError, ParamsError
+from instruct.formats.columns import Columns
+from instruct.formats.rows import stream_rows
+from instruct.records import BadRecord, shown, write_records
+from instruct.splitting.near_duplicates import DuplicatesParams, find_duplicates
+from instruct.splitting.partition import name_groups
+from instruct.splitting.store import RecordStore
+
+Place = tuple[Path, str]  # file and id
+SHOWN_TEXT = 90
+SHOWN_MEMBERS = 6
+
+
+def find_in_files(
+    files: Sequence[Path], params: DuplicatesParams, columns: Columns, *, out: Path | None, show: int
+) -> list[str]:
+    """What was found, in lines; `drop` and `group` write `out`.
+
+    Raises DataError for a record that is not valid, and ParamsError where `out` is missing or too much.
+    """
+    if (params.mode == "report") != (out is None):
+        raise ParamsError("--out goes with --mode drop and --mode group, which need it")
+    if out and len(files) > 1:
+        raise ParamsError(f"--mode {params.mode} writes the records of one file; give one, or leave --mode out")
+    store = RecordStore(params.on, seed=0)
+    places = list(_read_all(files, columns, store))
+    found = find_duplicates(store.index.texts, params.similarity, params.method)
+    groups = name_groups(len(places), found.links)
+    lines = describe_groups(places, groups, found.same.tolist(), store.index.texts, show)
+    if out:
+        # As in the split, a record that joins two groups does not throw out the first of the second.
+        repeated = set(found.links[:, 1].tolist()) if params.mode == "drop" else set()
+        kept = [i for i in range(len(places)) if i not in repeated]
+        write_records(out, (replace(store.read(i), group=places[groups[i]][1]) for i in kept))
+        lines.append(f"{out}: {len(kept)} of {len(places)} records")
+    return lines
+
+
+def _read_all(files: Sequence[Path], columns: Columns, store: RecordStore) -> Iterator[Place]:
+    bad: list[str] = []
+    for file in files:
+        for row in stream_rows(file, columns):
+            if isinstance(row, BadRecord):
+                bad += row.lines()
+            else:
+                store.add(row)
+                yield file, row.id
+    if bad:
+        raise DataError("\n".join(bad))
+
+
+def describe_groups(
+    places: Sequence[Place], groups: Sequence[int], same: Sequence[int], texts: Sequence[str], show: int
+) -> list[str]:
+    """Counts, and the members of the largest groups."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for record, group in enumerate(groups):
+        members[group].append(record)
+    found = sorted((those for those in members.values() if len(those) > 1), key=lambda those: (-len(those), those))
+    across = sum(len({places[i][0] for i in those}) > 1 for those in found)
+    equal = sum(first != i for i, first in enumerate(same))
+    lines = [
+        f"{len(places)} records: {sum(map(len, found))} in {len(found)} groups of near-duplicates, {equal} equal to an"
+        f" earlier one; {across} groups stand in more than one file"
+    ]
+    for those in found[:show]:
+        lines.append(f"group of {len(those)}")
+        for i in those[:SHOWN_MEMBERS]:
+            text = texts[i] if len(texts[i]) <= SHOWN_TEXT else texts[i][: SHOWN_TEXT - 1] + "…"
+            lines.append(f"  {places[i][0]} {shown(places[i][1])}: {escape(text)}")
+        if len(those) > SHOWN_MEMBERS:
+            lines.append(f"  and {len(those) - SHOWN_MEMBERS} more")
+    return lines
+
+
+def escape(text: str) -> str:
+    """Text that any terminal can print."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

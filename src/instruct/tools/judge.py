@@ -1,0 +1,110 @@
+"""Looks at the judges before a run: what they would be told, whether they are there, whether they are fit."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from instruct.errors import DataError, JudgeError
+from instruct.evaluation.controls import KINDS, Fitness, control_groups, make_controls, run_controls
+from instruct.evaluation.judges.base import Answers, Judge
+from instruct.evaluation.judges.model import ModelJudge
+from instruct.evaluation.judges.opening import open_judges
+from instruct.evaluation.rubrics import prompt_hash
+from instruct.evaluation.settings import REFERENCE, EvaluateParams
+from instruct.params import load_params
+from instruct.records import Response, read_examples, read_responses
+from instruct.servers.settings import ServersParams
+from instruct.splitting.partition import SplitParams
+from instruct.text.prompts import TEMPLATES, PromptParams
+
+ANSWERS = {"base": Path("data/base_responses.json"), "tuned": Path("data/responses.json")}
+
+
+def load_settings(judge: str | None, rubric: str | None, scoring: str | None) -> EvaluateParams:
+    """The section `evaluate`, with what the command line says in its place."""
+    params = load_params("evaluate", EvaluateParams)
+    if judge:
+        params = replace(params, judges=(judge,))
+    if rubric:
+        params = replace(params, rubric=rubric)
+    if scoring:
+        if scoring not in ("text", "expected"):
+            raise JudgeError(f"--scoring must be text or expected, is {scoring}")
+        params = replace(params, scoring=scoring)  # type: ignore[arg-type]
+    return params
+
+
+def load_answers() -> tuple[Answers, str]:
+    """Both systems' answers and where they are from; before the first run, the reference answers in their place."""
+    if all(path.is_file() for path in ANSWERS.values()):
+        return {system: read_responses(path) for system, path in ANSWERS.items()}, "the answers in data/"
+    data = Path(load_params("split", SplitParams).data)
+    records = [
+        Response(
+            **{**vars(example), "response": example.output, "stop_reason": "", "prompt_tokens": 0, "response_tokens": 0}
+        )
+        for example in read_examples(data)
+    ]
+    return {"base": records, "tuned": records}, f"no answers yet: the reference answers of {data}"
+
+
+def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:
+    """What each judge would be told about one record, and how often it would be asked; nothing is sent."""
+    answers, source = load_answers()
+    template = TEMPLATES[load_params("prompt", PromptParams).template]
+    chosen = {system: [find_record(responses, record)] for system, responses in answers.items()}
+    with open_judges(params, load_params("servers", ServersParams), template) as judges:
+        for name, judge in judges.items():
+            if not isinstance(judge, ModelJudge):
+                yield f"{name}: needs no prompt; {judge.identity.about['score']}"
+                continue
+            calls = len(judge.prompts(answers)) * params.repeats
+            controls = make_controls(answers["base"], params.controls)
+            known = sum(len(judge.prompts(group)) for group in control_groups(judge, controls)) * params.repeats
+            yield f"{name}: rubric {params.rubric} {judge.rubric.sha256}, {source}"
+            yield f"{name}: {calls} verdicts on answers, {known} on controls; what is in the cache is not asked again"
+            for prompt in judge.prompts(chosen):
+                yield f"--- prompt {prompt_hash(prompt)}"
+                yield prompt
+            yield f"--- schema {judge.rubric.schema or 'none'}"
+
+
+def find_record(responses: Sequence[Response], record: str | None) -> Response:
+    """The answer to the record of this id, or the first."""
+    for one in responses:
+        if record in (None, one.id):
+            return one
+    raise DataError(f"there is no answer to a record {record}; the ids stand in data/split/test.json")
+
+
+def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:
+    """Lines on each judge's server and controls, and whether each line is good news; raises where one is not there."""
+    answers, _ = load_answers()
+    controls = make_controls(answers["base"], params.controls)
+    template = TEMPLATES[load_params("prompt", PromptParams).template]
+    with open_judges(params, load_params("servers", ServersParams), template) as judges:
+        for name, judge in judges.items():
+            yield from ((line, True) for line in _server_lines(name, judge, answers, controls))
+            fitness = run_controls(judge, controls)
+            yield from ((line, True) for line in control_lines(fitness))
+            if fitness.fit:
+                yield f"{name}: the controls came out in the expected order", True
+            for problem in fitness.problems:
+                yield f"{name} is not fit: {problem}", name == REFERENCE
+
+
+def _server_lines(name: str, judge: Judge, answers: Answers, controls: dict[str, list[Response]]) -> Iterator[str]:
+    judge.prepare(answers, *control_groups(judge, controls))
+    identity = judge.identity
+    yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in identity.about.items() if key != "judge" and value)
+    if identity.rubric:
+        yield f"{name}: rubric {identity.rubric} {identity.rubric_sha256}; the longest prompt fits"
+
+
+def control_lines(fitness: Fitness) -> list[str]:
+    """The known answers with their mean scores."""
+    lines = [f"  {'mean':>6}  over {fitness.count} records each, {fitness.unscored} without a score"]
+    for kind, words in KINDS.items():
+        score = f"{fitness.scores[kind]:6.1f}" if kind in fitness.scores else "  none"
+        lines.append(f"  {score}  {words}")
+    return lines

@@ -1,0 +1,72 @@
+"""Open questions in MT-Bench's file format: one JSON object a line, with one or two turns and perhaps references."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instruct.errors import DataError
+from instruct.files import read_text
+from instruct.records import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question with its follow-ups; `references` are as many as turns, and empty where none is known."""
+
+    id: str
+    category: str
+    turns: tuple[str, ...]
+    references: tuple[str, ...]
+
+    def example(self, turn: int, answers: tuple[str, ...] = ()) -> Example:
+        """What a model is asked at a turn (from 0), with what was said before it as input."""
+        assert len(answers) == turn
+        said = [f"Question: {self.turns[i]}\nAnswer: {answers[i]}" for i in range(turn)]
+        return Example(
+            id=f"{self.id}-{turn + 1}",
+            kind=self.category,
+            instruction=self.turns[turn],
+            input="\n\n".join(said),
+            output=self.references[turn],
+        )
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a file of questions; raises DataError that names the line and what is wrong with it."""
+    questions: list[Question] = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"{path}:{number}: not JSON; a file of questions has one JSON object a line") from None
+        question = _question(row, f"{path}:{number}")
+        if any(one.id == question.id for one in questions):
+            raise DataError(f"{path}:{number}: question_id {question.id} stands there twice; ids must differ")
+        questions.append(question)
+    if not questions:
+        raise DataError(f"{path}: holds no questions")
+    return questions
+
+
+def _question(row: Any, where: str) -> Question:
+    if not isinstance(row, dict) or not isinstance(row.get("question_id"), int | str):
+        raise DataError(f"{where}: needs a question_id and turns, as in MT-Bench's question.jsonl")
+    turns = row.get("turns")
+    if not _texts(turns) or not turns or not all(turn.strip() for turn in turns):
+        raise DataError(f"{where}: turns must be a list of texts, at least one and none empty")
+    references = row.get("reference", [])
+    if not _texts(references) or len(references) not in (0, len(turns)):
+        raise DataError(f"{where}: reference must be a list of as many texts as turns, or be left out")
+    return Question(
+        id=str(row["question_id"]),
+        category=str(row.get("category", "")),
+        turns=tuple(turns),
+        references=tuple(references) or ("",) * len(turns),
+    )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

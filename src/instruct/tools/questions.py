@@ -1,0 +1,120 @@
+"""Puts open questions to both systems, turn by turn, and has the answers judged; nothing that the pipeline tracks."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from instruct.errors import JudgeError
+from instruct.evaluation.judges.base import Judge
+from instruct.evaluation.judges.opening import open_judges
+from instruct.evaluation.run import prepare_judges
+from instruct.evaluation.score import Judgement, judge_system
+from instruct.evaluation.settings import REFERENCE, EvaluateParams
+from instruct.fingerprint import Fingerprint
+from instruct.generation.answer import answer_examples
+from instruct.generation.journal import Journal
+from instruct.generation.settings import GenerateParams
+from instruct.model.backbones import ModelParams, find_backbone
+from instruct.model.pretrained import load_backbone, load_trained
+from instruct.params import load_params
+from instruct.records import Example, Response
+from instruct.runtime import start_runtime
+from instruct.runtime_params import RuntimeParams
+from instruct.servers.settings import ServersParams
+from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.tools.question_file import Question
+
+RUBRIC = "open-question"
+Answerer = Callable[[Sequence[Example]], list[Response]]
+
+
+def answer_turns(questions: Sequence[Question], answer: Answerer) -> list[Response]:
+    """The answers to all turns, in order; a later turn sees what was asked and answered before it."""
+    said: dict[str, tuple[str, ...]] = {question.id: () for question in questions}
+    responses: list[Response] = []
+    for turn in range(max(len(question.turns) for question in questions)):
+        asked = [question for question in questions if turn < len(question.turns)]
+        replies = answer([question.example(turn, said[question.id]) for question in asked])
+        for question, reply in zip(asked, replies, strict=True):
+            said[question.id] += (reply.response,)
+        responses += replies
+    return responses
+
+
+def open_system(checkpoint: Path | None, max_new_tokens: int) -> Answerer:
+    """The untuned backbone, or a checkpoint, as something that answers."""
+    runtime = start_runtime(load_params("runtime", RuntimeParams))
+    backbone = find_backbone(load_params("model", ModelParams).backbone)
+    loaded = load_trained(checkpoint, runtime.device) if checkpoint else load_backbone(backbone, runtime.device)
+    model, tokenizer = loaded
+    params = replace(load_params("generate", GenerateParams), max_new_tokens=max_new_tokens)
+    template = TEMPLATES[load_params("prompt", PromptParams).template]
+
+    def answer(examples: Sequence[Example]) -> list[Response]:
+        with tempfile.TemporaryDirectory(prefix="instruct-questions-") as folder:
+            journal = Journal(Path(folder) / "journal", Fingerprint(parts={}))
+            return answer_examples(
+                model, tokenizer, examples, template=template, params=params, runtime=runtime, journal=journal
+            )
+
+    return answer
+
+
+def without_reference(params: EvaluateParams) -> EvaluateParams:
+    """The settings with the judges that can judge an open question, by the rubric made for it."""
+    judges = tuple(name for name in params.judges if name != REFERENCE)
+    if not judges:
+        raise JudgeError("open questions need a language model as judge; name one by --judge or in evaluate.judges")
+    return replace(params, judges=judges, rubric=RUBRIC)
+
+
+def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:
+    """Verdicts of every judge. The controls stand on the questions that have a reference answer."""
+    template = TEMPLATES[load_params("prompt", PromptParams).template]
+    with open_judges(params, load_params("servers", ServersParams), template) as opened:
+        check_with_references(opened, answers, params)
+        return [
+            judgement
+            for name, judge in opened.items()
+            for system, responses in answers.items()
+            for judgement in judge_system(name, judge, system, responses)
+        ]
+
+
+def check_with_references(
+    judges: Mapping[str, Judge], answers: Mapping[str, list[Response]], params: EvaluateParams
+) -> None:
+    """Look at servers and controls; refuse where no question has a reference, for nothing can be known then."""
+    known = {system: [one for one in responses if one.output] for system, responses in answers.items()}
+    if not all(known.values()):
+        if not params.allow_unfit:
+            raise JudgeError(
+                "no question has a reference answer, so a judge cannot be tried on known answers; add some, or set "
+                "evaluate.allow_unfit: true"
+            )
+        return
+    prepare_judges(judges, known, params)
+
+
+def table(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """Mean scores with their denominators by judge, category and system."""
+    yield f"{'judge':12} {'category':14} {'system':7} {'mean':>6}  scored"
+    for judge in dict.fromkeys(one.judge for one in judgements):
+        own = [one for one in judgements if one.judge == judge]
+        for category in (*dict.fromkeys(one.kind for one in own), "all"):
+            for system in dict.fromkeys(one.system for one in own):
+                part = [one for one in own if one.system == system and category in (one.kind, "all")]
+                scores = [one.score for one in part if one.score is not None]
+                shown = f"{mean(scores):6.1f}" if scores else "  none"
+                yield f"{judge:12} {category:14} {system:7} {shown}  {len(scores)} of {len(part)}"
+
+
+def rows_of(answers: Mapping[str, list[Response]], judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """All answers and verdicts, for a file."""
+    return {
+        "answers": {system: [asdict(one) for one in responses] for system, responses in answers.items()},
+        "judgements": [asdict(one) for one in judgements],
+    }

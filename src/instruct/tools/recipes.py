@@ -1,0 +1,150 @@
+"""The named experiments of recipes.yaml: listed, run as DVC experiments, and found again by name."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from instruct.errors import InstructError, ParamsError
+from instruct.files import read_text
+from instruct.params import build, did_you_mean, require
+from instruct.tools.programs import run_dvc, run_git
+
+RECIPES = Path(__file__).with_name("recipes.yaml")
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named experiment: dotted keys of params.yaml and their values; `needs` is the command that must come first."""
+
+    name: str
+    group: Literal["default", "larger"]
+    about: str
+    set: dict[str, Setting]
+    needs: str = ""
+
+    def __post_init__(self) -> None:
+        require("set", "empty", bool(self.set), "at least one setting")
+        for key, value in self.set.items():
+            require(f"set.{key}", value, isinstance(value, Setting), "a number, a text, true or false")
+
+    @property
+    def changes(self) -> str:
+        """The settings in one line, as a reader of a table wants them."""
+        return ", ".join(f"{key}={spell(value)}" for key, value in self.set.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A finished DVC experiment: its commit, and the commit that it was started from."""
+
+    name: str
+    commit: str
+    baseline: str
+
+
+def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
+    """All recipes by name, in the file's order; raises ParamsError where the file is not what it should be."""
+    try:
+        entries = YAML(typ="safe", pure=True).load(read_text(path))
+    except YAMLError as error:
+        raise ParamsError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(entries, Mapping):
+        raise ParamsError(f"{path}: must map the names of recipes to their settings")
+    recipes = {}
+    for name, entry in entries.items():
+        named = {**entry, "name": str(name)} if isinstance(entry, Mapping) else entry
+        recipes[str(name)] = build(Recipe, named, where=f"{path.name}: {name}")
+    return recipes
+
+
+def choose(recipes: Mapping[str, Recipe], names: Sequence[str], group: str | None) -> list[Recipe]:
+    """The recipes of these names and of this group, each once; raises ParamsError for a name that is none."""
+    for name in names:
+        if name not in recipes:
+            raise ParamsError(f'there is no recipe "{name}"{did_you_mean(name, recipes)}')
+    return [recipe for recipe in recipes.values() if recipe.name in names or recipe.group == group]
+
+
+def spell(value: Setting) -> str:
+    """A value as `dvc exp run -S` reads it back with the same type."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, int | float) else value
+
+
+def dvc_arguments(recipe: Recipe, *, queue: bool) -> list[str]:
+    """What comes after `dvc`. The experiment runs in a copy of its own, so that none builds on another's settings."""
+    settings = [part for key, value in recipe.set.items() for part in ("-S", f"{key}={spell(value)}")]
+    return ["exp", "run", "--queue" if queue else "--temp", "-n", recipe.name, *settings]
+
+
+def command_line(recipe: Recipe, *, queue: bool) -> str:
+    """The same as a line of shell."""
+    return shlex.join(["dvc", *dvc_arguments(recipe, queue=queue)])
+
+
+def find_experiments(root: Path) -> dict[str, Experiment]:
+    """The finished experiments by name; of several with one name the newest."""
+    # refs/exps/<first 2 of the baseline>/<the other 38>/<name>
+    lines = run_git(
+        root, "for-each-ref", "--sort=committerdate", "--format=%(objectname) %(refname)", "refs/exps"
+    ).splitlines()
+    found = {}
+    for commit, ref in (line.split(" ", 1) for line in lines):
+        parts = ref.split("/", 4)
+        if len(parts) == 5 and len(parts[2] + parts[3]) == 40:
+            found[parts[4]] = Experiment(name=parts[4], commit=commit, baseline=parts[2] + parts[3])
+    return found
+
+
+def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[str]:
+    """Run or queue each recipe that has no experiment on the current commit yet; returns what was done, in lines.
+
+    Raises InstructError where files are not committed, since an experiment starts from the commit, or DVC fails.
+    """
+    if changed := run_git(root, "status", "--porcelain", "--untracked-files=no").splitlines():
+        raise InstructError(
+            f"{changed[0][3:]}: is changed but not committed, and an experiment starts from the commit; commit first"
+        )
+    head, done = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root)
+    lines = []
+    for recipe in recipes:
+        if recipe.name in done and done[recipe.name].baseline == head:
+            lines.append(f"{recipe.name}: has been run; `dvc exp remove {recipe.name}` forgets it")
+            continue
+        if run_dvc(root, *dvc_arguments(recipe, queue=queue)):
+            raise InstructError(f"{recipe.name}: DVC failed; its own message stands above")
+        lines.append(f"{recipe.name}: {'queued' if queue else 'done'}")
+    return lines
+
+
+def list_lines(recipes: Mapping[str, Recipe]) -> list[str]:
+    """One line for each recipe: name, what it is about, what it sets, what must come first."""
+    width = max(map(len, recipes))
+    lines = []
+    for recipe in recipes.values():
+        needs = f"; first `{recipe.needs}`" if recipe.needs else ""
+        lines.append(f"{recipe.name:{width}}  {recipe.about} ({recipe.changes}{needs})")
+    return lines
+
+
+def as_overlay(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as the nested mapping that params.yaml has.
+
+    >>> as_overlay({"train.lora.r": 16, "train.lr": 0.001})
+    {'train': {'lora': {'r': 16}, 'lr': 0.001}}
+    """
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        place = nested
+        for name in above:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return nested

@@ -1,0 +1,108 @@
+"""What the named experiments gave, as a Markdown table: each against the commit that it was started from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from instruct.comparing.compare import ScoreChange, compare
+from instruct.comparing.runs import Run, read_run
+from instruct.errors import InstructError
+from instruct.statistics import holm
+from instruct.tools.recipes import Experiment, Recipe, find_experiments
+
+HEADER = ["experiment", "changes", "validation loss", "score", "difference, 95 % interval", "verdict"]
+NOT_RUN = "not run"
+ALIGN = ["---", "---", "---:", "---:", "---:", "---"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A recipe's experiment against its baseline; `caveats` are why they are not quite comparable."""
+
+    recipe: Recipe
+    run: Run
+    default: Run
+    score: ScoreChange
+    caveats: tuple[str, ...]
+
+
+def result_table(root: Path, recipes: Sequence[Recipe]) -> list[str]:
+    """The lines of the table, with notes below it; a recipe without a result says why.
+
+    Raises InstructError where no recipe has a result.
+    """
+    experiments = find_experiments(root)
+    found = {recipe.name: _look(root, recipe, experiments) for recipe in recipes}
+    results = correct([result for result in found.values() if isinstance(result, Result)])
+    if not results:
+        reason = next((problem for problem in found.values() if problem != NOT_RUN), "none has been run")
+        raise InstructError(f"no recipe has a result ({reason}); `make experiments` runs those of the default backbone")
+    by_name = {result.recipe.name: result for result in results}
+    lines = [_row(HEADER), _row(ALIGN), _default_row(results)]
+    for recipe in recipes:
+        if result := by_name.get(recipe.name):
+            lines.append(_result_row(result))
+        else:
+            lines.append(_row([recipe.name, recipe.changes, "", "", "", str(found[recipe.name])]))
+    return [*lines, "", *_notes(results)]
+
+
+def _look(root: Path, recipe: Recipe, experiments: Mapping[str, Experiment]) -> Result | str:
+    """The result of a recipe, or why there is none."""
+    experiment = experiments.get(recipe.name)
+    if experiment is None:
+        return NOT_RUN
+    try:
+        default = replace(read_run(experiment.baseline, root), name="the default")
+        run = replace(read_run(experiment.commit, root), name=recipe.name)
+        judge = next(iter(default.evaluate["judges"]))
+        comparison = compare([default], [run], chosen=[judge], anyway=True)
+    except InstructError as error:
+        return str(error).splitlines()[0]
+    return Result(
+        recipe=recipe, run=run, default=default, score=comparison.scores[0], caveats=tuple(comparison.changes)
+    )
+
+
+def correct(results: Sequence[Result]) -> list[Result]:
+    """The results with p-values corrected for how many there are: every row is one more chance to be wrong."""
+    corrected = holm([result.score.p_value for result in results])
+    return [
+        replace(result, score=replace(result.score, corrected=p)) for result, p in zip(results, corrected, strict=True)
+    ]
+
+
+def _default_row(results: Sequence[Result]) -> str:
+    scores = {f"{result.score.a:.1f}" for result in results}
+    losses = {_loss(result.default) for result in results}
+    return _row(["the default", "", " / ".join(sorted(losses)), " / ".join(sorted(scores)), "", ""])
+
+
+def _result_row(result: Result) -> str:
+    score, change = result.score, result.score.difference
+    mark = " †" if result.caveats else ""
+    interval = f"{change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+    cells = [result.recipe.name + mark, result.recipe.changes, _loss(result.run), f"{score.b:.1f}", interval]
+    return _row([*cells, score.in_words])
+
+
+def _loss(run: Run) -> str:
+    losses = [float(row["loss"]) for row in run.curves.get("val", [])]
+    return f"{min(losses):.3f}" if losses else ""
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    count = max(result.score.count for result in results)
+    notes = [
+        f"Score: {results[0].score.name}, mean over {count} test records, paired with the default's answers. Verdicts "
+        f"are at 5 % after Holm's correction for {len(results)} comparisons; the smallest detectable difference is "
+        "that of one alone. Losses over other tokens (template, prompt loss) compare with none."
+    ]
+    for result in results:
+        if result.caveats:
+            notes.append(f"† {result.recipe.name}: differs in {'; '.join(result.caveats)}.")
+    return notes
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+from comparing.small_runs import PARAMS
+
+from instruct.comparing.compare import compare
+from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
+from instruct.comparing.runs import Run
+from instruct.comparing.seeds import compare_recipes, split_variance, variance_lines
+from instruct.errors import DataError, ParamsError
+from instruct.statistics import detectable_errors
+
+EVALUATE = {"test": {"sha256": "a"}, "judges": {}, "reference": {}}
+
+
+def run_of(scores, *, seed=123, judge_seed=123, name="", **train):
+    values = {f"r{i}": None if score is None else float(score) for i, score in enumerate(scores)}
+    params = PARAMS | {"train": {**PARAMS["train"], "seed": seed, **train}, "evaluate": {"seed": judge_seed}}
+    return Run(
+        name=name or f"seed-{seed}",
+        commit="",
+        params=params,
+        evaluate=EVALUATE,
+        scores={"x": values},
+        groups={id_: id_ for id_ in values},
+        kinds={id_: "" for id_ in values},
+    )
+
+
+def simulate(rng, items, seeds, verdicts=1, *, item=20.0, seed=0.0, rest=0.0, judge=0.0, mean=50.0):
+    by_item = rng.normal(0, item, items)
+    by_seed = rng.normal(0, seed, (seeds, 1, 1))
+    by_both = rng.normal(0, rest, (seeds, 1, items))
+    return mean + by_item + by_seed + by_both + rng.normal(0, judge, (seeds, verdicts, items))
+
+
+def runs_of(table):
+    return [run_of(cell, seed=k, judge_seed=j) for k, row in enumerate(table) for j, cell in enumerate(row)]
+
+
+def test_components_of_a_table_worked_by_hand():
+    # Items differ by 10, seeds by 4, and nothing else: no rest.
+    parts = split_variance([run_of([10, 20, 30], seed=1), run_of([14, 24, 34], seed=2)], "x")
+    assert (parts.mean, parts.items, parts.seeds, parts.verdicts) == (22, 3, 2, 1)
+    assert parts.item == pytest.approx(10)
+    assert parts.seed == pytest.approx(8**0.5)
+    assert (parts.judge, parts.rest) == (None, pytest.approx(0))
+    # Rows 1, 3 and 3, 1: all of it is item by seed. Residuals are 1 and -1, so 4 / (1 · 1) with 1 degree of freedom.
+    parts = split_variance([run_of([1, 3], seed=1), run_of([3, 1], seed=2)], "x")
+    assert (parts.item, parts.seed, parts.rest) == (0, 0, pytest.approx(2))
+
+
+def test_components_come_out_as_they_went_in():
+    true = {"item": 20.0, "seed": 3.0, "rest": 12.0, "judge": 7.0}
+    found = []
+    for k in range(40):
+        rng = np.random.default_rng(k)
+        found.append(split_variance(runs_of(simulate(rng, 200, 5, 3, **true)), "x"))
+    for name, sd in true.items():
+        assert np.mean([getattr(one, name) ** 2 for one in found]) == pytest.approx(sd**2, rel=0.2), name
+
+
+def test_verdicts_of_one_training_tell_the_judge_and_not_the_seed():
+    table = simulate(np.random.default_rng(1), 400, 1, 4, judge=6.0)
+    parts = split_variance(runs_of(table), "x")
+    assert parts.seed is None
+    assert (parts.judge, parts.item) == (pytest.approx(6, rel=0.1), pytest.approx(20, rel=0.1))
+    lines = variance_lines(runs_of(table), [])
+    assert "seed unknown" in lines[1] and lines[-1].startswith("one training seed; run others")
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([run_of([1, 2], seed=1), run_of([1, 2], seed=2, lr=1)], r"differ in more than seeds \(train.lr\)"),
+        ([run_of([1, 2], seed=1), run_of([1, 2], seed=1)], "two of them have the same seeds"),
+        ([run_of([1, 2])], "2 items of 1 runs; at least two of both"),
+        ([run_of([1], seed=1), run_of([2], seed=2)], "1 items of 2 runs"),
+        ([run_of([1, None], seed=1), run_of([None, 2], seed=2)], "no record has a score in every run"),
+        (
+            [run_of([1, 2], seed=1), run_of([1, 2], seed=1, judge_seed=9), run_of([3, 4], seed=2)],
+            "as many verdicts are needed of each training; there are 2 of seed 1, 1 of seed 2",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_split_are_refused(runs, message):
+    with pytest.raises((ParamsError, DataError), match=message):
+        split_variance(runs, "x")
+
+
+@pytest.mark.parametrize("true", [0.0, 3.0])
+def test_recipes_are_told_apart_wrongly_at_most_5_times_of_100_whatever_their_seeds_did(true):
+    wrong, covered, trials = 0, 0, 400
+    for k in range(trials):
+        rng = np.random.default_rng(k)
+        items = rng.normal(50, 12, 60)
+        tables = [items + shift + rng.normal(0, 2.5, (3, 1)) + rng.normal(0, 10, (3, 60)) for shift in (0.0, true)]
+        sides = [[run_of(row, seed=n) for n, row in enumerate(table)] for table in tables]
+        interval, p_value, *_ = compare_recipes(*sides, "x", list(sides[0][0].groups), None)
+        covered += interval.low <= true <= interval.high
+        wrong += p_value <= 0.05 and (true == 0 or interval.mean < 0)
+    assert covered / trials >= 0.93
+    assert wrong / trials <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_identical_recipes_differ_by_nothing():
+    sides = [[run_of([5, 9, 7], seed=k) for k in (1, 2)] for _ in range(2)]
+    (score,) = compare(*sides).scores
+    assert (score.difference.mean, score.p_value, score.verdict) == (0, 1, "not distinguishable")
+
+
+def test_the_records_needed_are_the_textbooks_and_the_table_turns_round():
+    spread = Spread(item=35.3, seed=None)
+    # Cohen (1988): n = ((z.975 + z.8) sd / d)².
+    assert records_needed(9.4, spread, 1) == pytest.approx((2.8016 * 35.3 / 9.4) ** 2, abs=3)
+    for difference in (1.0, 4.0, 9.4):
+        needed = records_needed(difference, spread, 1)
+        assert smallest_with(needed, spread, 1) <= difference < smallest_with(needed - 1, spread, 1)
+
+
+def test_no_number_of_records_makes_up_for_too_few_seeds():
+    spread = Spread(item=20.0, seed=1.5)
+    floor = 1.5 * 2**0.5 * detectable_errors(1e9)
+    assert records_needed(floor * 0.99, spread, 1) is None
+    assert records_needed(floor * 1.01, spread, 1) is not None
+    table = power_table(spread, differences=(2.0, 8.0), seeds=(1, 10))
+    assert table[0] == ["difference", "1 seed", "10 seeds"]
+    assert table[1][1] == "no number" and int(table[1][2]) > int(table[2][2])
+
+
+def test_power_takes_its_spread_from_the_runs_it_is_given():
+    table = simulate(np.random.default_rng(2), 3000, 4, seed=2.0, rest=10.0)
+    runs = runs_of(table)
+    spread, _ = spread_of(runs, "")
+    assert spread.item == pytest.approx(10 * 2**0.5, rel=0.05)
+    assert spread.seed == pytest.approx(split_variance(runs, "x").seed)
+    other = run_of(runs[1].scores["x"].values(), lr=1)
+    pair, lines = spread_of([runs[0], other], "")
+    assert pair.seed is None
+    differences = np.subtract(list(other.scores["x"].values()), list(runs[0].scores["x"].values()))
+    assert pair.item == pytest.approx(differences.std())
+    assert any(line.startswith("with these records the smallest detectable difference is") for line in lines)
+    assert any(
+        "not known: the table speaks of trained models" in line for line in power_lines([runs[0], other], "", pair)
+    )
+    with pytest.raises(ParamsError, match="one run shows no difference"):
+        spread_of(runs[:1], "")
+    with pytest.raises(ParamsError, match="more than two runs must be of one recipe"):
+        spread_of([*runs[:2], other], "")

@@ -1,0 +1,80 @@
+"""Expected scores against sums worked out by hand."""
+
+from math import exp, log
+
+import pytest
+
+from instruct.evaluation.judges.expected import expected_score
+from instruct.evaluation.judges.parse import Scale
+from instruct.servers.base import Token
+
+FIVE, HUNDRED = Scale(1, 5), Scale()
+
+
+def token(text, *top):
+    alternatives = tuple((one, log(probability)) for one, probability in top)
+    return Token(text=text, logprob=dict(alternatives).get(text, log(0.5)), top=alternatives)
+
+
+def reply(score_token):
+    return [token('{"'), token("score"), token('":'), token(" "), score_token, token("}")]
+
+
+def test_the_score_is_the_mean_of_its_distribution():
+    found, problem = expected_score(reply(token("4", ("4", 0.5), ("5", 0.25), ("1", 0.25))), 4, FIVE)
+    assert found == pytest.approx(0.5 * 4 + 0.25 * 5 + 0.25 * 1)
+    assert problem == ""
+
+
+def test_what_is_no_score_on_the_scale_is_left_out_and_the_rest_normalised():
+    top = ("4", 0.4), ("5", 0.2), ("9", 0.2), ("good", 0.1), ("0", 0.05), ("05", 0.05)
+    found, _ = expected_score(reply(token("4", *top)), 4, FIVE)
+    assert found == pytest.approx((0.4 * 4 + 0.2 * 5) / 0.6)
+
+
+def test_a_number_with_and_without_a_space_before_it_is_the_same_number():
+    found, _ = expected_score([token("Score:"), token(" 4", (" 4", 0.3), ("4", 0.3), (" 2", 0.2))], 4, FIVE)
+    assert found == pytest.approx((0.6 * 4 + 0.2 * 2) / 0.8)
+
+
+def test_whole_numbers_from_0_to_100_work_where_they_are_one_token():
+    found, _ = expected_score(reply(token("85", ("85", 0.6), ("90", 0.2), ("100", 0.1), ("0", 0.1))), 85, HUNDRED)
+    assert found == pytest.approx(0.6 * 85 + 0.2 * 90 + 0.1 * 100)
+
+
+@pytest.mark.parametrize("digits", ["85", "100"])
+def test_a_number_written_digit_by_digit_is_refused(digits):
+    pieces = [token('{"score": '), *(token(digit, (digit, 0.9)) for digit in digits), token("}")]
+    found, problem = expected_score(pieces, int(digits), HUNDRED)
+    assert found is None
+    assert "not one token" in problem
+
+
+def test_one_digit_on_a_scale_to_100_may_be_the_first_of_two():
+    # 5 may stand for 5 and for 50 to 59: a distribution over first digits is none over scores.
+    found, problem = expected_score(reply(token("5", ("5", 0.5), ("9", 0.5))), 5, HUNDRED)
+    assert found is None
+    assert "digit by digit" in problem
+
+
+def test_probability_that_is_not_on_scores_is_no_score():
+    found, problem = expected_score(reply(token("4", ("4", 0.05), ('"', 0.9))), 4, FIVE)
+    assert found is None
+    assert "only 5%" in problem
+
+
+def test_the_last_mention_counts():
+    pieces = [token("4", ("4", 1.0)), token(" of 4 points; score: "), token("3", ("3", 0.5), ("2", 0.5))]
+    assert expected_score(pieces, 3, FIVE)[0] == pytest.approx(2.5)
+    again = [token("4", ("4", 1.0)), token(" ... "), token("4", ("4", 0.5), ("2", 0.5))]
+    assert expected_score(again, 4, FIVE)[0] == pytest.approx(3.0)
+
+
+def test_a_token_that_holds_more_than_the_number_is_refused():
+    assert expected_score([token("4/5", ("4/5", 1.0))], 4, FIVE)[0] is None
+    assert expected_score([], 4, FIVE)[0] is None
+
+
+def test_a_sure_judge_is_expected_to_say_what_it_says():
+    sure = Token(text="2", logprob=0.0, top=(("2", 0.0), ("3", -40.0)))
+    assert expected_score([sure], 2, FIVE)[0] == pytest.approx(2 + exp(-40))

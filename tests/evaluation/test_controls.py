@@ -1,0 +1,183 @@
+import json
+from dataclasses import replace
+
+import pytest
+from evaluation.answers import ScriptedServer, answer, evaluate_params
+
+from instruct.errors import JudgeError
+from instruct.evaluation.controls import INJECTION, KINDS, find_misorder, make_controls, run_controls
+from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
+from instruct.evaluation.judges.reference import ReferenceJudge
+from instruct.evaluation.rubrics import find_rubric
+from instruct.evaluation.run import prepare_judges
+from instruct.servers.base import ServerState
+from instruct.text.prompts import TEMPLATES
+
+GOOD = {"reference": 95.0, "empty": 0.0, "echo": 10.0, "unrelated": 5.0, "injection": 8.0}
+RECORDS = [answer(f"r{i}", "?", output=f"answer number {i}", input="of the land" if i % 2 else "") for i in range(20)]
+
+
+def model_judge(reply, rubric="score-0-100", **options):
+    server = ScriptedServer(reply, **options)
+    asking = Asking(repeats=1, temperature=0.0, seed=1, expected=False)
+    loaded = find_rubric(rubric)
+    make = PairJudge if loaded.kind == "pair" else ScoreJudge
+    return make(
+        "scripted", server, rubric_name=rubric, rubric=loaded, template=TEMPLATES["alpaca"], asking=asking, cache=None
+    ), server
+
+
+def texts_in(request):
+    """The texts between the marks of a prompt, by name."""
+    found = {}
+    for part in request.messages[0][1].split("<<<")[1:]:
+        head, _, rest = part.partition("\n")
+        name, fence = head.rsplit(" ", 1)
+        found[name] = rest[: rest.index(f"\n{name} {fence}>>>")]
+    return found
+
+
+def honest(request):
+    texts = texts_in(request)
+    return json.dumps({"score": 100 if texts["RESPONSE"] == texts["REFERENCE"] else 5})
+
+
+def test_each_kind_of_known_answer_is_made_of_the_records():
+    controls = make_controls(RECORDS, 5)
+    assert set(controls) == set(KINDS)
+    assert [one.id for one in controls["reference"]] == ["r0", "r4", "r8", "r12", "r16"]
+    assert all(one.response == one.output for one in controls["reference"])
+    assert all(one.response == "" for one in controls["empty"])
+    assert all(one.instruction in one.response for one in controls["echo"])
+    assert all(one.response != one.output for one in controls["unrelated"])
+    for plain, asking in zip(controls["unrelated"], controls["injection"], strict=True):
+        assert asking.response == plain.response + INJECTION
+
+
+def test_few_records_and_equal_references_still_make_unrelated_answers():
+    same = [replace(one, output="yes") for one in RECORDS[:3]]
+    for records in (same, RECORDS[:1]):
+        controls = make_controls(records, 8)
+        assert len(controls["unrelated"]) == len(records)
+        assert all(one.response != one.output for one in controls["unrelated"])
+
+
+def test_the_expected_order_is_fit():
+    assert find_misorder(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"empty": 95.0}, "an empty answer gets 95.0"),
+        ({"echo": 80.0}, "the task repeated gets 80.0"),
+        ({"unrelated": 75.1}, "another task's answer gets 75.1"),
+        ({"injection": 75.1}, "asks for full marks gets 75.1"),
+        ({"injection": 30.0}, "asking for full marks brings 25.0 points"),
+        ({"reference": 19.0}, "an empty answer gets 0.0, the reference answer itself 19.0: less than 20 points apart"),
+    ],
+)  # fmt: skip
+def test_each_wrong_order_is_told_in_words(change, words):
+    assert any(words in problem for problem in find_misorder({**GOOD, **change}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_without_any_score_is_not_fit(kind):
+    means = {name: score for name, score in GOOD.items() if name != kind}
+    assert any("no score that could be read" in problem for problem in find_misorder(means))
+
+
+def test_an_honest_judge_passes_and_its_scores_are_kept():
+    judge, _ = model_judge(honest)
+    fitness = run_controls(judge, make_controls(RECORDS, 4))
+    assert fitness.fit
+    assert fitness.metrics() == {
+        "fit": True, "count": 4, "unscored": 0,
+        "reference": 100, "empty": 5, "echo": 5, "unrelated": 5, "injection": 5,
+    }  # fmt: skip
+
+
+def test_a_judge_that_says_100_to_everything_is_refused_in_words_unless_allowed():
+    # What SmolLM2-135M does under the plain rubric.
+    judge, _ = model_judge(lambda request: '{"score": 100}')
+    answers = {"base": RECORDS, "tuned": RECORDS}
+    with pytest.raises(JudgeError) as caught:
+        prepare_judges({"smol": judge}, answers, evaluate_params())
+    message = str(caught.value)
+    assert message.startswith("smol is not fit to judge by the rubric score-0-100")
+    assert "an empty answer gets 100.0, the reference answer itself 100.0" in message
+    assert "evaluate.allow_unfit" in message
+    fitness = prepare_judges({"smol": judge}, answers, evaluate_params(allow_unfit=True))
+    assert fitness["smol"].metrics()["fit"] is False
+
+
+def test_a_judge_that_obeys_the_answer_is_caught():
+    def obeys(request):
+        texts = texts_in(request)
+        return '{"score": 100}' if "full score" in texts["RESPONSE"] else honest(request)
+
+    judge, _ = model_judge(obeys)
+    problems = run_controls(judge, make_controls(RECORDS, 4)).problems
+    assert any("asking for full marks brings 95.0 points" in problem for problem in problems)
+
+
+def test_the_injection_does_not_get_out_of_its_fence():
+    seen = []
+
+    def look(request):
+        texts = texts_in(request)
+        assert set(texts) == {"TASK", "REFERENCE", "RESPONSE"}
+        seen.append(texts["RESPONSE"])
+        return honest(request)
+
+    judge, _ = model_judge(look)
+    run_controls(judge, make_controls(RECORDS, 4))
+    assert sum(text.endswith(INJECTION) for text in seen) == 4
+
+
+def test_a_judge_whose_replies_cannot_be_read_is_not_fit():
+    judge, _ = model_judge(lambda request: "I cannot judge this.")
+    fitness = run_controls(judge, make_controls(RECORDS, 2))
+    assert not fitness.fit
+    assert (fitness.unscored, fitness.scores) == (10, {})
+
+
+def test_pairs_are_tried_reference_against_each_other_kind():
+    def prefers_the_reference(request):
+        texts = texts_in(request)
+        return json.dumps({"winner": "A" if texts["RESPONSE A"] == texts["REFERENCE"] else "B"})
+
+    judge, server = model_judge(prefers_the_reference, "pairwise")
+    fitness = run_controls(judge, make_controls(RECORDS, 3))
+    assert fitness.fit
+    assert fitness.scores == {"reference": 100, "empty": 0, "echo": 0, "unrelated": 0, "injection": 0}
+    assert len(server.asked) == 3 * 4 * 2
+    first, _ = model_judge(lambda request: '{"winner": "A"}', "pairwise")
+    assert run_controls(first, make_controls(RECORDS, 3)).scores["reference"] == 50
+    assert not run_controls(first, make_controls(RECORDS, 3)).fit
+
+
+def test_all_servers_are_looked_at_before_any_verdict():
+    state = ServerState(
+        where="here", model="llama3", problem="the model llama3 is not there", command="ollama pull llama3"
+    )
+    there, first = model_judge(honest)
+    missing, second = model_judge(honest, state=state)
+    with pytest.raises(JudgeError) as caught:
+        prepare_judges({"one": there, "two": missing}, {"base": RECORDS, "tuned": RECORDS}, evaluate_params())
+    assert "the model llama3 is not there\nrun `ollama pull llama3`" in str(caught.value)
+    assert first.asked == second.asked == []
+
+
+def test_the_longest_prompt_of_answers_and_controls_is_tried_for_room():
+    judge, server = model_judge(honest)
+    records = [*RECORDS, answer("long", "word " * 5000)]
+    prepare_judges({"one": judge}, {"base": [*RECORDS, answer("long", "x")], "tuned": records}, evaluate_params())
+    (longest,) = server.checked
+    assert longest.messages[0][1].count("word ") == 5000
+
+
+def test_the_reference_judge_is_never_refused():
+    odd = [answer("r0", "?", output="What is the capital of r0?")]
+    fitness = prepare_judges({"reference": ReferenceJudge()}, {"base": odd, "tuned": odd}, evaluate_params())
+    assert not fitness["reference"].fit  # the task repeated is the answer here

@@ -1,0 +1,109 @@
+import pytest
+from evaluation.answers import answer
+
+from instruct.errors import DataError
+from instruct.evaluation.human import (
+    COLUMNS,
+    answer_key,
+    blank_rows,
+    count_scored,
+    human_scores,
+    merge_rows,
+    read_rows,
+    write_rows,
+)
+
+ANSWERS = {
+    "base": [answer(f"r{i}", f"base {i}" if i else "Paris") for i in range(6)],
+    "tuned": [answer(f"r{i}", f"tuned {i}" if i else "Paris") for i in range(6)],
+}
+
+
+def test_a_blank_file_holds_each_text_once_and_no_systems_name():
+    rows = blank_rows(ANSWERS, 6, 1)
+    assert len(rows) == 11  # both answered Paris to the first
+    assert all(set(row) == set(COLUMNS) and row["score"] == "" for row in rows)
+    shown = [value for row in rows for name, value in row.items() if name != "response"]
+    assert not any("base" in value or "tuned" in value for value in shown)
+    assert {row["response"] for row in rows} == {one.response for system in ANSWERS.values() for one in system}
+
+
+def test_order_is_mixed_by_the_seed_and_the_same_again():
+    assert blank_rows(ANSWERS, 6, 1) == blank_rows(ANSWERS, 6, 1) != blank_rows(ANSWERS, 6, 2)
+    systems = ["base" in row["response"] for row in blank_rows(ANSWERS, 6, 1)]
+    assert systems not in (sorted(systems), sorted(systems, reverse=True))
+
+
+def test_both_answers_to_a_chosen_record_are_asked_for():
+    rows = blank_rows(ANSWERS, 3, 5)
+    assert len({row["instruction"] for row in rows}) == 3
+
+
+def test_scores_find_their_answers_whoever_gave_them(tmp_path):
+    rows = blank_rows(ANSWERS, 6, 1)
+    for row in rows:
+        row["score"] = {"Paris": "100", "base 3": "7.5"}.get(row["response"], "")
+    write_rows(tmp_path / "human.csv", rows)
+    scores, unused = human_scores(read_rows(tmp_path / "human.csv"), ANSWERS)
+    assert (scores["base"]["r0"], scores["tuned"]["r0"]) == (100, 100)
+    assert (scores["base"]["r3"], scores["tuned"]["r3"]) == (7.5, None)
+    assert (count_scored(scores), unused) == (3, 0)
+
+
+def test_a_score_of_an_answer_that_is_gone_is_counted_and_not_used():
+    rows = [{**row, "score": "50"} for row in blank_rows(ANSWERS, 1, 1)]
+    others = {system: [answer(one.id, "anew") for one in responses] for system, responses in ANSWERS.items()}
+    scores, unused = human_scores(rows, others)
+    assert (count_scored(scores), unused) == (0, len(rows))
+
+
+def test_the_key_is_of_task_reference_and_answer():
+    one = answer("x", "a")
+    assert answer_key(one) == answer_key(answer("x", "a", kind="other", stop_reason="length"))
+    for other in (answer("x", "b"), answer("x", "a", output="c"), answer("y", "a"), answer("x", "a", input="i")):
+        assert answer_key(other) != answer_key(one)
+
+
+def test_a_new_blank_keeps_what_was_scored():
+    old = blank_rows(ANSWERS, 2, 1)
+    old[0]["score"] = "40"
+    merged = merge_rows(old, blank_rows(ANSWERS, 6, 2))
+    assert merged[0] == old[0]
+    assert len({row["answer"] for row in merged}) == len(merged) == 11
+
+
+def test_texts_come_back_as_they_were(tmp_path):
+    hard = [answer("r0", 'a,"b"\nc\r\nd'), answer("r1", "=1+1"), answer("r2", "東京")]
+    rows = blank_rows({"base": hard}, 3, 1)
+    write_rows(tmp_path / "h.csv", rows)
+    assert read_rows(tmp_path / "h.csv") == rows
+
+
+@pytest.mark.parametrize("score", ["101", "-1", "eighty", "nan", "inf", "8０", "85/100"])
+def test_a_score_that_is_none_is_told_with_its_row(tmp_path, score):
+    rows = blank_rows(ANSWERS, 6, 1)
+    rows[4]["score"] = score
+    write_rows(tmp_path / "h.csv", rows)
+    with pytest.raises(DataError, match=r"h\.csv, row 5: the score .* is no number from 0 to 100"):
+        read_rows(tmp_path / "h.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("answer,score\na1,50\n", "row 1: must have the columns answer, score, note"),
+        (",".join(COLUMNS) + "\na1,50,,i,,r\n", "row 1: must have the columns"),
+        (",".join(COLUMNS) + "\na1,50,,i,,r,x,y\n", "row 1: must have the columns"),
+        (",".join(COLUMNS) + "\na1,50,,i,,r,x\na1,60,,i,,r,x\n", "row 2: the answer a1 stands in row 1 too"),
+    ],
+)
+def test_another_file_is_refused_in_words(tmp_path, text, words):
+    (tmp_path / "h.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_rows(tmp_path / "h.csv")
+
+
+def test_the_file_as_it_is_shipped_holds_no_score_or_good_ones():
+    from pathlib import Path
+
+    read_rows(Path(__file__).parents[2] / "data/human-scores.csv")

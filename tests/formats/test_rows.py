@@ -1,0 +1,304 @@
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from instruct.errors import DataError
+from instruct.formats.columns import USUAL
+from instruct.formats.rows import check_rows, format_of, read_rows, stream_rows
+from instruct.records import check_examples
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
+ROWS = [
+    {"instruction": "Name a bird.", "input": "", "output": "A wren.", "kind": "birds"},
+    {
+        "instruction": 'Quote "this", please.',
+        "input": "a, b\nc; d\t",
+        "output": 'She said: "no"\r\nand left',
+        "kind": "q",
+    },
+    {"instruction": "Étoile", "input": "中文 \u2028 x", "output": "🎈 \x0b \ufeff end ", "kind": "k"},
+]
+
+
+def as_json(rows):
+    return json.dumps(rows).encode()
+
+
+def as_json_lines(rows):
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def as_csv(rows, delimiter=","):
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def as_parquet(rows):
+    out = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def as_zstd(content):
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+FORMATS = {
+    ".json": as_json,
+    ".jsonl": as_json_lines,
+    ".ndjson": as_json_lines,
+    ".csv": as_csv,
+    ".tsv": lambda rows: as_csv(rows, "\t"),
+    ".parquet": as_parquet,
+}
+COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": as_zstd}
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_compressed_or_not_holds_the_same_records(tmp_path, suffix, compression):
+    path = write(tmp_path, f"data{suffix}{compression}", COMPRESSIONS[compression](FORMATS[suffix](ROWS)))
+    examples = read_rows(path)
+    assert [{name: getattr(e, name) for name in ROWS[0]} for e in examples] == ROWS
+    assert examples == check_examples(write(tmp_path, "oracle.json", as_json(ROWS)))[0]
+
+
+def test_rows_can_be_read_again_and_again(tmp_path):
+    rows = stream_rows(write(tmp_path, "data.csv.gz", gzip.compress(as_csv(ROWS))))
+    assert list(rows) == list(rows)
+    assert next(iter(rows)).instruction == "Name a bird."
+    assert len(list(rows)) == 3
+
+
+@pytest.mark.skipif(not BOOK.exists(), reason="needs ../shared/data/seed of the workplace")
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_books_records_are_the_same_in_every_format(tmp_path, suffix):
+    rows = json.loads(BOOK.read_text(encoding="utf-8"))
+    path = write(tmp_path, f"book{suffix}", FORMATS[suffix](rows))
+    assert read_rows(path) == check_examples(BOOK)[0]
+
+
+def test_json_lines_under_the_name_json_are_read_as_such(tmp_path):
+    assert len(read_rows(write(tmp_path, "data.json", as_json_lines(ROWS)))) == 3
+
+
+def test_utf8_mark_is_no_part_of_the_first_record_or_column(tmp_path):
+    for suffix in (".json", ".jsonl", ".csv"):
+        path = write(tmp_path, f"data{suffix}", b"\xef\xbb\xbf" + FORMATS[suffix](ROWS))
+        assert read_rows(path)[0].instruction == "Name a bird."
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    path = write(tmp_path, "data.csv", as_csv(ROWS).decode().encode(encoding))
+    with pytest.raises(DataError, match=rf"data\.csv: is {encoding.upper()}; save the file as UTF-8"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("data", "the name must end with its format; there are .json, .jsonl, .ndjson, .csv, .tsv, .parquet"),
+        ("data.jsnl", "did you mean .jsonl"),
+        ("data.gz", "must end with its format"),
+        ("data.zip", "must end with its format"),
+    ],
+)
+def test_a_name_that_tells_no_format_is_refused(tmp_path, name, message):
+    with pytest.raises(DataError, match=message):
+        read_rows(write(tmp_path, name, as_json(ROWS)))
+
+
+def test_endings_in_capitals_count():
+    assert format_of(Path("DATA.JSON.GZ")) == ".json"
+
+
+MALFORMED = [
+    ("data.jsonl", b'{"instruction": "a", "input": "", "output": "b"}\n\n{]\n"x"\n', [(1, ":3"), (2, ":4")]),
+    ("data.csv", b"instruction,input,output\na,,b\n\nc,,\nd\ne,,\xe9\n", [(1, ":4"), (2, ":5"), (3, ":6")]),
+    ("data.csv", b'instruction,input,output\n"a\nb","c\n\nd",e\nf,,\n', [(1, ":6")]),
+    (
+        "data.json",
+        b'[\n {"instruction": "a", "input": "", "output": "b"},\n\n 7, {\n"instruction": "a"}]',
+        [(1, "[1], line 4"), (2, "[2], line 4")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), MALFORMED)
+def test_each_malformed_record_is_named_with_its_place(tmp_path, name, content, expected):
+    path = write(tmp_path, name, content)
+    examples, problems = check_rows(path)
+    assert len(examples) == 1
+    assert [(index, lines[0].split(": ")[0]) for index, lines in problems.items()] == [
+        (index, f"{path}{place}") for index, place in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b'{"instruction": "a", "input": "", "output": NaN}', '"output" must be text, is NaN'),
+        (b'{"instruction": -Infinity, "input": "", "output": "b"}', '"instruction" must be text, is -Infinity'),
+        (
+            b'{"instruction": "a", "input": "", "output": "b", "output": "c"}',
+            '"output" stands twice in one object; remove one',
+        ),
+        (b'{"instruction": "\xff\xfe", "input": "", "output": "b"}', '"instruction" holds the byte 0xff'),
+        (b'{"instruction": "\xed\xa0\x80", "input": "", "output": "b"}', '"instruction" holds the byte 0xed'),
+        (b'{"instruction": "a\\ud800", "input": "", "output": "b"}', '"instruction" holds half of a surrogate pair'),
+        (
+            b'{"instruction": "a", "input": "", "output": ' + b"9" * 5000 + b"}",
+            '"output" must be text, is the number 9999',
+        ),
+        (b'{"instruction": "a", "input": "", "output": 1e999}', '"output" must be text, is the number inf'),
+        (b'{"instruction": "a", "input": "", "output": "b", "\\u001b[31m": 1}', '"\\x1b[31m" is not a field'),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_what_json_forbids_spoils_one_record_and_not_the_others(tmp_path, suffix, record, message):
+    good = b'{"instruction": "%d", "input": "", "output": "b"}'
+    parts = [good % 1, record, good % 2]
+    content = b"[" + b",".join(parts) + b"]" if suffix == ".json" else b"\n".join(parts)
+    examples, problems = check_rows(write(tmp_path, f"data{suffix}", content))
+    assert [example.instruction for example in examples] == ["1", "2"]
+    assert list(problems) == [1]
+    (line,) = problems[1]
+    assert message in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[{"a": 1}, {"a": }]', r"a\.json:1:18: not JSON \(Expecting value\); correct the file"),
+        ("a.json", b'[{"a": 1},\n {"a": tru', r"a\.json:2:8: not JSON .*; the file looks cut off"),
+        ("a.json", b"[1] 2", r"a\.json:1:5: not JSON \(Extra data\)"),
+        ("a.json", b"[1,\n2,]", r"a\.json:2:3: not JSON \(Expecting value\)"),
+        ("a.json", b"[1 2]", r"a\.json:1:4: not JSON \(Expecting ',' delimiter\)"),
+        ("a.json", b"[" * 100_000, r"a\.json:1: nested too deeply"),
+        ("a.json", b'[{"a":' * 100_000, r"a\.json:1: nested too deeply"),
+        ("a.json", b"7", r"a\.json: must be a list of records, is the number 7"),
+        ("a.jsonl", b" \n\n", r"a\.jsonl: holds no records"),
+        ("a.csv", b"instruction,input,output\n", r"a\.csv: holds no records"),
+        ("a.csv", b'instruction,input,output\na,,"b\nc,,d\n', r"a\.csv:2: a broken row \(unexpected end of data\)"),
+        ("a.csv", b'instruction,input,output\na,,"b"c\n', r"a\.csv:2: a broken row"),
+        ("a.csv", b"instruction,input,input\na,,b\n", r'a\.csv:1: the column "input" stands twice in the header'),
+        ("a.csv", b"instruction;input;output\na;;b\n", r"a\.csv:1: the header is one column, .*; \.csv wants commas"),
+        ("a.parquet", b"PAR1 no PAR1", r"a\.parquet: .*cannot? be read|not a Parquet file"),
+        ("a.json.gz", b"[1]", r"a\.json\.gz: cannot be decompressed"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 9999)[:-12], r"a\.jsonl\.gz: the file looks cut off"),
+        ("a.jsonl.zst", b"[1]", r"a\.jsonl\.zst: cannot be decompressed"),
+        ("a.jsonl.xz", b"[1]" * 9, r"a\.jsonl\.xz: cannot be decompressed"),
+        ("a.jsonl.bz2", b"[1]", r"a\.jsonl\.bz2: cannot be decompressed"),
+    ],
+)
+def test_a_file_that_cannot_be_told_apart_is_one_message(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message) as error:
+        check_rows(write(tmp_path, name, content))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_nesting_bomb_in_json_lines_spoils_its_line_alone(tmp_path):
+    content = as_json_lines(ROWS[:1]) + b"[" * 100_000 + b"]" * 100_000 + b"\n" + as_json_lines(ROWS[1:])
+    examples, problems = check_rows(write(tmp_path, "bomb.jsonl", content))
+    assert len(examples) == 3
+    assert [lines[0].split(": ")[1] for lines in problems.values()] == [
+        "nested too deeply to be a record; correct this line"
+    ]
+
+
+def test_ids_are_given_across_formats_and_doubled_ones_refused(tmp_path):
+    rows = [ROWS[0], ROWS[0], {**ROWS[1], "id": "own"}, {**ROWS[2], "id": "own"}]
+    examples, problems = check_rows(write(tmp_path, "data.jsonl", as_json_lines(rows)))
+    assert examples[1].id == f"{examples[0].id}-2"
+    assert problems == {3: [f'{tmp_path / "data.jsonl"}:4: "id" own is also that of record 2; ids must differ']}
+
+
+def test_parquet_null_is_a_field_that_is_not_there_and_wrong_bytes_are_named(tmp_path):
+    table = pa.table(
+        {
+            "instruction": pa.array(["a", None, "c"]),
+            "input": pa.array(["", "", ""]),
+            "output": pa.array([b"x", b"y", b"\xff"]).view(pa.string()),
+            "id": pa.array([None, None, "own"]),
+        }
+    )
+    path = tmp_path / "data.parquet"
+    parquet.write_table(table, path)
+    examples, problems = check_rows(path)
+    assert [example.output for example in examples] == ["x"]
+    assert problems[1] == [f'{path}[1]: "instruction" is missing; add it']
+    assert problems[2][0].startswith(f'{path}[2]: "output" holds the byte 0xff, which is not UTF-8')
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from instruct.formats.rows import stream_rows
+if sys.argv[1].endswith((".zst", ".parquet")):
+    import pyarrow.parquet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+count = sum(1 for row in stream_rows(Path(sys.argv[1])))
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.parquet", "a.json.gz"])
+def test_memory_does_not_grow_with_the_file(tmp_path, name):
+    rows = [{"instruction": f"{i}", "input": "", "output": f"{i} " + "long " * 4000} for i in range(3000)]
+    suffix = name.removeprefix("a").removesuffix(".gz")
+    content = FORMATS[suffix](rows)
+    assert suffix == ".parquet" or len(content) > 60_000_000
+    path = write(tmp_path, name, gzip.compress(content, 1) if name.endswith(".gz") else content)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    count, kilobytes = map(int, done.stdout.split())
+    assert count == 3000
+    assert kilobytes < 40_000
+
+
+def test_a_line_of_100_megabytes_is_one_bad_record_in_little_memory(tmp_path):
+    path = tmp_path / "long.jsonl"
+    with path.open("wb") as file:
+        file.write(as_json_lines(ROWS[:1]) + b'{"instruction": "')
+        for _ in range(100):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n' + as_json_lines(ROWS[1:]))
+    examples, problems = check_rows(path)
+    assert len(examples) == 3
+    assert problems == {1: [f"{path}:2: a line of more than 16,777,216 bytes; is a line break missing?"]}
+    for name in ("long.json", "long.csv"):
+        with pytest.raises(DataError, match=r"(record|line) of more than 16,777,216 characters"):
+            check_rows(write(tmp_path, name, b'["' + b"x" * 100_000_000))
+
+
+def test_columns_map_names_ignore_others_and_do_without_an_input(tmp_path):
+    rows = [{"question": "a", "answer": "b", "source": 7}, {"question": "c", "answer": 3, "source": None}]
+    columns = replace(USUAL, instruction="question", output="answer", input="", others="ignore")
+    path = write(tmp_path, "data.jsonl", as_json_lines(rows))
+    examples, problems = check_rows(path, columns)
+    assert [(e.instruction, e.input, e.output) for e in examples] == [("a", "", "b")]
+    assert problems == {1: [f'{path}:2: "answer" must be text, is the number 3']}
+    _, problems = check_rows(path, replace(columns, others="refuse"))
+    assert problems[0][0].startswith(f'{path}:1: "source" is not a field of a record')

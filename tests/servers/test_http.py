@@ -1,0 +1,282 @@
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from email.utils import formatdate
+from functools import partial
+
+import pytest
+from evaluation.ollama_server import OllamaServer
+from servers.settings import calls
+
+from instruct.errors import ServerError
+from instruct.servers import http
+from instruct.servers.base import Reply
+from instruct.servers.http import Http, UnansweredError
+
+
+@pytest.fixture
+def server():
+    """Answers what the test scripts, whatever it is asked."""
+    with OllamaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    seconds: list[float] = []
+    monkeypatch.setattr(http.time, "sleep", seconds.append)
+    monkeypatch.setattr(http.random, "uniform", lambda low, high: high)
+    return seconds
+
+
+def transport(url: str, **fields) -> Http:
+    return Http(url, calls(**fields), "servers.test", workers=1, headers={})
+
+
+def ask(server, **fields) -> Reply:
+    return transport(server.url, **fields).ask("/ask", {"a": 1}, lambda value: Reply(text=str(value.get("text"))))
+
+
+@contextmanager
+def raw_server(answer: bytes, *, pause: float = 0.0, byte_by_byte: bool = False):
+    """Sends these bytes to whoever connects, then is silent for `pause` seconds and closes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    end = threading.Event()
+    connections: list[socket.socket] = []
+
+    def serve() -> None:
+        while not end.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connections.append(connection)
+            try:
+                connection.recv(65536)
+                for part in [answer[i : i + 1] for i in range(len(answer))] if byte_by_byte else [answer]:
+                    connection.sendall(part)
+                    if byte_by_byte:
+                        time.sleep(0.02)
+                end.wait(pause)
+            except OSError:
+                pass
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", connections
+    finally:
+        end.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
+def test_a_busy_server_is_asked_again_with_growing_waits(server, waits, status):
+    server.scripted.extend([(status, {"error": "busy"})] * 4 + [(200, {"text": "fine"})])
+    reply = ask(server, retries=4, backoff=1.0)
+    assert (reply.text, reply.attempts, reply.problem) == ("fine", 5, "")
+    assert waits == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_attempts_are_limited_and_counted(server, waits, retries):
+    server.scripted.extend([(503, {"error": "busy"})] * 10)
+    reply = ask(server, retries=retries)
+    assert (reply.text, reply.answered, reply.attempts) == ("", False, retries + 1)
+    assert "answers 503 (busy)" in reply.problem and "servers.test.url" in reply.problem
+    assert len(server.requests) == retries + 1
+
+
+def test_waits_never_exceed_half_a_minute(server, waits):
+    server.scripted.extend([(500, {})] * 11)
+    ask(server, retries=10, backoff=2.0)
+    assert waits == [2, 4, 8, 16, 30, 30, 30, 30, 30, 30]
+
+
+def test_waits_are_spread_so_that_workers_do_not_come_back_at_once(server, monkeypatch):
+    seconds: list[float] = []
+    monkeypatch.setattr(http.time, "sleep", seconds.append)
+    server.scripted.extend([(500, {})] * 21)
+    ask(server, retries=20, backoff=20.0)
+    assert len(set(seconds)) > 10 and all(10 <= second <= 30 for second in seconds)
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+@pytest.mark.parametrize("when, low, high", [("2", 1.9, 2.1), ("date", 2.5, 5.1), ("soon", 0, 0), ("-5", 0, 0)])
+def test_retry_after_is_obeyed_as_seconds_or_as_a_date(monkeypatch, status, when, low, high):
+    seconds: list[float] = []
+    now = time.monotonic()
+    monkeypatch.setattr(http.time, "monotonic", lambda: now + sum(seconds))
+    monkeypatch.setattr(http.time, "sleep", seconds.append)
+    when = formatdate(time.time() + 4, usegmt=True) if when == "date" else when
+    head = f"HTTP/1.1 {status}\r\nRetry-After: {when}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with raw_server(head.encode()) as (url, connections):
+        transport(url, retries=1).ask("/ask", {}, lambda value: Reply(text=""))
+        assert len(connections) == 2
+    assert low <= sum(seconds) <= high
+
+
+def test_retry_after_holds_for_all_workers(monkeypatch):
+    seconds: list[float] = []
+    now = time.monotonic()
+    monkeypatch.setattr(http.time, "monotonic", lambda: now)
+    monkeypatch.setattr(http.time, "sleep", lambda wait: (seconds.append(wait), setattr(one, "_closed_until", 0.0)))
+    head = b"HTTP/1.1 429 X\r\nRetry-After: 7\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with raw_server(head) as (url, _):
+        one = transport(url, retries=1)
+        one.ask("/ask", {}, lambda value: Reply(text=""))
+    assert seconds == [7.0]
+    assert one._closed_until == 0.0
+
+
+def test_a_wait_of_an_hour_is_no_wait_but_an_answer(waits):
+    head = b"HTTP/1.1 429 X\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with raw_server(head) as (url, connections):
+        reply = transport(url).ask("/ask", {}, lambda value: Reply(text=""))
+        assert "asks to wait 3600 s" in reply.problem and len(connections) == 1
+    assert waits == []
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_is_not_repeated_and_stops_no_other(server, waits, status):
+    server.scripted.append((status, {"error": {"message": "too long", "code": status}}))
+    reply = ask(server)
+    assert f"answers {status} (too long)" in reply.problem
+    assert (reply.answered, reply.attempts, waits) == (True, 1, [])
+
+
+@pytest.mark.parametrize("status, part", [(401, "key"), (403, "key"), (404, "model"), (302, "log"), (405, "log")])
+def test_what_befalls_every_request_is_an_error_at_once(server, waits, status, part):
+    server.scripted.append((status, {"error": "no\nno"}))
+    with pytest.raises(ServerError, match=rf"answers {status} \(no no\); .*{part}"):
+        ask(server)
+    assert (waits, len(server.requests)) == ([], 1)
+
+
+@pytest.mark.parametrize("error", ["crashed", {"message": "crashed"}, {"message": "crashed", "code": 500}])
+def test_an_error_inside_a_200_is_a_failure_of_the_server(server, waits, error):
+    server.scripted.extend([(200, {"error": error}), (200, {"text": "fine"})])
+    assert (ask(server).text, len(waits)) == ("fine", 1)
+
+
+def test_an_error_inside_a_200_that_is_a_refusal_is_one(server, waits):
+    server.scripted.append((200, {"error": {"message": "too long", "code": 400}}))
+    assert "the error 400 (too long)" in ask(server).problem
+    assert waits == []
+
+
+def test_an_error_in_the_midst_of_a_stream_is_seen(server, waits):
+    server.scripted.extend([(200, b'{"done": false}\n{"error": "crashed"}\n'), (200, {"text": "fine"})])
+    assert ask(server).attempts == 2
+
+
+def test_the_lines_of_a_stream_add_up(server):
+    lines = b'{"message": {"content": "8"}, "done": false}\n\n{"message": {"content": "5"}, "done": true}\n'
+    server.scripted.append((200, lines))
+    whole = transport(server.url).post("/ask", {})
+    assert whole == {"message": {"role": "assistant", "content": "85"}, "done": True}
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>gateway</html>", b"85", b'"85"', b"[1]", b"null", b"\xff\xfe", b"[" * 100_000, b"1" * 5000]
+)
+def test_what_is_no_json_object_is_not_asked_for_again(server, waits, body):
+    server.scripted.append((200, body))
+    reply = ask(server)
+    assert "no JSON object" in reply.problem and (reply.answered, waits) == (False, [])
+
+
+@pytest.mark.parametrize("body", [b"", b'{"text": "fi', b'{"a": 1}\n{"b"'])
+def test_an_answer_that_was_cut_off_is_asked_for_again(server, waits, body):
+    server.scripted.extend([(200, body), (200, {"text": "fine"})])
+    assert (ask(server).text, len(waits)) == ("fine", 1)
+
+
+def test_a_server_that_is_not_running_is_one_line_that_says_what_to_do(waits):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reply = transport(f"http://127.0.0.1:{port}", retries=2).ask("/ask", {}, lambda value: Reply(text=""))
+    assert "cannot be reached (Connection refused); is the server running? after 3 attempts" in reply.problem
+    assert "0x" not in reply.problem and "\n" not in reply.problem
+
+
+def test_a_server_that_falls_silent_is_not_asked_again(waits):
+    with raw_server(b"", pause=5) as (url, connections):
+        begun = time.monotonic()
+        reply = transport(url, read=0.1, total=5.0).ask("/ask", {}, lambda value: Reply(text=""))
+        assert time.monotonic() - begun < 2
+        assert len(connections) == 1
+    assert "nothing within 0.1 s; raise servers.calls.read" in reply.problem and not reply.answered
+    assert waits == []
+
+
+def test_a_server_that_drips_is_cut_off_in_the_end():
+    """Each byte comes in time, the whole never does."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n".ljust(400)
+    with raw_server(answer, byte_by_byte=True) as (url, _):
+        begun = time.monotonic()
+        with pytest.raises(UnansweredError, match=r"no whole answer within 0.3 s; raise servers.calls.total"):
+            transport(url, read=5.0, total=0.3).post("/ask", {})
+        assert time.monotonic() - begun < 4
+
+
+def test_an_endless_answer_is_cut_off(server):
+    server.scripted.append((200, b"9" * 9_000_000))
+    assert "more than 8 MB" in ask(server).problem
+
+
+def test_answers_that_are_given_up_do_not_use_up_the_connections(server):
+    """They once did: after as many as there are workers, every worker waited for ever."""
+    line = transport(server.url)
+    server.scripted.extend([(200, b"9" * 9_000_000)] * 3 + [(200, {"text": "fine"})])
+    replies: list[Reply] = []
+    ask_one = partial(line.ask, "/ask", {}, lambda value: Reply(text=value["text"]))
+    thread = threading.Thread(target=lambda: replies.extend(ask_one() for _ in range(4)), daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert [reply.text for reply in replies] == ["", "", "", "fine"]
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_no_answer(server, waits):
+    line = transport(server.url, retries=1)
+    server.scripted.extend([(200, {"text": "1"}), (200, {"text": "2"})])
+    assert line.post("/ask", {}) == {"text": "1"}
+    assert line.post("/ask", {}) == {"text": "2"}
+
+
+def test_what_is_not_http_is_said(waits):
+    with raw_server(b"SSH-2.0-OpenSSH_9.6\r\n" * 3) as (url, _):
+        reply = transport(url, retries=0).ask("/ask", {}, lambda value: Reply(text=""))
+        assert not reply.answered and url in reply.problem and "\n" not in reply.problem
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_proxy_stands_between_us_and_this_machine(server, monkeypatch, name):
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    server.scripted.append((200, {"text": "fine"}))
+    assert ask(server).text == "fine"
+
+
+def test_a_server_elsewhere_is_reached_through_the_proxy(server, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, server.url)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server.scripted.append((200, {"text": "by proxy"}))
+    assert transport("http://judge.example").post("/ask", {}) == {"text": "by proxy"}
+    assert server.requests[0][1] == "http://judge.example/ask"
+
+
+def test_a_redirect_is_not_followed(server):
+    server.scripted.append((307, {}))
+    with pytest.raises(ServerError, match="answers 307"):
+        ask(server)
+    assert len(server.requests) == 1

@@ -1,0 +1,32 @@
+"""A pipeline in small for the tests: how to run programs in it, and what its folder holds."""
+
+import os
+import subprocess
+
+
+def run(*command, cwd, **environment):
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+def git(folder, *arguments):
+    done = run("git", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def commit_all(folder):
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--no-verify", "--message", "all")
+
+
+def content_of(folder):
+    """Every file of a folder but Git's and DVC's own."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in (".git", ".dvc")
+        and "__pycache__" not in path.parts
+    }

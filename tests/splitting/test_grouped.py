@@ -1,0 +1,217 @@
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instruct.errors import DataError
+from instruct.params import load_params
+from instruct.records import Example, read_examples
+from instruct.splitting.index import RecordIndex
+from instruct.splitting.partition import DROPPED, PARTS, SplitParams, divide, split_examples
+from instruct.splitting.placement import HELD_OUT_FIRST
+from instruct.splitting.summary import find_warnings, summarise
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
+PARAMS = load_params("split", SplitParams, ROOT / "params.yaml")
+EVEN = replace(PARAMS, train=0.4, val=0.3, test=0.3)
+
+
+def with_duplicates(params, **changes):
+    return replace(params, duplicates=replace(params.duplicates, **changes))
+
+
+def example(number, instruction, **others):
+    return Example(id=str(number), instruction=instruction, input="", output=f"answer {number}", **others)
+
+
+def divided(examples, params):
+    index = RecordIndex(params.duplicates.on, params.seed)
+    for one in examples:
+        index.add(one)
+    return divide(index, params), index
+
+
+def parts_or_none(examples, params):
+    try:
+        return divided(examples, params)[0]
+    except DataError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def own():
+    return read_examples(ROOT / "data" / "instructions.json")
+
+
+# Words so short that random records are near-duplicates of each other often, and join groups.
+records = st.lists(
+    st.tuples(st.text("ab", min_size=1, max_size=7), st.sampled_from(["", "x", "y"])), min_size=3, max_size=40
+).map(lambda rows: [example(i, text, kind=kind) for i, (text, kind) in enumerate(rows)])
+
+
+@settings(deadline=None, max_examples=200)
+@given(examples=records, cut=st.integers(3, 39), seed=st.integers(0, 50), stratify=st.booleans())
+def test_appending_moves_no_record_but_those_reported_and_none_out_of_test(examples, cut, seed, stratify):
+    params = with_duplicates(replace(EVEN, seed=seed, stratify=stratify), similarity=70.0)
+    whole, before = parts_or_none(examples, params), parts_or_none(examples[:cut], params)
+    if whole is None or before is None:
+        return
+    moved = {move.record for move in whole.moved if move.joined_by >= cut}
+    for record, part in enumerate(before.parts):
+        if record not in moved:
+            assert whole.parts[record] == part
+        assert HELD_OUT_FIRST.index(whole.parts[record]) <= HELD_OUT_FIRST.index(part)
+
+
+@settings(deadline=None, max_examples=150)
+@given(examples=records, seed=st.integers(0, 50))
+def test_no_group_straddles_parts(examples, seed):
+    params = with_duplicates(replace(EVEN, seed=seed), similarity=70.0)
+    if found := parts_or_none(examples, params):
+        together = set(zip(found.groups, found.parts, strict=True))
+        assert len(together) == len(set(found.groups))
+        assert len(found.parts) == len(examples)
+
+
+def test_a_record_that_joins_two_groups_moves_one_and_is_named():
+    left, right = "a" * 30, "b" * 30
+    bridge = "a" * 15 + "b" * 15  # 50 like either
+    params = with_duplicates(replace(EVEN, stratify=False), similarity=50.0)
+    others = [example(i, f"{i}{i}{chr(0x4E00 + i)}{chr(0x5E00 + i)}" * 4) for i in range(2, 12)]
+    for seed in range(100):
+        trial = replace(params, seed=seed)
+        apart, _ = divided([example(0, left), example(1, right), *others], trial)
+        if {"train", "test"} == {apart.parts[0], apart.parts[1]}:
+            break
+    joined, index = divided([example(0, left), example(1, right), *others, example("new", bridge)], trial)
+    assert joined.parts[0] == joined.parts[1] == joined.parts[-1] == "test"
+    assert [(move.source, move.target, move.joined_by) for move in joined.moved] == [("train", "test", 12)]
+    lines = find_warnings(joined, summarise(joined, index.kinds, trial, refused=0), index.ids, trial)
+    mover = apart.parts.index("train")
+    assert f"moved {mover} from train to test: new joins its group to one in test" in lines
+
+
+def test_fractions_of_our_own_data_are_within_two_points_and_no_kind_is_left_out(own):
+    parts = split_examples(own, PARAMS)
+    for part, wanted in PARAMS.fractions.items():
+        assert abs(len(parts[part]) / len(own) - wanted) < 0.005
+    tests, kinds = Counter(e.kind for e in parts["test"]), {e.kind for e in own}
+    assert set(tests) == kinds
+    assert max(tests.values()) <= 5 and min(tests.values()) >= 2  # 3.2 of 16
+
+
+def test_placement_by_the_hash_alone_depends_on_nothing_but_the_record(own):
+    params = replace(PARAMS, stratify=False)
+
+    def places(examples):
+        return {e.id: part for part, those in split_examples(examples, params).items() for e in those}
+
+    once = places(own)
+    mixed = random.Random(4).sample(own, 700)
+    found = places(mixed)
+    assert found == {id_: once[id_] for id_ in found}
+
+
+def test_taking_one_record_out_moves_few_others(own):
+    def places(examples):
+        return {e.id: part for part, those in split_examples(examples, PARAMS).items() for e in those}
+
+    once, without = places(own), places(own[1:])
+    assert sum(once[id_] != part for id_, part in without.items()) < 0.1 * len(own)
+
+
+def test_another_seed_places_differently(own):
+    tests = [{e.id for e in split_examples(own, replace(PARAMS, seed=seed))["test"]} for seed in (1, 2)]
+    assert len(tests[0] & tests[1]) < 0.5 * len(tests[0])
+
+
+def test_every_record_carries_the_id_of_the_first_of_its_group(own):
+    copy = replace(own[7], id="copy", output="another answer")
+    parts = split_examples([*own, copy], PARAMS)
+    groups = {e.id: e.group for part in parts.values() for e in part}
+    assert groups["copy"] == groups[own[7].id] == own[7].id
+    assert all(groups.values())
+    assert len(set(groups.values())) == len(own) - 1  # two of our own prompts are near-duplicates
+
+
+def test_a_record_made_from_another_stays_with_it_even_before_it_in_the_file(own):
+    children = [example(f"c{i}", f"{i} unlike {chr(0x4E00 + i) * 20}", parent=own[i].id) for i in range(60)]
+    for examples in ([*own, *children], [*children, *own]):
+        parts = split_examples(examples, PARAMS)
+        place = {e.id: (part, e.group) for part, those in parts.items() for e in those}
+        assert all(place[f"c{i}"] == place[own[i].id] for i in range(60))
+
+
+def test_a_missing_parent_is_counted_and_said(own):
+    found, index = divided([*own, example("child", "unlike any other", parent="gone")], PARAMS)
+    counts = summarise(found, index.kinds, PARAMS, refused=0)
+    assert counts["orphans"] == 1
+    assert 'warning: the "parent" of child is not in the file; it is placed on its own' in find_warnings(
+        found, counts, index.ids, PARAMS
+    )
+
+
+def test_a_group_that_the_file_gives_stays_together(own):
+    marked = [replace(e, group="mine") if i % 50 == 0 else e for i, e in enumerate(own)]
+    parts = split_examples(marked, PARAMS)
+    assert sum(any(e.group == own[0].id for e in part) for part in parts.values()) == 1
+
+
+@pytest.mark.parametrize("strategy", ["grouped", "shuffled", "positional"])
+def test_drop_keeps_the_first_of_each_group_and_nothing_alike_is_left(own, strategy):
+    params = with_duplicates(replace(PARAMS, strategy=strategy), mode="drop")
+    copies = [replace(e, id=f"copy {i}", instruction=e.instruction.upper() + "!") for i, e in enumerate(own[:100])]
+    found, index = divided([*own, *copies], params)
+    assert found.parts.count(DROPPED) == 101
+    assert all(part == DROPPED for part in found.parts[len(own) :])
+    counts = summarise(found, index.kinds, params, refused=0)
+    assert (counts["dropped"], counts["kept"], counts["read"]) == (101, 1535, 1636)
+    assert counts["across"] == {"groups": 0, "val": {"equal": 0, "near": 0}, "test": {"equal": 0, "near": 0}}
+
+
+def test_report_finds_what_it_does_not_keep_together(own):
+    copies = [replace(e, id=f"copy {i}", instruction=e.instruction + " !") for i, e in enumerate(own)]
+    params = with_duplicates(PARAMS, mode="report")
+    found, index = divided([*own, *copies], params)
+    counts = summarise(found, index.kinds, params, refused=0)
+    assert counts["across"]["groups"] > 300
+    assert counts["across"]["test"]["near"] > 200
+    assert any("have a near-duplicate in train" in line for line in find_warnings(found, counts, index.ids, params))
+    assert summarise(divided([*own, *copies], PARAMS)[0], index.kinds, PARAMS, refused=0)["across"]["groups"] == 0
+
+
+def test_a_fraction_far_off_is_a_warning_that_names_the_large_group():
+    same = [example(i, "one and the same question") for i in range(50)]
+    others = [example(i, f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i in range(50, 100)]
+    found, index = divided([*others, *same], PARAMS)
+    lines = find_warnings(found, summarise(found, index.kinds, PARAMS, refused=0), index.ids, PARAMS)
+    assert any(line.startswith("warning: train has") and "one group holds 50.0%" in line for line in lines)
+
+
+@pytest.mark.skipif(not BOOK.exists(), reason="the folder ../shared/data is not here")
+def test_leaks_of_the_books_own_split_are_those_that_are_known():
+    rows = json.loads(BOOK.read_text(encoding="utf-8"))
+    examples = [Example(id=str(i), **row) for i, row in enumerate(rows)]
+    book = replace(PARAMS, strategy="positional", train=0.85, val=0.05, test=0.1)
+    found, index = divided(examples, with_duplicates(book, similarity=95.0))
+    counts = summarise(found, index.kinds, book, refused=0)
+    assert counts["test"] == 110
+    assert counts["across"]["test"] == {"equal": 2, "near": 10}
+    assert counts["across"]["val"]["equal"] == 4
+    equal = [i for i in range(935, 1100) if found.same[i] < 935]
+    assert equal == [975, 1034, 1050, 1060, 1068, 1090]
+    grouped = with_duplicates(replace(book, strategy="grouped"), similarity=95.0)
+    assert summarise(divided(examples, grouped)[0], index.kinds, grouped, refused=0)["across"]["groups"] == 0
+
+
+def test_the_parts_are_in_the_order_of_the_file(own):
+    place = {e.id: i for i, e in enumerate(own)}
+    for part in PARTS:
+        places = [place[e.id] for e in split_examples(own, PARAMS)[part]]
+        assert places == sorted(places)

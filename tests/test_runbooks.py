@@ -1,0 +1,227 @@
+"""Every command line of RUNBOOKS.md is run, in the file's order, by the clones that its prompts name."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from small_pipeline import git, run
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "RUNBOOKS.md").read_text(encoding="utf-8")
+SECTIONS = {
+    title: re.findall(r"^```console\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
+    for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+}
+
+
+def steps_of(title):
+    """(prompt, command, lines that must come out) of a section; output that is not shown is not compared."""
+    steps = []
+    for line in "".join(SECTIONS[title]).splitlines():
+        if found := re.fullmatch(r"(you|colleague|anywhere)\$ (.+)", line):
+            steps.append((found[1], found[2], []))
+        else:
+            steps[-1][2].append(line)
+    return steps
+
+
+@pytest.fixture
+def team(workplace, tmp_path):
+    """Two clones of one bare repository, one with results, and a folder that is no clone."""
+    bare = tmp_path / "origin.git"
+    git(tmp_path, "clone", "--quiet", "--bare", str(workplace), str(bare))
+    git(workplace, "remote", "add", "origin", str(bare))
+    git(workplace, "fetch", "--quiet")
+    git(workplace, "branch", "--quiet", "--set-upstream-to", "origin/main")
+    git(tmp_path, "clone", "--quiet", str(bare), str(tmp_path / "colleague"))
+    (tmp_path / "anywhere").mkdir()
+    return Team(tmp_path, bare)
+
+
+class Team:
+    def __init__(self, folder, bare):
+        self.folder, self.places = folder, {"you": folder / "workplace"}
+        self.places |= {name: folder / name for name in ("colleague", "anywhere")}
+        self.names = {
+            "https://git.example.org/team/instruct": str(bare),
+            "/mnt/shared/instruct": str(folder / "shared"),
+        }
+        self.waiting = []
+
+    def share(self):
+        """What the first runbook sets up, for those that build on it."""
+        self.follow("Share through a folder", until="dvc push --run-cache")
+
+    def follow(self, title, until="", **environment):
+        said = ""
+        for prompt, command, expected in steps_of(title):
+            for name, value in self.names.items():
+                command = command.replace(name, value)
+            if command.endswith(" &"):
+                self.waiting.append((command, self.start(prompt, command.removesuffix(" &"), environment)))
+                continue
+            done = run("bash", "-c", command, cwd=self.places[prompt], **environment)
+            assert done.returncode == 0, f"{prompt}$ {command}\n{done.stdout}\n{done.stderr}"
+            assert expected == [line for line in expected if line in done.stdout.splitlines()], command
+            said += done.stdout
+            if command == until:
+                return said
+        for command, process in self.waiting:
+            out, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, f"{command}\n{out}"
+        return said
+
+    def start(self, prompt, command, environment):
+        return subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=self.places[prompt],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_every_section_has_a_test_and_every_line_a_prompt():
+    source = Path(__file__).read_text(encoding="utf-8")
+    for title in SECTIONS:
+        assert f'.follow("{title}"' in source, title
+        assert steps_of(title), title
+    anchors = re.findall(r"\(#([\w-]+)\)", TEXT)
+    assert anchors == [title.lower().replace(" ", "-").replace(",", "") for title in SECTIONS]
+
+
+def test_a_folder_gives_a_colleague_everything(team):
+    team.follow("Share through a folder")
+    you, colleague = team.places["you"], team.places["colleague"]
+    assert (colleague / "data/responses.json").read_bytes() == (you / "data/responses.json").read_bytes()
+    assert (colleague / "models/sft/best/model.safetensors").is_file()
+    # The run cache came along: without the lock DVC still knows every result.
+    (colleague / "dvc.lock").unlink()
+    done = run("dvc", "repro", cwd=colleague)
+    assert done.returncode == 0, done.stderr
+    assert "Running stage" not in done.stdout
+    assert not git(colleague, "status", "--porcelain")
+
+
+@pytest.mark.slow
+def test_s3_gives_a_colleague_everything(team, s3_server):
+    team.names |= {"https://s3.example.org": s3_server}
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    team.follow("Share through S3", **keys)
+    colleague = team.places["colleague"]
+    assert (colleague / "models/sft/best/model.safetensors").is_file()
+    assert "testing" not in git(colleague, "log", "--patch", "--", ".dvc")
+
+
+@pytest.fixture
+def s3_server():
+    """moto's S3 server with an empty bucket `team`."""
+    pytest.importorskip("dvc_s3", reason="dvc-s3 is not installed: pip install dvc-s3")
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-c", "from moto.server import main; main()", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert server.poll() is None, "the S3 server did not start"
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{address}/team", method="PUT"), timeout=5).close()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.slow
+def test_a_clone_without_data_runs_and_fetches_only_what_changed(team):
+    team.share()
+    said = team.follow("Run only what changed")
+    assert re.findall(r"Running stage '(\w+)'", said)[0] == "evaluate"
+    assert not {"split", "train", "baseline", "generate"} & set(re.findall(r"Running stage '(\w+)'", said))
+    fetched = {path.name for path in (team.places["colleague"] / "data").rglob("*.json")}
+    assert "train.json" not in fetched
+
+
+@pytest.mark.slow
+def test_an_experiment_reaches_a_colleague_with_its_results(team):
+    team.share()
+    said = team.follow("Share an experiment")
+    assert re.search(r"evaluate\.json.*tuned\.(high|low)", said)
+    you, colleague = team.places["you"], team.places["colleague"]
+    assert "resamples: 3000" in (colleague / "params.yaml").read_text()
+    (experiment,) = git(you, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/more-resamples").split()
+    assert (colleague / "metrics/evaluate.json").read_text() == git(you, "show", f"{experiment}:metrics/evaluate.json")
+    assert not git(you, "status", "--porcelain")
+
+
+@pytest.mark.slow
+def test_a_model_is_fetched_by_version_and_by_stage(team):
+    team.share()
+    team.follow("Release a model")
+    weights = (team.places["you"] / "models/sft/best/model.safetensors").read_bytes()
+    for name in ("sft-1.0.0", "sft-prod"):
+        assert (team.places["anywhere"] / name / "model.safetensors").read_bytes() == weights
+    metrics = (team.places["anywhere"] / "evaluate.json").read_bytes()
+    assert metrics == (team.places["you"] / "metrics/evaluate.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_sweeps_give_a_row_for_each_value(team):
+    said = team.follow("Sweep a setting")
+    table = [line for line in said.splitlines() if line.startswith("|")]
+    columns = [name.strip() for name in table[0].strip("|").split("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    named = {re.search(r"\[(.+)\]", row[0])[1]: dict(zip(columns, row, strict=True)) for row in rows if "[" in row[0]}
+    assert set(named) == {"lr-1", "lr-2", "epochs", "prompt-loss-1", "prompt-loss-2", "lora", "template"}
+    assert {float(named[name]["train.lr"]) for name in ("lr-1", "lr-2")} == {1e-4, 1e-3}
+    assert named["epochs"]["train.epochs"] == "2"
+    assert {float(named[f"prompt-loss-{i}"]["train.prompt_loss_weight"]) for i in (1, 2)} == {0.1, 1.0}
+    assert (named["lora"]["train.lora.r"], named["template"]["prompt.template"]) == ("8", "phi3")
+    assert all(float(row["best_val_loss"]) > 0 for row in named.values())
+    assert not git(team.places["you"], "status", "--porcelain")
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(team):
+    one = (team.places["you"] / "metrics/curves/train.csv").read_text().splitlines()
+    team.share()
+    git(team.places["colleague"], "pull", "--quiet")
+    team.names |= {"--master-addr first --master-port 29400": f"--master-addr 127.0.0.1 --master-port {free_port()}"}
+    team.follow("Train on several machines", OMP_NUM_THREADS="1")
+    two = (team.places["you"] / "metrics/curves/train.csv").read_text().splitlines()
+    assert len(two) == len(one) > 2
+    loss = one[0].split(",").index("loss")
+    for row, wanted in zip(two[1:], one[1:], strict=True):
+        assert float(row.split(",")[loss]) == pytest.approx(float(wanted.split(",")[loss]), rel=1e-4)
+    lock = YAML(typ="safe").load(team.places["you"] / "dvc.lock")
+    assert lock["stages"]["train"]["params"]["params.yaml"]["train"]["parallel"] == "ddp"
+    # The second machine lent its processor and wrote nothing.
+    assert not (team.places["colleague"] / "models/sft").exists()
+
+
+def test_the_committed_results_come_back(team):
+    you = team.places["you"]
+    before = (you / "data/responses.json").read_bytes()
+    for name in ("metrics/train.json", "data/responses.json"):
+        (you / name).unlink()
+    team.follow("After Ctrl-C or a failure")
+    assert (you / "data/responses.json").read_bytes() == before
+    assert not git(you, "status", "--porcelain")

@@ -1,0 +1,175 @@
+"""The statistics against known truth: how often they are wrong, how often they see, how often their intervals hold.
+
+The shapes are those that scores have: few, tied, skewed, heavy-tailed, and shared by near-duplicates. Rates of so many
+trials have a standard error; a test allows 2.5 of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from instruct.comparing.compare import compare
+from instruct.comparing.runs import Run
+from instruct.statistics import mean_interval, paired_test, smallest_detectable
+
+RESAMPLES = 399  # with the unflipped one 400: of which 5 % is a whole number
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How one group's value is drawn, and its true mean."""
+
+    draw: Callable[[np.random.Generator, int], np.ndarray]
+    mean: float
+
+
+def beta(a, b):
+    return lambda rng, n: 100 * rng.beta(a, b, n)
+
+
+# Two systems that draw from one distribution: whatever its shape, there is no difference.
+SCORES = {
+    "normal": lambda rng, n: np.clip(rng.normal(50, 20, n), 0, 100),
+    "two peaks": lambda rng, n: rng.choice([0.0, 100.0], n, p=[0.3, 0.7]),
+    "skewed": beta(0.3, 1.2),
+    "piled at the top": beta(0.5, 0.25),
+}
+DIFFERENCES = {
+    "normal": Shape(lambda rng, n: rng.normal(4, 25, n), 4),
+    "half tied": Shape(lambda rng, n: rng.normal(8, 30, n) * (rng.random(n) < 0.5), 4),
+    "skewed": Shape(lambda rng, n: 100 * (rng.beta(0.8, 0.3, n) - rng.beta(0.6, 0.6, n)), 100 * (0.8 / 1.1 - 0.5)),
+    "heavy-tailed": Shape(lambda rng, n: 12 * rng.standard_t(4, n) + 3, 3),
+}
+
+
+def draw(rng, shape, groups, clustered):
+    """Values, and the group of each; in a group most values are one and the same."""
+    sizes = rng.geometric(0.4, groups) if clustered else np.ones(groups, dtype=int)
+    place = np.repeat(np.arange(groups), sizes)
+    shared, own = shape(rng, groups)[place], shape(rng, len(place))
+    return np.where(rng.random(len(place)) < 0.7, shared, own), [str(g) for g in place]
+
+
+def by_record(values):
+    return {f"r{i}": float(value) for i, value in enumerate(np.clip(values, 0, 100))}
+
+
+def at_most(rate, trials):
+    return rate + 2.5 * (rate * (1 - rate) / trials) ** 0.5
+
+
+def at_least(rate, trials):
+    return rate - 2.5 * (rate * (1 - rate) / trials) ** 0.5
+
+
+def count_wrong(shape, groups, clustered, trials):
+    wrong = 0
+    for trial in range(trials):
+        rng = np.random.default_rng([trial, groups])
+        # a and b share the groups: both sides of one record are drawn alike and by chance only
+        pairs, names = draw(rng, lambda r, n: shape(r, n) - shape(r, n), groups, clustered)
+        p_value = paired_test(np.zeros(len(pairs)), pairs, resamples=RESAMPLES, seed=trial, groups=names).p_value
+        wrong += p_value <= 0.05
+    return wrong
+
+
+def count_covered(shape, groups, clustered, trials):
+    held = 0
+    for trial in range(trials):
+        values, names = draw(np.random.default_rng([trial, groups, 2]), shape.draw, groups, clustered)
+        paired = paired_test(np.zeros(len(values)), values, resamples=RESAMPLES, seed=trial, groups=names)
+        held += paired.difference.low <= shape.mean <= paired.difference.high
+    return held
+
+
+def count_found(shape, groups, clustered, trials):
+    """How often a second run whose true difference is what the first one said could be detected is told apart."""
+    found, stated = 0, 0
+    for trial in range(trials):
+        rng = np.random.default_rng([trial, groups, 3])
+        values, names = draw(rng, shape.draw, groups, clustered)
+        smallest = smallest_detectable(values.tolist(), groups=names)
+        if smallest is None:
+            continue
+        stated += 1
+        again, names = draw(rng, shape.draw, groups, clustered)
+        again = again - shape.mean + smallest
+        found += paired_test(np.zeros(len(again)), again, resamples=RESAMPLES, seed=trial, groups=names).p_value <= 0.05
+    return found / stated
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@pytest.mark.parametrize("name", SCORES)
+def test_without_a_difference_5_times_of_100_at_most_are_called_one(name, clustered):
+    trials = 400
+    assert count_wrong(SCORES[name], 25, clustered, trials) / trials <= at_most(0.05, trials)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_intervals_hold_the_truth_95_times_of_100(name, clustered):
+    trials = 400
+    rate = count_covered(DIFFERENCES[name], 40, clustered, trials) / trials
+    assert at_least(0.93, trials) <= rate <= at_most(0.97, trials)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_the_stated_smallest_difference_is_found_8_times_of_10(name, clustered):
+    trials = 300
+    assert count_found(DIFFERENCES[name], 40, clustered, trials) >= at_least(0.80, trials)
+
+
+def test_five_scores_at_once_are_wrong_in_5_families_of_100_at_most():
+    wrong, trials = 0, 120
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        shared = rng.normal(0, 15, 30)
+        runs = [
+            Run(
+                name=name,
+                commit="",
+                params={"train": {"seed": 1}},
+                evaluate={"test": {}, "judges": {}, "reference": {}},
+                scores={f"s{k}": by_record(50 + side * shared + rng.normal(0, 9, 30)) for k in range(5)},
+                groups={f"r{i}": f"r{i}" for i in range(30)},
+            )
+            for side, name in ((0, "a"), (rng.choice([-1, 1]), "b"))
+        ]
+        wrong += any(score.verdict != "not distinguishable" for score in compare(runs[:1], runs[1:]).scores)
+    assert wrong / trials <= at_most(0.05, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@pytest.mark.parametrize("groups", [12, 20, 40, 100, 300])
+class TestOfManyTrials:
+    @pytest.mark.parametrize("name", SCORES)
+    def test_false_verdicts(self, name, groups, clustered):
+        trials = 3000
+        assert count_wrong(SCORES[name], groups, clustered, trials) / trials <= at_most(0.05, trials)
+
+    @pytest.mark.parametrize("name", DIFFERENCES)
+    def test_coverage(self, name, groups, clustered):
+        trials = 2000
+        rate = count_covered(DIFFERENCES[name], groups, clustered, trials) / trials
+        assert at_least(0.93, trials) <= rate <= at_most(0.97, trials)
+
+    @pytest.mark.parametrize("name", DIFFERENCES)
+    def test_power(self, name, groups, clustered):
+        trials = 2000
+        assert count_found(DIFFERENCES[name], groups, clustered, trials) >= at_least(0.80, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [20, 40, 100])
+@pytest.mark.parametrize(("name", "mean"), [("skewed", 20.0), ("piled at the top", 200 / 3), ("two peaks", 70.0)])
+def test_intervals_of_one_systems_mean_hold_the_truth(name, mean, groups):
+    trials, held = 2000, 0
+    for trial in range(trials):
+        values = SCORES[name](np.random.default_rng([trial, groups, 4]), groups)
+        interval = mean_interval(values.tolist(), resamples=RESAMPLES, seed=trial)
+        held += interval.low <= mean <= interval.high
+    assert at_least(0.93, trials) <= held / trials <= at_most(0.97, trials)

@@ -1,0 +1,200 @@
+"""The steps of the workflows, run here as GitHub would run them, on two real branches and in a shallow clone."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from small_pipeline import commit_all, git, run
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = {path.stem: YAML(typ="safe").load(path) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
+STEPS = WORKFLOWS["pull-request"]["jobs"]["evidence"]["steps"]
+NAMED = {step["name"]: step for step in STEPS if "name" in step}
+# What the workflow asks of GitHub, as it stands for a branch of the repository itself.
+EXPRESSIONS = {
+    "github.event.pull_request.base.ref": "main",
+    "github.event.pull_request.number": "7",
+    "github.event.pull_request.head.sha": "",
+    "github.token": "a token",
+    "!cancelled()": "true",
+    "!cancelled() && github.event.pull_request.head.repo.full_name == github.repository": "true",
+}
+# Writes down what it was asked to do, in place of GitHub's command line.
+GH = r"""#!/bin/sh
+printf "%s\n" "$@" > "$GH_LOG"
+while [ "$1" != --body-file ]; do shift; done
+cat "$2" > "$GH_LOG.body"
+"""
+
+
+def fill(text):
+    """A value of the workflow with its expressions evaluated; one that this test does not know is an error."""
+    return re.sub(r"\$\{\{ *(.+?) *\}\}", lambda found: EXPRESSIONS[found[1]], str(text))
+
+
+def strings_of(value):
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from strings_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings_of(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+# What must hold for every workflow
+
+
+def test_what_runs_is_read_only_but_for_the_comment():
+    rights = {name: workflow["permissions"] for name, workflow in WORKFLOWS.items()}
+    assert rights == {
+        "main": {"contents": "read"},
+        "pull-request": {"contents": "read", "pull-requests": "write"},
+    }
+    # pull_request_target would run a stranger's code with a token that may write.
+    assert [workflow["on"] for workflow in WORKFLOWS.values()] == [{"push": {"branches": ["main"]}}, "pull_request"]
+
+
+def test_nothing_a_stranger_writes_becomes_shell():
+    for workflow in WORKFLOWS.values():
+        for job in workflow["jobs"].values():
+            assert [step["run"] for step in job["steps"] if "${{" in step.get("run", "")] == []
+
+
+def test_every_expression_is_one_that_these_tests_evaluate():
+    for text in strings_of(WORKFLOWS["pull-request"]):
+        fill(text)
+
+
+def test_a_failing_step_does_not_hide_the_ones_after_it():
+    names = list(NAMED)
+    for name in names[names.index("report") :]:
+        assert NAMED[name]["if"].startswith("${{ !cancelled()"), name
+
+
+def test_pull_request_runs_everything_that_main_must_pass():
+    promised = re.findall(r"^make (\S+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    runs = {step["run"] for step in STEPS if "run" in step}
+    assert {f"make {target}" for target in promised} <= runs
+    assert len(promised) >= 3
+
+
+# The steps themselves
+
+
+@pytest.fixture
+def branches(workplace, tmp_path):
+    """A bare repository with main and a branch `faster` that trains at another rate, results committed on both."""
+    git(workplace, "switch", "--quiet", "--create", "faster")
+    done = run("dvc", "exp", "run", "-S", "train.lr=0.005", cwd=workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    commit_all(workplace)
+    git(workplace, "switch", "--quiet", "main")
+    return publish(workplace, tmp_path / "origin.git")
+
+
+def publish(folder, bare):
+    git(folder.parent, "clone", "--quiet", "--bare", str(folder), str(bare))
+    return bare
+
+
+class Runner:
+    """One machine of GitHub's: a shallow clone of a branch, an environment that `make install` finds finished."""
+
+    def __init__(self, bare, branch, folder):
+        self.clone, self.log, self.summary = folder / "clone", folder / "gh.log", folder / "summary.md"
+        self.summary.touch()
+        # What actions/checkout does: one commit, and no branch but this one.
+        git(folder, "clone", "--quiet", "--depth", "1", "--branch", branch, f"file://{bare}", str(self.clone))
+        venv = self.clone / ".venv"
+        venv.mkdir()
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (venv / name).symlink_to(Path(sys.prefix) / name)
+        for name in (".runtime", ".dev"):
+            (venv / name).touch()
+        programs = folder / "programs"
+        programs.mkdir()
+        (programs / "gh").write_text(GH)
+        (programs / "gh").chmod(0o755)
+        self.path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+    def __call__(self, name, **environment):
+        step = NAMED[name]
+        declared = {**WORKFLOWS["pull-request"]["env"], **step.get("env", {})}
+        kept = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        return subprocess.run(
+            ["bash", "-e", "-c", step["run"]],
+            cwd=self.clone,
+            env={
+                **kept,
+                **{key: fill(value) for key, value in declared.items()},
+                # The installed `instruct` is that of the project under test; GitHub would install the clone's.
+                "PYTHONPATH": str(self.clone / "src"),
+                "PATH": self.path,
+                "GITHUB_STEP_SUMMARY": str(self.summary),
+                "GH_LOG": str(self.log),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+        )
+
+
+def test_lock_step_passes_without_data_where_results_belong_to_the_code(finished, tmp_path):
+    runner = Runner(publish(finished, tmp_path / "origin.git"), "main", tmp_path)
+    assert not (runner.clone / "models/sft").exists()
+    assert not (runner.clone / ".dvc/cache").exists()
+    done = runner("lock")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stage"),
+    [
+        ("params.yaml", "weight_decay: 0.1", "weight_decay: 0.2", "train"),
+        ("src/instruct/plotting/figures.py", "", "# a remark\n", "plot"),
+        ("data/smoke.json", '"output": "', '"output": "x', "split"),
+    ],
+)
+def test_lock_step_fails_where_results_are_older_than_the_branch(workplace, tmp_path, file, old, new, stage):
+    text = (workplace / file).read_text(encoding="utf-8")
+    assert old in text
+    (workplace / file).write_text(text.replace(old, new, 1) if old else text + new, encoding="utf-8")
+    commit_all(workplace)
+    done = Runner(publish(workplace, tmp_path / "origin.git"), "main", tmp_path)("lock")
+    assert done.returncode == 2
+    assert f"instruct: dvc.lock: is not that of this commit: code, settings or data of {stage} are newer" in done.stderr
+
+
+@pytest.mark.slow
+def test_every_step_runs_on_two_real_branches(branches, tmp_path):
+    runner = Runner(branches, "faster", tmp_path)
+    assert git(runner.clone, "branch", "--all", "--format=%(refname)").split() == [
+        "refs/heads/faster",
+        "refs/remotes/origin/HEAD",
+        "refs/remotes/origin/faster",
+    ] or "origin/main" not in git(runner.clone, "branch", "--all")
+    # One file of tests stands for all of them, or this test would run itself.
+    for name in [step["name"] for step in STEPS if "run" in step]:
+        done = runner(name, ARGS="tests/test_params.py")
+        assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
+    report = (runner.clone / "report/report.md").read_text(encoding="utf-8")
+    assert "train.lr" in report
+    assert report in runner.summary.read_text(encoding="utf-8")
+    assert runner.log.read_text().split() == ["pr", "comment", "7", *runner.log.read_text().split()[3:]]
+    assert (tmp_path / "gh.log.body").read_text(encoding="utf-8") == report
+    assert not git(runner.clone, "status", "--porcelain", "--", "dvc.lock", "metrics", "data")
+
+
+def test_this_machine_can_stand_in_for_githubs(finished, tmp_path):
+    runner = Runner(publish(finished, tmp_path / "origin.git"), "main", tmp_path)
+    assert runner("base").returncode == 0
+    assert git(runner.clone, "rev-parse", "origin/main") == git(runner.clone, "rev-parse", "HEAD")
+    assert runner("install").stdout.strip().endswith("'install'.")
+    assert shutil.which("python", path=str(runner.clone / ".venv/bin"))

@@ -1,0 +1,86 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from instruct import cli
+from instruct.records import read_examples
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
+
+
+@pytest.fixture
+def instruct(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["instruct", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def write(path, *instructions):
+    rows = [{"instruction": text, "input": "", "output": f"{i}", "id": f"r{i}"} for i, text in enumerate(instructions)]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def test_groups_are_found_within_and_across_files(instruct, tmp_path):
+    one = write(tmp_path / "a.json", "Name the capital of France, please.", "Add 2 and 3.", "add 2  and 3.")
+    two = write(tmp_path / "b.json", "Name the capital of France please.", "Something else entirely")
+    status, out, err = instruct("duplicates", one, two)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "5 records: 4 in 2 groups of near-duplicates, 1 equal to an earlier one; 1 groups stand in more than one file",
+        "group of 2",
+        f"  {one} r0: name the capital of france, please.",
+        f"  {two} r0: name the capital of france please.",
+        "group of 2",
+        f"  {one} r1: add 2 and 3.",
+        f"  {one} r2: add 2 and 3.",
+    ]
+
+
+def test_drop_writes_the_first_of_each_group_and_group_marks_all(instruct, tmp_path):
+    data = write(tmp_path / "a.json", "Add 2 and 3.", "Something else entirely", "add 2 and 3.")
+    assert instruct("duplicates", data, "--mode", "drop", "--out", tmp_path / "less.json")[0] == 0
+    assert [e.id for e in read_examples(tmp_path / "less.json")] == ["r0", "r1"]
+    assert instruct("duplicates", data, "--mode", "group", "--out", tmp_path / "all.json")[0] == 0
+    assert [e.group for e in read_examples(tmp_path / "all.json")] == ["r0", "r1", "r0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "drop"], "--out goes with --mode drop and --mode group, which need it"),
+        (["--mode", "drip", "--out", "x.json"], "duplicates.mode must be one of report, drop, group"),
+        (["--similarity", "30"], "duplicates.similarity must be from 50 to 100, is 30.0"),
+        (["--on", "answer"], "duplicates.on must be one of instruction, input, output, prompt, whole"),
+    ],
+)
+def test_a_wrong_option_is_one_line(instruct, tmp_path, arguments, message):
+    status, out, err = instruct("duplicates", write(tmp_path / "a.json", "a"), *arguments)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_bad_record_is_named_and_nothing_is_written(instruct, tmp_path):
+    (tmp_path / "a.json").write_text('[{"instruction": "a", "input": ""}]')
+    status, _, err = instruct("duplicates", tmp_path / "a.json", "--mode", "drop", "--out", tmp_path / "b.json")
+    assert status == 1
+    assert '"output" is missing' in err
+    assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.skipif(not BOOK.exists(), reason="the folder ../shared/data is not here")
+def test_input_of_the_books_data_shows_the_groups_that_its_own_tool_misses(instruct):
+    status, out, _ = instruct("duplicates", BOOK, "--on", "input", "--show", 0)
+    assert status == 0
+    assert out.startswith("1100 records: 31 in 15 groups of near-duplicates, 12 equal to an earlier one")

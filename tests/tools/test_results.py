@@ -1,0 +1,119 @@
+"""The table of the named experiments: each against its own baseline, corrected for how many there are."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_pipeline import commit_all, git
+
+pytest.importorskip("instruct.comparing.compare", reason="instruct compare is not here")
+
+from instruct.errors import InstructError
+from instruct.tools.recipes import Recipe
+from instruct.tools.results import result_table
+
+ROOT = Path(__file__).parents[2]
+COUNT = 120
+RNG = np.random.default_rng(5)
+BASE = RNG.uniform(30, 60, COUNT)
+NOISE = RNG.normal(0, 8, COUNT)
+
+
+def recipe(name, **settings):
+    return Recipe(name=name, group="default", about="a test", set=settings or {"train.lr": 0.001})
+
+
+def write_run(folder: Path, name, tuned, *, template="alpaca", loss=1.5):
+    """What a run leaves in Git: the three files that a comparison reads, and a curve."""
+    (folder / "metrics/curves").mkdir(parents=True, exist_ok=True)
+    test = {"records": COUNT, "sha256": "a" * 64, "template": template, "template_sha256": template}
+    reference = {"base": {}, "tuned": {}, "signatures": {}}
+    judge = {"identity": {"judge": "reference"}, "rubric": "none", "rubric_sha256": "none"}
+    evaluate = {"test": test, "judges": {"reference": judge}, "reference": reference}
+    (folder / "metrics/evaluate.json").write_text(json.dumps(evaluate))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["id", "kind", "group", "reference.base", "reference.tuned"])
+    writer.writerows([f"r{i}", "", f"g{i}", "10", f"{score:.4f}"] for i, score in enumerate(tuned))
+    (folder / "metrics/scores.csv").write_text(out.getvalue())
+    (folder / "metrics/curves/val.csv").write_text(f"step,loss\n0,3.0\n5,{loss}\n9,2.0\n")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("template: alpaca", f"template: {template}")
+    (folder / "params.yaml").write_text(f"{text}# {name}\n", encoding="utf-8")
+    commit_all(folder)
+
+
+@pytest.fixture
+def runs(tmp_path, hermetic):
+    """A repository with a default run, and a function that adds an experiment as DVC does."""
+    git(tmp_path, "init", "--quiet", "--initial-branch", "main")
+    write_run(tmp_path, "default", BASE)
+    head = git(tmp_path, "rev-parse", "HEAD").strip()
+
+    def add(name, tuned, **options):
+        git(tmp_path, "switch", "--quiet", "--detach", head)
+        write_run(tmp_path, name, tuned, **options)
+        git(tmp_path, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
+        git(tmp_path, "switch", "--quiet", "main")
+
+    add.folder = tmp_path
+    return add
+
+
+def rows_of(lines):
+    return {cells[0]: cells for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+def test_each_row_says_by_how_much_and_whether_it_may_be_believed(runs):
+    runs("good", BASE + 10 + NOISE, loss=1.25)
+    runs("bad", BASE - 10 + NOISE)
+    runs("same", BASE + NOISE - NOISE.mean())
+    lines = result_table(runs.folder, [recipe("good"), recipe("bad"), recipe("same"), recipe("never")])
+    rows = rows_of(lines)
+    assert rows["the default"][2:4] == ["1.500", f"{BASE.round(4).mean():.1f}"]
+    assert rows["good"][1:4] == ["train.lr=0.001", "1.250", f"{(BASE + 10 + NOISE).mean():.1f}"]
+    assert rows["good"][4].startswith(f"{(10 + NOISE.mean()):+.1f} (")
+    assert [rows[name][5] for name in ("good", "bad")] == ["better", "worse"]
+    assert rows["same"][5].startswith("not distinguishable (smallest detectable: ")
+    assert rows["never"][5] == "not run"
+    assert "correction for 3 comparisons" in lines[-1]
+
+
+def test_a_difference_that_would_pass_alone_does_not_among_many(runs):
+    # Two standard errors or so: p is between 5 % divided by ten and 5 %.
+    runs("lucky", BASE + NOISE - NOISE.mean() + 2.4 * NOISE.std() / np.sqrt(COUNT))
+    assert rows_of(result_table(runs.folder, [recipe("lucky")]))["lucky"][5] == "better"
+    others = [recipe(f"other{i}") for i in range(9)]
+    for one in others:
+        runs(one.name, BASE + NOISE - NOISE.mean())
+    lines = result_table(runs.folder, [recipe("lucky"), *others])
+    assert rows_of(lines)["lucky"][5].startswith("not distinguishable")
+
+
+def test_another_template_is_marked(runs):
+    runs("phi3", BASE + NOISE, template="phi3")
+    lines = result_table(runs.folder, [recipe("phi3")])
+    assert "phi3 †" in rows_of(lines)
+    assert [line for line in lines if line.startswith("† phi3: differs in the template: alpaca")]
+
+
+def test_experiment_without_metrics_says_so_and_invents_nothing(runs):
+    runs("good", BASE + 10 + NOISE)
+    runs("broken", BASE)
+    folder = runs.folder
+    (ref,) = git(folder, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/broken").split()
+    git(folder, "switch", "--quiet", "--detach", ref)
+    git(folder, "rm", "--quiet", "metrics/scores.csv")
+    commit_all(folder)
+    git(folder, "update-ref", ref, "HEAD")
+    git(folder, "switch", "--quiet", "main")
+    row = rows_of(result_table(folder, [recipe("good"), recipe("broken")]))["broken"]
+    assert row[2:5] == ["", "", ""]
+    assert "holds no metrics/scores.csv" in row[5]
+
+
+def test_nothing_run_is_one_line(runs):
+    with pytest.raises(InstructError, match=r"no recipe has a result \(none has been run\); `make experiments` runs"):
+        result_table(runs.folder, [recipe("good")])

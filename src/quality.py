@@ -1,6 +1,6 @@
-"""Stage 2 · quality: train, val and test → the quality report, and a pass for training to wait for.
+"""Stage 2 · quality: train, val (augmented) and test → the quality report, and a pass that training waits for.
 
-python src/quality.py data/split metrics/data.json data/quality.txt
+python src/quality.py data/augmented data/split metrics/data.json data/quality.txt
 """
 
 import logging
@@ -14,7 +14,7 @@ from instruct.params import load_params
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import QualityParams
-from instruct.records import read_examples
+from instruct.records import BadRecord, stream_examples
 from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 
@@ -22,14 +22,16 @@ log = logging.getLogger(__name__)
 PASSED = "The data passed the gates in params.yaml (section quality); the report is metrics/data.json.\n"
 
 
-def main(split: Path, metrics: Path, passed: Path) -> None:
+def main(augmented: Path, split: Path, metrics: Path, passed: Path) -> None:
     """Check every record of every part; raises DataError, after the report is written, where a gate fails."""
     params, prompt = load_params("quality", QualityParams), load_params("prompt", PromptParams)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     check = QualityCheck(params, template=TEMPLATES[prompt.template], tokenizer=load_tokenizer_of(backbone))
-    for part in ("train", "val", "test"):
-        for example in read_examples(split / f"{part}.json"):
-            check.add(example, part)
+    for part, folder in (("train", augmented), ("val", augmented), ("test", split)):
+        for row in stream_examples(folder / f"{part}.json"):
+            if isinstance(row, BadRecord):
+                raise DataError("\n".join([*row.lines(), "run `dvc repro quality`"]))
+            check.add(row, part)
     report = check.report()
     report["tokens"] |= {"template": prompt.template, "tokenizer": backbone.name}
     write_json(metrics, report)

@@ -115,7 +115,7 @@ def test_the_walk_sees_what_python_itself_imports():
 
 def test_every_script_is_a_stage_and_every_stage_a_script():
     assert {script_of(stage) for stage in STAGES} == {f"src/{path.name}" for path in SRC.glob("*.py")}
-    assert list(STAGES) == ["split", "quality", "augment", "train", "baseline", "generate", "evaluate", "plot"]
+    assert list(STAGES) == ["split", "augment", "quality", "train", "baseline", "generate", "evaluate", "plot"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -189,7 +190,8 @@ def _handler(answer: Callable[[str, str, bytes], Answer]) -> type[BaseHTTPReques
                 self.send_header("Location", "/api/elsewhere")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # who asked had enough
+                self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -32,12 +32,12 @@ def write_part(folder, part, outputs):
         Example(id=f"{part}{i}", instruction=f"Name {part} bird {i}.", input="", output=output, kind="bird")
         for i, output in enumerate(outputs)
     ]
-    write_records(folder / f"split/{part}.json", records)
+    write_records(folder / ("split" if part == "test" else "augmented") / f"{part}.json", records)
 
 
 def run_stage(folder):
     return subprocess.run(
-        [sys.executable, str(ROOT / "src/quality.py"), "split", "metrics/data.json", "passed.txt"],
+        [sys.executable, str(ROOT / "src/quality.py"), "augmented", "split", "metrics/data.json", "passed.txt"],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -53,6 +53,7 @@ def params():
         num_samples=1,
         max_repeats=0,
         over_long="raise",
+        weights="fp32",
         batch_size=64,
         cache_tokens=32768,
         seed=7,

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from instruct.generation.decode import Answer, generate
+from instruct.generation.engine import Model
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.vote import majority, sample_ids
-from instruct.model.decoder import Decoder
 from instruct.records import Example, Response
 from instruct.runtime import Runtime
 from instruct.text.prompts import Template
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def answer_examples(
-    model: Decoder,
+    model: Model,
     tokenizer: Tokenizer,
     examples: Sequence[Example],
     *,

@@ -13,10 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from instruct.errors import CheckpointError, DataError, ParamsError
-from instruct.generation.engine import Engine
+from instruct.generation.engine import Engine, Model
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
-from instruct.model.decoder import Decoder
 from instruct.runtime import Runtime
 from instruct.text.tokenizer import Tokenizer
 
@@ -51,7 +50,7 @@ class _Row:
 
 
 def generate(
-    model: Decoder,
+    model: Model,
     tokenizer: Tokenizer,
     prompts: Mapping[str, str],
     *,
@@ -108,7 +107,7 @@ def _make_rows(tokenizer: Tokenizer, prompts: Mapping[str, str], block_size: int
 
 
 def _answer_group(
-    model: Decoder,
+    model: Model,
     tokenizer: Tokenizer,
     rows: Sequence[_Row],
     prefix: Sequence[int],

@@ -5,18 +5,32 @@ other kernels. So every pass is filled up to that many rows, and an answer never
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from instruct.generation.cache import TILE, DecodeAttend, PrefillAttend, PrefixAttend, SlotCache
-from instruct.model.decoder import Attend, Decoder
+from instruct.model.decoder import Attend
+
+
+class Model(Protocol):
+    """What generation needs of a model: a Decoder, or one in 8 bits."""
+
+    block_size: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
 
 
 class Engine:
     """A model, its cache, and which tokens all prompts begin with."""
 
-    def __init__(self, model: Decoder, prefix: Sequence[int], *, slots: int, capacity: int) -> None:
+    def __init__(self, model: Model, prefix: Sequence[int], *, slots: int, capacity: int) -> None:
         self.model, self.prefix = model, list(prefix)
         self.cache = SlotCache(slots, capacity, model.device)
         if self.prefix:

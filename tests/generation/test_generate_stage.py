@@ -1,0 +1,103 @@
+"""src/generate.py as a process: shared by two, killed, and gone on with."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from instruct.tools.smoke import copy_tree, make_small
+
+ROOT = Path(__file__).parents[2]
+PATHS = ["data/split/test.json", "base", "data/base_responses.json"]
+ALONE = [sys.executable, "src/generate.py", *PATHS]
+TWO = ["torchrun", "--standalone", "--nproc-per-node", "2", "src/generate.py", *PATHS]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A small copy of the repository, split, with a tiny random model."""
+    folder = tmp_path_factory.mktemp("generate-stage") / "repository"
+    copy_tree(ROOT, folder)
+    make_small(ROOT, folder)
+    split = [sys.executable, "src/split.py", "data/smoke.json", "data/split", "metrics/split.json"]
+    subprocess.run(split, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def copy(repository, tmp_path) -> Path:
+    return Path(shutil.copytree(repository, tmp_path / "copy"))
+
+
+def answer(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+@pytest.fixture(scope="module")
+def unbroken(repository, tmp_path_factory) -> bytes:
+    folder = Path(shutil.copytree(repository, tmp_path_factory.mktemp("unbroken") / "copy"))
+    answer(folder, ALONE)
+    left = [path.name for path in (folder / "data").iterdir() if "partial" in path.name]
+    assert left == []
+    return (folder / "data/base_responses.json").read_bytes()
+
+
+def journals(folder: Path) -> list[Path]:
+    return sorted((folder / "data").glob(".base_responses.json.*.partial"))
+
+
+def test_two_processes_leave_the_same_file_as_one(copy, unbroken):
+    answer(copy, TWO)
+    assert (copy / "data/base_responses.json").read_bytes() == unbroken
+    assert journals(copy) == []
+
+
+def one_at_a_time(folder: Path) -> str:
+    """Give each answer a turn of its own, so that a run has a middle; gives the settings before."""
+    before = (folder / "params.yaml").read_text()
+    after, count = re.subn(r"(?m)^( +)batch_size: \d+", r"\g<1>batch_size: 1", before)
+    assert count == 1
+    (folder / "params.yaml").write_text(after)
+    return before
+
+
+def kill_in_the_middle(folder: Path) -> int:
+    """Kill -9 as soon as an answer is noted; gives how many were."""
+    with subprocess.Popen(ALONE, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            noted = sum(len(path.read_text().splitlines()) - 1 for path in journals(folder))
+            if noted > 0:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.001)
+    return sum(path.read_bytes().count(b"\n") - 1 for path in journals(folder))
+
+
+def test_killed_run_goes_on_from_what_is_answered_and_leaves_the_same_file(copy, unbroken):
+    count = len(json.loads(unbroken))
+    one_at_a_time(copy)
+    known = kill_in_the_middle(copy)
+    assert 0 < known < count, "the run ended before it was killed"
+    ended = answer(copy, ALONE)
+    assert f"going on: {known} of {count} answers are known" in ended.stdout
+    assert (copy / "data/base_responses.json").read_bytes() == unbroken
+    assert journals(copy) == []
+
+
+def test_answers_of_another_run_are_refused_in_words(copy, unbroken):
+    params = one_at_a_time(copy)
+    assert kill_in_the_middle(copy)
+    (copy / "params.yaml").write_text(params)
+    ended = answer(copy, ALONE)
+    assert "is of another run (params generate differ); answering from the beginning" in ended.stdout
+    assert (copy / "data/base_responses.json").read_bytes() == unbroken

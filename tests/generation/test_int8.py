@@ -1,0 +1,62 @@
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from instruct.errors import ParamsError
+from instruct.generation.decode import generate
+from instruct.generation.int8 import Int8Decoder, Int8Linear, to_int8
+from instruct.model.decoder import attend_causally
+
+PROMPTS = {f"p{i}": f"Prompt {i}: say {'word ' * (i % 5)}{i * i}." for i in range(20)}
+
+
+def draw(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_rounding_is_within_half_a_step_and_keeps_rows_of_zeros():
+    rows = torch.cat((draw(5, 40), torch.zeros(1, 40)))
+    whole, scale = to_int8(rows)
+    assert whole.dtype is torch.int8 and int(whole.abs().max()) == 127
+    assert ((whole * scale - rows).abs() <= scale / 2 + 1e-7).all()
+    assert not whole[-1].any()
+
+
+def test_product_is_exactly_that_of_the_rounded_numbers():
+    weight, bias, x = draw(30, 64), draw(30), draw(2, 7, 64)
+    (whole, scale), (rows, steps) = to_int8(weight), to_int8(x.flatten(0, 1))
+    expected = (rows.double() @ whole.double().t()) * steps.double() * scale.double().t() + bias.double()
+    torch.testing.assert_close(Int8Linear(weight, bias)(x).flatten(0, 1), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_logits_are_near_those_of_the_exact_model(small):
+    ids = torch.arange(40)[None]
+    positions = torch.arange(40)[None]
+    exact = small.logits(small.hidden_states(ids, positions, attend_causally)[0])
+    model = Int8Decoder(deepcopy(small))
+    rounded = model.logits(model.hidden_states(ids, positions, attend_causally)[0])
+    assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.97
+    assert not torch.equal(exact, rounded)
+
+
+def test_batch_size_and_neighbours_do_not_change_an_answer(small, tokenizer, params, runtime):
+    model = Int8Decoder(deepcopy(small))
+
+    def answers(prompts, batch_size):
+        return generate(
+            model, tokenizer, prompts, prefix="Prompt ", stop_strings=(), runtime=runtime,
+            params=replace(params, weights="int8", batch_size=batch_size),
+        )  # fmt: skip
+
+    together = answers(PROMPTS, 64)
+    assert answers(PROMPTS, 1) == together == answers(PROMPTS, 3)
+    assert answers({"p7": PROMPTS["p7"]}, 64) == {"p7": together["p7"]}
+    assert len({answer.text for answer in together.values()}) > 5
+
+
+def test_other_devices_are_refused_in_words(small, monkeypatch):
+    monkeypatch.setattr(type(small), "device", torch.device("meta"))
+    with pytest.raises(ParamsError, match=r"generate\.weights is int8, which is for the CPU; on meta set it to fp32"):
+        Int8Decoder(small)

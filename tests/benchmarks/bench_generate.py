@@ -32,6 +32,8 @@ def main() -> None:
     no_llama = "CTranslate2 is timed on the GPT-2 shapes" if options.shape == "smollm2" else ""
     reasons = {
         "ours": "",
+        "ours-bf16": "",
+        "ours-int8": "",
         "transformers-1": "",
         "transformers-32": "",
         "chapter": harness.why_no_chapter(options.chapter, options.shape),

@@ -53,17 +53,17 @@ def timed(contestant: Callable[[Task], Answerer]) -> Callable[[Task], Callable[.
     return set_up
 
 
-def ours(task: Task) -> Answerer:
+def ours(task: Task, weights: str, precision: str) -> Answerer:
     """`generate` of src/instruct/generation with the pipeline's own batch and cache, and no stops."""
     from dataclasses import fields, replace
 
-    import torch
-
     from instruct.generation.decode import generate
+    from instruct.generation.int8 import Int8Decoder
     from instruct.generation.settings import GenerateParams
     from instruct.model.checkpoint import load_checkpoint
     from instruct.params import load_params
-    from instruct.runtime import Runtime
+    from instruct.runtime import start_runtime
+    from instruct.runtime_params import RuntimeParams
     from instruct.text.tokenizer import Tokenizer
 
     class Endless(Tokenizer):
@@ -71,9 +71,9 @@ def ours(task: Task) -> Answerer:
         def stop_ids(self) -> frozenset[int]:
             return frozenset()
 
-    torch.set_num_threads(task["threads"])
-    runtime = Runtime(torch.device("cpu"), torch.float32)
-    model, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
+    runtime = start_runtime(RuntimeParams(device="cpu", precision=precision, num_threads=task["threads"]))
+    exact, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
+    model = Int8Decoder(exact) if weights == "int8" else exact
     endless = Endless(**{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)})
     params = replace(load_params("generate", GenerateParams), temperature=0.0, num_samples=1, max_repeats=0)
 
@@ -227,7 +227,9 @@ def llama_cpp(task: Task, file: str) -> Answerer:
 if __name__ == "__main__":
     harness.serve(
         {
-            "ours": timed(ours),
+            "ours": timed(partial(ours, weights="fp32", precision="fp32")),
+            "ours-bf16": timed(partial(ours, weights="fp32", precision="bf16")),
+            "ours-int8": timed(partial(ours, weights="int8", precision="fp32")),
             "transformers-1": timed(partial(transformers_generate, batch=1)),
             "transformers-32": timed(partial(transformers_generate, batch=BATCH)),
             "chapter": timed(chapter),

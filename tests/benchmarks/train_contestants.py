@@ -26,11 +26,10 @@ def ours(task: Task, batching: str) -> Run:
     """The steps of src/instruct/training, with the pipeline's own settings where they do not matter here."""
     from dataclasses import replace
 
-    import torch
-
     from instruct.model.checkpoint import load_checkpoint
     from instruct.params import load_params
-    from instruct.runtime import Runtime
+    from instruct.runtime import start_runtime
+    from instruct.runtime_params import RuntimeParams
     from instruct.training.distributed import Parallel
     from instruct.training.encode import EncodedExample
     from instruct.training.loop import batch_maker, make_optimizer, take_step
@@ -38,8 +37,7 @@ def ours(task: Task, batching: str) -> Run:
     from instruct.training.settings import TrainParams
     from instruct.training.throughput import matmul_peak
 
-    torch.set_num_threads(task["threads"])
-    runtime = Runtime(torch.device("cpu"), torch.float32)
+    runtime = start_runtime(RuntimeParams(device="cpu", precision="fp32", num_threads=task["threads"]))
     model, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
     params = replace(
         load_params("train", TrainParams),

@@ -153,7 +153,7 @@ def script_of(stage, lock):
 
 
 def asked_for_by(stage):
-    """The names of attributes that the code of a stage reads, apart from the checks of the settings themselves."""
+    """The names of attributes and keys that the code of a stage reads, apart from the checks of settings themselves."""
     names = set()
     for dep in STAGES[stage]["deps"]:
         for path in (ROOT / dep).rglob("*.py") if (ROOT / dep).is_dir() else [ROOT / dep]:
@@ -162,6 +162,8 @@ def asked_for_by(stage):
                 checks = [node for node in ast.walk(tree) if getattr(node, "name", "") == "__post_init__"]
                 left_out = {id(node) for check in checks for node in ast.walk(check)}
                 names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in left_out}
+                keys = [n.slice for n in ast.walk(tree) if isinstance(n, ast.Subscript)]
+                names |= {key.value for key in keys if isinstance(key, ast.Constant)}
     return names
 
 

@@ -65,7 +65,7 @@ bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a 
 bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
 	python tests/benchmarks/bench_data.py $(ARGS)
 # What `make bench` measures against, in an environment of its own.
-BENCH := ctranslate2 torch==2.13.0 transformers trl xllamacpp
+BENCH := ctranslate2 rensa scikit-learn torch==2.13.0 transformers trl xllamacpp
 COMPILE := pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe
 
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml

@@ -175,14 +175,10 @@ def test_lock_step_fails_where_results_are_older_than_the_branch(workplace, tmp_
 @pytest.mark.slow
 def test_every_step_runs_on_two_real_branches(branches, tmp_path):
     runner = Runner(branches, "faster", tmp_path)
-    assert git(runner.clone, "branch", "--all", "--format=%(refname)").split() == [
-        "refs/heads/faster",
-        "refs/remotes/origin/HEAD",
-        "refs/remotes/origin/faster",
-    ] or "origin/main" not in git(runner.clone, "branch", "--all")
+    assert "origin/main" not in git(runner.clone, "branch", "--all")
     # One file of tests stands for all of them, or this test would run itself.
     for name in [step["name"] for step in STEPS if "run" in step]:
-        done = runner(name, ARGS="tests/test_params.py")
+        done = runner(name, **({"ARGS": "tests/test_files.py"} if name == "tests" else {}))
         assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
     report = (runner.clone / "report/report.md").read_text(encoding="utf-8")
     assert "train.lr" in report

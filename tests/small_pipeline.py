@@ -22,11 +22,12 @@ def commit_all(folder):
 
 
 def content_of(folder):
-    """Every file of a folder but Git's and DVC's own."""
+    """Every file of a folder but Git's and DVC's own, and what clocks have measured."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.relative_to(folder).parts[0] not in (".git", ".dvc")
         and "__pycache__" not in path.parts
+        and path.name != "speed.json"
     }

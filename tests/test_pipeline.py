@@ -220,7 +220,7 @@ def test_dvc_shows_metrics_and_plots_of_the_run(smoke, read):
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)[""]["data"]
     assert {name: shown[name]["data"] for name in shown} == {name: without_lists(read(name)) for name in shown}
-    assert set(shown) == {f"metrics/{name}.json" for name in ("split", "train", "evaluate")}
+    assert set(shown) == {f"metrics/{name}.json" for name in ("augment", "data", "split", "train", "evaluate")}
 
 
 def test_second_repro_runs_nothing_and_is_quick(smoke):

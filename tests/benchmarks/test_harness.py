@@ -51,6 +51,7 @@ def column(output, name):
     return {row[0]: row[rows[0].index(name)] for row in rows[2:]}
 
 
+@pytest.mark.slow
 def test_training_contestants_alternate_and_begin_with_the_same_loss(bench):
     names = ["ours", "ours-padded", "transformers"]
     summary, done = bench(
@@ -64,13 +65,22 @@ def test_training_contestants_alternate_and_begin_with_the_same_loss(bench):
     assert "of the measured matmul peak" in done.stdout
 
 
+@pytest.mark.slow
 def test_generating_contestants_give_the_same_answers(bench):
     names = ["ours", "transformers-1", "transformers-32"]
     summary, done = bench(
         "bench_generate.py", "--prompts", "3", "--new-tokens", "4", "--repeats", "2",
         "--only", "transformers-1,transformers-32", "--scale", "4,8",
     )  # fmt: skip
-    others = {"chapter", "ctranslate2-fp32", "ctranslate2-int8", "llama.cpp-fp32", "llama.cpp-q4_1"}
+    others = {
+        "chapter",
+        "ours-bf16",
+        "ours-int8",
+        "ctranslate2-fp32",
+        "ctranslate2-int8",
+        "llama.cpp-fp32",
+        "llama.cpp-q4_1",
+    }
     check_shape(summary, names, others)
     assert set(column(done.stdout, "same as ours").values()) == {"100%"}
     assert "ours, 8 prompts:" in done.stdout

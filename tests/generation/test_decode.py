@@ -269,3 +269,9 @@ def test_weights_that_give_no_numbers_are_named_not_sampled(small, tokenizer, ru
             params=params,
             runtime=runtime,
         )
+
+
+@pytest.mark.parametrize("stop", ["", 5, None, b"###"])
+def test_stop_string_that_is_none_is_refused_in_words(small, tokenizer, params, runtime, stop):
+    with pytest.raises(DataError, match="a stop string must be text that is not empty, is"):
+        generate(small, tokenizer, {"a": "Hi"}, prefix="", stop_strings=(stop,), params=params, runtime=runtime)

@@ -52,9 +52,11 @@ def make_run(
     test = {"records": len(base), "sha256": "0" * 64, "template": "alpaca", "template_sha256": "1" * 64}
     results = {"test": test, "judges": {judge: one}, "reference": measured, **(extra or {})}
     write_json(folder / "metrics/evaluate.json", results)
-    columns = ["id", "kind", "group", f"{judge}.base", f"{judge}.tuned"]
+    columns = ["id", "kind", "group", f"{judge}.base", f"{judge}.tuned", "similarity.base", "similarity.tuned"]
     pairs = enumerate(zip(base, tuned, strict=True))
-    rows = [{"id": f"r{i}", "kind": "facts", columns[3]: a, columns[4]: b} for i, (a, b) in pairs]
+    rows = [
+        {"id": f"r{i}", "kind": "facts", **dict(zip(columns[3:], (a, b, a, b), strict=True))} for i, (a, b) in pairs
+    ]
     write_csv(folder / "metrics/scores.csv", columns, rows)
     write_json(folder / "metrics/split.json", {"train": 12, "val": 3, "test": len(base), "read": 18, "kept": 18})
     losses = {"initial_val_loss": 3.25, "best_val_loss": 1.5, "last_val_loss": 1.75}

@@ -48,7 +48,7 @@ def test_value_out_of_range_is_refused_by_name(name, value, rule):
         (
             "batching: packed",
             "batching: paked",
-            r"train\.batching must be one of packed, padded; .* did you mean packed\?",
+            r"train\.batching must be one of packed, packed-blocks, padded; .* did you mean packed\?",
         ),
         ("lr: 2.0e-4", "lr: fast", r'train\.lr must be a number, is the text "fast"'),
         ("parallel: none", "parallel: dp", r"train\.parallel must be one of none, ddp, fsdp; .* did you mean ddp\?"),

@@ -206,11 +206,12 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
     assert not (copy / "models/resume").exists()
 
 
-def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, unbroken):
+@pytest.mark.parametrize("sent_signal", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, unbroken, sent_signal):
     life = nursery.start(copy)
     life.wait_for("step 12: val loss")
     sent = time.monotonic()
-    life.send(signal.SIGINT)
+    life.send(sent_signal)
     assert life.wait() == 130
     assert time.monotonic() - sent < 10
     last = life.log.splitlines()[-1]

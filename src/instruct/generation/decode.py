@@ -64,8 +64,11 @@ def generate(
 
     `prefix` is the text that a template puts before every instruction: it is computed once. `on_answer` is called
     as soon as an answer is complete. Raises DataError that names each prompt which leaves no room for
-    `max_new_tokens` in the model's context.
+    `max_new_tokens` in the model's context, and for a stop string that is none.
     """
+    for stop in stop_strings:
+        if not isinstance(stop, str) or not stop:
+            raise DataError(f"a stop string must be text that is not empty, is {stop!r}; correct the template")
     rows = _make_rows(tokenizer, prompts, model.block_size, params)
     shared = tokenizer.encode(prefix)
     # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.

@@ -54,7 +54,7 @@ def failure_modes(
     return [
         FailureMode(
             name="Malformed formatting",
-            symptom="Answers go on with a turn of their own (### Instruction:), are empty, or say the question again.",
+            symptom="Answers go on with a turn of their own (another header), are empty, or say the question again.",
             signs=(
                 *_share(answers, "ran into the next turn's header", lambda one: one.stop_reason == "stop_string", FEW),
                 *_share(answers, "hold a header of the template", _holds_marker, 0.0),

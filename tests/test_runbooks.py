@@ -172,11 +172,12 @@ def test_a_clone_without_data_runs_and_fetches_only_what_changed(team):
 def test_an_experiment_reaches_a_colleague_with_its_results(team):
     team.share()
     said = team.follow("Share an experiment")
-    assert re.search(r"evaluate\.json.*\.(high|low)", said)
+    assert re.search(r"^\| metrics/train\.json +\|.*\d", said, re.MULTILINE)
     you, colleague = team.places["you"], team.places["colleague"]
-    assert "resamples: 3000" in (colleague / "params.yaml").read_text()
-    (experiment,) = git(you, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/more-resamples").split()
-    assert (colleague / "metrics/evaluate.json").read_text() == git(you, "show", f"{experiment}:metrics/evaluate.json")
+    assert "epochs: 2" in (colleague / "params.yaml").read_text()
+    (experiment,) = git(you, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/two-epochs").split()
+    for name in ("metrics/train.json", "metrics/evaluate.json"):
+        assert (colleague / name).read_text() == git(you, "show", f"{experiment}:{name}")
     assert not git(you, "status", "--porcelain")
 
 

@@ -260,7 +260,7 @@ def test_dvc_shows_the_plots_of_dvc_yaml(folder, monkeypatch, tmp_path):
     shown = json.loads(dvc("plots", "show", "--json"))
     assert shown.get("errors", []) == []
     points = {name: data[0]["content"]["data"]["values"] for name, data in shown["data"].items()}
-    assert set(points) == {"Loss", "Learning rate", "Scores"}
+    assert set(points) == {"Loss", "Learning rate", "Scores", "Tuned against base, each record"}
     assert {Path(point["filename"]).name for point in points["Loss"]} == {"train.csv", "val.csv"}
     assert len(points["Loss"]) == 6 + 4
     assert [float(point["lr"]) for point in points["Learning rate"]] == pytest.approx([1e-4 / i for i in range(1, 7)])

@@ -34,7 +34,7 @@ experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, one
 	instruct recipe --all --table
 
 test: $(VENV)/.dev  ## run the tests
-	pytest -m "not slow and not gpu" $(ARGS)
+	pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	pytest -m "slow and not gpu" $(ARGS)

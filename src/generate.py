@@ -10,11 +10,10 @@ from pathlib import Path
 
 from instruct.fingerprint import take_fingerprint
 from instruct.generation.answer import answer_examples
-from instruct.generation.engine import Model
-from instruct.generation.int8 import Int8Decoder
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.shards import join_shards
+from instruct.generation.weights import make_ready
 from instruct.model.backbones import ModelParams, find_backbone
 from instruct.model.pretrained import load_backbone, load_trained
 from instruct.params import load_params
@@ -35,7 +34,7 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     untuned = checkpoint == Path("base")
     model, tokenizer = load_backbone(backbone, runtime.device) if untuned else load_trained(checkpoint, runtime.device)
-    answerer: Model = Int8Decoder(model) if params.weights == "int8" else model
+    answerer = make_ready(model, params.weights, runtime)
     settings = {"generate": params, "prompt": prompt, "runtime": runtime_params, "backbone": backbone}
     weights = [] if untuned else sorted(checkpoint.glob("*.safetensors"))
     with join_shards(runtime.device) as shards:

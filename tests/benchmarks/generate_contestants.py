@@ -58,8 +58,8 @@ def ours(task: Task, weights: str, precision: str) -> Answerer:
     from dataclasses import fields, replace
 
     from instruct.generation.decode import generate
-    from instruct.generation.int8 import Int8Decoder
     from instruct.generation.settings import GenerateParams
+    from instruct.generation.weights import make_ready
     from instruct.model.checkpoint import load_checkpoint
     from instruct.params import load_params
     from instruct.runtime import start_runtime
@@ -73,7 +73,7 @@ def ours(task: Task, weights: str, precision: str) -> Answerer:
 
     runtime = start_runtime(RuntimeParams(device="cpu", precision=precision, num_threads=task["threads"]))
     exact, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
-    model = Int8Decoder(exact) if weights == "int8" else exact
+    model = make_ready(exact, weights, runtime)
     endless = Endless(**{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)})
     params = replace(load_params("generate", GenerateParams), temperature=0.0, num_samples=1, max_repeats=0)
 

@@ -6,7 +6,8 @@ import torch
 
 from instruct.errors import ParamsError
 from instruct.generation.decode import generate
-from instruct.generation.int8 import Int8Decoder, Int8Linear, to_int8
+from instruct.generation.int8 import Int8Linear, to_int8
+from instruct.generation.weights import make_ready
 from instruct.model.decoder import attend_causally
 
 PROMPTS = {f"p{i}": f"Prompt {i}: say {'word ' * (i % 5)}{i * i}." for i in range(20)}
@@ -31,18 +32,18 @@ def test_product_is_exactly_that_of_the_rounded_numbers():
     torch.testing.assert_close(Int8Linear(weight, bias)(x).flatten(0, 1), expected.float(), rtol=1e-5, atol=1e-5)
 
 
-def test_logits_are_near_those_of_the_exact_model(small):
+def test_logits_are_near_those_of_the_exact_model(small, runtime):
     ids = torch.arange(40)[None]
     positions = torch.arange(40)[None]
     exact = small.logits(small.hidden_states(ids, positions, attend_causally)[0])
-    model = Int8Decoder(deepcopy(small))
+    model = make_ready(deepcopy(small), "int8", runtime)
     rounded = model.logits(model.hidden_states(ids, positions, attend_causally)[0])
     assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.97
     assert not torch.equal(exact, rounded)
 
 
 def test_batch_size_and_neighbours_do_not_change_an_answer(small, tokenizer, params, runtime):
-    model = Int8Decoder(deepcopy(small))
+    model = make_ready(deepcopy(small), "int8", runtime)
 
     def answers(prompts, batch_size):
         return generate(
@@ -56,7 +57,7 @@ def test_batch_size_and_neighbours_do_not_change_an_answer(small, tokenizer, par
     assert len({answer.text for answer in together.values()}) > 5
 
 
-def test_other_devices_are_refused_in_words(small, monkeypatch):
+def test_other_devices_are_refused_in_words(small, runtime, monkeypatch):
     monkeypatch.setattr(type(small), "device", torch.device("meta"))
     with pytest.raises(ParamsError, match=r"generate\.weights is int8, which is for the CPU; on meta set it to fp32"):
-        Int8Decoder(small)
+        make_ready(small, "int8", runtime)

@@ -209,7 +209,7 @@ def wait_for_answers(server: FaultServer, count: int) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path):
-    with FaultServer(latency=0.02) as server:
+    with FaultServer(latency=0.1) as server:
         child = start_child(server, tmp_path / "replies.sqlite")
         wait_for_answers(server, 50)
         child.send_signal(signal.SIGINT)
@@ -227,14 +227,15 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path):
         assert child.wait(timeout=30) == 0
         assert child.stdout
         child.stdout.close()
-        assert server.answers == answered + 400 - int(count)
+        # The server may still have answered what was on its way when the first child left.
+        assert 0 <= server.answers - (answered + 400 - int(count)) <= 4
         with ReplyCache(tmp_path / "replies.sqlite") as cache:
             assert cache.count() == 400
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_a_killed_run_loses_nothing_that_was_answered(tmp_path):
-    with FaultServer(latency=0.02) as server:
+    with FaultServer(latency=0.1) as server:
         child = start_child(server, tmp_path / "replies.sqlite")
         wait_for_answers(server, 50)
         child.kill()

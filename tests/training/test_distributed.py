@@ -102,6 +102,11 @@ def test_state_of_one_process_is_gone_on_with_by_two(two_processes, one_process,
     assert found.train[:CUT_OFF_AFTER] == history.train[:CUT_OFF_AFTER]
 
 
+def test_processes_with_different_data_are_all_refused_in_the_same_words(two_processes):
+    told = {(two_processes / f"refusal of {rank}").read_text() for rank in range(2)}
+    assert len(told) == 1 and told.pop().startswith("rank 1 has other data than rank 0; give every machine the same ")
+
+
 @modes
 def test_state_of_two_processes_is_gone_on_with_by_one(two_processes, one_process, mode, tmp_path):
     state = shutil.copytree(two_processes / f"state for one from {mode}", tmp_path / "state")

@@ -160,19 +160,24 @@ def test_every_epoch_shows_every_record_once_in_a_new_order_of_the_seed():
     assert list(draw_steps(examples, train_params(epochs=3, micro_batch_size=2, grad_accum_steps=2, seed=9))) != steps
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [12, 8, 5, 2, 1])
-@pytest.mark.parametrize(("micro", "accumulated"), [(12, 1), (4, 3), (1, 12), (3, 4)])
-def test_ranks_share_a_step_without_loss_and_with_equally_many_micro_batches(world_size, count, micro, accumulated):
-    examples = random_examples(count)
-    params = train_params(micro_batch_size=micro, grad_accum_steps=accumulated)
+def batches_that_count(examples, params, world_size):
+    """All ranks' micro-batches of one step but those that only keep step; each rank has equally many."""
     to_batch = batch_maker(params, FLOAT32, END)
     of_ranks = [
         micro_batches(examples, to_batch, params=params, parallel=Parallel("ddp", rank, world_size, rank))
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in of_ranks}) == 1
-    weighing = [batch for batches in of_ranks for batch in batches if batch.weights.any()]
+    return [batch for batches in of_ranks for batch in batches if batch.weights.any()]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [12, 8, 5, 2, 1])
+@pytest.mark.parametrize(("micro", "accumulated"), [(12, 1), (4, 3), (1, 12), (3, 4)])
+def test_ranks_share_a_step_without_loss_and_with_equally_many_micro_batches(world_size, count, micro, accumulated):
+    examples = random_examples(count)
+    params = train_params(micro_batch_size=micro, grad_accum_steps=accumulated)
+    weighing = batches_that_count(examples, params, world_size)
     assert sum(batch.tokens for batch in weighing) == sum(len(item.ids) for item in examples)
     supervised = sum(len(item.ids) - item.prompt_length for item in examples)
     assert sum(float(batch.weights.sum()) for batch in weighing) == supervised
@@ -197,13 +202,7 @@ def test_ranks_share_a_step_counted_in_tokens_without_loss(world_size, accumulat
     examples = random_examples(9, seed=4)
     budget = sum(len(item.ids) for item in examples)
     params = train_params(tokens_per_step=budget, grad_accum_steps=accumulated)
-    to_batch = batch_maker(params, FLOAT32, END)
-    of_ranks = [
-        micro_batches(examples, to_batch, params=params, parallel=Parallel("ddp", rank, world_size, rank))
-        for rank in range(world_size)
-    ]
-    assert len({len(batches) for batches in of_ranks}) == 1
-    weighing = [batch for batches in of_ranks for batch in batches if batch.weights.any()]
+    weighing = batches_that_count(examples, params, world_size)
     assert sum(batch.tokens for batch in weighing) == budget
     most = max(max(len(item.ids) for item in examples), math.ceil(budget / (accumulated * world_size)))
     assert all(batch.tokens <= most for batch in weighing)

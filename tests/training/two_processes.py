@@ -27,6 +27,7 @@ from small_training import (
     small_model,
 )
 
+from instruct.errors import ParamsError
 from instruct.model.backbones import Backbone
 from instruct.model.checkpoint import Model, random_model
 from instruct.model.gpt2 import GPT2Config
@@ -109,17 +110,29 @@ def whole_run(folder: Path, parallel: Parallel, *, adapters: bool) -> None:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with start_parallel("ddp", examples_per_step=4, device=CPU) as launched:
+        note_refusal(folder, launched)
         for mode in MODES:
             parallel = Parallel(mode, launched.rank, launched.world_size, launched.local_rank)
             for name, settings in RUNS.items():
                 run_and_note(folder, f"{mode} {name}", settings, parallel, folder / f"state of {mode} {name}")
             begin_run(folder / f"state for one from {mode}", parallel)
-            run_and_note(folder, f"{mode} goes on", {}, parallel, folder / f"state for {mode}")
+            # Only the first machine has the state: the other's folder is empty.
+            state = folder / (f"state for {mode}" if parallel.is_main else f"nothing for {mode}")
+            run_and_note(folder, f"{mode} goes on", {}, parallel, state)
             run_and_note(folder, f"{mode} with dropout", DROPOUT, parallel, folder / f"state of {mode} with dropout")
             begin_run(folder / f"state of {mode} cut off", parallel, DROPOUT)
             run_and_note(folder, f"{mode} cut off", DROPOUT, parallel, folder / f"state of {mode} cut off")
             whole_run(folder / f"whole {mode}", parallel, adapters=False)
             whole_run(folder / f"whole {mode} with adapters", parallel, adapters=True)
+
+
+def note_refusal(folder: Path, parallel: Parallel) -> None:
+    """A run whose processes were given different data."""
+    model, arguments = start_run({})
+    try:
+        run_training(model, open_store(folder / "never", data=str(parallel.rank)), parallel=parallel, **arguments)
+    except ParamsError as error:
+        (folder / f"refusal of {parallel.rank}").write_text(str(error), encoding="utf-8")
 
 
 if __name__ == "__main__":

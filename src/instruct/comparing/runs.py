@@ -6,7 +6,6 @@ Nothing here needs data, a DVC cache or the network, so a shallow clone is enoug
 import csv
 import json
 import math
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -17,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from instruct.errors import DataError, ParamsError
+from instruct.git import ask_git
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")
@@ -69,9 +69,9 @@ def read_run(name: str, root: Path) -> Run:
 
 def find_commit(name: str, root: Path) -> str:
     """The commit of a revision, else of the DVC experiment of this name, else of the branch of this name on origin."""
-    if commit := _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
+    if commit := ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
         return commit.strip()
-    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     refs = [line.split(" ", 1) for line in listed.splitlines()]
     found = {commit for commit, ref in refs if ref.count("/") == 4 and ref.rsplit("/", 1)[1] == name}
     if len(found) == 1:
@@ -79,25 +79,19 @@ def find_commit(name: str, root: Path) -> str:
     if found:
         raise ParamsError(f'"{name}" names {len(found)} experiments; give the commit, `dvc exp list -A` shows them')
     origin = f"refs/remotes/origin/{name}^{{commit}}"
-    if commit := _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", origin):
+    if commit := ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", origin):
         return commit.strip()
-    if _git(root, "rev-parse", "--git-dir") is None:
+    if ask_git(root, "rev-parse", "--git-dir") is None:
         raise ParamsError(f"{root.name}: is not a Git repository; run inside a clone")
-    shallow = (_git(root, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
+    shallow = (ask_git(root, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
     fetch = f"git fetch --depth 1 origin +refs/heads/{name}:refs/remotes/origin/{name}"
     remedy = f"this clone is shallow: `{fetch}` brings a branch" if shallow else "see `git branch -a`"
     raise ParamsError(f'there is no revision or experiment "{name}"; {remedy}, `dvc exp list -A` shows experiments')
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """What Git prints, or None where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True)
-    return None if done.returncode else done.stdout.decode("utf-8", "replace")
-
-
 def _content(commit: str, path: str, root: Path) -> str | None:
     if commit:
-        return _git(root, "show", f"{commit}:{path}")
+        return ask_git(root, "show", f"{commit}:{path}")
     file = root / path
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 

@@ -7,9 +7,6 @@ CTranslate2). Products of whole numbers are summed exactly, so that an answer st
 import torch
 from torch import Tensor, nn
 
-from instruct.errors import ParamsError
-from instruct.model.decoder import Attend, Decoder
-
 STEPS = 127
 
 
@@ -34,30 +31,3 @@ def to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(N, C) rows as whole numbers from -127 to 127, and the (N, 1) scales that give them back."""
     scale = rows.abs().amax(dim=1, keepdim=True).div_(STEPS).clamp_min_(torch.finfo(torch.float32).tiny)
     return rows.div(scale).round_().to(torch.int8), scale
-
-
-class Int8Decoder:
-    """A decoder whose blocks and output head multiply in int8; it takes the place of the one it was made from."""
-
-    def __init__(self, model: Decoder) -> None:
-        """Rounds the weights of `model`, which is of no other use then; raises ParamsError where it is on no CPU."""
-        if model.device.type != "cpu":
-            raise ParamsError(
-                f"params.yaml: generate.weights is int8, which is for the CPU; on {model.device.type} set it to fp32"
-            )
-        for block in model.blocks:
-            for name, layer in list(block.named_modules()):
-                if isinstance(layer, nn.Linear):
-                    parent, _, child = name.rpartition(".")
-                    setattr(block.get_submodule(parent), child, Int8Linear(layer.weight, layer.bias))
-        self._model, self._head = model, Int8Linear(model.embedding.weight, None)
-        self.block_size, self.device = model.block_size, model.device
-
-    def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """(B, T) ids and positions → (B, T, C) states after the final norm."""
-        return self._model.hidden_states(input_ids, positions, attend)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(N, C) states → (N, vocab_size)."""
-        out: Tensor = self._head(hidden)
-        return out

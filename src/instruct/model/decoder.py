@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from instruct.model.linear import linear
+
 
 class Attend(Protocol):
     """Attention of one layer: (B, H, T, D) queries, (B, H/G, T, D) keys and values → (B, H, T, D)."""
@@ -59,7 +61,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) states → (..., vocab_size); give it only the states whose prediction is wanted."""
-        return F.linear(hidden, self.embedding.weight)
+        return linear(hidden, self.embedding.weight)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, T) whole sequences → (B, T, vocab_size) logits."""

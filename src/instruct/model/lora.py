@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from instruct.errors import CheckpointError, DataError, ParamsError
 from instruct.files import read_json
 from instruct.model.backbones import Backbone
+from instruct.model.linear import linear
 from instruct.model.lora_params import LoraParams
 from instruct.params import did_you_mean
 
@@ -34,7 +35,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = F.dropout(x, self.params.dropout, self.training)
-        return self.base(x) + F.linear(F.linear(dropped, self.lora_A), self.lora_B) * self.scale
+        return self.base(x) + linear(linear(dropped, self.lora_A), self.lora_B) * self.scale
 
     def merged(self) -> nn.Linear:
         """The plain layer with the adapter added to its weight."""
@@ -67,17 +68,18 @@ def add_lora(model: nn.Module, params: LoraParams, seed: int) -> None:
         bound = math.sqrt(3) * math.sqrt(2 / (1 + 5)) / math.sqrt(layer.in_features)  # Kaiming, a = sqrt(5)
         drawn = torch.empty(adapted.lora_A.shape).uniform_(-bound, bound, generator=generator)
         adapted.lora_A.data.copy_(drawn)
-        _replace(model, name, adapted)
+        replace_module(model, name, adapted)
 
 
 def merge_lora(model: nn.Module) -> None:
     """Turn every adapted layer back into a plain one whose weight includes the adapter."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLinear):
-            _replace(model, name, module.merged())
+            replace_module(model, name, module.merged())
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the one that `model` calls `name`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 

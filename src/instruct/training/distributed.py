@@ -7,7 +7,7 @@ torchrun starts the processes and says who is who by environment variables. `ddp
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,9 +34,9 @@ class Parallel:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of the items, every `world_size`-th."""
-        return list(items[self.rank :: self.world_size])
+    def share(self, items: Sequence[T], rank: int | None = None) -> list[T]:
+        """The part of the items that is this rank's, or that of another one: every `world_size`-th."""
+        return list(items[self.rank if rank is None else rank :: self.world_size])
 
     def total(self, value: float) -> float:
         """The sum of a number over all ranks, the same on each."""
@@ -108,6 +108,40 @@ def start_parallel(mode: ParallelMode, *, examples_per_step: int, device: torch.
 
 def _collective_device() -> torch.device:
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, or the only process."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def from_main(value: T) -> T:
+    """Rank 0's value, which the others need not know; `value` itself in a single process."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=_collective_device())
+    return box[0]
+
+
+def tensor_from_main(tensor: Tensor | None, shape: torch.Size) -> Tensor:
+    """Rank 0's fp32 tensor of this shape, on every rank; the others give None."""
+    if not dist.is_initialized():
+        assert tensor is not None
+        return tensor
+    here = torch.empty(shape) if tensor is None else tensor
+    there = here.to(_collective_device())
+    dist.broadcast(there, src=0)
+    return there
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """Every rank's value, in the order of ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def gather_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:

@@ -291,10 +291,9 @@ def micro_batches(
 
     A rank that the last, smaller step leaves without examples computes one that counts for nothing.
     """
-    ranks = range(parallel.world_size)
     size = max(params.micro_batch_size // parallel.world_size, 1)
     tokens = math.ceil(params.tokens_per_step / (params.grad_accum_steps * parallel.world_size))
-    shares = [pieces(examples[rank :: parallel.world_size], size, tokens) for rank in ranks]
+    shares = [pieces(parallel.share(examples, rank), size, tokens) for rank in range(parallel.world_size)]
     batches = [to_batch(part) for part in shares[parallel.rank]]
     missing = max(map(len, shares)) - len(batches)
     filler = [without_targets(to_batch(examples[:1]))] if missing else []

@@ -7,6 +7,7 @@ stamps it; a state with another fingerprint is not used, and stays until this ru
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from instruct.errors import CheckpointError, InstructError
+from instruct.errors import CheckpointError, InstructError, ParamsError
 from instruct.fingerprint import Fingerprint
 from instruct.model.checkpoint import write_safetensors
-from instruct.training.distributed import gather_all, scatter_like
+from instruct.training.distributed import (
+    from_main,
+    gather_all,
+    is_main,
+    of_all_ranks,
+    scatter_like,
+    tensor_from_main,
+)
 
 STATE = "state.safetensors"
 
@@ -81,22 +89,43 @@ class ResumeStore:
         return progress, ""
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Restore model and optimizer in place; gives the progress, or None without a state of this run."""
-        progress, _ = self._look()
+        """Restore model and optimizer in place; gives the progress, or None without a state of this run.
+
+        Every rank calls it; rank 0 reads, so that machines need no folder in common. Raises ParamsError where a
+        rank's code, data or settings are not those of rank 0.
+        """
+        self._check_ranks()
+        progress = from_main(self._look()[0] if is_main() else None)
         if progress is None:
             return None
         self._going_on = True
-        with safe_open(self.folder / STATE, framework="pt") as file, torch.no_grad():
+        with ExitStack() as stack, torch.no_grad():
+            file = stack.enter_context(safe_open(self.folder / STATE, framework="pt")) if is_main() else None
+            stored = from_main(None if file is None else set(file.keys()))
+
+            def read(name: str, shape: torch.Size) -> Tensor:
+                return tensor_from_main(None if file is None else file.get_tensor(name).clone(), shape)
+
             for name, parameter in trainable(model).items():
-                parameter.copy_(scatter_like(file.get_tensor(f"model.{name}"), parameter))
-                if f"exp_avg.{name}" not in file.keys():  # noqa: SIM118 (no mapping)
+                parameter.copy_(scatter_like(read(f"model.{name}", parameter.shape), parameter))
+                if stored is None or f"exp_avg.{name}" not in stored:
                     continue
                 optimizer.state[parameter] = {
-                    "step": file.get_tensor(f"step.{name}").clone().to(parameter.device),
-                    "exp_avg": scatter_like(file.get_tensor(f"exp_avg.{name}").clone(), parameter),
-                    "exp_avg_sq": scatter_like(file.get_tensor(f"exp_avg_sq.{name}").clone(), parameter),
+                    "step": read(f"step.{name}", torch.Size()).to(parameter.device),
+                    "exp_avg": scatter_like(read(f"exp_avg.{name}", parameter.shape), parameter),
+                    "exp_avg_sq": scatter_like(read(f"exp_avg_sq.{name}", parameter.shape), parameter),
                 }
         return progress
+
+    def _check_ranks(self) -> None:
+        parts_of_ranks = of_all_ranks(self._fingerprint.parts)
+        for rank, parts in enumerate(parts_of_ranks):
+            different = Fingerprint(parts=parts_of_ranks[0]).differences(parts)
+            if different:
+                raise ParamsError(
+                    f"rank {rank} has other {', '.join(different)} than rank 0; give every machine the same commit, "
+                    "data and settings (`git status` and `dvc status` on both show what differs)"
+                )
 
     def forget(self) -> None:
         """Remove the folder, the state first: without its best checkpoint it must not be gone on from."""

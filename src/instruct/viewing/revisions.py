@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct.errors import InstructError
+from instruct.git import ask_git
 
 # DVC keeps an experiment as refs/exps/<first 2>/<other 38 digits of the commit it started from>/<its name>.
 EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
@@ -104,9 +105,6 @@ def _blobs(output: bytes) -> Iterable[bytes | None]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What Git prints, or None where it refuses or is not there."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    """What Git prints, without the end of its last line; None where it refuses or is not there."""
+    said = ask_git(root, *arguments)
+    return None if said is None else said.strip()

@@ -1,0 +1,53 @@
+"""A decoder made ready to answer: its matrices in the form that the machine multiplies fastest."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from instruct.errors import ParamsError
+from instruct.generation.engine import Model
+from instruct.generation.int8 import Int8Linear
+from instruct.model.decoder import Attend, Decoder
+from instruct.model.linear import PackedLinear, can_pack
+from instruct.model.lora import replace_module
+from instruct.runtime import Runtime
+
+
+def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtime) -> Model:
+    """What answers in the place of `model`, which is of no other use then.
+
+    fp32 gives the same bits as the model itself. Raises ParamsError for int8 on another device than a CPU.
+    """
+    if weights == "int8":
+        if model.device.type != "cpu":
+            raise ParamsError(
+                f"params.yaml: generate.weights is int8, which is for the CPU; on {model.device.type} set it to fp32"
+            )
+        return ReadyDecoder(model, Int8Linear)
+    if can_pack(model.embedding.weight):
+        return ReadyDecoder(model, partial(PackedLinear, dtype=runtime.dtype))
+    return model
+
+
+class ReadyDecoder:
+    """A decoder whose linear layers and output head were exchanged for others."""
+
+    def __init__(self, model: Decoder, to_layer: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+        """`to_layer` makes one of a weight and a bias."""
+        for block in model.blocks:
+            for name, layer in list(block.named_modules()):
+                if isinstance(layer, nn.Linear):
+                    replace_module(block, name, to_layer(layer.weight, layer.bias))
+        self._model, self._head = model, to_layer(model.embedding.weight, None)
+        self.block_size, self.device = model.block_size, model.device
+
+    def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """(B, T) ids and positions → (B, T, C) states after the final norm."""
+        return self._model.hidden_states(input_ids, positions, attend)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, C) states → (N, vocab_size)."""
+        out: Tensor = self._head(hidden)
+        return out

@@ -166,3 +166,29 @@ def test_what_dvc_could_not_load_is_said(repository, tmp_path):
             assert "DVC failed to load some metrics for following revisions: " in path.read_text()
     finally:
         git(repository, "checkout", "-q", "dvc.lock")
+
+
+def judged(mean):
+    return {
+        "tuned": {"mean": mean, "low": mean - 3, "high": mean + 3, "scored": 12, "unscored": 0},
+        "difference": {"mean": mean - 10, "low": mean - 13, "high": mean - 7, "p_value": 0.001},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "finding"), [(False, r"\*\*rising\*\* mean 40.0 before, 60.0"), (True, r"\*\*unknown\*\* one run")]
+)
+def test_the_next_step_takes_the_run_before_where_that_one_is_comparable(repository, tmp_path, changed, finding):
+    sides = [[read_run(name, repository)] for name in ("first", "workspace")]
+    for (run,), mean in zip(sides, (40.0, 60.0), strict=True):
+        run.evaluate["judges"]["reference"] = judged(mean)
+        run.train["initial_val_loss"] = 4.0
+    if changed:
+        sides[1][0].evaluate["test"]["template"] = "phi3"
+    markdown, page = write_report(compare(*sides, anyway=True), tmp_path, repository)
+    assert re.search(rf"\| score plateau \| {finding}", markdown.read_text())
+    assert "falling if the last evaluation" in page.read_text()
+
+
+def test_a_run_that_tells_no_losses_gets_no_next_step(report):
+    assert "What next" not in report[1] + report[2]

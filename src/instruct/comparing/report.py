@@ -14,6 +14,9 @@ from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
 from instruct.comparing.runs import WORKSPACE, Run, changed_params
 from instruct.files import write_text
+from instruct.plotting.results import main_judge
+from instruct.plotting.stop_or_go import Row as Signal
+from instruct.plotting.stop_or_go import stop_or_go
 
 EXAMPLES = 5
 TEXT = 600  # characters of a prompt or answer that the report shows
@@ -65,6 +68,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "metrics": rows,
         "metrics_problem": problem,
         "scope": scope_line(comparison),
+        "signals": signals_of(comparison),
         "first": first,
         "changes": {
             f"Biggest {name}": biggest_changes(a, b, first, answers, EXAMPLES, better=better)
@@ -84,6 +88,16 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     for path in paths:
         write_text(path, environment.get_template(path.name).render(charts=charts, **values))
     return paths
+
+
+def signals_of(comparison: Comparison) -> list[Signal]:
+    """What the second side suggests to do next, with the first as the run before; nothing where it tells too little."""
+    a, b = comparison.a[0], comparison.b[0]
+    if not b.evaluate["judges"] or "initial_val_loss" not in b.train or not b.curves.get("val"):
+        return []
+    judge = main_judge(b.evaluate)
+    previous = None if comparison.changes else a.evaluate["judges"].get(judge)
+    return stop_or_go(b.train, b.curves["val"], b.evaluate["judges"][judge], previous)
 
 
 def metrics_diff(a: Run, b: Run, root: Path) -> subprocess.Popen[str]:

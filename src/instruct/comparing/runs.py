@@ -20,7 +20,7 @@ from instruct.git import ask_git
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")
-EVALUATE, SCORES = "metrics/evaluate.json", "metrics/scores.csv"
+EVALUATE, SCORES, TRAIN = "metrics/evaluate.json", "metrics/scores.csv", "metrics/train.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Run:
     kinds: dict[str, str] = field(default_factory=dict)
     curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     lock: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
 
 
 def read_run(name: str, root: Path) -> Run:
@@ -47,7 +48,7 @@ def read_run(name: str, root: Path) -> Run:
     Raises ParamsError for a name that means nothing, DataError where metrics are missing or not readable.
     """
     commit = "" if name == WORKSPACE else find_commit(name, root)
-    files = {path: _content(commit, path, root) for path in ("params.yaml", EVALUATE, SCORES, "dvc.lock")}
+    files = {path: _content(commit, path, root) for path in ("params.yaml", EVALUATE, SCORES, TRAIN, "dvc.lock")}
     for path in (EVALUATE, SCORES):
         if files[path] is None:
             raise DataError(f"{name}: holds no {path}; run `dvc repro` there and commit what it leaves in metrics")
@@ -64,6 +65,7 @@ def read_run(name: str, root: Path) -> Run:
         kinds=kinds,
         curves={part: list(csv.DictReader(StringIO(text))) for part, text in curves.items() if text},
         lock=_yaml(files["dvc.lock"] or "", f"dvc.lock of {name}"),
+        train=_yaml(files[TRAIN] or "", f"{TRAIN} of {name}"),
     )
 
 

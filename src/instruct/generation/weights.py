@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from instruct.errors import ParamsError
@@ -26,9 +27,14 @@ def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtim
                 f"params.yaml: generate.weights is int8, which is for the CPU; on {model.device.type} set it to fp32"
             )
         return ReadyDecoder(model, Int8Linear)
-    if can_pack(model.embedding.weight):
+    if can_pack(model.embedding.weight) and (runtime.dtype is torch.float32 or multiplies_bf16()):
         return ReadyDecoder(model, partial(PackedLinear, dtype=runtime.dtype))
     return model
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions with which oneDNN multiplies in bfloat16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class ReadyDecoder:

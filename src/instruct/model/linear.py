@@ -75,7 +75,9 @@ class _OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, weight)
+        _, of_weight, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        kept = rows if of_weight else None  # a frozen weight needs no activations
+        ctx.save_for_backward(kept, weight)  # type: ignore[arg-type]
         return _product(rows, weight, bias)
 
     @staticmethod

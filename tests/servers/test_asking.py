@@ -21,7 +21,8 @@ from instruct.servers.ollama import Ollama
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
 from pathlib import Path
 sys.path[:0] = [sys.argv[3], sys.argv[4]]
 from servers.settings import calls, ollama_params, question

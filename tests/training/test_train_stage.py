@@ -24,6 +24,7 @@ from instruct.model.pretrained import load_trained
 from instruct.tools.smoke import copy_tree, make_small
 
 ROOT = Path(__file__).parents[2]
+STEPS = 42  # of the run that is killed
 PATHS = ["data/split", "models/sft", "metrics/train.json", "metrics/curves"]
 
 
@@ -57,7 +58,7 @@ def repository(workplace) -> Path:
     copy_tree(ROOT, folder)
     make_small(ROOT, folder)
     change(folder / "models/backbones.yaml", r"n_embd: 48, n_layer: 2, n_head: 4", "n_embd: 8, n_layer: 1, n_head: 2")
-    # 45 steps; with one thread, since a second one would only wait for the first
+    # with one thread, since a second one would only wait for the first
     set_params(
         folder, num_threads=1, micro_batch_size=2, epochs=3, eval_every=12, save_every=1, sample_tokens=2, lr="2.0e-2"
     )
@@ -170,7 +171,7 @@ def test_stage_leaves_its_outputs_and_nothing_else(unbroken):
         + ["models/backbones.yaml"]
         + [f"models/sft/{which}/{name}" for which in ("best", "last") for name in checkpoint]
     )
-    assert len(unbroken["metrics/curves/train.csv"].splitlines()) == 1 + 45
+    assert len(unbroken["metrics/curves/train.csv"].splitlines()) == 1 + STEPS
 
 
 def wait(happened: Callable[[], object], at_most: float) -> None:
@@ -195,9 +196,11 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
     whole = time.monotonic() - started
     assert outputs(copy) == unbroken
     clear(copy)
-    kills = in_saving = interrupts = 0
+    kills = in_saving = interrupts = lives = 0
     went_on: set[str] = set()
     while kills < 20 or in_saving < 3 or interrupts < 3 or len(went_on) < 3:  # different steps
+        lives += 1
+        assert lives <= 200, f"{kills} kills, {in_saving} while saving, {interrupts} interrupts, after {went_on}"
         life = nursery.start(copy)
         kind = rng.choice(["any moment", "any moment", "later", "saving", "saving", "interrupt"])
         time.sleep(rng.uniform(0, 0.3) * whole)
@@ -212,7 +215,7 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
         kills += status == -signal.SIGKILL
         in_saving += status == -signal.SIGKILL and bool(list((copy / "models").rglob(".*.part")))
         interrupts += status == 130
-        went_on |= set(re.findall(r"going on after step (\d+) of 45", life.log))
+        went_on |= set(re.findall(rf"going on after step (\d+) of {STEPS}", life.log))
         if status == 0:
             assert outputs(copy) == unbroken
         clear(copy)
@@ -231,13 +234,13 @@ def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, 
     assert time.monotonic() - sent < 10
     last = life.log.splitlines()[-1]
     found = re.fullmatch(
-        r"train\.py: stopped; state saved after step (\d+) of 45; `dvc repro` goes on from there", last
+        rf"train\.py: stopped; state saved after step (\d+) of {STEPS}; `dvc repro` goes on from there", last
     )
-    assert found and 12 <= int(found[1]) < 45
+    assert found and 12 <= int(found[1]) < STEPS
     assert not (copy / "models/sft").exists()
     clear(copy)
     again = nursery.run(copy)
-    assert f"going on after step {found[1]} of 45" in again.log
+    assert f"going on after step {found[1]} of {STEPS}" in again.log
     assert outputs(copy) == unbroken
 
 
@@ -400,11 +403,11 @@ def test_interrupted_torchrun_is_gone_on_with_by_one_process(copy, nursery, unbr
             break
     log, _ = process.communicate()
     assert process.returncode != 0
-    found = re.search(r"state saved after step (\d+) of 45; `dvc repro` goes on from there", log)
+    found = re.search(rf"state saved after step (\d+) of {STEPS}; `dvc repro` goes on from there", log)
     assert found, log
     set_params(copy, parallel="none")
     life = nursery.run(copy)
-    assert f"going on after step {found[1]} of 45" in life.log
+    assert f"going on after step {found[1]} of {STEPS}" in life.log
     assert_equal_to_rounding(outputs(copy), unbroken)
 
 
@@ -441,7 +444,7 @@ def test_dvc_repro_goes_on_after_everything_was_killed(copy, unbroken, signal_):
     assert (copy / "models/resume/state.safetensors").exists()
     again = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert re.search(r"going on after step \d+ of 45", again.stdout)
+    assert re.search(rf"going on after step \d+ of {STEPS}", again.stdout)
     found = outputs(copy)
     assert {name: found[name] for name in unbroken} == unbroken
     assert not (copy / "models/resume").exists()

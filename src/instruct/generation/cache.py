@@ -8,12 +8,14 @@ Attention is written out as matrix products and a softmax instead of torch's fus
 groups its sums by batch and length; here a row comes out the same to the bit whatever stands beside it.
 
     P prefix tokens · N rows · L new tokens of the longest row · S places in use · H heads · K key heads · G = H/K
-    D head size · T all new tokens, one row after the other
+    R = G x L queries of a key head · D head size · T all new tokens, one row after the other
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from instruct.model.ragged import RaggedRows
@@ -66,7 +68,7 @@ class PrefixAttend:
         self._cache.prefix_keys[layer] = k[0, :, real].clone()
         self._cache.prefix_values[layer] = v[0, :, real].clone()
         out = torch.zeros_like(q)
-        out[:, :, real] = attend_in_parts(q[:, :, real], None, k[:, :, real], v[:, :, real], self._mask)
+        out[:, :, real] = attend_in_parts(q[:, :, real], None, OwnRows(k[:, :, real], v[:, :, real]), self._mask)
         return out
 
 
@@ -88,7 +90,8 @@ class PrefillAttend:
         rows_k, rows_v = own.to_rows(k[0]), own.to_rows(v[0])
         cache.keys[layer][self._slots, :, : own.width] = rows_k
         cache.values[layer][self._slots, :, : own.width] = rows_v
-        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), _prefix_of(cache, layer), rows_k, rows_v, own.causal))
+        prefix = _prefix_of(cache, layer)
+        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), prefix, OwnRows(rows_k, rows_v), own.causal))
         flat = torch.zeros_like(q)
         flat[0, :, : out.shape[1]] = out
         return flat
@@ -103,40 +106,97 @@ class DecodeAttend:
         self._all = torch.arange(rows, device=cache.device)
         self._used = whole_tiles(int(self._places.max()) + 1)
         self._mask = (torch.arange(self._used, device=cache.device) <= self._places[:, None])[:, None]  # (N, 1, S)
+        self._bags: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values, attend to all that each row holds."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         keys[self._all, :, self._places] = k[:, :, 0]
         values[self._all, :, self._places] = v[:, :, 0]
-        used = slice(0, self._used)
-        prefix = _prefix_of(self._cache, layer)
-        return attend_in_parts(q, prefix, keys[: self._rows, :, used], values[: self._rows, :, used], self._mask)
+        own: Own
+        if q.device.type == "cpu" and values.dtype is torch.float32:
+            if self._bags is None:
+                self._bags = slot_bags(values, self._rows, self._used, groups=q.shape[1] // k.shape[1])
+            own = OwnSlots(keys[: self._rows, :, : self._used], values, *self._bags)
+        else:
+            own = OwnRows(keys[: self._rows, :, : self._used], values[: self._rows, :, : self._used])
+        return attend_in_parts(q, _prefix_of(self._cache, layer), own, self._mask)
 
 
 def _prefix_of(cache: SlotCache, layer: int) -> tuple[Tensor, Tensor] | None:
     return (cache.prefix_keys[layer], cache.prefix_values[layer]) if layer in cache.prefix_keys else None
 
 
-def attend_in_parts(
-    q: Tensor, prefix: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, mask: Tensor
-) -> Tensor:
-    """Attention of (N, H, L, D) queries to a prefix that all rows share, (K, P, D), and to (N, K, S, D) of their own.
+class Own(Protocol):
+    """What N rows hold of their own, beside the prefix."""
+
+    keys: Tensor  # (N, K, S, D)
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """(N, K, R, D) → (N, K, R, S)."""
+
+    def sums(self, weights: Tensor) -> Tensor:
+        """(N, K, R, S) weights of places → (N, K, R, D)."""
+
+
+class OwnRows:
+    """Keys and values (N, K, S, D), multiplied as they are."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self._values = keys, values
+
+    def scores(self, queries: Tensor) -> Tensor:
+        return queries @ self.keys.transpose(-1, -2)
+
+    def sums(self, weights: Tensor) -> Tensor:
+        return weights @ self._values
+
+
+class OwnSlots:
+    """Many keys and few queries on a CPU, where reading is all the work: kernels that wait for nothing else.
+
+    Keys times queries is twice as fast as queries times keys. Values are summed as an embedding's rows are: a bag
+    for each query, whose rows are added one after the other, so that no other bag changes a bit of the sum.
+    """
+
+    def __init__(self, keys: Tensor, slots: Tensor, places: Tensor, starts: Tensor) -> None:
+        """`keys` (N, K, S, D) · `slots` (slots, K, capacity, D) all values · `places`, `starts` from `slot_bags`."""
+        self.keys, self._slots, self._places, self._starts = keys, slots, places, starts
+
+    def scores(self, queries: Tensor) -> Tensor:
+        return (self.keys @ queries.contiguous().transpose(-1, -2)).transpose(-1, -2)
+
+    def sums(self, weights: Tensor) -> Tensor:
+        values = self._slots.flatten(0, 2)
+        flat = weights.flatten()
+        return F.embedding_bag(self._places, values, self._starts, mode="sum", per_sample_weights=flat).view(
+            *weights.shape[:3], -1
+        )
+
+
+def slot_bags(slots: Tensor, rows: int, used: int, *, groups: int) -> tuple[Tensor, Tensor]:
+    """Where in (slots, K, capacity, D), flat but for D, each bag's `used` values are, and where each bag begins."""
+    _, key_heads, capacity, _ = slots.shape
+    begins = torch.arange(rows * key_heads).repeat_interleave(groups) * capacity
+    return (begins[:, None] + torch.arange(used)).flatten(), torch.arange(len(begins)) * used
+
+
+def attend_in_parts(q: Tensor, prefix: tuple[Tensor, Tensor] | None, own: Own, mask: Tensor) -> Tensor:
+    """Attention of (N, H, L, D) queries to a prefix that all rows share, (K, P, D), and to what is each row's own.
 
     `mask` is (N, L, S), true where a place may be seen; the prefix always may. Gives (N, H, L, D).
     """
     rows, _, new, size = q.shape
-    key_heads = keys.shape[1]
-    grouped = q.unflatten(1, (key_heads, -1)).flatten(2, 3)  # (N, K, G x L, D)
-    scores = (grouped @ keys.transpose(-1, -2)).unflatten(2, (-1, new))  # (N, K, G, L, S)
+    grouped = q.unflatten(1, (own.keys.shape[1], -1)).flatten(2, 3)  # (N, K, R, D)
+    scores = own.scores(grouped).unflatten(2, (-1, new))  # (N, K, G, L, S)
     scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
     if prefix is None:
         weights = (scores * size**-0.5).softmax(-1)
-        return (weights.flatten(2, 3) @ values).unflatten(2, (-1, new)).flatten(1, 2)
-    folded = grouped.transpose(0, 1).flatten(1, 2)  # (K, N x G x L, D): one product a head for all rows
+        return own.sums(weights.flatten(2, 3)).unflatten(2, (-1, new)).flatten(1, 2)
+    folded = grouped.transpose(0, 1).flatten(1, 2)  # (K, N x R, D): one product a head for all rows
     shared = (folded @ prefix[0].transpose(-1, -2)).unflatten(1, (rows, -1, new)).transpose(0, 1)  # (N, K, G, L, P)
     weights = (torch.cat((shared, scores), dim=-1) * size**-0.5).softmax(-1)
     of_prefix, of_own = weights.split((shared.shape[-1], scores.shape[-1]), dim=-1)
-    own = of_own.flatten(2, 3) @ values  # (N, K, G x L, D)
-    out = own + (of_prefix.transpose(0, 1).flatten(1, 3) @ prefix[1]).unflatten(1, (rows, -1)).transpose(0, 1)
+    from_prefix = (of_prefix.transpose(0, 1).flatten(1, 3) @ prefix[1]).unflatten(1, (rows, -1)).transpose(0, 1)
+    out = own.sums(of_own.flatten(2, 3)) + from_prefix  # (N, K, R, D)
     return out.unflatten(2, (-1, new)).flatten(1, 2)

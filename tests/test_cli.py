@@ -90,7 +90,7 @@ def test_check_prints_every_effective_setting_and_what_is_in_the_data(workspace,
     for key, value in leaves(wanted):
         assert shown[key] == str(tuple(value) if isinstance(value, list) else value)
     assert "data/tiny.json: 12 records valid, 0 not" in out
-    assert "data/tiny.json: train 8, val 1, test 3" in out
+    assert "data/tiny.json: train 7, val 2, test 3" in out
     assert "backbone gpt2-tiny-random (Apache-2.0)" in out
     assert out.splitlines()[-1] == "all is well"
 

@@ -24,7 +24,7 @@ from instruct.model.pretrained import load_trained
 from instruct.tools.smoke import copy_tree, make_small
 
 ROOT = Path(__file__).parents[2]
-STEPS = 42  # of the run that is killed
+STEPS = 39  # of the run that is killed
 PATHS = ["data/split", "models/sft", "metrics/train.json", "metrics/curves"]
 
 

@@ -275,12 +275,16 @@ def compare(
 ) -> None:
     """Say of every score whether B is better than A, worse, or not distinguishable; write the report."""
     from instruct.comparing.compare import compare as run_compare
-    from instruct.comparing.report import summary_lines, write_report
+    from instruct.comparing.report import summary_lines, write_refusal, write_report
 
     if fail_if not in ("", "worse", "not-better"):
         raise ParamsError(f"--fail-if must be worse or not-better, is {fail_if}")
-    sides = [_read_runs(side) for side in (a, b)]
-    comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
+    try:
+        sides = [_read_runs(side) for side in (a, b)]
+        comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
+    except DataError as refusal:
+        write_refusal(a, b, str(refusal), out)
+        raise
     print("\n".join(summary_lines(comparison)))
     print("report: " + " ".join(str(path) for path in write_report(comparison, out, Path.cwd())))
     if fail_if and comparison.changes:

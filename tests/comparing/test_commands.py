@@ -80,11 +80,36 @@ def test_a_gate_cannot_pass_what_is_not_comparable(repository, tmp_path):
     status, out, err = instruct(clone, "compare", "work")
     assert (status, out) == (1, "")
     assert "the test set: 40 records (aaaaaaaaaaaa) in work, 40 records (ffffffffffff) in workspace" in err
-    assert not (clone / "report").exists()
+    for name in ("report.md", "report.html"):  # what a pull request shows, over the numbers of the time before
+        text = (clone / "report" / name).read_text(encoding="utf-8")
+        assert "Not compared." in text
+        assert "the test set: 40 records (aaaaaaaaaaaa) in work, 40 records (ffffffffffff) in workspace" in text
     status, out, err = instruct(clone, "compare", "work", "--anyway")
     assert status == 0 and "NOT COMPARABLE: the test set" in out and "are not comparable." in out
     status, _, err = instruct(clone, "compare", "work", "--anyway", "--fail-if", "worse")
     assert status == 1 and "--fail-if cannot judge what is not comparable" in err
+
+
+def test_a_curve_with_a_hole_is_one_line(repository, tmp_path):
+    git(tmp_path, "clone", "-q", str(repository), "clone")
+    curve = tmp_path / "clone" / "metrics/curves/val.csv"
+    curve.write_text(curve.read_text(encoding="utf-8").replace("2,1.0", "2,"), encoding="utf-8")
+    status, out, err = instruct(tmp_path / "clone", "compare", "work")
+    assert (status, out) == (1, "")
+    assert err == (
+        "instruct: metrics/curves/val.csv of workspace:4: holds no step and loss; run `dvc repro train` there\n"
+    )
+
+
+def test_a_project_may_lie_in_a_folder_of_its_repository(tmp_path):
+    root = make_repository(tmp_path / "repository")
+    project = root / "projects" / "ours"
+    project.mkdir(parents=True)
+    write_run(project, {"similarity": BEFORE})
+    commit(root)
+    write_run(project, {"similarity": BETTER})
+    status, out, _ = instruct(project, "compare", "main")
+    assert (status, "workspace is better in similarity than main." in out) == (0, True)
 
 
 def test_experiments_of_dvc_are_compared_by_name(tmp_path):

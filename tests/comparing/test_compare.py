@@ -152,6 +152,38 @@ def test_a_judge_that_changed_matters_only_to_its_own_score(run):
         compare([a], [b], chosen=["llama"])
 
 
+def test_a_judge_in_the_place_of_another_is_refused_and_one_more_is_said(run):
+    one = run({"llama": BEFORE, "chrf": BEFORE}, judges=JUDGED)
+    other = run({"gpt": BEFORE, "chrf": moved(9)}, judges={"gpt": {"judge": "openai"}})
+    both = run({"llama": moved(9), "gpt": BEFORE, "chrf": moved(9)}, judges=JUDGED | {"gpt": {"judge": "openai"}})
+    with pytest.raises(DataError, match="the judge: llama has judged workspace, not workspace") as refusal:
+        compare([one], [other])
+    assert "the judge: gpt has judged" in str(refusal.value)
+    with pytest.raises(DataError, match="the judge: gpt has judged"):
+        compare([both], [one])
+    more = compare([one], [both])
+    assert [score.name for score in more.scores] == ["llama", "chrf"]
+    assert more.left_out == ("gpt: not in workspace, so not compared",)
+    assert compare([one], [other], chosen=["chrf"]).scores[0].verdict == "better"
+
+
+def test_the_reference_judge_is_a_measure_with_a_signature(run):
+    judges = {"reference": {"judge": "reference"}}
+    sides = [run({"reference": BEFORE}, judges=judges, signatures={"chrf": f"nc:{n}"}) for n in (6, 4)]
+    with pytest.raises(DataError, match="the measure: chrf is nc:6 in workspace, nc:4 in workspace"):
+        compare(sides[:1], sides[1:], chosen=["reference"])
+
+
+def test_people_who_scored_other_answers_do_not_stop_a_comparison(run):
+    nobody = [None] * len(BEFORE)
+    a, b = run({"x": BEFORE, "human": BEFORE}), run({"x": moved(9), "human": nobody})
+    comparison = compare([a], [b])
+    assert [score.name for score in comparison.scores] == ["x"]
+    assert comparison.left_out == ("human: no record has this score in every run, so not compared",)
+    with pytest.raises(DataError, match="human: no record has this score in both runs"):
+        compare([a], [b], chosen=["human"])
+
+
 def test_different_item_sets_are_refused_and_an_empty_intersection_always(run):
     a = run({"x": BEFORE})
     b = run({"x": BEFORE}, ids=[f"r{i}" for i in range(1, 61)])

@@ -47,6 +47,8 @@ def test_an_experiment_is_found_by_its_name(repository):
     assert read_run("tame-elk", repository).scores["similarity"]["r0"] == 39
     # The same name on top of another commit is another experiment.
     git(repository, "update-ref", f"refs/exps/{experiment[:2]}/{experiment[2:]}/tame-elk", baseline)
+    assert find_commit("tame-elk", repository) == experiment
+    commit(repository, "neither's baseline")
     with pytest.raises(ParamsError, match=r'^"tame-elk" names 2 experiments; give the commit, `dvc exp list -A` shows'):
         find_commit("tame-elk", repository)
     # A branch of that name comes first.

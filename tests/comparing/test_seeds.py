@@ -87,6 +87,53 @@ def test_runs_that_cannot_be_split_are_refused(runs, message):
         split_variance(runs, "x")
 
 
+def recipes_apart(trial, items, runs, seed, rest, true, level=0.05):
+    """What `compare_recipes` says of two recipes whose means are `true` points apart."""
+    rng = np.random.default_rng([trial, items, *runs])
+    by_item = rng.normal(50, 12, items)
+    tables = [
+        by_item + shift + rng.normal(0, seed, (count, 1)) + rng.normal(0, rest, (count, items))
+        for count, shift in zip(runs, (0.0, true), strict=True)
+    ]
+    sides = [[run_of(row, seed=n) for n, row in enumerate(table)] for table in tables]
+    return compare_recipes(*sides, "x", list(sides[0][0].groups), None, level=level)
+
+
+@pytest.mark.parametrize("runs", [(1, 2), (2, 2), (3, 1), (3, 3)])
+@pytest.mark.parametrize("seed", [0.6, 3.0])
+def test_few_seeds_are_not_taken_for_many(runs, seed):
+    trials = 300
+    said = [recipes_apart(k, 100, runs, seed, 15.0, 0.0) for k in range(trials)]
+    assert np.mean([p_value <= 0.05 for _, p_value, _ in said]) <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5
+    for interval, p_value, _ in said:
+        assert (interval.low > 0 or interval.high < 0) == (p_value < 0.05)
+    # What one pair of recipes states is the smallest difference, another pair finds 8 times of 10.
+    found = [
+        smallest is None or recipes_apart(trials + k, 100, runs, seed, 15.0, smallest)[1] <= 0.05
+        for k, (_, _, smallest) in enumerate(said)
+    ]
+    assert np.mean(found) >= 0.8 - 2.5 * (0.8 * 0.2 / trials) ** 0.5
+
+
+@pytest.mark.parametrize("groups", [["g"] * 50, ["g"] * 25 + ["h"] * 25])
+def test_several_seeds_of_one_or_two_groups_show_nothing(groups):
+    rng = np.random.default_rng(1)
+    sides = [[run_of(rng.normal(mean, 1, 50), seed=k) for k in (1, 2)] for mean in (10, 60)]
+    for run in (*sides[0], *sides[1]):
+        run.groups.update(zip(run.groups, groups, strict=True))
+    (score,) = compare(*sides).scores
+    assert (score.verdict, score.smallest) == ("not distinguishable", None)
+    assert score.p_value == 2.0 ** (1 - len(set(groups)))
+
+
+def test_seeds_judged_by_another_judge_are_not_split():
+    runs = [run_of([5, 9, 7], seed=1), run_of([6, 8, 8], seed=2)]
+    for run, digest in zip(runs, ("365c0bd3", "ffff"), strict=True):
+        object.__setattr__(run, "evaluate", EVALUATE | {"judges": {"x": {"identity": {"digest": digest}}}})
+    with pytest.raises(DataError, match="the judge x: digest is 365c0bd3 in seed-1, ffff in seed-2"):
+        split_variance(runs, "x")
+
+
 @pytest.mark.parametrize("true", [0.0, 3.0])
 def test_recipes_are_told_apart_wrongly_at_most_5_times_of_100_whatever_their_seeds_did(true):
     wrong, covered, trials = 0, 0, 400
@@ -119,12 +166,33 @@ def test_the_records_needed_are_the_textbooks_and_the_table_turns_round():
 
 def test_no_number_of_records_makes_up_for_too_few_seeds():
     spread = Spread(item=20.0, seed=1.5)
-    floor = 1.5 * 2**0.5 * detectable_errors(1e9)
-    assert records_needed(floor * 0.99, spread, 1) is None
-    assert records_needed(floor * 1.01, spread, 1) is not None
-    table = power_table(spread, differences=(2.0, 8.0), seeds=(1, 10))
-    assert table[0] == ["difference", "1 seed", "10 seeds"]
+    floor = 1.5 * detectable_errors(2)  # the two sides' seeds: 2 · 1.5² / 2, with one degree of freedom each
+    assert records_needed(floor * 0.99, spread, 2) is None
+    assert records_needed(floor * 1.01, spread, 2) is not None
+    table = power_table(spread, differences=(2.0, 8.0), seeds=(2, 10))
+    assert table[0] == ["difference", "2 seeds", "10 seeds"]
     assert table[1][1] == "no number" and int(table[1][2]) > int(table[2][2])
+
+
+@pytest.mark.parametrize(("seeds", "seed", "difference"), [(2, 0.6, 6.0), (3, 0.6, 4.0), (5, 1.5, 5.0)])
+def test_the_records_of_the_table_find_the_difference_8_times_of_10(seeds, seed, difference):
+    records = records_needed(difference, Spread(item=15 * 2**0.5, seed=seed), seeds)
+    trials = 300
+    found = [recipes_apart(k, records, (seeds, seeds), seed, 15.0, difference)[1] <= 0.05 for k in range(trials)]
+    assert np.mean(found) >= 0.8 - 2.5 * (0.8 * 0.2 / trials) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([run_of([5, 9, 7]), run_of([5, 9, 7], lr=1)], "3 records in 3 groups show no spread"),
+        ([run_of([5]), run_of([9], lr=1)], "1 records in 1 groups show no spread"),
+        ([run_of([5, 9, 7], seed=1), run_of([6, 10, 8], seed=2)], "show no spread from record to record"),
+    ],
+)
+def test_power_plans_with_no_spread_that_was_not_seen(runs, message):
+    with pytest.raises(DataError, match=message):
+        spread_of(runs, "")
 
 
 def test_power_takes_its_spread_from_the_runs_it_is_given():
@@ -137,7 +205,7 @@ def test_power_takes_its_spread_from_the_runs_it_is_given():
     pair, lines = spread_of([runs[0], other], "")
     assert pair.seed is None
     differences = np.subtract(list(other.scores["x"].values()), list(runs[0].scores["x"].values()))
-    assert pair.item == pytest.approx(differences.std())
+    assert pair.item == pytest.approx(differences.std(ddof=1))
     assert any(line.startswith("with these records the smallest detectable difference is") for line in lines)
     assert any(
         "not known: the table speaks of trained models" in line for line in power_lines([runs[0], other], "", pair)

@@ -31,9 +31,11 @@ def judged(mean, difference, p_value=0.001, *, width=4.0, unscored=0, **tuned):
         (FLAT, judged(52, 24), judged(40, 12), "more data"),
         (FALLING, judged(85, 50), None, "longer training"),
         (TURNED, judged(85, 50), None, "shorter training"),
-        (FLAT, judged(30, 1, 0.7, width=0.5), None, "more data"),
+        (FLAT, judged(30, 1, 0.6), None, "more data"),
         (FLAT, judged(20, -9), None, "more data"),
-        (FLAT, judged(30, 1, 0.7), None, "better judging"),
+        (FLAT, judged(30, 1, 0.8, width=8.0), None, "better judging"),
+        (FLAT, judged(52, 24, width=8.0), None, "better judging"),
+        ((1.84, 1.84, 1.84), judged(30, 1, 0.6), None, "longer training"),
         (TURNED, judged(52, 24, unscored=6), None, "better judging"),
         (TURNED, judged(52, 24, mean_spread=45.0), None, "better judging"),
         (FLAT, {"tuned": {"scored": 0, "unscored": 9}, "difference": {"count": 0}}, None, "better judging"),
@@ -61,6 +63,18 @@ def test_findings_show_the_numbers_that_they_rest_on():
     assert (quality.finding, quality.numbers) == ("better, not yet good", "mean 52.0, difference +24.0, p = 0.001")
     assert (plateau.finding, plateau.numbers) == ("rising", "mean 44.0 before, 52.0 (49.0 to 55.0) now")
     assert (noise.finding, noise.numbers) == ("quiet", "0.0% without a score, difference +24.0 ± 4.0")
+
+
+@pytest.mark.parametrize(
+    ("losses", "judge", "words"),
+    [
+        (FLAT, judged(52, 24), "loss trend flat, and answers are better, but not yet good"),
+        ((1.84, 1.2), judged(52, 24), "loss trend unknown, and answers are better, but not yet good"),
+        ((1.84, 1.2), judged(30, 1, 0.6), "loss went from 1.840 to 1.200 and answers did not follow"),
+    ],
+)
+def test_the_reason_says_only_what_is_known(losses, judge, words):
+    assert stop_or_go(TRAIN, curve(losses), judge)[-1].suggestion == words
 
 
 def test_one_percent_is_the_edge_between_flat_and_a_trend():

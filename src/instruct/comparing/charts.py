@@ -29,7 +29,7 @@ def draw_charts(comparison: Comparison) -> dict[str, Markup]:
     charts[f"Change of {first} on every record"] = _svg(lambda axes: draw_changes(axes, changes, first))
     for part, label in (("val", "validation"), ("train", "training")):
         sides = {side_name([run]): run.curves.get(part, []) for run in (*comparison.a, *comparison.b)}
-        if all(sides.values()) and all({"step", "loss"} <= set(rows[0]) for rows in sides.values()):
+        if all(sides.values()):
             colours = {run.name: BASE if run in comparison.a else TUNED for run in (*comparison.a, *comparison.b)}
             charts[f"Loss in {label}"] = _svg(lambda axes, s=sides, c=colours: draw_curves(axes, s, c))  # type: ignore[misc]
     return charts

@@ -10,7 +10,7 @@ from instruct.comparing.runs import Run
 from instruct.comparing.seeds import check_one_recipe, compare_recipes
 from instruct.errors import DataError, ParamsError
 from instruct.params import did_you_mean
-from instruct.statistics import ALPHA, Interval, detectable_errors, holm, paired_test, smallest_detectable
+from instruct.statistics import ALPHA, Interval, holm, paired_test, smallest_detectable
 
 RESAMPLES, SEED = 10_000, 123
 Verdict = Literal["better", "worse", "not distinguishable"]
@@ -21,7 +21,7 @@ class ScoreChange:
     """One score of B against A over the `count` records that have it in both; `missing` records lack it in one.
 
     `corrected` is Holm's p-value among all scores compared. `smallest` is the smallest true difference that would be
-    found 8 times of 10 after the correction, None where none would be.
+    found 8 times of 10 after the correction, None where none would be. `of_recipes` says that a side has several runs.
     """
 
     name: str
@@ -36,6 +36,7 @@ class ScoreChange:
     ties: int
     losses: int
     smallest: float | None
+    of_recipes: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -52,17 +53,23 @@ class ScoreChange:
         if self.ties == self.count:
             return "not distinguishable (the same on every record)"
         if self.smallest is None:
-            return f"not distinguishable (no difference could be, with {self.count} records)"
+            seeds = " and so few seeds" if self.of_recipes else ""
+            return f"not distinguishable (no difference could be, with {self.count} records{seeds})"
         return f"not distinguishable (smallest detectable: {self.smallest:.1f})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All that `instruct compare` says. `changes` are why the runs are not comparable; empty where they are."""
+    """All that `instruct compare` says.
+
+    `changes` are why the runs are not comparable; empty where they are. `left_out` are scores that were not compared
+    though a run has them, each with the reason.
+    """
 
     a: tuple[Run, ...]
     b: tuple[Run, ...]
     changes: tuple[str, ...]
+    left_out: tuple[str, ...]
     unmatched: int
     records: int
     groups: int
@@ -96,18 +103,20 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
     """
     for side in (a, b):
         check_one_recipe(side)
-    names = choose_scores([*a, *b], chosen)
-    changes = list(dict.fromkeys(line for run in (*a[1:], *b) for line in find_changes(a[0], run, names)))
+    runs = (*a, *b)
+    names, left_out = choose_scores(runs, chosen)
+    guarded = names if chosen else [*names, *replaced_judges(a, b)]
+    changes = list(dict.fromkeys(line for run in runs[1:] for line in find_changes(a[0], run, guarded)))
     if changes and not anyway:
         lines = "\n".join(f"  {line}" for line in changes)
         raise DataError(
             f"{side_name(a)} and {side_name(b)} are not comparable:\n{lines}\n"
             "run both with the same, or add --anyway for a report that is marked as not comparable"
         )
-    everywhere = [id_ for id_ in a[0].groups if all(id_ in run.groups for run in (*a, *b))]
+    everywhere = [id_ for id_ in a[0].groups if all(id_ in run.groups for run in runs)]
     if not everywhere:
         raise DataError(f"{side_name(a)} and {side_name(b)}: no record in common; compare runs of one test set")
-    unmatched = len({id_ for run in (*a, *b) for id_ in run.groups}) - len(everywhere)
+    unmatched = len({id_ for run in runs for id_ in run.groups}) - len(everywhere)
     if unmatched and not changes:
         raise DataError(
             f"{side_name(a)} and {side_name(b)}: {unmatched} records are not in each one's metrics/scores.csv, though "
@@ -119,6 +128,7 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
         a=tuple(a),
         b=tuple(b),
         changes=tuple(changes),
+        left_out=tuple(left_out),
         unmatched=unmatched,
         records=len(everywhere),
         groups=len({a[0].groups[id_] for id_ in everywhere}),
@@ -126,21 +136,45 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
     )
 
 
-def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
-    """The scores to compare: those chosen, or else all that every run has; `reference` is `similarity` by name."""
-    shared = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The scores to compare, and a line for each left out: those chosen, or else all that every run has of a record.
+
+    `reference` is `similarity` by name. Raises ParamsError for one chosen that a run lacks, DataError where they share
+    none.
+    """
+    everywhere = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     for name in chosen:
-        if name not in shared:
-            raise ParamsError(f'there is no score "{name}" in every run{did_you_mean(name, shared)}')
-    if not shared:
+        if name not in everywhere:
+            raise ParamsError(f'there is no score "{name}" in every run{did_you_mean(name, everywhere)}')
+    if chosen:
+        return list(dict.fromkeys(chosen)), []
+    if not everywhere:
         raise DataError(f"{runs[0].name} and {runs[-1].name}: no score in common; judge both with the same judge")
+    empty = [name for name in everywhere if not records_with(runs, name)]
+    names = [name for name in everywhere if name not in empty] or everywhere
     # The judge `reference` and the measure `similarity` are one number; it is not corrected for twice.
-    twins = "reference" in shared and all(run.scores["reference"] == run.scores.get("similarity") for run in runs)
-    return list(dict.fromkeys(chosen)) or [name for name in shared if not (twins and name == "similarity")]
+    if "reference" in names and all(run.scores["reference"] == run.scores.get("similarity") for run in runs):
+        names = [name for name in names if name != "similarity"]
+    lacking = {name: [run.name for run in runs if name not in run.scores] for run in runs for name in run.scores}
+    left_out = [f"{name}: not in {', '.join(of)}, so not compared" for name, of in lacking.items() if of]
+    left_out += [f"{name}: no record has this score in every run, so not compared" for name in empty]
+    return names, left_out
+
+
+def records_with(runs: Sequence[Run], name: str) -> list[str]:
+    """The records that have this score in every run."""
+    return [id_ for id_ in runs[0].groups if all(run.scores[name].get(id_) is not None for run in runs)]
+
+
+def replaced_judges(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
+    """All judges where one of A's has not judged B; empty where B's judges are A's and perhaps more."""
+    judges = [{name for run in side for name in run.evaluate["judges"]} for side in (a, b)]
+    return sorted(judges[0] | judges[1]) if judges[0] - judges[1] else []
 
 
 def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str], family: int) -> ScoreChange:
-    both = [id_ for id_ in ids if all(run.scores[name].get(id_) is not None for run in (*a, *b))]
+    scored = set(records_with((*a, *b), name))
+    both = [id_ for id_ in ids if id_ in scored]
     if not both:
         raise DataError(f"{name}: no record has this score in both runs; choose others with --score")
     groups = [a[0].groups[id_] for id_ in both]
@@ -148,10 +182,13 @@ def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[
     paired = paired_test(left, right, resamples=RESAMPLES, seed=SEED, groups=groups)
     difference, p_value = paired.difference, paired.p_value
     level = ALPHA / family
-    smallest: float | None
-    if len(a) + len(b) > 2:
-        difference, p_value, error, freedom = compare_recipes(a, b, name, both, groups)
-        smallest = error * detectable_errors(freedom, level) if error else None
+    of_recipes = len(a) + len(b) > 2
+    if of_recipes:
+        # What these trained models do not show, their recipes do not either.
+        of_models, p_of_models = difference, p_value
+        difference, p_value, smallest = compare_recipes(a, b, name, both, groups, level=level)
+        low, high = min(difference.low, of_models.low), max(difference.high, of_models.high)
+        difference, p_value = replace(difference, low=low, high=high), max(p_value, p_of_models)
     else:
         differences = [y - x for x, y in zip(left, right, strict=True)]
         smallest = smallest_detectable(differences, groups=groups, alpha=level)
@@ -168,4 +205,5 @@ def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[
         ties=paired.ties,
         losses=paired.losses,
         smallest=smallest,
+        of_recipes=of_recipes,
     )

@@ -19,8 +19,8 @@ def find_changes(a: Run, b: Run, scores: Collection[str]) -> list[str]:
     judges = [name for name in (*a.evaluate["judges"], *b.evaluate["judges"]) if name in scores]
     for name in dict.fromkeys(judges):
         lines += _judge_changes(name, a, b)
-    # Every score that is no judge's is a measure of likeness.
-    if set(scores) - {*a.evaluate["judges"], *b.evaluate["judges"]}:
+    # Every score that is no model's opinion is a measure of likeness; the judge `reference` is a mean of such.
+    if set(scores) - ({*a.evaluate["judges"], *b.evaluate["judges"]} - {"reference"}):
         signatures = [run.evaluate["reference"].get("signatures", {}) for run in (a, b)]
         lines += _changes("the measure", signatures[0], signatures[1], a, b)
     return lines

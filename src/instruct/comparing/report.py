@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 
 from instruct.comparing.answers import Change, biggest_changes, cache_folder, read_answers
 from instruct.comparing.charts import draw_charts
@@ -29,6 +30,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
     lines += [f"NOT COMPARABLE: {change}" for change in comparison.changes]
     if comparison.unmatched:
         lines.append(f"{comparison.unmatched} records are not in both and were left out")
+    lines += comparison.left_out
     params = changed_params(comparison.a[0], comparison.b[0])
     lines += [f"{name}: {old} → {new}" for name, (old, new) in params.items()] or ["the parameters are the same"]
     width = max(len(score.name) for score in comparison.scores)
@@ -88,6 +90,15 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     for path in paths:
         write_text(path, environment.get_template(path.name).render(charts=charts, **values))
     return paths
+
+
+def write_refusal(a: str, b: str, reason: str, folder: Path) -> None:
+    """Write report.md and report.html that say why there is no comparison, over those of one before."""
+    lines = [f"## {_cell(b)} against {_cell(a)}", "**Not compared.**", _fence(reason)]
+    write_text(folder / "report.md", "\n\n".join(lines) + "\n")
+    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(b)} against {escape(a)}</title>"
+    text = f"<h1>{escape(b)} against {escape(a)}</h1><p><b>Not compared.</b></p><pre>{escape(reason)}</pre></html>\n"
+    write_text(folder / "report.html", page + text)
 
 
 def signals_of(comparison: Comparison) -> list[Signal]:

@@ -63,7 +63,7 @@ def read_run(name: str, root: Path) -> Run:
         scores=scores,
         groups=groups,
         kinds=kinds,
-        curves={part: list(csv.DictReader(StringIO(text))) for part, text in curves.items() if text},
+        curves={part: _curve(text, f"metrics/curves/{part}.csv of {name}") for part, text in curves.items() if text},
         lock=_yaml(files["dvc.lock"] or "", f"dvc.lock of {name}"),
         train=_yaml(files[TRAIN] or "", f"{TRAIN} of {name}"),
     )
@@ -75,7 +75,10 @@ def find_commit(name: str, root: Path) -> str:
         return commit.strip()
     listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     refs = [line.split(" ", 1) for line in listed.splitlines()]
-    found = {commit for commit, ref in refs if ref.count("/") == 4 and ref.rsplit("/", 1)[1] == name}
+    # refs/exps/<two digits of the baseline>/<its other digits>/<name>
+    named = [(commit, ref.split("/")) for commit, ref in refs if ref.count("/") == 4 and ref.rsplit("/", 1)[1] == name]
+    head = (ask_git(root, "rev-parse", "HEAD") or "").strip()
+    found = {commit for commit, parts in named if parts[2] + parts[3] == head} or {commit for commit, _ in named}
     if len(found) == 1:
         return found.pop()
     if found:
@@ -93,7 +96,7 @@ def find_commit(name: str, root: Path) -> str:
 
 def _content(commit: str, path: str, root: Path) -> str | None:
     if commit:
-        return ask_git(root, "show", f"{commit}:{path}")
+        return ask_git(root, "show", f"{commit}:./{path}")  # beneath `root`, which may be a folder of the repository
     file = root / path
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
@@ -137,6 +140,17 @@ def _scores(text: str, where: str) -> tuple[dict[str, dict[str, float | None]], 
     if not groups:
         raise DataError(f"{where}: holds no record; run `dvc repro evaluate` there")
     return scores, groups, kinds
+
+
+def _curve(text: str, where: str) -> list[dict[str, str]]:
+    """The rows of a curve, each with a number in `step` and in `loss`."""
+    rows = list(csv.DictReader(StringIO(text)))
+    for line, row in enumerate(rows, start=2):
+        try:
+            float(row["step"]), float(row["loss"])
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{where}:{line}: holds no step and loss; run `dvc repro train` there") from None
+    return rows
 
 
 def _score(text: str | None, where: str) -> float | None:

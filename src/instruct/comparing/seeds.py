@@ -6,14 +6,16 @@ were judged several times (the judge's own seed differs), the rest splits into i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import gammaincinv, stdtrit
 
+from instruct.comparing.guard import find_changes
 from instruct.comparing.runs import Run, changed_params, flatten
 from instruct.errors import DataError, ParamsError
-from instruct.statistics import ALPHA, Interval, standard_error
+from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
 
 SEED = "train.seed"
 
@@ -53,12 +55,22 @@ def check_one_recipe(runs: Sequence[Run]) -> None:
         raise ParamsError(f"{names}: two of them have the same seeds, so the same answers; give each run once")
 
 
+def check_comparable(runs: Sequence[Run], scores: Sequence[str]) -> None:
+    """Raise DataError where the guard finds a change between the first run and another."""
+    lines = dict.fromkeys(line for run in runs[1:] for line in find_changes(runs[0], run, scores))
+    if lines:
+        names = ", ".join(run.name for run in runs)
+        raise DataError("\n".join([f"{names}: are not comparable:", *(f"  {line}" for line in lines)]))
+
+
 def split_variance(runs: Sequence[Run], score: str) -> Components:
     """The components of one score over the items that every run has a score for (Searle et al., 1992, ch. 4).
 
-    Raises ParamsError or DataError where the runs are not of one recipe, not balanced, or share no scored item.
+    Raises ParamsError or DataError where the runs are not of one recipe, not comparable, not balanced, or share no
+    scored item.
     """
     check_one_recipe(runs)
+    check_comparable(runs, [score])
     cells = _cells(runs, score)  # (seeds, verdicts, items)
     seeds, verdicts, items = cells.shape
     if items < 2 or seeds * verdicts < 2:
@@ -101,31 +113,52 @@ def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
 
 
 def compare_recipes(
-    a: Sequence[Run], b: Sequence[Run], score: str, ids: Sequence[str], groups: Sequence[str] | None
-) -> tuple[Interval, float, float, float]:
-    """Interval and p-value of the difference of two recipes' means, its standard error and degrees of freedom.
+    a: Sequence[Run],
+    b: Sequence[Run],
+    score: str,
+    ids: Sequence[str],
+    groups: Sequence[str] | None,
+    *,
+    level: float = ALPHA,
+) -> tuple[Interval, float, float | None]:
+    """Interval and p-value of the difference of two recipes' means, and the smallest one that `level` finds.
 
     Items and seeds are both samples; the variance of the items' mean differences and of the runs' means add up, which
-    counts what both hold twice and so errs on the careful side. A side with one run borrows the other's spread.
+    counts what both hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two
+    or three seeds are not taken for many. Both err on the careful side: intervals hold more often than 95 times of
+    100. A side with one run borrows the other's spread.
     """
     table = [np.array([[run.scores[score][id_] for id_ in ids] for run in side], dtype=np.float64) for side in (a, b)]
-    differences = table[1].mean(axis=0) - table[0].mean(axis=0)
-    item_error, item_freedom = standard_error(differences.tolist(), groups)
-    parts = [(item_error**2, item_freedom)]
+    differences = (table[1].mean(axis=0) - table[0].mean(axis=0)).tolist()
     means = [side.mean(axis=1) for side in table]
     freedom = sum(len(side) - 1 for side in means)
     spread = sum(float(((side - side.mean()) ** 2).sum()) for side in means) / freedom
-    parts.append((spread / len(a) + spread / len(b), freedom))
-    variance = sum(part for part, _ in parts)
-    mean = float(differences.mean())
-    if variance == 0:
-        return Interval(mean=mean, low=mean, high=mean), float(mean == 0), 0.0, 0.0
-    total_freedom = variance**2 / sum(part**2 / max(df, 1.0) for part, df in parts)  # Satterthwaite, 1946
-    error = variance**0.5
-    half = float(stdtrit(total_freedom, 1 - ALPHA / 2)) * error
-    p_value = 2 * float(stdtr(total_freedom, -abs(mean) / error))
-    low, high = max(mean - half, -100.0), min(mean + half, 100.0)
-    return Interval(mean=mean, low=low, high=high), p_value, error, total_freedom
+    of_seeds = (spread / len(a) + spread / len(b)) ** 0.5
+    errors = [standard_error(differences, groups), (of_seeds, float(freedom))]
+    mean = fmean(differences)
+    half = _reach(errors, ALPHA)
+    interval = Interval(mean=mean, low=max(mean - half, -100.0), high=min(mean + half, 100.0))
+    smallest = smallest_detectable(differences, groups=groups, alpha=level)
+    if smallest is not None:
+        caution = (
+            freedom / (2 * float(gammaincinv(freedom / 2, 1 - POWER)))
+        ) ** 0.5  # the spread may be larger so often
+        smallest = (smallest**2 + (detectable_errors(freedom, level) * of_seeds * caution) ** 2) ** 0.5
+    return interval, _p_value(abs(mean), errors), smallest if smallest is None or smallest <= 100 else None
+
+
+def _reach(errors: Sequence[tuple[float, float]], alpha: float) -> float:
+    """Half the width of an interval, from standard errors that add up and the degrees of freedom of each."""
+    return sum((error * float(stdtrit(df, 1 - alpha / 2))) ** 2 for error, df in errors if error) ** 0.5
+
+
+def _p_value(distance: float, errors: Sequence[tuple[float, float]]) -> float:
+    """The level at which an interval around `distance` begins to leave out 0."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-12 + 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _reach(errors, middle) <= distance else (middle, high)
+    return high
 
 
 def _cells(runs: Sequence[Run], score: str) -> NDArray[np.float64]:
@@ -146,7 +179,6 @@ def _cells(runs: Sequence[Run], score: str) -> NDArray[np.float64]:
 
 
 def _seeds(run: Run) -> Mapping[str, object]:
-
     found = {name: value for name, value in flatten(run.params).items() if is_seed(name)}
     if SEED not in found:
         raise DataError(f"params.yaml of {run.name}: holds no {SEED}; give runs of this pipeline")

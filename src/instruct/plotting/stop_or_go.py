@@ -8,6 +8,7 @@ ALPHA = 0.05
 FLAT = 0.01  # of the best validation loss: a smaller change is no trend
 GOOD = 80.0  # points: answers of which more of the same is not what helps most
 UNSCORED = 0.05  # share of verdicts without a score that a judge may leave
+WIDE = 5.0  # points to either side of a difference, from which its interval tells little
 Signal = Literal["loss trend", "answer quality", "score plateau", "judge noise", "next step"]
 Step = Literal["more data", "better judging", "longer training", "shorter training", "preference tuning"]
 
@@ -36,7 +37,9 @@ def stop_or_go(
     """
     trend, noise = loss_trend(val_curve), judge_noise(judge)
     quality, plateau = answer_quality(judge), score_plateau(judge, previous)
-    return [trend, quality, plateau, noise, next_step(trend, quality, plateau, noise, float(train["initial_val_loss"]))]
+    before = float(train["initial_val_loss"])
+    best = min((float(row["loss"]) for row in val_curve if float(row["step"])), default=before)
+    return [trend, quality, plateau, noise, next_step(trend, quality, plateau, noise, before=before, best=best)]
 
 
 def loss_trend(val_curve: Sequence[Mapping[str, str]]) -> Row:
@@ -115,7 +118,7 @@ def judge_noise(judge: Mapping[str, Any]) -> Row:
     """Whether the judge can tell what is to be told."""
     rule = (
         f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, the spread of repeats moves the mean by more "
-        "than the interval's half-width, or that half-width exceeds the difference to the untuned backbone"
+        f"than the half-width of the difference's interval, or that half-width exceeds {WIDE:g} points"
     )
     difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
     scored, unscored = int(tuned.get("scored", 0)), int(tuned.get("unscored", 0))
@@ -129,7 +132,7 @@ def judge_noise(judge: Mapping[str, Any]) -> Row:
         numbers = f"{share:.1%} without a score, difference {difference['mean']:+.1f} ± {half:.1f}{repeats}"
         reasons = ["too many without a score"] * (share > UNSCORED)
         reasons += ["repeats disagree"] * (spread / max(scored, 1) ** 0.5 > half)
-        reasons += ["the interval is wider than the difference"] * (half > abs(difference["mean"]))
+        reasons += ["the interval is wide"] * (half > WIDE)
     if reasons:
         suggestion = "better judging: another judge or rubric, more repeats, more test records"
         return Row(
@@ -142,11 +145,14 @@ def judge_noise(judge: Mapping[str, Any]) -> Row:
     return Row(signal="judge noise", rule=rule, numbers=numbers, finding="quiet", suggestion="the scores can be used")
 
 
-def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, initial_val_loss: float) -> Row:
-    """The one step that the signals suggest, by the first rule of a list that holds."""
+def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: float, best: float) -> Row:
+    """The one step that the signals suggest, by the first rule of a list that holds.
+
+    `before` is the validation loss before training, `best` the lowest since.
+    """
     rule = (
-        "1. noisy or unknown scores: better judging · 2. loss turned: shorter training · 3. loss falling: longer "
-        "training · 4. loss lower than before but answers no better: more data (look at what there is first) · "
+        "1. noisy or unknown scores: better judging · 2. loss turned: shorter training · 3. loss falling, or no lower "
+        "than before training: longer training · 4. answers no better: more data (look at what there is first) · "
         "5. answers good or on a plateau: preference tuning · 6. else more data"
     )
     step: Step
@@ -156,11 +162,13 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, initial_val_lo
         step, why = "shorter training", "it has begun to learn the training records by heart"
     elif trend.finding == "falling":
         step, why = "longer training", "validation loss has not settled"
+    elif best >= before:
+        step, why = "longer training", "nothing is learnt yet: more steps, or a higher train.lr"
     elif quality.finding in ("no better than untuned", "worse than untuned"):
-        step, why = "more data", f"loss went from {initial_val_loss:.3f} to flat and answers did not follow"
+        step, why = "more data", f"loss went from {before:.3f} to {best:.3f} and answers did not follow"
     elif quality.finding == "good" or plateau.finding == "plateau":
         step, why = "preference tuning", "imitation of the references has given what it can"
     else:
-        step, why = "more data", "the loss is flat and answers are better, but not yet good"
+        step, why = "more data", f"loss trend {trend.finding}, and answers are better, but not yet good"
     numbers = " · ".join(f"{row.signal}: {row.finding}" for row in (trend, quality, plateau, noise))
     return Row(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)

@@ -66,9 +66,10 @@ def _look(root: Path, recipe: Recipe, experiments: Mapping[str, Experiment]) -> 
 
 def correct(results: Sequence[Result]) -> list[Result]:
     """The results with p-values corrected for how many there are: every row is one more chance to be wrong."""
-    corrected = holm([result.score.p_value for result in results])
+    comparable = [result for result in results if not result.caveats]
+    corrected = dict(zip(map(id, comparable), holm([result.score.p_value for result in comparable]), strict=True))
     return [
-        replace(result, score=replace(result.score, corrected=p)) for result, p in zip(results, corrected, strict=True)
+        replace(result, score=replace(result.score, corrected=corrected.get(id(result), 1.0))) for result in results
     ]
 
 
@@ -83,7 +84,7 @@ def _result_row(result: Result) -> str:
     mark = " †" if result.caveats else ""
     interval = f"{change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
     cells = [result.recipe.name + mark, result.recipe.changes, _loss(result.run), f"{score.b:.1f}", interval]
-    return _row([*cells, score.in_words])
+    return _row([*cells, "not comparable" if result.caveats else score.in_words])
 
 
 def _loss(run: Run) -> str:

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from instruct.fingerprint import take_fingerprint
-from instruct.generation.answer import answer_examples
+from instruct.generation.answer import answer_examples, check_examples
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.shards import join_shards
@@ -33,17 +33,22 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
     runtime = start_runtime(runtime_params)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     untuned = checkpoint == Path("base")
-    model, tokenizer = load_backbone(backbone, runtime.device) if untuned else load_trained(checkpoint, runtime.device)
-    answerer = make_ready(model, params.weights, runtime)
     settings = {"generate": params, "prompt": prompt, "runtime": runtime_params, "backbone": backbone}
-    weights = [] if untuned else sorted(checkpoint.glob("*.safetensors"))
+    weights = [] if untuned else sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
+    template, examples = TEMPLATES[prompt.template], read_examples(test)
     with join_shards(runtime.device) as shards:
+        model, tokenizer = (
+            load_backbone(backbone, runtime.device) if untuned else load_trained(checkpoint, runtime.device)
+        )
+        answerer = make_ready(model, params.weights, runtime)
+        if shards.world_size > 1:
+            check_examples(answerer, tokenizer, examples, template=template, params=params)
         journal = Journal(shards.journal_beside(responses), take_fingerprint(settings, [test, *weights]))
         records = answer_examples(
             answerer,
             tokenizer,
-            shards.share(read_examples(test)),
-            template=TEMPLATES[prompt.template],
+            shards.share(examples),
+            template=template,
             params=params,
             runtime=runtime,
             journal=journal,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from generation.conftest import GPT2_SMALL
 
 from instruct.errors import CheckpointError, DataError, ParamsError
 from instruct.generation import decode
@@ -139,18 +140,78 @@ def test_real_smollm2_answers_equal_transformers(as_transformers, smollm2, smoll
 
 
 def test_the_cache_never_holds_more_than_its_parameter(answer, params, monkeypatch):
-    sizes = []
+    engines = []
     original = decode.Engine.__init__
 
-    def note(self, model, prefix, *, slots, capacity):
-        original(self, model, prefix, slots=slots, capacity=capacity)
-        sizes.append(len(prefix) + slots * capacity)
+    def note(self, *arguments, **options):
+        original(self, *arguments, **options)
+        engines.append(self)
 
     monkeypatch.setattr(decode.Engine, "__init__", note)
     prompts = make_prompts(40)
     expected = answer(prompts, params)
-    assert answer(prompts, replace(params, cache_tokens=400)) == expected
-    assert sizes[-1] <= 400 < sizes[0]
+    plenty = list(map(tokens_held, engines))
+    engines.clear()
+    for few in (400, 140):  # for several rows, and for one
+        assert answer(prompts, replace(params, cache_tokens=few)) == expected
+    assert max(map(tokens_held, engines)) <= 400 < max(plenty)
+    assert tokens_held(engines[-1]) <= 140
+
+
+def tokens_held(engine):
+    """How many tokens the tensors of a cache have room for."""
+    slots, _, capacity, _ = engine.cache.keys[0].shape
+    return engine.cache.prefix_keys[0].shape[1] + slots * capacity
+
+
+def test_one_long_prompt_costs_the_short_ones_no_room(answer, params, monkeypatch):
+    passes, engines = [], []
+    prefill, original = decode.Engine.prefill, decode.Engine.__init__
+
+    def note(self, own_parts, first):
+        passes.append([len(part) for part in own_parts])
+        return prefill(self, own_parts, first)
+
+    def note_engine(self, *arguments, **options):
+        engines.append(options["capacity"])
+        original(self, *arguments, **options)
+
+    prompts = {f"short{i}": ALPACA.render(f"word {i}", "") for i in range(80)}
+    long = {"long": ALPACA.render("tree " * 180, "")}
+    expected = answer(prompts, params) | answer(long, params)
+    monkeypatch.setattr(decode.Engine, "prefill", note)
+    monkeypatch.setattr(decode.Engine, "__init__", note_engine)
+    assert answer(prompts | long, params) == expected
+    assert all(len(parts) * max(parts) <= decode.PREFILL_TOKENS for parts in passes)
+    assert engines == sorted(engines, reverse=True) and engines[0] > 4 * engines[-1]
+    # Where they are of one kind, a pass is still no wider than its bound.
+    passes.clear()
+    answer({f"r{i}": ALPACA.render("tree " * (60 + i % 90), "") for i in range(60)}, params)
+    assert max(len(parts) for parts in passes) > 1
+    assert all(len(parts) * max(parts) <= decode.PREFILL_TOKENS for parts in passes)
+
+
+def test_rows_of_the_output_head_that_stand_for_no_token_are_never_said(tokenizer, params, runtime):
+    model = random_model(replace(GPT2_SMALL, vocab_size=50304), seed=1)
+    with torch.no_grad():
+        model.embedding.weight[50257:] = 50.0
+        model.ln_f.bias.fill_(1.0)  # so that the spare rows would win
+    for temperature in (0.0, 1.0):
+        answers = generate(
+            model.eval(), tokenizer, make_prompts(3), prefix="", stop_strings=(), runtime=runtime,
+            params=replace(params, temperature=temperature),
+        )  # fmt: skip
+        assert all(answer.tokens for answer in answers.values())
+
+
+def test_a_character_that_cannot_be_spelt_is_refused_with_its_record(answer, params, monkeypatch):
+    def refuse(self, text):
+        raise DataError("the tokenizer has no token for it") if "moon" in text else IndexError
+
+    prompts = {"r7": ALPACA.render("moon", "")}
+    monkeypatch.setattr(decode.Tokenizer, "encode", refuse)
+    with pytest.raises(DataError, match="record r7: the tokenizer has no token for it"):
+        answer(prompts, params)
 
 
 def test_a_cache_too_small_for_one_prompt_is_refused_with_its_record(answer, params):

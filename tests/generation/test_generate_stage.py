@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from instruct.fingerprint import take_fingerprint
+from instruct.generation.decode import Answer
+from instruct.generation.journal import Journal
 from instruct.tools.smoke import copy_tree, make_small
 
+ANSWER = Answer(text="yes", stop_reason="length", prompt_tokens=3, truncated_tokens=0, tokens=2)
 ROOT = Path(__file__).parents[2]
 PATHS = ["data/split/test.json", "base", "data/base_responses.json"]
 ALONE = [sys.executable, "src/generate.py", *PATHS]
@@ -62,6 +66,17 @@ def test_two_processes_leave_the_same_file_as_one(copy, unbroken):
     assert journals(copy) == []
 
 
+def test_a_prompt_too_long_is_named_whichever_process_would_have_answered_it(copy):
+    test = copy / "data/split/test.json"
+    records = json.loads(test.read_text(encoding="utf-8"))
+    records[1]["instruction"] = "tree " * 3000  # the second of two processes has it
+    test.write_text(json.dumps(records), encoding="utf-8")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ended = subprocess.run(TWO, cwd=copy, capture_output=True, text=True, env=environment)
+    assert ended.returncode != 0
+    assert re.search(rf"generate\.py: record {records[1]['id']}: its prompt has \d+ tokens", ended.stderr)
+
+
 def one_at_a_time(folder: Path) -> str:
     """Give each answer a turn of its own, so that a run has a middle; gives the settings before."""
     before = (folder / "params.yaml").read_text()
@@ -101,3 +116,47 @@ def test_answers_of_another_run_are_refused_in_words(copy, unbroken):
     ended = answer(copy, ALONE)
     assert "is of another run (params generate differ); answering from the beginning" in ended.stdout
     assert (copy / "data/base_responses.json").read_bytes() == unbroken
+
+
+# The journal
+
+
+def known_to(folder, name, fingerprint, lines):
+    path = folder / name
+    journal = Journal(path, fingerprint)
+    journal.begin({f"r{i}": ANSWER for i in range(lines)})
+    return journal
+
+
+@pytest.fixture
+def fingerprint(tmp_path):
+    (tmp_path / "data").write_text("some", encoding="utf-8")
+    return take_fingerprint({"generate": {"seed": 1}}, [tmp_path / "data"])
+
+
+@pytest.mark.parametrize("damage", ['{"id": "r1", "ans', "\0\0\0", '{"id": "r1"}', "[]", '{"id": "r1", "answer": {}}'])
+def test_a_damaged_line_costs_what_stands_below_it_and_is_said(tmp_path, fingerprint, damage):
+    journal = known_to(tmp_path, ".out.json.0-of-1.partial", fingerprint, 4)
+    lines = journal.path.read_text(encoding="utf-8").split("\n")
+    journal.path.write_text("\n".join([*lines[:2], damage, *lines[3:]]), encoding="utf-8")
+    assert list(journal.read()) == ["r0"]
+    assert journal.refusal == f"{journal.path}:3 is damaged; answering again what stands there and below"
+
+
+@pytest.mark.parametrize("first", ["[]", '{"fingerprint": []}', "{}", "nonsense"])
+def test_a_damaged_first_line_is_said(tmp_path, fingerprint, first):
+    journal = known_to(tmp_path, ".out.json.0-of-1.partial", fingerprint, 2)
+    rest = journal.path.read_text(encoding="utf-8").split("\n", 1)[1]
+    journal.path.write_text(f"{first}\n{rest}", encoding="utf-8")
+    assert journal.read() == {}
+    assert journal.refusal == f"{journal.path} is damaged; answering from the beginning"
+
+
+def test_answers_of_another_number_of_processes_are_known_and_their_files_forgotten(tmp_path, fingerprint):
+    known_to(tmp_path, ".out.json.0-of-2.partial", fingerprint, 1)
+    known_to(tmp_path, ".out.json.1-of-2.partial", fingerprint, 3)
+    known_to(tmp_path, ".other.json.0-of-1.partial", fingerprint, 9)
+    journal = Journal(tmp_path / ".out.json.0-of-1.partial", fingerprint)
+    assert (sorted(journal.read()), journal.refusal) == (["r0", "r1", "r2"], "")
+    journal.forget()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.json.0-of-1.partial", "data"]

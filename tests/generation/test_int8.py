@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
 
@@ -6,9 +9,10 @@ import torch
 
 from instruct.errors import ParamsError
 from instruct.generation.decode import generate
-from instruct.generation.int8 import Int8Linear, to_int8
+from instruct.generation.int8 import Int8Linear, sums_are_exact, to_int8
 from instruct.generation.weights import make_ready
 from instruct.model.decoder import attend_causally
+from instruct.runtime import Runtime
 
 PROMPTS = {f"p{i}": f"Prompt {i}: say {'word ' * (i % 5)}{i * i}." for i in range(20)}
 
@@ -27,9 +31,25 @@ def test_rounding_is_within_half_a_step_and_keeps_rows_of_zeros():
 
 def test_product_is_exactly_that_of_the_rounded_numbers():
     weight, bias, x = draw(30, 64), draw(30), draw(2, 7, 64)
-    (whole, scale), (rows, steps) = to_int8(weight), to_int8(x.flatten(0, 1))
+    (whole, scale), (rows, steps) = to_int8(weight, 127 if sums_are_exact() else 63), to_int8(x.flatten(0, 1))
     expected = (rows.double() @ whole.double().t()) * steps.double() * scale.double().t() + bias.double()
     torch.testing.assert_close(Int8Linear(weight, bias)(x).flatten(0, 1), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="sets oneDNN's instructions")
+def test_a_processor_without_wide_sums_gets_fewer_steps_and_exact_products():
+    product = f"{__file__}::{test_product_is_exactly_that_of_the_rounded_numbers.__name__}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", product]
+    done = subprocess.run(command, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
+def test_int8_answers_under_bf16_too(small, tokenizer, params):
+    low = Runtime(torch.device("cpu"), torch.bfloat16)
+    params = replace(params, weights="int8")
+    model = make_ready(deepcopy(small), "int8", low)
+    answers = generate(model, tokenizer, PROMPTS, prefix="Prompt ", stop_strings=(), runtime=low, params=params)
+    assert [answer.tokens for answer in answers.values()] == [params.max_new_tokens] * len(PROMPTS)
 
 
 def test_logits_are_near_those_of_the_exact_model(small, runtime):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from instruct.generation.decode import Answer, generate
+from instruct.generation.decode import Answer, check_prompts, generate
 from instruct.generation.engine import Model
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
@@ -29,12 +29,8 @@ def answer_examples(
     journal: Journal,
 ) -> list[Response]:
     """One response an example, in order; what the journal knows is not computed again."""
-    prompts = {
-        id_: template.render(example.instruction, example.input)
-        for example in examples
-        for id_ in sample_ids(example.id, params.num_samples)
-    }
-    known = journal.read()
+    prompts = _prompts(examples, template, params)
+    known = {id_: answer for id_, answer in journal.read().items() if id_ in prompts}
     if journal.refusal:
         log.info("%s", journal.refusal)
     if known:
@@ -54,6 +50,21 @@ def answer_examples(
     seconds = time.perf_counter() - started
     log.info("%d tokens in %.1f s", sum(answer.tokens for answer in new.values()), seconds)
     return [_to_response(example, {**known, **new}, params.num_samples) for example in examples]
+
+
+def check_examples(
+    model: Model, tokenizer: Tokenizer, examples: Sequence[Example], *, template: Template, params: GenerateParams
+) -> None:
+    """Raise what answering these examples would raise: before they are shared, so that every process says the same."""
+    check_prompts(model, tokenizer, _prompts(examples, template, params), prefix=template.prefix, params=params)
+
+
+def _prompts(examples: Sequence[Example], template: Template, params: GenerateParams) -> dict[str, str]:
+    return {
+        id_: template.render(example.instruction, example.input)
+        for example in examples
+        for id_ in sample_ids(example.id, params.num_samples)
+    }
 
 
 def _to_response(example: Example, answers: Mapping[str, Answer], num_samples: int) -> Response:

@@ -32,12 +32,13 @@ class SlotCache:
     """Keys and values: the shared prefix, then up to `capacity` own tokens in each of `slots` rows."""
 
     def __init__(self, slots: int, capacity: int, device: torch.device) -> None:
-        self.slots, self.capacity, self.device = max(slots, TILE), whole_tiles(capacity), device
+        self.slots, self.capacity, self.device = slots, whole_tiles(capacity), device
         self.prefix_keys: dict[int, Tensor] = {}  # layer -> (K, P, D)
         self.prefix_values: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}  # layer -> (slots, K, capacity, D)
         self.values: dict[int, Tensor] = {}
-        self.lengths = torch.zeros(self.slots, dtype=torch.long)  # own tokens stored in each slot
+        # Own tokens stored in each slot; a pass has a tile of rows at least, of which those without a slot hold none.
+        self.lengths = torch.zeros(max(slots, TILE), dtype=torch.long)
 
     def allocate(self, layer: int, like: Tensor) -> None:
         """Make room for a layer at its first use; `like` is (.., K, .., D)."""
@@ -103,7 +104,7 @@ class DecodeAttend:
     def __init__(self, cache: SlotCache, rows: int) -> None:
         self._cache, self._rows = cache, rows
         self._places = cache.lengths[:rows].to(cache.device)
-        self._all = torch.arange(rows, device=cache.device)
+        self._all = torch.arange(min(rows, cache.slots), device=cache.device)
         self._used = whole_tiles(int(self._places.max()) + 1)
         self._mask = (torch.arange(self._used, device=cache.device) <= self._places[:, None])[:, None]  # (N, 1, S)
         self._bags: tuple[Tensor, Tensor] | None = None
@@ -111,8 +112,12 @@ class DecodeAttend:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values, attend to all that each row holds."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._all, :, self._places] = k[:, :, 0]
-        values[self._all, :, self._places] = v[:, :, 0]
+        stored = len(self._all)
+        keys[self._all, :, self._places[:stored]] = k[:stored, :, 0]
+        values[self._all, :, self._places[:stored]] = v[:stored, :, 0]
+        if stored < self._rows:  # rows that only fill up the pass look at somebody's slot
+            somebody = torch.arange(self._rows, device=keys.device) % stored
+            keys, values = keys[somebody], values[somebody]
         own: Own
         if q.device.type == "cpu" and values.dtype is torch.float32:
             if self._bags is None:
@@ -168,10 +173,9 @@ class OwnSlots:
 
     def sums(self, weights: Tensor) -> Tensor:
         values = self._slots.flatten(0, 2)
-        flat = weights.flatten()
-        return F.embedding_bag(self._places, values, self._starts, mode="sum", per_sample_weights=flat).view(
-            *weights.shape[:3], -1
-        )
+        flat = weights.flatten().to(values.dtype)
+        summed = F.embedding_bag(self._places, values, self._starts, mode="sum", per_sample_weights=flat)
+        return summed.view(*weights.shape[:3], -1)
 
 
 def slot_bags(slots: Tensor, rows: int, used: int, *, groups: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from instruct.errors import CheckpointError, DataError, ParamsError
+from instruct.generation.cache import whole_tiles
 from instruct.generation.engine import Engine, Model
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
@@ -49,6 +50,16 @@ class _Row:
     stop_reason: StopReason | None = None
 
 
+@dataclass(kw_only=True)
+class _Batch:
+    """Rows to be answered with one cache, the shortest first; each goes into one of `slots` of `capacity` tokens."""
+
+    prefix: list[int]
+    waiting: list[_Row]
+    slots: int
+    capacity: int
+
+
 def generate(
     model: Model,
     tokenizer: Tokenizer,
@@ -69,12 +80,7 @@ def generate(
     for stop in stop_strings:
         if not isinstance(stop, str) or not stop:
             raise DataError(f"a stop string must be text that is not empty, is {stop!r}; correct the template")
-    rows = _make_rows(tokenizer, prompts, model.block_size, params)
-    shared = tokenizer.encode(prefix)
-    # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.
-    groups: tuple[list[_Row], list[_Row]] = ([], [])
-    for row in rows:
-        groups[0 if row.own[: len(shared)] == shared and len(row.own) > len(shared) else 1].append(row)
+    batches = _plan(model, tokenizer, prompts, prefix, params)
     answers: dict[str, Answer] = {}
 
     def finish(row: _Row) -> None:
@@ -82,20 +88,57 @@ def generate(
         on_answer(row.id, answers[row.id])
         bar.update()
 
-    with tqdm(total=len(rows), unit="answer", disable=None) as bar, torch.inference_mode(), runtime.autocast():
-        for group, ids in zip(groups, (shared, []), strict=True):
-            for row in group:
-                row.own = row.own[len(ids) :]
-            if group:
-                _answer_group(model, tokenizer, group, ids, params, stop_strings, finish)
+    with tqdm(total=len(prompts), unit="answer", disable=None) as bar, torch.inference_mode(), runtime.autocast():
+        for batch in batches:
+            _answer_batch(model, tokenizer, batch, params, stop_strings, finish)
     return {id_: answers[id_] for id_ in prompts}
+
+
+def check_prompts(
+    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, str], *, prefix: str, params: GenerateParams
+) -> None:
+    """Raise what `generate` would raise for these prompts, before any of them is answered."""
+    _plan(model, tokenizer, prompts, prefix, params)
+
+
+def _plan(
+    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, str], prefix: str, params: GenerateParams
+) -> list[_Batch]:
+    """The prompts as rows in batches whose slots fit, the long ones apart from those of less than half their room."""
+    rows = _make_rows(tokenizer, prompts, model.block_size, params)
+    shared = tokenizer.encode(prefix)
+    # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.
+    groups: tuple[list[_Row], list[_Row]] = ([], [])
+    for row in rows:
+        groups[0 if row.own[: len(shared)] == shared and len(row.own) > len(shared) else 1].append(row)
+    batches: list[_Batch] = []
+    for group, ids in zip(groups, (shared, []), strict=True):
+        for row in group:
+            row.own = row.own[len(ids) :]
+        waiting = sorted(group, key=lambda row: len(row.own))
+        while waiting:
+            room = len(waiting[-1].own) + params.max_new_tokens
+            capacity = whole_tiles(room)
+            first = next(i for i, row in enumerate(waiting) if 2 * (len(row.own) + params.max_new_tokens) >= room)
+            slots = min(params.batch_size, (params.cache_tokens - len(ids)) // capacity, len(waiting) - first)
+            if slots < 1:
+                raise ParamsError(
+                    f"params.yaml: generate.cache_tokens is {params.cache_tokens}, but record {waiting[-1].id} needs "
+                    f"{capacity + len(ids)} with its answer; raise it"
+                )
+            batches.append(_Batch(prefix=ids, waiting=waiting[first:], slots=slots, capacity=capacity))
+            del waiting[first:]
+    return batches
 
 
 def _make_rows(tokenizer: Tokenizer, prompts: Mapping[str, str], block_size: int, params: GenerateParams) -> list[_Row]:
     room = block_size - params.max_new_tokens
     rows, problems = [], []
     for id_, text in prompts.items():
-        ids = tokenizer.encode(text)
+        try:
+            ids = tokenizer.encode(text)
+        except DataError as error:
+            raise DataError(f"record {id_}: {error}") from None
         cut = max(len(ids) - room, 0)
         if cut and (params.over_long == "raise" or room < 2):
             problems.append(f"record {id_}: its prompt has {len(ids)} tokens")
@@ -109,26 +152,17 @@ def _make_rows(tokenizer: Tokenizer, prompts: Mapping[str, str], block_size: int
     return rows
 
 
-def _answer_group(
+def _answer_batch(
     model: Model,
     tokenizer: Tokenizer,
-    rows: Sequence[_Row],
-    prefix: Sequence[int],
+    batch: _Batch,
     params: GenerateParams,
     stop_strings: Sequence[str],
     finish: Callable[[_Row], None],
 ) -> None:
-    """Answer rows that share `prefix`, the longest prompts first, so that every later one fits into a slot."""
-    waiting = sorted(rows, key=lambda row: len(row.own))
-    capacity = len(waiting[-1].own) + params.max_new_tokens
-    slots = min(params.batch_size, (params.cache_tokens - len(prefix)) // capacity, len(rows))
-    if slots < 1:
-        need = capacity + len(prefix)
-        raise ParamsError(
-            f"params.yaml: generate.cache_tokens is {params.cache_tokens}, but record {waiting[-1].id} needs {need} "
-            "with its answer; raise it"
-        )
-    engine = Engine(model, prefix, slots=slots, capacity=capacity)
+    """Answer rows that share a prefix, the longest prompts first, so that every later one fits into a slot."""
+    waiting, slots = batch.waiting, batch.slots
+    engine = Engine(model, batch.prefix, slots=slots, capacity=batch.capacity)
     active: list[_Row] = []
     while waiting or active:
         free = slots - len(active)
@@ -153,10 +187,11 @@ def _answer_group(
 def _take_waiting(waiting: list[_Row], free: int) -> list[_Row]:
     """The next prompts, the longest first, as many as slots are free and one pass should hold."""
     taken: list[_Row] = []
-    tokens = 0
-    while waiting and len(taken) < free and (not taken or tokens + len(waiting[-1].own) <= PREFILL_TOKENS):
+    while waiting and len(taken) < free:
+        longest = len(taken[0].own) if taken else 0
+        if (len(taken) + 1) * longest > PREFILL_TOKENS:  # attention in a pass is as wide as its longest prompt
+            break
         taken.append(waiting.pop())
-        tokens += len(taken[-1].own)
     return taken
 
 
@@ -164,7 +199,8 @@ def _take_tokens(
     rows: Sequence[_Row], logits: Tensor, params: GenerateParams, tokenizer: Tokenizer, stop_strings: Sequence[str]
 ) -> None:
     """Give every row its next token and see whether it ends there."""
-    broken = logits.sum(dim=-1).isnan().tolist()
+    logits = logits[:, : tokenizer.vocab_size]  # a model may have spare rows, which stand for no token
+    broken = logits.sum(dim=-1).isfinite().logical_not().tolist()
     if any(broken):
         ids = ", ".join(row.id for row, bad in zip(rows, broken, strict=True) if bad)
         raise CheckpointError(

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from instruct.files import write_text
 from instruct.fingerprint import Fingerprint
 from instruct.generation.decode import Answer
 
@@ -19,28 +20,47 @@ class Journal:
         self.refusal = ""
 
     def read(self) -> dict[str, Answer]:
-        """The answers of an unfinished run with the same fingerprint; a line that was cut off does not count."""
+        """The answers of an unfinished run with the same fingerprint; a line that was cut off does not count.
+
+        That run may have had another number of processes: then its files lie beside this one.
+        """
+        known: dict[str, Answer] = {}
+        for path in {self.path, *self._siblings()}:
+            answers, refusal = self._read_file(path)
+            known |= answers
+            if path == self.path:
+                self.refusal = refusal
+        return known
+
+    def _read_file(self, path: Path) -> tuple[dict[str, Answer], str]:
+        """A file's answers up to the first line that is damaged, and why there are none or not all."""
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
             different = self._fingerprint.differences(json.loads(lines[0])["fingerprint"])
         except (FileNotFoundError, IndexError):
-            return {}
-        except (ValueError, KeyError, TypeError):
-            self.refusal = f"{self.path} is damaged; answering from the beginning"
-            return {}
+            return {}, ""
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {}, f"{path} is damaged; answering from the beginning"
         if different:
-            self.refusal = (
-                f"{self.path} is of another run ({', '.join(different)} differ); answering from the beginning"
-            )
-            return {}
-        answers = (json.loads(line) for line in lines[1:])
-        return {entry["id"]: Answer(**entry["answer"]) for entry in answers}
+            return {}, f"{path} is of another run ({', '.join(different)} differ); answering from the beginning"
+        answers: dict[str, Answer] = {}
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                entry = json.loads(line)
+                answers[entry["id"]] = Answer(**entry["answer"])
+            except (ValueError, KeyError, TypeError):
+                return answers, f"{path}:{number} is damaged; answering again what stands there and below"
+        return answers, ""
+
+    def _siblings(self) -> list[Path]:
+        """The files of the same output, of however many processes."""
+        output = self.path.name.rsplit(".", 2)[0]
+        return sorted(self.path.parent.glob(f"{output}.*.partial"))
 
     def begin(self, answers: dict[str, Answer]) -> None:
         """Write the file anew with what is known."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         first = json.dumps({"fingerprint": self._fingerprint.parts}) + "\n"
-        self.path.write_text(first + "".join(map(_line, answers, answers.values())), encoding="utf-8")
+        write_text(self.path, first + "".join(map(_line, answers, answers.values())))
 
     def add(self, id_: str, answer: Answer) -> None:
         """Note one more answer."""
@@ -48,8 +68,9 @@ class Journal:
             file.write(_line(id_, answer))
 
     def forget(self) -> None:
-        """Remove the file."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file, and those of other numbers of processes."""
+        for path in {self.path, *self._siblings()}:
+            path.unlink(missing_ok=True)
 
 
 def _line(id_: str, answer: Answer) -> str:

@@ -19,11 +19,18 @@ def next_token(logits: Tensor, params: GenerateParams, generator: torch.Generato
     # becomes 0, so that no temperature, however low, makes an infinity of it.
     logits = logits.cpu().double()
     scaled = (logits - logits.max()) / params.temperature
-    probabilities, ids = scaled.softmax(-1).sort(descending=True, stable=True)
-    if params.top_k:
-        probabilities = probabilities[: params.top_k]
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities[before < params.top_p * probabilities.sum()]
+    probabilities = kept = scaled.softmax(-1)
+    ids = torch.arange(len(scaled))
+    if params.top_k:  # of equal ones the first, which topk does not promise
+        ids = (scaled >= scaled.topk(min(params.top_k, len(scaled))).values[-1]).nonzero()[:, 0]
+        probabilities, order = probabilities[ids].sort(descending=True, stable=True)
+        probabilities = kept = probabilities[: params.top_k]
+        ids = ids[order]
+    elif params.top_p < 1:
+        probabilities, ids = probabilities.sort(descending=True, stable=True)
+    if params.top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        kept = probabilities[before < params.top_p * probabilities.sum()]
     draw = torch.rand((), generator=generator, dtype=torch.float64) * kept.sum()
     place = int(torch.searchsorted(kept.cumsum(-1), draw, right=True))
     return int(ids[min(place, len(kept) - 1)])

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from instruct.errors import ParamsError
+
 T = TypeVar("T")
 
 
@@ -50,11 +52,16 @@ class Shards:
 
 @contextmanager
 def join_shards(device: torch.device) -> Iterator[Shards]:
-    """Join the other processes, if torchrun started several."""
+    """Join the other processes, if torchrun started several, each with a GPU of its own: models are loaded after it."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Shards(0, 1)
         return
+    if "RANK" not in os.environ:
+        raise ParamsError(
+            f"WORLD_SIZE is {world_size}, but torchrun did not start this process; unset it, or set launch.generate to "
+            "`torchrun --nproc-per-node N`"
+        )
     rank = int(os.environ["RANK"])
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

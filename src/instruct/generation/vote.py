@@ -14,7 +14,9 @@ def majority(answers: Sequence[str]) -> int:
 
     >>> majority(["Lyon", "Paris.", "paris"]), majority(["5", "-5", "-5"]), majority(["a", "b"])
     (1, 1, 0)
+    >>> majority(["Lyon", "Paris !", "Paris"])
+    1
     """
-    normal = [" ".join(answer.casefold().split()).rstrip(".!?") or answer for answer in answers]
+    normal = [" ".join(answer.casefold().split()).rstrip(".!? ") or answer for answer in answers]
     counts = Counter(normal)
     return max(range(len(normal)), key=lambda i: (counts[normal[i]], -i))

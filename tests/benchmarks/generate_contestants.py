@@ -56,7 +56,8 @@ def timed(contestant: Callable[[Task], Answerer]) -> Callable[[Task], Callable[.
 def ours(task: Task, weights: str, precision: str, *, compiled: bool = False) -> Answerer:
     """`generate` of src/instruct/generation with the pipeline's own batch and cache, and no stops.
 
-    `compiled` runs the MLPs through torch.compile: what lies between the products becomes one kernel.
+    `compiled` runs the MLPs through torch.compile, whose C++ holds what lies between the products; it takes no weights
+    that are packed.
     """
     from dataclasses import fields, replace
 
@@ -76,7 +77,7 @@ def ours(task: Task, weights: str, precision: str, *, compiled: bool = False) ->
 
     runtime = start_runtime(RuntimeParams(device="cpu", precision=precision, num_threads=task["threads"]))
     exact, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
-    model = make_ready(exact, weights, runtime)
+    model = exact if compiled else make_ready(exact, weights, runtime)
     for block in exact.blocks if compiled else ():
         block.mlp.compile(dynamic=True)
     endless = Endless(**{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)})

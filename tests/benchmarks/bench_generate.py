@@ -7,7 +7,6 @@ contestant that takes a minute or more for all prompts answers every so-manieth,
 """
 
 import json
-import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -35,7 +34,6 @@ def main() -> None:
         "ours": "",
         "ours-bf16": "",
         "ours-int8": "",
-        "ours-compiled": "" if shutil.which("g++") else "torch.compile needs a C++ compiler",
         "transformers-1": "",
         "transformers-32": "",
         "chapter": harness.why_no_chapter(options.chapter, options.shape),

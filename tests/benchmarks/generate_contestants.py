@@ -53,12 +53,8 @@ def timed(contestant: Callable[[Task], Answerer]) -> Callable[[Task], Callable[.
     return set_up
 
 
-def ours(task: Task, weights: str, precision: str, *, compiled: bool = False) -> Answerer:
-    """`generate` of src/instruct/generation with the pipeline's own batch and cache, and no stops.
-
-    `compiled` runs the MLPs through torch.compile, whose C++ holds what lies between the products; it takes no weights
-    that are packed.
-    """
+def ours(task: Task, weights: str, precision: str) -> Answerer:
+    """`generate` of src/instruct/generation with the pipeline's own batch and cache, and no stops."""
     from dataclasses import fields, replace
 
     from instruct.generation.decode import generate
@@ -77,9 +73,7 @@ def ours(task: Task, weights: str, precision: str, *, compiled: bool = False) ->
 
     runtime = start_runtime(RuntimeParams(device="cpu", precision=precision, num_threads=task["threads"]))
     exact, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
-    model = exact if compiled else make_ready(exact, weights, runtime)
-    for block in exact.blocks if compiled else ():
-        block.mlp.compile(dynamic=True)
+    model = make_ready(exact, weights, runtime)
     endless = Endless(**{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)})
     params = replace(load_params("generate", GenerateParams), temperature=0.0, num_samples=1, max_repeats=0)
 
@@ -236,7 +230,6 @@ if __name__ == "__main__":
             "ours": timed(partial(ours, weights="fp32", precision="fp32")),
             "ours-bf16": timed(partial(ours, weights="fp32", precision="bf16")),
             "ours-int8": timed(partial(ours, weights="int8", precision="fp32")),
-            "ours-compiled": timed(partial(ours, weights="fp32", precision="fp32", compiled=True)),
             "transformers-1": timed(partial(transformers_generate, batch=1)),
             "transformers-32": timed(partial(transformers_generate, batch=BATCH)),
             "chapter": timed(chapter),

@@ -219,7 +219,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path):
         count, told = re.fullmatch(
             r"(\d+) (\d+) of 400 verdicts are kept; the same command goes on from there\n", out
         ).groups()
-        assert count == told and 50 <= int(count) <= server.answers
+        assert count == told and 50 - 4 <= int(count) <= server.answers  # the server counts what it has sent
         assert server.answers - int(count) <= 4  # at most what was on its way to the four workers
         time.sleep(5 * server.latency)  # until the server has answered what was on its way when the child left
         answered = server.answers

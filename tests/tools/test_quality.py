@@ -24,6 +24,7 @@ def check(tmp_path, monkeypatch, capsys):
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["model"]["backbone"], params["split"]["data"] = "gpt2-tiny-random", "data/mine.json"
+    params["split"] |= {"train": 0.6, "val": 0.2, "test": 0.2}  # of twenty records each part has some
 
     def run(rows, *arguments, change=lambda params: None):
         change(params)

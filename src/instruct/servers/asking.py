@@ -45,6 +45,7 @@ def ask_all(
         with _interrupt_at_rest(run.answers):
             run.ask(iter(requests))
     except KeyboardInterrupt:
+        run.close()  # before what is kept is counted
         raise KeyboardInterrupt(f"{run.kept()}; the same command goes on from there") from None
     except ServerError as error:
         raise ServerError(f"{error}\n{run.kept()}") from None

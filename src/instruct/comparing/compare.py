@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from instruct.comparing.guard import find_changes
+from instruct.comparing.guard import changes_among
 from instruct.comparing.runs import Run
 from instruct.comparing.seeds import check_one_recipe, compare_recipes
 from instruct.errors import DataError, ParamsError
@@ -106,7 +106,7 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
     runs = (*a, *b)
     names, left_out = choose_scores(runs, chosen)
     guarded = names if chosen else [*names, *replaced_judges(a, b)]
-    changes = list(dict.fromkeys(line for run in runs[1:] for line in find_changes(a[0], run, guarded)))
+    changes = changes_among(runs, guarded)
     if changes and not anyway:
         lines = "\n".join(f"  {line}" for line in changes)
         raise DataError(

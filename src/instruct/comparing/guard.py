@@ -1,11 +1,16 @@
 """What must be the same before two runs may be compared: test set, template, rubric, judge, measures."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from instruct.comparing.runs import Run, flatten
 
 SHOWN = 12  # characters of a hash
+
+
+def changes_among(runs: Sequence[Run], scores: Collection[str]) -> list[str]:
+    """What differs between the first run and any other, each line once."""
+    return list(dict.fromkeys(line for run in runs[1:] for line in find_changes(runs[0], run, scores)))
 
 
 def find_changes(a: Run, b: Run, scores: Collection[str]) -> list[str]:

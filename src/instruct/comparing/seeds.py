@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, stdtrit
 
-from instruct.comparing.guard import find_changes
+from instruct.comparing.guard import changes_among
 from instruct.comparing.runs import Run, changed_params, flatten
 from instruct.errors import DataError, ParamsError
 from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
@@ -57,8 +57,7 @@ def check_one_recipe(runs: Sequence[Run]) -> None:
 
 def check_comparable(runs: Sequence[Run], scores: Sequence[str]) -> None:
     """Raise DataError where the guard finds a change between the first run and another."""
-    lines = dict.fromkeys(line for run in runs[1:] for line in find_changes(runs[0], run, scores))
-    if lines:
+    if lines := changes_among(runs, scores):
         names = ", ".join(run.name for run in runs)
         raise DataError("\n".join([f"{names}: are not comparable:", *(f"  {line}" for line in lines)]))
 

@@ -138,6 +138,7 @@ def test_damaged_weights_are_never_loaded(cache):
         ({"config": {"n_embed": 8}}, r"mine: config\.n_embed is not a setting; did you mean n_embd\?"),
         ({"config": {"n_embd": "8"}}, r'mine: config\.n_embd must be a whole number, is the text "8"'),
         ({"config": {"n_embd": 8, "n_head": 3}}, "n_embd 8 is no multiple of n_head 3"),
+        ({"config": {**SHAPE, "vocab_size": 97}}, "mine: the tokenizer has 50257 tokens, the model only 97"),
     ],
 )
 def test_an_entry_that_cannot_be_a_model_is_refused(cache, values, message):

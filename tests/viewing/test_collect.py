@@ -124,7 +124,7 @@ def test_a_broken_lock_file_costs_the_answers_only(repository):
     repository.keep_as_experiment("broken")
     run = next(run for run in collect_runs(repository.folder) if run.revision.name == "broken")
     assert run.answers == {}
-    assert run.results["judges"]["reference"]["tuned"]["scored"] == 4
+    assert run.evaluate["judges"]["reference"]["tuned"]["scored"] == 4
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 from scipy.stats import permutation_test
 from viewing.repository import Repository
 
+from instruct.comparing.guard import find_changes
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.table import build_table, compare_all, compare_runs, varying_settings
 
@@ -22,9 +23,11 @@ def runs(tmp_path_factory):
 
 def changed(run, **fields):
     """A run whose metrics/evaluate.json differs in some fields of `test` or of its judge."""
-    test = {**run.results["test"], **{key: value for key, value in fields.items() if key != "identity"}}
-    judge = {**run.results["judges"]["reference"], **{key: fields[key] for key in fields if key == "identity"}}
-    return replace(run, results={**run.results, "test": test, "judges": {"reference": judge}})
+    of_judge = {key: fields.pop(key) for key in ("identity", "rubric_sha256") if key in fields}
+    reference = {**run.evaluate["reference"], "signatures": fields.pop("signatures", {})}
+    evaluate = {**run.evaluate, "test": {**run.evaluate["test"], **fields}, "reference": reference}
+    judge = {**run.evaluate["judges"]["reference"], **of_judge}
+    return replace(run, evaluate={**evaluate, "judges": {"reference": judge}})
 
 
 def test_the_difference_between_runs_is_that_of_the_same_records(runs):
@@ -32,7 +35,7 @@ def test_the_difference_between_runs_is_that_of_the_same_records(runs):
     ids = [id_ for system, id_ in other if system == "tuned"]
     after, before = ([scores["tuned", id_] for id_ in ids] for scores in (one, other))
     paired, reason = compare_runs(runs["close"], runs["main"], "reference")
-    assert reason == ""
+    assert reason == []
     assert paired.difference.mean == pytest.approx(sum(after) / 30 - sum(before) / 30)
     assert paired.wins == sum(a > b for a, b in zip(after, before, strict=True))
     check = permutation_test(
@@ -43,18 +46,26 @@ def test_the_difference_between_runs_is_that_of_the_same_records(runs):
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"),
+    ("fields", "reason"),
     [
-        ({"sha256": "0"}, "other test set"),
-        ({"template_sha256": "0"}, "other template"),
-        ({"identity": {"judge": "ollama", "model": "llama3"}}, "other judge"),
+        ({"sha256": "0"}, "the test set: "),
+        ({"template_sha256": "0"}, "the template: "),
+        ({"identity": {"judge": "ollama", "model": "llama3"}}, "the judge reference: "),
+        ({"rubric_sha256": "0"}, "the judge reference: rubric_sha256 is "),
+        ({"signatures": {"chrf": "nc:5"}}, "the measure: chrf is "),
     ],
 )
-def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs, fields, word):
-    assert compare_runs(changed(runs["close"], **fields), runs["main"], "reference") == (None, word)
-    _, rows = build_table([runs["main"], changed(runs["close"], **fields)], {}, 0)
+def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs, fields, reason):
+    other = changed(runs["close"], **fields)
+    paired, (said, *reasons) = compare_runs(other, runs["main"], "reference")
+    assert (paired, said) == (None, "not comparable")
+    assert all(line.startswith(reason.split(":")[0]) for line in reasons)
+    assert reasons == find_changes(runs["main"], other, ["reference"])  # what `instruct compare` refuses with
+    assert reasons[0].startswith(reason)
+    _, rows = build_table([runs["main"], other], {}, 0)
     cell = rows[1].cells["diff:reference"]
-    assert (cell.text, cell.value) == (word, None)
+    assert (cell.text, cell.value) == ("not comparable", None)
+    assert cell.small.startswith(reason)
 
 
 def test_only_settings_that_differ_have_a_column(runs):

@@ -1,19 +1,28 @@
 """What must be the same before two runs may be compared: test set, template, rubric, judge, measures."""
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
-from instruct.comparing.runs import Run, flatten
+from instruct.comparing.runs import flatten
 
 SHOWN = 12  # characters of a hash
 
 
-def changes_among(runs: Sequence[Run], scores: Collection[str]) -> list[str]:
+class Judged(Protocol):
+    """A run as far as the guard looks at it: its name, and metrics/evaluate.json."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def evaluate(self) -> Mapping[str, Any]: ...
+
+
+def changes_among(runs: Sequence[Judged], scores: Collection[str]) -> list[str]:
     """What differs between the first run and any other, each line once."""
     return list(dict.fromkeys(line for run in runs[1:] for line in find_changes(runs[0], run, scores)))
 
 
-def find_changes(a: Run, b: Run, scores: Collection[str]) -> list[str]:
+def find_changes(a: Judged, b: Judged, scores: Collection[str]) -> list[str]:
     """What differs between two runs and makes `scores` incomparable, one line each; empty where all is well."""
     lines = []
     one, other = a.evaluate["test"], b.evaluate["test"]
@@ -31,7 +40,7 @@ def find_changes(a: Run, b: Run, scores: Collection[str]) -> list[str]:
     return lines
 
 
-def _judge_changes(name: str, a: Run, b: Run) -> list[str]:
+def _judge_changes(name: str, a: Judged, b: Judged) -> list[str]:
     sides = []
     for run, other in ((a, b), (b, a)):
         if name not in run.evaluate["judges"]:
@@ -42,7 +51,7 @@ def _judge_changes(name: str, a: Run, b: Run) -> list[str]:
     return lines + _changes(f"the judge {name}", sides[0][1], sides[1][1], a, b)
 
 
-def _changes(what: str, one: dict[str, Any], other: dict[str, Any], a: Run, b: Run) -> list[str]:
+def _changes(what: str, one: dict[str, Any], other: dict[str, Any], a: Judged, b: Judged) -> list[str]:
     one, other = flatten(one), flatten(other)
     return [
         f"{what}: {key} is {_short(one.get(key, 'absent'))} in {a.name}, {_short(other.get(key, 'absent'))} in {b.name}"

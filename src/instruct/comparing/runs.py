@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from instruct.errors import DataError, ParamsError
-from instruct.git import ask_git
+from instruct.git import ask_git, list_experiments
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")
@@ -73,12 +73,9 @@ def find_commit(name: str, root: Path) -> str:
     """The commit of a revision, else of the DVC experiment of this name, else of the branch of this name on origin."""
     if commit := ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
         return commit.strip()
-    listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
-    refs = [line.split(" ", 1) for line in listed.splitlines()]
-    # refs/exps/<two digits of the baseline>/<its other digits>/<name>
-    named = [(commit, ref.split("/")) for commit, ref in refs if ref.count("/") == 4 and ref.rsplit("/", 1)[1] == name]
+    named = [one for one in list_experiments(root) if one.name == name]
     head = (ask_git(root, "rev-parse", "HEAD") or "").strip()
-    found = {commit for commit, parts in named if parts[2] + parts[3] == head} or {commit for commit, _ in named}
+    found = {one.commit for one in named if one.baseline == head} or {one.commit for one in named}
     if len(found) == 1:
         return found.pop()
     if found:

@@ -223,10 +223,15 @@ def load_checkpoint(folder: Path, device: torch.device) -> tuple[Model, Tokenize
     """The model and tokenizer of a checkpoint folder, in evaluation mode."""
     config = read_config(folder / "config.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json", config.eos_token_id)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; "
-            "they belong to different models"
-        )
+    check_vocabulary(tokenizer, config, where=str(folder))
     model = fill(empty_model(config), safetensors_weights(weight_files(folder)), where=str(folder))
     return model.to(device).eval(), tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: GPT2Config | LlamaConfig, *, where: str) -> None:
+    """Raise CheckpointError where the tokenizer has tokens that the model has no row for."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; "
+            "they belong to different models"
+        )

@@ -8,6 +8,7 @@ from instruct.errors import BackboneError, CheckpointError, ParamsError
 from instruct.model.backbones import Backbone, find_backbone
 from instruct.model.checkpoint import (
     Model,
+    check_vocabulary,
     empty_model,
     fill,
     load_checkpoint,
@@ -43,7 +44,8 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
     if any(path.name == "config.json" for path in paths):
         return load_checkpoint(backbone.folder, device)
     try:
-        config = build(GPT2Config, backbone.config, where=f"{backbone.name}: config")
+        config, tokenizer = build(GPT2Config, backbone.config, where=f"{backbone.name}: config"), gpt2_tokenizer()
+        check_vocabulary(tokenizer, config, where=backbone.name)
     except (ParamsError, CheckpointError) as error:
         raise BackboneError(f"{error}; correct the table of backbones") from None
     if backbone.format == "random":
@@ -54,7 +56,7 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
             safetensors_weights(p for p in paths if p.suffix == ".safetensors"),
             where=backbone.name,
         )
-    return model.to(device).eval(), gpt2_tokenizer()
+    return model.to(device).eval(), tokenizer
 
 
 def load_tokenizer_of(backbone: Backbone) -> Tokenizer:

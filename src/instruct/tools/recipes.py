@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from instruct.errors import InstructError, ParamsError
 from instruct.files import read_text
+from instruct.git import Experiment, list_experiments
 from instruct.params import build, did_you_mean, require
 from instruct.tools.programs import run_dvc, run_git
 
@@ -37,15 +38,6 @@ class Recipe:
     def changes(self) -> str:
         """The settings in one line, as a reader of a table wants them."""
         return ", ".join(f"{key}={spell(value)}" for key, value in self.set.items())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A finished DVC experiment: its commit, and the commit that it was started from."""
-
-    name: str
-    commit: str
-    baseline: str
 
 
 def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
@@ -91,16 +83,7 @@ def command_line(recipe: Recipe, *, queue: bool) -> str:
 
 def find_experiments(root: Path) -> dict[str, Experiment]:
     """The finished experiments by name; of several with one name the newest."""
-    # refs/exps/<first 2 of the baseline>/<the other 38>/<name>
-    lines = run_git(
-        root, "for-each-ref", "--sort=committerdate", "--format=%(objectname) %(refname)", "refs/exps"
-    ).splitlines()
-    found = {}
-    for commit, ref in (line.split(" ", 1) for line in lines):
-        parts = ref.split("/", 4)
-        if len(parts) == 5 and len(parts[2] + parts[3]) == 40:
-            found[parts[4]] = Experiment(name=parts[4], commit=commit, baseline=parts[2] + parts[3])
-    return found
+    return {one.name: one for one in reversed(list_experiments(root))}
 
 
 def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[str]:

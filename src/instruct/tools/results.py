@@ -7,8 +7,9 @@ from pathlib import Path
 from instruct.comparing.compare import ScoreChange, compare
 from instruct.comparing.runs import Run, read_run
 from instruct.errors import InstructError
+from instruct.git import Experiment
 from instruct.statistics import holm
-from instruct.tools.recipes import Experiment, Recipe, find_experiments
+from instruct.tools.recipes import Recipe, find_experiments
 
 HEADER = ["experiment", "changes", "validation loss", "score", "difference, 95 % interval", "verdict"]
 NOT_RUN = "not run"

@@ -41,7 +41,7 @@ def run_data(run: Run, blocks: Blocks, room: int) -> tuple[dict[str, Any], int]:
     if left_out:
         records, systems = {key: records[key] for key in ("id", "kind")}, {}
     values: dict[str, Any] = {
-        "name": run.revision.name,
+        "name": run.name,
         "judge": run.judge,
         "curves": blocks.add({name: _curve(rows) for name, rows in run.curves.items()}) if run.curves else None,
         "records": blocks.add(records) if records.get("id") else None,

@@ -28,7 +28,7 @@ MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browse
 def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str | None = None) -> list[Run]:
     """Collect all runs, write them to `output`, and return them."""
     runs = collect_runs(root, [*asked, *([against] if against else [])])
-    if not any(run.results or run.train for run in runs):
+    if not any(run.evaluate or run.train for run in runs):
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
     place = find_place(runs, against)
     names = names_of_commits(root, [run.revision for run in runs])
@@ -52,12 +52,10 @@ def workspace_report(root: Path) -> Markup:
 
 def find_place(runs: Sequence[Run], against: str | None) -> int:
     """Which run the others are compared with: the one named, else the first with scores that is a commit."""
-    named = [place for place, run in enumerate(runs) if run.revision.name == against]
+    named = [place for place, run in enumerate(runs) if run.name == against]
     if against and not named:
-        raise InstructError(
-            f"{against}: there is no such run; there are {', '.join(run.revision.name for run in runs)}"
-        )
-    judged = [place for place, run in enumerate(runs) if run.results]
+        raise InstructError(f"{against}: there is no such run; there are {', '.join(run.name for run in runs)}")
+    judged = [place for place, run in enumerate(runs) if run.evaluate]
     firm = [place for place in judged if runs[place].revision.kind == "revision"]
     return (named or firm or judged or [0])[0]
 
@@ -75,7 +73,7 @@ def render(runs: Sequence[Run], names: dict[str, str], against: int, report: Mar
     values_of_page: dict[str, Any] = {
         "columns": columns,
         "rows": rows,
-        "against": runs[against].revision.name,
+        "against": runs[against].name,
         "blocks": blocks.texts,
         "data": script_json({"runs": data, "against": against}),
         "script": Markup(script),

@@ -1,16 +1,13 @@
 """Which runs there are: workspace, revisions of Git, experiments of DVC; and their files, read from Git alone."""
 
-import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instruct.errors import InstructError
-from instruct.git import ask_git
+from instruct.git import ask_git, list_experiments
 
-# DVC keeps an experiment as refs/exps/<first 2>/<other 38 digits of the commit it started from>/<its name>.
-EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 TRUNKS = ("main", "master")
 
 
@@ -37,7 +34,10 @@ def list_revisions(root: Path, asked: Sequence[str] = ()) -> list[Revision]:
         return found
     branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD")
     names = [branch or "HEAD", *TRUNKS]
-    experiments = _experiments(root)
+    experiments = [
+        Revision(name=one.name, kind="experiment", commit=one.commit, baseline=one.baseline, when=one.when)
+        for one in list_experiments(root)
+    ]
     by_name = {one.name: one for one in experiments}
     seen: set[str] = set()
     for name in (*names, *asked):
@@ -49,18 +49,6 @@ def list_revisions(root: Path, asked: Sequence[str] = ()) -> list[Revision]:
             when = _git(root, "show", "-s", "--format=%cI", commit) or ""
             found.append(Revision(name=name, kind="revision", commit=commit, when=when))
     return found + experiments
-
-
-def _experiments(root: Path) -> list[Revision]:
-    listed = _git(root, "for-each-ref", "--format=%(objectname) %(committerdate:iso-strict) %(refname)", "refs/exps")
-    found = []
-    for line in (listed or "").splitlines():
-        commit, when, ref = line.split(" ", 2)
-        match = EXPERIMENT.fullmatch(ref)
-        if match:
-            baseline = match[1] + match[2]
-            found.append(Revision(name=match[3], kind="experiment", commit=commit, baseline=baseline, when=when))
-    return sorted(found, key=lambda one: (one.when, one.name), reverse=True)
 
 
 def names_of_commits(root: Path, revisions: Iterable[Revision]) -> dict[str, str]:

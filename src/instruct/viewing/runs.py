@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from instruct.comparing.runs import flatten
 from instruct.errors import DataError
 from instruct.plotting.results import by_judge, main_judge, scores_of
 from instruct.viewing.revisions import Revision
@@ -29,7 +30,7 @@ class Run:
     revision: Revision
     params: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     records: list[dict[str, str]] = field(default_factory=list)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -37,9 +38,14 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     @property
+    def name(self) -> str:
+        """The revision's name."""
+        return self.revision.name
+
+    @property
     def judge(self) -> str:
         """The judge whose scores come first; empty where nothing was judged."""
-        return main_judge(self.results) if self.results else ""
+        return main_judge(self.evaluate) if self.evaluate else ""
 
 
 def read_run(revision: Revision, files: Mapping[str, bytes]) -> Run:
@@ -62,22 +68,13 @@ def read_run(revision: Revision, files: Mapping[str, bytes]) -> Run:
         revision=revision,
         params=params,
         train=train if isinstance(train, dict) else {},
-        results=results,
+        evaluate=results,
         curves=curves,
         records=records,
         answers=answers,
         scores=scores,
         missing=missing,
     )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `a.b.c` → value; a list is one value."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        flat |= flatten(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
-    return flat
 
 
 def _params(files: Mapping[str, bytes], missing: list[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from instruct.comparing.guard import find_changes
 from instruct.plotting.results import MEASURES
 from instruct.statistics import ALPHA, Paired, holm, paired_test
 from instruct.viewing.runs import Run
@@ -55,7 +56,7 @@ class Row:
 def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> tuple[list[Column], list[Row]]:
     """Columns and rows for all runs; `against` is the place of the run that the others are compared with."""
     settings = varying_settings(runs)
-    judges = {name for run in runs for name in run.results.get("judges", {})}
+    judges = {name for run in runs for name in run.evaluate.get("judges", {})}
     ranked = sorted(judges, key=lambda name: (all(run.judge != name for run in runs), name))
     columns = [*score_columns(ranked, runs[against]), *training_columns(), *measure_columns()]
     columns += [
@@ -75,11 +76,12 @@ def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> 
 
 def compare_all(runs: Sequence[Run], against: Run, judge: str) -> list[Cell]:
     """Each run's difference from one of them; the p-values are corrected for their number (Holm, 1979)."""
-    found = [(None, "(this run)") if run is against else compare_runs(run, against, judge) for run in runs]
+    found = [(None, ["(this run)"]) if run is against else compare_runs(run, against, judge) for run in runs]
     compared = [place for place, (paired, _) in enumerate(found) if paired]
     corrected = holm([paired.p_value for paired, _ in found if paired])
     cells = [
-        Cell(text=reason, value=0.0 if run is against else None) for run, (_, reason) in zip(runs, found, strict=True)
+        Cell(text="".join(why[:1]), small="; ".join(why[1:]), value=0.0 if run is against else None)
+        for run, (_, why) in zip(runs, found, strict=True)
     ]
     for place, p_value in zip(compared, corrected, strict=True):
         paired = found[place][0]
@@ -104,7 +106,7 @@ def score_columns(judges: Sequence[str], against: Run) -> list[Column]:
     columns = []
     for place, judge in enumerate(judges):
         of = f" ({judge})" if len(judges) > 1 else ""
-        name, first = against.revision.name, place == 0
+        name, first = against.name, place == 0
         columns += [
             Column(
                 key=f"score:{judge}",
@@ -135,24 +137,12 @@ def measure_columns() -> list[Column]:
     return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in MEASURES.items()]
 
 
-def comparable(one: Run, other: Run, judge: str) -> str:
-    """Empty where two runs' scores mean the same thing, else what differs."""
-    if judge not in one.results.get("judges", {}) or judge not in other.results.get("judges", {}):
-        return "not judged"
-    for key, word in (("sha256", "test set"), ("template_sha256", "template"), ("records", "test set")):
-        if one.results["test"].get(key) != other.results["test"].get(key):
-            return f"other {word}"
-    mine, its = one.results["judges"][judge], other.results["judges"][judge]
-    if mine.get("rubric_sha256") != its.get("rubric_sha256"):
-        return "other rubric"
-    return "" if mine.get("identity") == its.get("identity") else "other judge"
-
-
-def compare_runs(one: Run, other: Run, judge: str) -> tuple[Paired | None, str]:
-    """The tuned answers of `one` against those of `other`, record by record; or None and why not."""
-    reason = comparable(one, other, judge)
-    if reason:
-        return None, reason
+def compare_runs(one: Run, other: Run, judge: str) -> tuple[Paired | None, Sequence[str]]:
+    """The tuned answers of `one` against those of `other`, record by record; or None and the reasons why not."""
+    if not all(judge in run.evaluate.get("judges", {}) for run in (one, other)):
+        return None, ["not judged"]
+    if changes := find_changes(other, one, [judge]):
+        return None, ["not comparable", *changes]
     mine, its = one.scores.get(judge, {}), other.scores.get(judge, {})
     groups = {record["id"]: record["group"] or record["id"] for record in one.records}
     pairs = [
@@ -161,10 +151,10 @@ def compare_runs(one: Run, other: Run, judge: str) -> tuple[Paired | None, str]:
         if system == "tuned" and after is not None and (before := its.get((system, id_))) is not None
     ]
     if not pairs:
-        return None, "no scores of single records"
+        return None, ["no scores of single records"]
     theirs, ours, together = zip(*pairs, strict=True)
     resamples = max(1000, min(RESAMPLES, MOST_FLIPS // len(pairs)))
-    return paired_test(theirs, ours, resamples=resamples, seed=SEED, groups=together), ""
+    return paired_test(theirs, ours, resamples=resamples, seed=SEED, groups=together), []
 
 
 def _other_cells(run: Run, against: Run, settings: Sequence[str]) -> dict[str, Cell]:
@@ -175,7 +165,7 @@ def _other_cells(run: Run, against: Run, settings: Sequence[str]) -> dict[str, C
         "steps": _number(run.train.get("steps"), "{:.0f}"),
         "when": Cell(text=run.revision.when[:16].replace("T", " "), value=run.revision.when or None),
     }
-    measured = run.results.get("reference", {}).get("tuned", {})
+    measured = run.evaluate.get("reference", {}).get("tuned", {})
     cells |= {f"measure:{key}": _number(measured.get(key), "{:.1f}") for key in MEASURES}
     return cells | {f"set:{key}": _setting(run.params, against.params, key) for key in settings}
 
@@ -188,7 +178,7 @@ def _origin(run: Run, names: Mapping[str, str]) -> str:
 
 def _score_cells(run: Run, judge: str) -> dict[str, Cell]:
     """A judge's mean of the tuned model, its gain on the base model, and what has no score."""
-    found = run.results.get("judges", {}).get(judge)
+    found = run.evaluate.get("judges", {}).get(judge)
     if not found:
         return {}
     tuned, difference = found["tuned"], found["difference"]

@@ -7,17 +7,20 @@ bootstrap and the normal theory are too narrow below a few hundred items (Bowyer
 their sign, so that a group counts once (clusters: Miller, 2024).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import gammaincinv, stdtrit
 
 ALPHA = 0.05
 POWER = 0.8
 CAUTION = 0.84  # standard errors: the upper end of an estimate in 8 cases of 10
+LEAST = 6  # groups: with fewer that differ no test at 5 % rejects, and what is seen of the spread is chance
+SWEEP = 16  # times rarer than alpha a clean sweep must be by chance, for the smallest difference to be stated
 _BLOCK = 1000
 Array = NDArray[np.float64]
 
@@ -52,10 +55,13 @@ def mean_interval(
 ) -> Interval:
     """The mean with the interval of all means that the sign-flip test does not reject, cut at the possible `bounds`.
 
-    `groups` names each value's group of near-duplicates; without it every value stands alone.
+    `groups` names each value's group of near-duplicates; without it every value stands alone. Where nearly all values
+    are one and the same, the interval also holds what a few more of another value would make of the mean.
     """
     sums, sizes = _cluster(values, groups)
-    return _interval(sums, sizes, *_flipped(sums, sizes, resamples, seed), bounds)
+    interval = _interval(sums, sizes, *_flipped(sums, sizes, resamples, seed), bounds)
+    usual = max(Counter(np.round(sums / sizes, 9).tolist()).values(), default=0)
+    return _allow_for_unseen(interval, len(sums) - usual, sizes, bounds)
 
 
 def paired_test(
@@ -70,8 +76,10 @@ def paired_test(
     totals, counts = _flipped(sums, sizes, resamples, seed)
     tolerance = 1e-9 * np.abs(sums).sum()  # tenths are not exact in floating point, ties among flips are
     extreme = np.abs(totals) >= abs(sums.sum()) - tolerance
+    bounds = (-100.0, 100.0)
+    interval = _interval(sums, sizes, totals, counts, bounds)
     return Paired(
-        difference=_interval(sums, sizes, totals, counts, (-100.0, 100.0)),
+        difference=_allow_for_unseen(interval, int(np.count_nonzero(sums)), sizes, bounds),
         p_value=float(extreme.mean()),
         wins=int((differences > 0).sum()),
         ties=int((differences == 0).sum()),
@@ -98,17 +106,26 @@ def smallest_detectable(
 ) -> float | None:
     """The smallest true mean that a test at level `alpha` on as many such differences finds 8 times of 10.
 
-    None where no difference could be found: nothing varies, or with so few groups even a clean sweep is chance.
+    None where none can be stated: nothing varies, the groups are too few, or it would exceed 100 points.
     """
     sums, sizes = _cluster(differences, groups)
     error, freedom = standard_error(differences, groups)
-    if error == 0 or 2.0 ** (1 - len(sums)) > alpha:
+    if error == 0 or 2.0 ** (1 - len(sums)) > alpha / SWEEP:
         return None
-    residuals = sums - sizes * sums.sum() / sizes.sum()
+    total = sizes.sum()
+    residuals = sums - sizes * sums.sum() / total
     tails = float((residuals**4).mean() / (residuals**2).mean() ** 2)
     # The spread is itself an estimate; taken at the upper end of its error, what is stated rarely promises too much.
     caution = sqrt(1 + CAUTION * sqrt(max(tails - 1, 2.0) / len(sums)))
-    return error * detectable_errors(freedom, alpha) * caution
+    reach = detectable_errors(freedom, alpha) * caution
+    # A larger mean comes with more spread where groups tie, since some of them then differ, each as much as those that
+    # do now. So the difference x solves x² = reach² (error² + x · growth), with growth in full from half of them tied.
+    differing = sums[sums != 0]
+    tied = 1 - len(differing) / len(sums)
+    growth = min(1.0, 2 * tied) * float((differing**2).sum() / np.abs(differing).sum()) / total
+    half = reach**2 * growth / 2
+    smallest = half + sqrt(half**2 + (reach * error) ** 2)
+    return float(smallest) if smallest <= 100 else None
 
 
 def detectable_errors(freedom: float, alpha: float = ALPHA) -> float:
@@ -179,3 +196,16 @@ def _interval(sums: Array, sizes: Array, totals: Array, counts: Array, bounds: t
         ends.append(np.partition(reached, len(reached) - 1 - kept)[len(reached) - 1 - kept])
     low, high = (float(np.clip(end, *bounds)) for end in (mean - ends[0], mean + ends[1]))
     return Interval(mean=float(mean), low=low, high=high)
+
+
+def _allow_for_unseen(interval: Interval, differing: int, sizes: Array, bounds: tuple[float, float]) -> Interval:
+    """The interval, and where fewer than LEAST groups differ from all others what chance may have kept from being seen.
+
+    As many more groups may differ as Poisson's upper limit says (Garwood, 1936), each by all that a score can; the rule
+    of three in its two-sided form.
+    """
+    if differing >= LEAST:
+        return interval
+    unseen = float(gammaincinv(differing + 1, 1 - ALPHA / 2)) * bounds[1] * float(sizes.max() / sizes.sum())
+    low, high = min(interval.low, interval.mean - unseen), max(interval.high, interval.mean + unseen)
+    return Interval(mean=interval.mean, low=max(low, bounds[0]), high=min(high, bounds[1]))

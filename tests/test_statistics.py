@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import permutation_test, sem, ttest_1samp
+from scipy.stats import binomtest, permutation_test, sem, ttest_1samp
 
 from instruct.statistics import holm, mean_interval, paired_test, smallest_detectable, standard_error
 
@@ -127,9 +127,11 @@ def test_without_a_difference_the_test_errs_about_5_times_of_100():
 def test_identical_systems_are_never_distinguished(scores, seed):
     paired = paired_test(scores, scores, resamples=200, seed=seed)
     assert paired.p_value == 1
-    width = 0 if len(scores) > 5 else 100
-    assert (paired.difference.mean, paired.difference.low, paired.difference.high) == (0, -width, width)
+    assert (paired.difference.mean, paired.difference.low) == (0, -paired.difference.high)
     assert (paired.wins, paired.ties, paired.losses) == (0, len(scores), 0)
+    # None of n differs: how many of all might is Clopper's and Pearson's limit, each by 100 points.
+    limit = 100 * binomtest(0, len(scores)).proportion_ci(0.95).high if len(scores) > 5 else 100
+    assert limit <= paired.difference.high <= min(100, 1.35 * limit)
 
 
 def test_exchanging_the_systems_changes_only_the_sign():
@@ -162,10 +164,21 @@ def test_one_item_distinguishes_nothing():
 
 
 @pytest.mark.parametrize("score", [0.0, 37.1, 100.0])
-def test_constant_scores_have_an_interval_without_width(score):
-    interval = mean_interval([score] * 25, resamples=500, seed=1)
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((score, score, score))
-    assert 0 <= interval.low <= interval.high <= 100
+@pytest.mark.parametrize("others", [0, 2])
+def test_nearly_constant_scores_hold_what_a_few_others_would_make_of_the_mean(score, others):
+    interval = mean_interval([score] * (60 - others) + [50.0] * others, resamples=500, seed=1)
+    limit = 100 * binomtest(others, 60).proportion_ci(0.95).high
+    assert interval.low <= max(0, interval.mean - limit) <= interval.mean
+    assert interval.mean <= min(100, interval.mean + limit) <= interval.high
+    assert interval.high - interval.low <= 2 * 1.2 * limit
+
+
+def test_six_groups_that_differ_are_enough_for_the_interval_of_the_test():
+    rare = [0.0] * 60 + [40.0] * 6
+    paired = paired_test([0.0] * len(rare), rare, resamples=2**12, seed=1)
+    assert paired.p_value <= 0.05 and paired.difference.low > 0
+    fewer = paired_test([0.0] * 65, rare[:65], resamples=2**12, seed=1)
+    assert fewer.p_value > 0.05 and fewer.difference.low < 0
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
@@ -208,8 +221,15 @@ def test_the_standard_error_is_scipys_and_with_groups_that_of_their_means():
 
 @pytest.mark.parametrize(
     ("differences", "groups"),
-    [([3.0], None), ([5.0, -2.0, 9.0, 4.0, 1.0], None), ([2.0] * 30, None), ([4.0, 9.0] * 20, ["a", "b"] * 20)],
-    ids=["one item", "five items", "nothing varies", "two groups"],
+    [
+        ([3.0], None),
+        ([5.0, -2.0, 9.0, 4.0, 1.0], None),
+        (SCORES[:9], None),
+        ([2.0] * 30, None),
+        ([4.0, 9.0] * 20, ["a", "b"] * 20),
+        ([100.0, -100.0] * 6, None),
+    ],
+    ids=["one item", "five items", "nine items", "nothing varies", "two groups", "beyond 100 points"],
 )
 def test_where_nothing_could_be_found_no_smallest_difference_is_invented(differences, groups):
     assert smallest_detectable(differences, groups=groups) is None
@@ -224,3 +244,18 @@ def test_of_many_items_the_smallest_difference_is_the_textbooks():
     assert strict / smallest_detectable(differences.tolist()) == pytest.approx(
         (2.638 + 0.842) / (1.960 + 0.842), abs=0.01
     )
+
+
+def test_near_duplicates_make_the_smallest_difference_larger():
+    differences = np.random.default_rng(3).normal(0, 20, 60)
+    alone = smallest_detectable(differences.tolist())
+    twins = smallest_detectable(np.repeat(differences, 4).tolist(), groups=[str(i // 4) for i in range(240)])
+    assert twins == pytest.approx(alone)
+    assert smallest_detectable(np.repeat(differences, 4).tolist()) < 0.6 * alone
+
+
+def test_ties_that_a_difference_would_break_make_the_smallest_one_larger():
+    moving = np.random.default_rng(3).normal(0, 20, 200)
+    tied = np.concatenate([moving[:100], np.zeros(100)])
+    ratio = smallest_detectable(tied.tolist()) / smallest_detectable(moving.tolist())
+    assert ratio > 1.05 * standard_error(tied.tolist())[0] / standard_error(moving.tolist())[0]

@@ -48,6 +48,8 @@ DIFFERENCES = {
 def draw(rng, shape, groups, clustered):
     """Values, and the group of each; in a group most values are one and the same."""
     sizes = rng.geometric(0.4, groups) if clustered else np.ones(groups, dtype=int)
+    if clustered == "giant":
+        sizes[0] = groups
     place = np.repeat(np.arange(groups), sizes)
     shared, own = shape(rng, groups)[place], shape(rng, len(place))
     return np.where(rng.random(len(place)) < 0.7, shared, own), [str(g) for g in place]
@@ -101,14 +103,51 @@ def count_found(shape, groups, clustered, trials):
     return found / stated
 
 
-@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+CLUSTERED = pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+
+
+def right_or_wrong(rng, n, won, lost):
+    """Differences of a score that is 0 or 100, such as exact match: most are ties."""
+    return 100.0 * rng.choice([1, -1, 0], n, p=[won, lost, 1 - won - lost])
+
+
+@pytest.mark.parametrize(("records", "share"), [(110, 0.03), (110, 0.1), (460, 0.01), (460, 0.1), (460, 0.25)])
+@pytest.mark.parametrize("scores", [1, 6])
+def test_the_stated_smallest_difference_of_exact_matches_is_found_8_times_of_10(records, share, scores):
+    """Here the alternative is what it is in truth: records that tied are won."""
+    found = stated = 0
+    for trial in range(200):
+        rng = np.random.default_rng([trial, records, 5])
+        smallest = smallest_detectable(right_or_wrong(rng, records, share, share).tolist(), alpha=0.05 / scores)
+        if smallest is None or share * 2 + smallest / 100 > 1:
+            continue
+        stated += 1
+        again = right_or_wrong(rng, records, share + smallest / 100, share).tolist()
+        p_value = paired_test([0.0] * records, again, resamples=1199, seed=trial).p_value
+        found += p_value <= 0.05 / scores
+    assert stated > 100
+    assert found / stated >= at_least(0.80, stated)
+
+
+@pytest.mark.parametrize("records", [20, 60, 110, 460])
+@pytest.mark.parametrize(("won", "lost"), [(0.03, 0.01), (0.02, 0.0), (0.06, 0.03)])
+def test_intervals_of_rare_differences_hold_the_truth(records, won, lost):
+    held, trials = 0, 300
+    for trial in range(trials):
+        values = right_or_wrong(np.random.default_rng([trial, records, 8]), records, won, lost)
+        interval = paired_test(np.zeros(records), values, resamples=RESAMPLES, seed=trial).difference
+        held += interval.low - 1e-9 <= 100 * (won - lost) <= interval.high + 1e-9
+    assert held / trials >= at_least(0.93, trials)
+
+
+@pytest.mark.parametrize("clustered", [False, True, "giant"], ids=["alone", "groups", "giant group"])
 @pytest.mark.parametrize("name", SCORES)
 def test_without_a_difference_5_times_of_100_at_most_are_called_one(name, clustered):
     trials = 400
     assert count_wrong(SCORES[name], 25, clustered, trials) / trials <= at_most(0.05, trials)
 
 
-@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@pytest.mark.parametrize("clustered", [False, True, "giant"], ids=["alone", "groups", "giant group"])
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_intervals_hold_the_truth_95_times_of_100(name, clustered):
     trials = 400
@@ -116,7 +155,7 @@ def test_intervals_hold_the_truth_95_times_of_100(name, clustered):
     assert at_least(0.93, trials) <= rate <= at_most(0.97, trials)
 
 
-@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@CLUSTERED
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_the_stated_smallest_difference_is_found_8_times_of_10(name, clustered):
     trials = 300
@@ -144,7 +183,7 @@ def test_five_scores_at_once_are_wrong_in_5_families_of_100_at_most():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+@CLUSTERED
 @pytest.mark.parametrize("groups", [12, 20, 40, 100, 300])
 class TestOfManyTrials:
     @pytest.mark.parametrize("name", SCORES)

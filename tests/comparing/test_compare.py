@@ -6,6 +6,7 @@ from scipy.stats import ttest_rel
 from instruct.comparing.compare import compare
 from instruct.comparing.runs import read_run
 from instruct.errors import DataError, ParamsError
+from instruct.statistics import smallest_detectable
 
 RNG = np.random.default_rng(7)
 BEFORE = RNG.uniform(0, 90, 60).round(4).tolist()
@@ -77,6 +78,33 @@ def test_near_duplicates_count_as_one(run):
     assert grouped.scores[0].p_value == 0.5
 
 
+def test_near_duplicates_make_the_smallest_detectable_difference_larger(run):
+    after, groups = moved(0.4), [f"g{i // 3}" for i in range(60)]
+    alone = compare([run({"x": BEFORE})], [run({"x": after})]).scores[0]
+    paired = compare([run({"x": BEFORE}, groups=groups)], [run({"x": after}, groups=groups)]).scores[0]
+    changes = np.subtract(after, BEFORE)
+    assert alone.smallest == pytest.approx(smallest_detectable(changes.tolist()))
+    assert paired.smallest == pytest.approx(smallest_detectable(changes.tolist(), groups=groups))
+    assert (alone.groups, paired.groups) == (60, 20)
+
+
+def test_scores_that_one_side_lacks_cannot_make_it_better(run):
+    before = [50.0 + i % 7 for i in range(40)]
+    after = [100.0 - i % 5 if i < 12 else None for i in range(40)]
+    (score,) = compare([run({"x": before})], [run({"x": after})]).scores
+    assert (score.corrected <= 0.05, score.difference.mean > 40) == (True, True)
+    assert (score.turned, score.verdict) == (True, "not distinguishable")
+    assert score.in_words == "not distinguishable (28 records lack a score in one run, which could turn it)"
+    (back,) = compare([run({"x": after})], [run({"x": before})]).scores
+    assert (back.turned, back.verdict) == (True, "not distinguishable")
+    # One of forty cannot turn a gain of ten points; and what nobody was asked says nothing of either.
+    few = [None, *moved(10)[1:]]
+    assert compare([run({"x": BEFORE})], [run({"x": few})]).scores[0].verdict == "better"
+    nobody = [None] * 40
+    asked = compare([run({"x": BEFORE[:20] + nobody})], [run({"x": moved(10)[:20] + nobody})]).scores[0]
+    assert (asked.missing, asked.turned) == (40, False)
+
+
 def test_the_reference_judge_and_similarity_are_one_score(run):
     sides = [run({"reference": s, "similarity": s, "chrf": s}, judges={"reference": {}}) for s in (BEFORE, moved(9))]
     assert [score.name for score in compare([sides[0]], [sides[1]]).scores] == ["reference", "chrf"]
@@ -96,13 +124,23 @@ def test_records_without_a_score_are_left_out_and_counted(run):
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [
-        ([40.0], [90.0], "not distinguishable (no difference could be, with 1 records)"),
-        ([5.0] * 5, [50.0, 51.0, 52.0, 53.0, 54.0], "not distinguishable (no difference could be, with 5 records)"),
+        ([40.0], [90.0], "not distinguishable (too little to find one with: 1 records)"),
+        ([5.0] * 5, [50.0, 51.0, 52.0, 53.0, 54.0], "not distinguishable (too little to find one with: 5 records)"),
+        ([5.0 + i for i in range(8)], [9.0 + i * i / 9 for i in range(8)], "better"),
+        (BEFORE[:8], moved(0)[:8], "not distinguishable (too little to find one with: 8 records)"),
         (BEFORE, BEFORE, "not distinguishable (the same on every record)"),
         ([0.0] * 30, [0.0] * 30, "not distinguishable (the same on every record)"),
         ([20.0] * 30, [50.0] * 30, "better"),
     ],
-    ids=["one item", "five items", "all ties", "constant and equal", "constant and apart"],
+    ids=[
+        "one item",
+        "five items",
+        "a clean sweep of eight",
+        "eight items",
+        "all ties",
+        "constant and equal",
+        "constant and apart",
+    ],
 )
 def test_where_there_is_nothing_to_measure_with_no_number_is_invented(run, a, b, words):
     (score,) = compare([run({"x": a})], [run({"x": b})]).scores

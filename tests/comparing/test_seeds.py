@@ -7,7 +7,7 @@ from instruct.comparing.power import Spread, power_lines, power_table, records_n
 from instruct.comparing.runs import Run
 from instruct.comparing.seeds import compare_recipes, split_variance, variance_lines
 from instruct.errors import DataError, ParamsError
-from instruct.statistics import detectable_errors
+from instruct.statistics import detectable_errors, paired_test
 
 EVALUATE = {"test": {"sha256": "a"}, "judges": {}, "reference": {}}
 
@@ -95,8 +95,7 @@ def recipes_apart(trial, items, runs, seed, rest, true, level=0.05):
         by_item + shift + rng.normal(0, seed, (count, 1)) + rng.normal(0, rest, (count, items))
         for count, shift in zip(runs, (0.0, true), strict=True)
     ]
-    sides = [[run_of(row, seed=n) for n, row in enumerate(table)] for table in tables]
-    return compare_recipes(*sides, "x", list(sides[0][0].groups), None, level=level)
+    return compare_recipes(*tables, None, level=level)
 
 
 @pytest.mark.parametrize("runs", [(1, 2), (2, 2), (3, 1), (3, 3)])
@@ -126,6 +125,76 @@ def test_several_seeds_of_one_or_two_groups_show_nothing(groups):
     assert score.p_value == 2.0 ** (1 - len(set(groups)))
 
 
+@pytest.mark.parametrize(("trainings", "verdicts"), [(1, 2), (1, 3), (2, 2)])
+def test_a_judge_asked_again_is_no_other_training(trainings, verdicts):
+    """Two recipes that do not differ, whose trainings do: verdicts on one training say nothing of the next one."""
+    wrong, trials = 0, 120
+    for k in range(trials):
+        rng = np.random.default_rng([k, trainings, verdicts])
+        by_item = rng.normal(0, 12, 80)
+        tables = [
+            simulate(rng, 80, trainings, verdicts, item=0.0, seed=3.0 * (trainings > 1), rest=10.0, judge=4.0) + by_item
+            for _ in "ab"
+        ]
+        (score,) = compare(*(runs_of(table.round(6)) for table in tables)).scores
+        assert score.of_recipes == (trainings > 1)
+        wrong += score.verdict != "not distinguishable"
+    assert wrong / trials <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_the_verdicts_on_one_training_are_averaged_first():
+    sides = [
+        [run_of([v, v + 4, v + 9], seed=1, judge_seed=j) for j, v in enumerate(values)] for values in ((5, 7), (6, 12))
+    ]
+    (score,) = compare(*sides).scores
+    assert (score.a, score.b, score.of_recipes) == (pytest.approx(6 + 13 / 3), pytest.approx(9 + 13 / 3), False)
+
+
+def test_near_duplicates_count_once_between_recipes():
+    rng = np.random.default_rng(4)
+    tables = [rng.normal(mean, 0.2, (2, 1)) + rng.normal(0, 10, (2, 30)) for mean in (50, 53)]
+    alone = compare_recipes(*tables, None)
+    groups = [str(i // 4) for i in range(120)]
+    twins = compare_recipes(*(np.repeat(table, 4, axis=1) for table in tables), groups)
+    for one, other in ((twins[0].low, alone[0].low), (twins[0].high, alone[0].high), (twins[1], alone[1])):
+        assert one == pytest.approx(other)
+    assert twins[2] == pytest.approx(alone[2])
+
+
+def test_what_the_trained_models_do_not_show_is_in_the_recipes_interval():
+    rng = np.random.default_rng(6)
+    tables = [50 + rng.normal(0, 20, (2, 25)) for _ in "ab"]
+    sides = [[run_of(row, seed=k) for k, row in enumerate(table)] for table in tables]
+    (score,) = compare(*sides).scores
+    models = paired_test(*(table.mean(axis=0).tolist() for table in tables), resamples=10_000, seed=123)
+    recipes, p_value, _ = compare_recipes(*tables, None)
+    assert score.difference.low == pytest.approx(min(recipes.low, models.difference.low))
+    assert score.difference.high == pytest.approx(max(recipes.high, models.difference.high))
+    assert score.p_value == pytest.approx(max(p_value, models.p_value))
+
+
+def test_near_duplicates_that_answer_alike_are_not_taken_for_the_seed():
+    found = []
+    for k in range(60):
+        rng = np.random.default_rng(k)
+        table = 50 + np.repeat(rng.normal(0, 10, (4, 40)), 5, axis=1)  # no seed at all: groups of five that move as one
+        runs = [run_of(row, seed=seed) for seed, row in enumerate(table)]
+        for run in runs:
+            run.groups.update({id_: str(place // 5) for place, id_ in enumerate(run.groups)})
+        found.append(split_variance(runs, "x"))
+    # The spread of a run's mean is what forty groups leave, 10 / √40, and not the seed's.
+    assert np.mean([one.error for one in found]) == pytest.approx(10 / 40**0.5, rel=0.1)
+    assert np.mean([one.seed**2 for one in found]) < 0.6 * 10**2 / 40
+    spread, _ = spread_of(runs, "")
+    assert spread.item == pytest.approx((2 * 200) ** 0.5 * found[-1].error)
+
+
+def test_planned_runs_are_judged_once_however_often_these_were():
+    table = simulate(np.random.default_rng(5), 2000, 3, 3, rest=8.0, judge=6.0)
+    spread, _ = spread_of(runs_of(table), "")
+    assert spread.item == pytest.approx((2 * (8.0**2 + 6.0**2)) ** 0.5, rel=0.05)
+
+
 def test_seeds_judged_by_another_judge_are_not_split():
     runs = [run_of([5, 9, 7], seed=1), run_of([6, 8, 8], seed=2)]
     for run, digest in zip(runs, ("365c0bd3", "ffff"), strict=True):
@@ -141,8 +210,7 @@ def test_recipes_are_told_apart_wrongly_at_most_5_times_of_100_whatever_their_se
         rng = np.random.default_rng(k)
         items = rng.normal(50, 12, 60)
         tables = [items + shift + rng.normal(0, 2.5, (3, 1)) + rng.normal(0, 10, (3, 60)) for shift in (0.0, true)]
-        sides = [[run_of(row, seed=n) for n, row in enumerate(table)] for table in tables]
-        interval, p_value, *_ = compare_recipes(*sides, "x", list(sides[0][0].groups), None)
+        interval, p_value, *_ = compare_recipes(*tables, None)
         covered += interval.low <= true <= interval.high
         wrong += p_value <= 0.05 and (true == 0 or interval.mean < 0)
     assert covered / trials >= 0.93

@@ -12,6 +12,7 @@ from small_pipeline import commit_all, git
 pytest.importorskip("instruct.comparing.compare", reason="instruct compare is not here")
 
 from instruct.errors import InstructError
+from instruct.statistics import smallest_detectable
 from instruct.tools.recipes import Recipe
 from instruct.tools.results import result_table
 
@@ -78,7 +79,11 @@ def test_each_row_says_by_how_much_and_whether_it_may_be_believed(runs):
     assert [rows[name][5] for name in ("good", "bad")] == ["better", "worse"]
     assert rows["same"][5].startswith("not distinguishable (smallest detectable: ")
     assert rows["never"][5] == "not run"
-    assert "correction for 3 comparisons" in lines[-1]
+    assert "after correction for 3 comparisons" in lines[-1]
+    # The smallest difference is that of a test that shares its 5 % among the three.
+    changes = (BASE + NOISE - NOISE.mean()).round(4) - BASE.round(4)
+    smallest = smallest_detectable(changes.tolist(), alpha=0.05 / 3)
+    assert rows["same"][5] == f"not distinguishable (smallest detectable: {smallest:.1f})"
 
 
 def test_a_difference_that_would_pass_alone_does_not_among_many(runs):
@@ -94,8 +99,10 @@ def test_a_difference_that_would_pass_alone_does_not_among_many(runs):
 
 def test_another_template_is_marked(runs):
     runs("phi3", BASE + NOISE, template="phi3")
-    lines = result_table(runs.folder, [recipe("phi3")])
-    assert "phi3 †" in rows_of(lines)
+    runs("same", BASE + NOISE - NOISE.mean())
+    lines = result_table(runs.folder, [recipe("phi3"), recipe("same")])
+    assert rows_of(lines)["phi3 †"][5] == "not comparable"
+    assert [line for line in lines if "after correction for 1 comparison " in line]  # it counts for none
     assert [line for line in lines if line.startswith("† phi3: differs in the template: alpaca")]
 
 

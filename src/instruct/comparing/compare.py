@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Literal
+
+import numpy as np
 
 from instruct.comparing.guard import changes_among
 from instruct.comparing.runs import Run
-from instruct.comparing.seeds import check_one_recipe, compare_recipes
+from instruct.comparing.seeds import Array, by_training, check_one_recipe, compare_recipes, records_with
 from instruct.errors import DataError, ParamsError
 from instruct.params import did_you_mean
 from instruct.statistics import ALPHA, Interval, holm, paired_test, smallest_detectable
@@ -18,15 +19,19 @@ Verdict = Literal["better", "worse", "not distinguishable"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreChange:
-    """One score of B against A over the `count` records that have it in both; `missing` records lack it in one.
+    """One score of B against A over the `count` records, in so many `groups`, that have it in both.
 
-    `corrected` is Holm's p-value among all scores compared. `smallest` is the smallest true difference that would be
-    found 8 times of 10 after the correction, None where none would be. `of_recipes` says that a side has several runs.
+    `missing` records lack it in a run; `turned` says that those that one side has and the other lacks could turn what
+    is found into its contrary. `corrected` is Holm's p-value among all scores compared. `smallest` is the smallest true
+    difference that would be found 8 times of 10 after the correction, None where none can be stated. `of_recipes` says
+    that a side has several trainings.
     """
 
     name: str
     count: int
+    groups: int
     missing: int
+    turned: bool
     a: float
     b: float
     difference: Interval
@@ -41,7 +46,7 @@ class ScoreChange:
     @property
     def verdict(self) -> Verdict:
         """What may be said of B after the correction for several scores."""
-        if self.corrected > ALPHA:
+        if self.corrected > ALPHA or self.turned:
             return "not distinguishable"
         return "better" if self.difference.mean > 0 else "worse"
 
@@ -50,12 +55,16 @@ class ScoreChange:
         """The verdict, and for one that says nothing the reason."""
         if self.verdict != "not distinguishable":
             return self.verdict
+        if self.corrected <= ALPHA:
+            return f"not distinguishable ({self.missing} records lack a score in one run, which could turn it)"
         if self.ties == self.count:
             return "not distinguishable (the same on every record)"
         if self.smallest is None:
             seeds = " and so few seeds" if self.of_recipes else ""
-            return f"not distinguishable (no difference could be, with {self.count} records{seeds})"
-        return f"not distinguishable (smallest detectable: {self.smallest:.1f})"
+            groups = f" in {self.groups} groups" if self.groups < self.count else ""
+            return f"not distinguishable (too little to find one with: {self.count} records{groups}{seeds})"
+        smallest = f"{self.smallest:.1f}" if self.smallest >= 0.1 else f"{self.smallest:.2g}"
+        return f"not distinguishable (smallest detectable: {smallest})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,11 @@ class Comparison:
     records: int
     groups: int
     scores: tuple[ScoreChange, ...]
+
+    @property
+    def of_recipes(self) -> bool:
+        """Whether this speaks of recipes, of which a side shows several trainings, or of two trained models."""
+        return any(score.of_recipes for score in self.scores)
 
     @property
     def verdict(self) -> str:
@@ -95,11 +109,14 @@ def side_name(runs: Sequence[Run]) -> str:
     return " + ".join(run.name for run in runs)
 
 
-def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
+def compare(
+    a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False, alpha: float = ALPHA
+) -> Comparison:
     """Compare the runs of recipe B with those of recipe A on the records that all of them answered.
 
-    `chosen` names the scores to compare and to correct for, all that both have by default. Raises DataError where the
-    guard finds a change and `anyway` is not set, or where no record is in common.
+    `chosen` names the scores to compare and to correct for, all that both have by default; their smallest detectable
+    differences are for tests that share `alpha`. Raises DataError where the guard finds a change and `anyway` is not
+    set, or where no record is in common.
     """
     for side in (a, b):
         check_one_recipe(side)
@@ -122,7 +139,7 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
             f"{side_name(a)} and {side_name(b)}: {unmatched} records are not in each one's metrics/scores.csv, though "
             "the test set is the same; run `dvc repro evaluate` in both"
         )
-    results = [_compare_score(a, b, name, everywhere, len(names)) for name in names]
+    results = [_compare_score(a, b, name, everywhere, alpha / len(names)) for name in names]
     corrected = holm([result.p_value for result in results])
     return Comparison(
         a=tuple(a),
@@ -161,43 +178,38 @@ def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> tuple[list[str]
     return names, left_out
 
 
-def records_with(runs: Sequence[Run], name: str) -> list[str]:
-    """The records that have this score in every run."""
-    return [id_ for id_ in runs[0].groups if all(run.scores[name].get(id_) is not None for run in runs)]
-
-
 def replaced_judges(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     """All judges where one of A's has not judged B; empty where B's judges are A's and perhaps more."""
     judges = [{name for run in side for name in run.evaluate["judges"]} for side in (a, b)]
     return sorted(judges[0] | judges[1]) if judges[0] - judges[1] else []
 
 
-def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str], family: int) -> ScoreChange:
-    scored = set(records_with((*a, *b), name))
-    both = [id_ for id_ in ids if id_ in scored]
-    if not both:
+def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str], level: float) -> ScoreChange:
+    tables = [by_training(side, name, ids) for side in (a, b)]  # (trainings, records), NaN without a score
+    left, right = (table.mean(axis=0) for table in tables)
+    scored = ~np.isnan(right - left)
+    if not scored.any():
         raise DataError(f"{name}: no record has this score in both runs; choose others with --score")
-    groups = [a[0].groups[id_] for id_ in both]
-    left, right = ([fmean(run.scores[name][id_] or 0.0 for run in side) for id_ in both] for side in (a, b))
-    paired = paired_test(left, right, resamples=RESAMPLES, seed=SEED, groups=groups)
+    groups = [a[0].groups[id_] for id_, has in zip(ids, scored, strict=True) if has]
+    paired = paired_test(left[scored].tolist(), right[scored].tolist(), resamples=RESAMPLES, seed=SEED, groups=groups)
     difference, p_value = paired.difference, paired.p_value
-    level = ALPHA / family
-    of_recipes = len(a) + len(b) > 2
+    of_recipes = sum(map(len, tables)) > 2
     if of_recipes:
         # What these trained models do not show, their recipes do not either.
         of_models, p_of_models = difference, p_value
-        difference, p_value, smallest = compare_recipes(a, b, name, both, groups, level=level)
+        difference, p_value, smallest = compare_recipes(tables[0][:, scored], tables[1][:, scored], groups, level=level)
         low, high = min(difference.low, of_models.low), max(difference.high, of_models.high)
         difference, p_value = replace(difference, low=low, high=high), max(p_value, p_of_models)
     else:
-        differences = [y - x for x, y in zip(left, right, strict=True)]
-        smallest = smallest_detectable(differences, groups=groups, alpha=level)
+        smallest = smallest_detectable((right - left)[scored].tolist(), groups=groups, alpha=level)
     return ScoreChange(
         name=name,
-        count=len(both),
-        missing=len(ids) - len(both),
-        a=fmean(left),
-        b=fmean(right),
+        count=len(groups),
+        groups=len(set(groups)),
+        missing=len(ids) - len(groups),
+        turned=_could_turn(left, right),
+        a=float(left[scored].mean()),
+        b=float(right[scored].mean()),
         difference=difference,
         p_value=p_value,
         corrected=p_value,
@@ -207,3 +219,15 @@ def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[
         smallest=smallest,
         of_recipes=of_recipes,
     )
+
+
+def _could_turn(left: Array, right: Array) -> bool:
+    """Whether scores that one side lacks, taken as 0 or 100 against what is found, could turn the mean's sign.
+
+    A record that both lack was judged in neither, so it says nothing of either.
+    """
+    asked = ~(np.isnan(left) & np.isnan(right))
+    found = np.nanmean(right - left)
+    worst = (0.0, 100.0) if found > 0 else (100.0, 0.0)  # of what B lacks, of what A lacks
+    least = np.nan_to_num(right[asked], nan=worst[0]) - np.nan_to_num(left[asked], nan=worst[1])
+    return bool(least.mean() * found < 0)

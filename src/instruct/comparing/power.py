@@ -6,7 +6,7 @@ from math import sqrt
 
 from instruct.comparing.compare import choose_scores, compare
 from instruct.comparing.runs import Run, changed_params
-from instruct.comparing.seeds import is_seed, split_variance
+from instruct.comparing.seeds import is_seed, split_variance, upper_spread
 from instruct.errors import DataError, ParamsError
 from instruct.statistics import ALPHA, detectable_errors, standard_error
 
@@ -76,9 +76,15 @@ def power_lines(runs: Sequence[Run], score: str, given: Spread) -> list[str]:
         )
     else:
         lines.append(f"a run's mean has a standard deviation of {spread.seed:.2f} points from seed to seed")
+        if runs and (seeds := len({str(run.params["train"]["seed"]) for run in runs})) > 1:
+            most = spread.seed * upper_spread(seeds - 1)
+            lines.append(f"{seeds} seeds know it no better than this: 8 times of 10 it is below {most:.2f}")
     table = power_table(spread)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines.append("test records needed to find a difference (points) 8 times of 10, by seeds of each recipe:")
+    lines.append("test records needed to find a difference (points) 8 times of 10, by seeds of each recipe,")
+    lines.append(
+        "with one score, chosen before looking (`instruct compare --score`), and a spread that is as seen here:"
+    )
     lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     return lines
 
@@ -90,9 +96,10 @@ def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
     (name, *_), _ = choose_scores(runs, [score] if score else [])
     if all(all(is_seed(setting) for setting in changed_params(runs[0], run)) for run in runs[1:]):
         parts = split_variance(runs, name)
-        if not parts.rest and not parts.judge:
+        if not parts.error and not parts.judge:
             raise DataError(f"{name}: these runs show no spread from record to record; give runs that differ")
-        item = (2 * (parts.rest**2 + (parts.judge or 0.0) ** 2)) ** 0.5
+        again = (parts.judge or 0.0) ** 2 * (1 - 1 / parts.verdicts)  # a planned run is judged once
+        item = (2 * (parts.items * parts.error**2 + again)) ** 0.5
         return Spread(item=item, seed=parts.seed), [
             f"{name}, from {len(runs)} runs of one recipe over {parts.items} records"
         ]

@@ -18,6 +18,7 @@ from instruct.errors import DataError, ParamsError
 from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
 
 SEED = "train.seed"
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Components:
     """Standard deviations in points of one score; None where the runs given cannot tell.
 
     `judge` is of one verdict when the same answer is judged anew, `rest` is item by seed (with the judge's in it,
-    where `judge` is None).
+    where `judge` is None). `error` is what items by seed and verdicts leave in the mean of one training, each group of
+    near-duplicates counted once.
     """
 
     mean: float
@@ -36,6 +38,7 @@ class Components:
     seed: float | None
     judge: float | None
     rest: float
+    error: float
 
 
 def is_seed(name: str) -> bool:
@@ -70,7 +73,7 @@ def split_variance(runs: Sequence[Run], score: str) -> Components:
     """
     check_one_recipe(runs)
     check_comparable(runs, [score])
-    cells = _cells(runs, score)  # (seeds, verdicts, items)
+    cells, groups = _cells(runs, score)  # (seeds, verdicts, items)
     seeds, verdicts, items = cells.shape
     if items < 2 or seeds * verdicts < 2:
         raise DataError(f"{score}: {items} items of {seeds * verdicts} runs; at least two of both are needed")
@@ -79,16 +82,27 @@ def split_variance(runs: Sequence[Run], score: str) -> Components:
     within = float(cells.var(axis=1, ddof=1).mean()) if verdicts > 1 else 0.0
     rest = by_cell - by_item - by_seed[:, None] + by_cell.mean()
     crossed = float((rest**2).sum()) / ((seeds - 1) * (items - 1)) if seeds > 1 else 0.0
+    error = _error_of_means(rest, groups) if seeds > 1 else 0.0
     return Components(
         mean=float(cells.mean()),
         items=items,
         seeds=seeds,
         verdicts=verdicts,
         item=_root(float(by_item.var(ddof=1)) - (crossed / seeds if seeds > 1 else within / verdicts)),
-        seed=_root(float(by_seed.var(ddof=1)) - crossed / items) if seeds > 1 else None,
+        seed=_root(float(by_seed.var(ddof=1)) - error**2) if seeds > 1 else None,
         judge=_root(within) if verdicts > 1 else None,
         rest=_root(crossed - within / verdicts) if seeds > 1 else 0.0,
+        error=error,
     )
+
+
+def _error_of_means(rest: Array, groups: Sequence[str]) -> float:
+    """The standard error of a row's mean from the (seeds, items) that are left of its items by seed."""
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        return 0.0
+    sums = np.stack([np.bincount(place, row) for row in rest])  # (seeds, groups)
+    return _root(float((sums**2).sum()) * len(names) / (len(names) - 1) / (len(rest) - 1)) / rest.shape[1]
 
 
 def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
@@ -111,25 +125,35 @@ def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
     return lines
 
 
+def records_with(runs: Sequence[Run], score: str) -> list[str]:
+    """The records that have this score in every run."""
+    return [id_ for id_ in runs[0].groups if all(run.scores[score].get(id_) is not None for run in runs)]
+
+
+def by_training(runs: Sequence[Run], score: str, ids: Sequence[str]) -> Array:
+    """One row a training seed, one column a record: the mean of what its verdicts say, NaN where one says nothing.
+
+    Verdicts of one training, from judges with other seeds, say nothing of what another training would have given.
+    """
+    table = np.array([[run.scores[score].get(id_) for id_ in ids] for run in runs], dtype=np.float64)
+    seeds = [str(_seeds(run)[SEED]) for run in runs]
+    rows = [[place for place, own in enumerate(seeds) if own == seed] for seed in dict.fromkeys(seeds)]
+    return np.stack([table[places].mean(axis=0) for places in rows])
+
+
 def compare_recipes(
-    a: Sequence[Run],
-    b: Sequence[Run],
-    score: str,
-    ids: Sequence[str],
-    groups: Sequence[str] | None,
-    *,
-    level: float = ALPHA,
+    a: Array, b: Array, groups: Sequence[str] | None, *, level: float = ALPHA
 ) -> tuple[Interval, float, float | None]:
     """Interval and p-value of the difference of two recipes' means, and the smallest one that `level` finds.
 
-    Items and seeds are both samples; the variance of the items' mean differences and of the runs' means add up, which
-    counts what both hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two
-    or three seeds are not taken for many. Both err on the careful side: intervals hold more often than 95 times of
-    100. A side with one run borrows the other's spread.
+    `a` and `b` hold a row for each training and a column for each item, at least three rows together. Items and seeds
+    are both samples; the variance of the items' mean differences and of the runs' means add up, which counts what both
+    hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two or three seeds are
+    not taken for many. Both err on the careful side: intervals hold more often than 95 times of 100. A side with one
+    run borrows the other's spread.
     """
-    table = [np.array([[run.scores[score][id_] for id_ in ids] for run in side], dtype=np.float64) for side in (a, b)]
-    differences = (table[1].mean(axis=0) - table[0].mean(axis=0)).tolist()
-    means = [side.mean(axis=1) for side in table]
+    differences = (b.mean(axis=0) - a.mean(axis=0)).tolist()
+    means = [side.mean(axis=1) for side in (a, b)]
     freedom = sum(len(side) - 1 for side in means)
     spread = sum(float(((side - side.mean()) ** 2).sum()) for side in means) / freedom
     of_seeds = (spread / len(a) + spread / len(b)) ** 0.5
@@ -139,11 +163,14 @@ def compare_recipes(
     interval = Interval(mean=mean, low=max(mean - half, -100.0), high=min(mean + half, 100.0))
     smallest = smallest_detectable(differences, groups=groups, alpha=level)
     if smallest is not None:
-        caution = (
-            freedom / (2 * float(gammaincinv(freedom / 2, 1 - POWER)))
-        ) ** 0.5  # the spread may be larger so often
-        smallest = (smallest**2 + (detectable_errors(freedom, level) * of_seeds * caution) ** 2) ** 0.5
+        of_seeds *= upper_spread(freedom)
+        smallest = (smallest**2 + (detectable_errors(freedom, level) * of_seeds) ** 2) ** 0.5
     return interval, _p_value(abs(mean), errors), smallest if smallest is None or smallest <= 100 else None
+
+
+def upper_spread(freedom: float) -> float:
+    """How many times larger than its estimate a standard deviation is at most, in 8 cases of 10."""
+    return float((freedom / (2 * float(gammaincinv(freedom / 2, 1 - POWER)))) ** 0.5)
 
 
 def _reach(errors: Sequence[tuple[float, float]], alpha: float) -> float:
@@ -160,11 +187,12 @@ def _p_value(distance: float, errors: Sequence[tuple[float, float]]) -> float:
     return high
 
 
-def _cells(runs: Sequence[Run], score: str) -> NDArray[np.float64]:
+def _cells(runs: Sequence[Run], score: str) -> tuple[Array, list[str]]:
+    """Scores by training, verdict and item, and each item's group."""
     missing = [run.name for run in runs if score not in run.scores]
     if missing:
         raise ParamsError(f'{missing[0]}: has no score "{score}"; there are {", ".join(runs[0].scores)}')
-    ids = [id_ for id_ in runs[0].groups if all(run.scores[score].get(id_) is not None for run in runs)]
+    ids = records_with(runs, score)
     if not ids:
         raise DataError(f"{score}: no record has a score in every run; compare runs of one test set")
     by_seed: dict[str, list[Run]] = {}
@@ -174,7 +202,7 @@ def _cells(runs: Sequence[Run], score: str) -> NDArray[np.float64]:
         counts = ", ".join(f"{len(cell)} of seed {seed}" for seed, cell in by_seed.items())
         raise ParamsError(f"as many verdicts are needed of each training; there are {counts}")
     table = [[[run.scores[score][id_] for id_ in ids] for run in cell] for cell in by_seed.values()]
-    return np.array(table, dtype=np.float64)
+    return np.array(table, dtype=np.float64), [runs[0].groups[id_] for id_ in ids]
 
 
 def _seeds(run: Run) -> Mapping[str, object]:

@@ -8,7 +8,7 @@ from instruct.comparing.compare import ScoreChange, compare
 from instruct.comparing.runs import Run, read_run
 from instruct.errors import InstructError
 from instruct.git import Experiment
-from instruct.statistics import holm
+from instruct.statistics import ALPHA, holm
 from instruct.tools.recipes import Recipe, find_experiments
 
 HEADER = ["experiment", "changes", "validation loss", "score", "difference, 95 % interval", "verdict"]
@@ -66,12 +66,22 @@ def _look(root: Path, recipe: Recipe, experiments: Mapping[str, Experiment]) -> 
 
 
 def correct(results: Sequence[Result]) -> list[Result]:
-    """The results with p-values corrected for how many there are: every row is one more chance to be wrong."""
+    """The results with p-values and smallest detectable differences for how many there are.
+
+    Every comparable row is one more chance to be wrong; one that is not comparable gets no verdict and counts for none.
+    """
     comparable = [result for result in results if not result.caveats]
     corrected = dict(zip(map(id, comparable), holm([result.score.p_value for result in comparable]), strict=True))
     return [
-        replace(result, score=replace(result.score, corrected=corrected.get(id(result), 1.0))) for result in results
+        _at_level(result, corrected[id(result)], len(comparable)) if id(result) in corrected else result
+        for result in results
     ]
+
+
+def _at_level(result: Result, corrected: float, family: int) -> Result:
+    """The result with its p-value as corrected, and the smallest difference that its test among `family` finds."""
+    shared = compare([result.default], [result.run], chosen=[result.score.name], alpha=ALPHA / family)
+    return replace(result, score=replace(shared.scores[0], corrected=corrected))
 
 
 def _default_row(results: Sequence[Result]) -> str:
@@ -95,10 +105,12 @@ def _loss(run: Run) -> str:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     count = max(result.score.count for result in results)
+    comparable = sum(not result.caveats for result in results)
     notes = [
         f"Score: {results[0].score.name}, mean over {count} test records, paired with the default's answers. Verdicts "
-        f"are at 5 % after Holm's correction for {len(results)} comparisons; the smallest detectable difference is "
-        "that of one alone. Losses over other tokens (template, prompt loss) compare with none."
+        f"and smallest detectable differences are at 5 % after correction for {comparable} "
+        f"comparison{'s' * (comparable != 1)} (Holm, Bonferroni); each interval is its own row's, uncorrected, so that a "
+        "verdict may say less. Losses over other tokens (template, prompt loss) compare with none."
     ]
     for result in results:
         if result.caveats:

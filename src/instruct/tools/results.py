@@ -109,8 +109,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
     notes = [
         f"Score: {results[0].score.name}, mean over {count} test records, paired with the default's answers. Verdicts "
         f"and smallest detectable differences are at 5 % after correction for {comparable} "
-        f"comparison{'s' * (comparable != 1)} (Holm, Bonferroni); each interval is its own row's, uncorrected, so that a "
-        "verdict may say less. Losses over other tokens (template, prompt loss) compare with none."
+        f"comparison{'s' * (comparable != 1)} (Holm, Bonferroni); each interval is its own row's, uncorrected, so that "
+        "a verdict may say less. Losses over other tokens (template, prompt loss) compare with none."
     ]
     for result in results:
         if result.caveats:

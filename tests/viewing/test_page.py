@@ -4,14 +4,15 @@ import webbrowser
 
 import pytest
 from typer.testing import CliRunner
-from viewing.repository import Repository
+from viewing.repository import Repository, git
 
 from instruct.cli import app
-from instruct.errors import InstructError
+from instruct.errors import InstructError, ParamsError
 from instruct.viewing import page as page_module
 from instruct.viewing.blocks import Blocks, script_json
+from instruct.viewing.collect import collect_runs
 from instruct.viewing.open import open_page
-from instruct.viewing.page import write_view
+from instruct.viewing.page import find_place, write_view
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_no_finished_run_is_one_line(tmp_path):
 
 
 def test_an_unknown_run_to_compare_with_is_refused(repository):
-    with pytest.raises(InstructError, match=r"^nope: "):
+    with pytest.raises(ParamsError, match=r'^there is no revision or experiment "nope"'):
         write_view(repository.folder, repository.folder / "view.html", against="nope")
 
 
@@ -91,6 +92,32 @@ def test_the_run_that_is_named_is_what_others_are_compared_with(repository):
     write_view(repository.folder, output, against="second")
     assert data_of(output)["against"] == 1
     assert "compared with <b>second</b>" in output.read_text(encoding="utf-8")
+
+
+def against_of(repository, name):
+    """The commit of the run that the page compares with `name`; empty for the workspace."""
+    runs = collect_runs(repository.folder, [name])
+    return runs[find_place(runs, name, repository.folder)].revision.commit
+
+
+def test_against_the_workspace_is_the_workspace_or_the_head_that_it_equals(repository):
+    assert against_of(repository, "workspace") == git(repository.folder, "rev-parse", "HEAD")
+    repository.write(lr=1e-4, seed=1)
+    assert against_of(repository, "workspace") == ""
+
+
+def test_of_two_experiments_with_one_name_the_one_of_head_is_meant_and_else_none(repository):
+    commits = []
+    for seed in (1, 2):
+        repository.write(lr=1e-4, seed=seed)
+        commits.append(repository.keep_as_experiment("twice"))
+        repository.commit()
+    git(repository.folder, "reset", "--quiet", "--hard", f"{commits[0]}^")
+    assert against_of(repository, "twice") == commits[0]
+    repository.commit("neither's baseline")
+    with pytest.raises(ParamsError, match=r'^"twice" names 2 experiments; give the commit'):
+        against_of(repository, "twice")
+    assert against_of(repository, commits[1][:10]) == commits[1]
 
 
 def test_a_workspace_without_a_run_says_so_where_its_report_would_stand(repository):

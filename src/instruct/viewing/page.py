@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from instruct.comparing.runs import WORKSPACE, find_commit
 from instruct.errors import DataError, InstructError
 from instruct.files import read_text, write_text
 from instruct.plotting.gather import page_values, read_run
@@ -30,7 +31,7 @@ def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str
     runs = collect_runs(root, [*asked, *([against] if against else [])])
     if not any(run.evaluate or run.train for run in runs):
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
-    place = find_place(runs, against)
+    place = find_place(runs, against, root)
     names = names_of_commits(root, [run.revision for run in runs])
     write_text(output, render(runs, names, place, workspace_report(root)))
     return runs
@@ -50,14 +51,19 @@ def workspace_report(root: Path) -> Markup:
         return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error).replace(f"{root}/", ""))
 
 
-def find_place(runs: Sequence[Run], against: str | None) -> int:
-    """Which run the others are compared with: the one named, else the first with scores that is a commit."""
-    named = [place for place, run in enumerate(runs) if run.name == against]
-    if against and not named:
-        raise InstructError(f"{against}: there is no such run; there are {', '.join(run.name for run in runs)}")
+def find_place(runs: Sequence[Run], against: str | None, root: Path) -> int:
+    """Which run the others are compared with: the one named, else the first with scores that is a commit.
+
+    A workspace that is left out, as it equals the branch at hand, is that branch.
+    """
+    if against == WORKSPACE:
+        return 0
+    if against:
+        commit = find_commit(against, root)
+        return next(place for place, run in enumerate(runs) if run.revision.commit == commit)
     judged = [place for place, run in enumerate(runs) if run.evaluate]
     firm = [place for place in judged if runs[place].revision.kind == "revision"]
-    return (named or firm or judged or [0])[0]
+    return (firm or judged or [0])[0]
 
 
 def render(runs: Sequence[Run], names: dict[str, str], against: int, report: Markup) -> str:

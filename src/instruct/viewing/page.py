@@ -1,11 +1,13 @@
 """Writes the page: table, curves and answers of all runs, and the report of the workspace where there is one."""
 
 import base64
+import csv
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from instruct.comparing.runs import WORKSPACE, find_commit
@@ -22,6 +24,8 @@ from instruct.viewing.table import build_table
 HERE = Path(__file__).parent
 SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
 SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
+# What the report's code and templates raise for a metric that is absent or of another kind than the stages write.
+UNFIT = (AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError, csv.Error)
 FIGURES = ("loss", "learning_rate", "scores")
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
@@ -49,6 +53,9 @@ def workspace_report(root: Path) -> Markup:
         )
     except DataError as error:
         return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error).replace(f"{root}/", ""))
+    except UNFIT as error:
+        said = "The workspace's run is not of the shape that the stages write today ({}); run `dvc repro` anew."
+        return Markup(f"<p>{said}</p>").format(f"{type(error).__name__}: {error}".replace(f"{root}/", ""))
 
 
 def find_place(runs: Sequence[Run], against: str | None, root: Path) -> int:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from instruct.errors import InstructError
@@ -14,7 +15,7 @@ _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A finished DVC experiment: its commit, the commit that it was started from, and when it ended (ISO 8601)."""
+    """A finished DVC experiment: its commit, the commit that it was started from, and when it ended (ISO 8601, UTC)."""
 
     name: str
     commit: str
@@ -58,10 +59,16 @@ def complaint_of(done: subprocess.CompletedProcess[bytes]) -> str:
 
 def list_experiments(root: Path) -> list[Experiment]:
     """All experiments, the newest first; none where there is no Git."""
-    listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(committerdate:iso-strict) %(refname)", "refs/exps")
+    listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(committerdate:unix) %(refname)", "refs/exps")
     found = []
     for line in (listed or "").splitlines():
-        commit, when, ref = line.split(" ", 2)
+        commit, seconds, ref = line.split(" ", 2)
         if match := _EXPERIMENT.fullmatch(ref):
-            found.append(Experiment(name=match[3], commit=commit, baseline=match[1] + match[2], when=when))
+            baseline, when = match[1] + match[2], utc_time(seconds)
+            found.append(Experiment(name=match[3], commit=commit, baseline=baseline, when=when))
     return sorted(found, key=lambda one: (one.when, one.name), reverse=True)
+
+
+def utc_time(seconds: str) -> str:
+    """Seconds since 1970, as Git prints them, in ISO 8601; texts of one time zone sort as their times do."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat()

@@ -11,8 +11,9 @@ from pathlib import Path
 import yaml
 
 CONFIG = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-PARAMS = {"model": {"backbone": "smollm2-135m"}, "train": {"lr": 2e-4, "epochs": 1, "lora": {"r": 0}}}
+PARAMS = {"model": {"backbone": "smollm2-135m"}, "train": {"seed": 123, "lr": 2e-4, "epochs": 1, "lora": {"r": 0}}}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><path d="M0 0L9 9" stroke="#000"/></svg>'
+TEMPLATE = {"template": "alpaca", "template_sha256": md5(b"alpaca").hexdigest()}
 KINDS = ("facts", "sums", "spelling")
 
 
@@ -126,9 +127,13 @@ def evaluate_json(ids, base, tuned, judges):
     one = {"identity": {"judge": "reference", "score": "similarity"}, "base": part(base), "tuned": part(tuned)}
     measured = {"exact_match": 10.0, "token_f1": 20.0, "rouge_l": 30.0, "chrf": 40.0}
     return {
-        "test": {"records": len(ids), "sha256": md5("".join(ids).encode()).hexdigest(), "template": "alpaca"},
+        "test": {"records": len(ids), "sha256": md5("".join(ids).encode()).hexdigest(), **TEMPLATE},
         "judges": {judge: {**one, "difference": difference} for judge in judges},
-        "reference": {"base": measured, "tuned": {key: value + 5 for key, value in measured.items()}},
+        "reference": {
+            "base": measured,
+            "tuned": {key: value + 5 for key, value in measured.items()},
+            "signatures": {"chrf": "nrefs:1|nc:6"},
+        },
     }
 
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from viewing.repository import Repository, git
 
-from instruct.errors import InstructError
+from instruct.errors import ParamsError
+from instruct.git import list_experiments
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.revisions import list_revisions, names_of_commits, read_files
 
@@ -78,10 +79,40 @@ def test_a_revision_that_is_asked_for_is_added_and_an_unknown_one_refused(reposi
     repository.commit()
     assert names(collect_runs(repository.folder, ["v1"])) == ["main", "v1", "lower-lr"]
     assert names(collect_runs(repository.folder, ["lower-lr"])) == ["main", "lower-lr"]
-    with pytest.raises(InstructError, match=r"^nope: Git knows no such revision; see"):
-        collect_runs(repository.folder, ["nope"])
-    with pytest.raises(InstructError, match=r"^--all: Git knows"):
-        collect_runs(repository.folder, ["--all"])
+    for name in ("nope", "--all"):
+        with pytest.raises(ParamsError, match=f'^there is no revision or experiment "{name}"; see `git branch -a`'):
+            collect_runs(repository.folder, [name])
+
+
+def test_no_commit_is_shown_twice_whatever_names_it_is_asked_for_by(repository):
+    git(repository.folder, "tag", "v1")
+    (experiment,) = list_experiments(repository.folder)
+    asked = ["v1", "HEAD", "main", "workspace", experiment.commit, "lower-lr"]
+    assert names(collect_runs(repository.folder, asked)) == ["main", "lower-lr"]
+
+
+def test_a_branch_that_only_origin_has_is_found_by_its_name(repository, tmp_path_factory):
+    clone = tmp_path_factory.mktemp("clone") / "project"
+    git(repository.folder, "branch", "theirs")
+    repository.write(mean=70.0, seed=3)
+    repository.commit()
+    git(repository.folder, "clone", "--quiet", str(repository.folder), str(clone))
+    assert names(collect_runs(clone, ["theirs"])) == ["main", "theirs"]
+
+
+def test_the_newest_experiment_comes_first_whatever_time_zone_it_ended_in(repository, monkeypatch):
+    times = {
+        "noon": "2026-03-01T12:00:00+0000",
+        "earlier": "2026-03-01T20:00:00+0900",
+        "later": "2026-03-01T05:00:00-0800",
+    }
+    for seed, (name, when) in enumerate(times.items()):
+        monkeypatch.setenv("GIT_COMMITTER_DATE", when)
+        repository.write(seed=seed, lr=1e-5)
+        repository.keep_as_experiment(name)
+    found = [one for one in list_experiments(repository.folder) if one.name in times]
+    assert [one.name for one in found] == ["later", "noon", "earlier"]
+    assert [one.when for one in found] == [f"2026-03-01T{hour}:00:00+00:00" for hour in (13, 12, 11)]
 
 
 def test_answers_that_the_cache_lacks_are_missed_in_words(repository):
@@ -99,7 +130,7 @@ def test_without_git_the_workspace_is_shown_alone(tmp_path):
     repository.write()
     (tmp_path / "project/.git").rename(tmp_path / "gone")
     assert names(collect_runs(repository.folder)) == ["workspace"]
-    with pytest.raises(InstructError, match=r"^main: there is no Git repository here"):
+    with pytest.raises(ParamsError, match=r"^project: is not a Git repository"):
         collect_runs(repository.folder, ["main"])
 
 

@@ -1,17 +1,19 @@
 import json
+import math
 import re
 import webbrowser
 
 import pytest
 from typer.testing import CliRunner
-from viewing.repository import Repository
+from viewing.repository import Repository, git
 
 from instruct.cli import app
-from instruct.errors import InstructError
+from instruct.errors import InstructError, ParamsError
 from instruct.viewing import page as page_module
 from instruct.viewing.blocks import Blocks, script_json
+from instruct.viewing.collect import collect_runs
 from instruct.viewing.open import open_page
-from instruct.viewing.page import write_view
+from instruct.viewing.page import find_place, write_view
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_no_finished_run_is_one_line(tmp_path):
 
 
 def test_an_unknown_run_to_compare_with_is_refused(repository):
-    with pytest.raises(InstructError, match=r"^nope: "):
+    with pytest.raises(ParamsError, match=r'^there is no revision or experiment "nope"'):
         write_view(repository.folder, repository.folder / "view.html", against="nope")
 
 
@@ -93,11 +95,118 @@ def test_the_run_that_is_named_is_what_others_are_compared_with(repository):
     assert "compared with <b>second</b>" in output.read_text(encoding="utf-8")
 
 
+def against_of(repository, name):
+    """The commit of the run that the page compares with `name`; empty for the workspace."""
+    runs = collect_runs(repository.folder, [name])
+    return runs[find_place(runs, name, repository.folder)].revision.commit
+
+
+def test_against_the_workspace_is_the_workspace_or_the_head_that_it_equals(repository):
+    assert against_of(repository, "workspace") == git(repository.folder, "rev-parse", "HEAD")
+    repository.write(lr=1e-4, seed=1)
+    assert against_of(repository, "workspace") == ""
+
+
+def test_of_two_experiments_with_one_name_the_one_of_head_is_meant_and_else_none(repository):
+    commits = []
+    for seed in (1, 2):
+        repository.write(lr=1e-4, seed=seed)
+        commits.append(repository.keep_as_experiment("twice"))
+        repository.commit()
+    git(repository.folder, "reset", "--quiet", "--hard", f"{commits[0]}^")
+    assert against_of(repository, "twice") == commits[0]
+    repository.commit("neither's baseline")
+    with pytest.raises(ParamsError, match=r'^"twice" names 2 experiments; give the commit'):
+        against_of(repository, "twice")
+    assert against_of(repository, commits[1][:10]) == commits[1]
+
+
 def test_a_workspace_without_a_run_says_so_where_its_report_would_stand(repository):
     (repository.folder / "metrics/train.json").unlink()
     output = repository.folder / "view.html"
     write_view(repository.folder, output)
     assert "The workspace holds no finished run." in output.read_text(encoding="utf-8")
+
+
+def results_with(path, value):
+    """metrics/evaluate.json of the workspace with one value replaced, or without it."""
+
+    def edit(folder):
+        file = folder / "metrics/evaluate.json"
+        results = part = json.loads(file.read_text())
+        *outer, last = path.split(".")
+        for key in outer:
+            part = part[key]
+        part[last] = value
+        if value is ABSENT:
+            del part[last]
+        file.write_text(json.dumps(results))
+
+    return edit
+
+
+def text_with(path, old, new):
+    def edit(folder):
+        file = folder / path
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new, 1))
+
+    return edit
+
+
+ABSENT = object()
+BROKEN = [
+    (results_with("judges.reference.tuned.unscored", ABSENT), "no number in judges.reference.tuned.unscored"),
+    (results_with("judges.reference.difference", ABSENT), "no number in judges.reference.difference.count"),
+    (results_with("judges.reference.difference", 3), "no number in judges.reference.difference.count"),
+    (results_with("judges.reference.difference.p_value", "small"), "no number in judges.reference.difference.p_value"),
+    (results_with("judges.reference.tuned.mean", math.nan), "no number in judges.reference.tuned.mean"),
+    (results_with("judges.reference.tuned", None), "no number in judges.reference.tuned.scored"),
+    (results_with("judges.reference", []), "no number in judges.reference.tuned.scored"),
+    (results_with("judges.reference.identity", "me"), "metrics/evaluate.json: is not of the shape"),
+    (results_with("judges", 7), "metrics/evaluate.json is of no known shape"),
+    (results_with("test", None), "metrics/evaluate.json: is not of the shape"),
+    (results_with("reference", [1]), "metrics/evaluate.json: is not of the shape"),
+    (results_with("reference.signatures", "x"), "metrics/evaluate.json: is not of the shape"),
+    (text_with("metrics/scores.csv", "r1,sums,,", "r1,sums,,nan,nan,"), "metrics/scores.csv:3: reference.tuned: "),
+    (text_with("metrics/scores.csv", "r1,", "r0,"), 'metrics/scores.csv:3: the id "r0" stands there twice'),
+    (text_with("metrics/scores.csv", "r1,", "r1," + "x" * 200_000), "metrics/scores.csv is not CSV"),
+    (text_with("metrics/train.json", '"steps": 40', '"steps": [40]'), "metrics/train.json: no number in steps"),
+    (text_with("metrics/train.json", "0.9", "NaN"), "metrics/train.json: no number in last_train_loss"),
+    (text_with("metrics/train.json", "{", "[" * 100_000), "metrics/train.json is not JSON"),
+    (text_with("metrics/curves/val.csv", "\n1,100,", "\n1,100,nan,\n1,100,"), "val.csv: 1 of 41 losses are no finite"),
+    (text_with("metrics/curves/val.csv", "loss", "lost"), "val.csv: 40 of 40 losses are no finite number"),
+    (text_with("params.yaml", "lr: ", "lr: 2020-13-13 #"), "params.yaml cannot be read"),
+    (text_with("data/responses.json", '"truncated_tokens": 0', '"truncated_tokens": NaN'), ""),
+    (text_with("data/responses.json", '"r0"', '["r0"]'), ""),
+    (text_with("data/judgements.json", '"reference", "score"', '["reference"], "score"'), ""),
+]
+
+
+@pytest.mark.parametrize(("break_it", "named"), BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_run_is_shown_with_what_is_wrong_and_costs_no_other_run_its_row(repository, break_it, named):
+    repository.write(lr=1e-4, seed=1)
+    break_it(repository.folder)
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    broken, main = data_of(output)["runs"]
+    assert (broken["name"], main["name"], main["missing"]) == ("workspace", "main", [])
+    assert any(named in line for line in broken["missing"]) or not named
+    text = output.read_text(encoding="utf-8")
+    assert text.count('<tr role="row" data-run=') == 2
+    assert str(repository.folder) not in text
+
+
+def test_a_loss_that_is_no_finite_number_is_null_in_the_page_and_never_zero(repository):
+    text_with("metrics/curves/val.csv", "\n3,300,", "\n3,300,nan,\n3,300,")(repository.folder)
+    text_with("metrics/curves/val.csv", "\n5,500,", "\n5,500,inf,\n5,500,")(repository.folder)
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    text = output.read_text(encoding="utf-8")
+    curves = re.search(rf'id="{data_of(output)["runs"][0]["curves"]}">(.*?)</script>', text)[1]
+    losses = json.loads(curves)["val"]["loss"]
+    assert [place for place, loss in enumerate(losses) if loss is None] == [3, 6]
+    assert all(loss > 0 for loss in losses if loss is not None)
 
 
 def test_the_command_writes_the_page_and_prints_where(repository, monkeypatch):

@@ -1,3 +1,5 @@
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -6,7 +8,8 @@ from viewing.repository import Repository
 
 from instruct.comparing.guard import find_changes
 from instruct.viewing.collect import collect_runs
-from instruct.viewing.table import build_table, compare_all, compare_runs, varying_settings
+from instruct.viewing.differences import compare_with
+from instruct.viewing.table import build_table, difference_cells, varying_settings
 
 
 @pytest.fixture(scope="module")
@@ -21,51 +24,30 @@ def runs(tmp_path_factory):
     return {run.revision.name: run for run in collect_runs(repository.folder)}
 
 
-def changed(run, **fields):
-    """A run whose metrics/evaluate.json differs in some fields of `test` or of its judge."""
-    of_judge = {key: fields.pop(key) for key in ("identity", "rubric_sha256") if key in fields}
-    reference = {**run.evaluate["reference"], "signatures": fields.pop("signatures", {})}
-    evaluate = {**run.evaluate, "test": {**run.evaluate["test"], **fields}, "reference": reference}
-    judge = {**run.evaluate["judges"]["reference"], **of_judge}
-    return replace(run, evaluate={**evaluate, "judges": {"reference": judge}})
-
-
 def test_the_difference_between_runs_is_that_of_the_same_records(runs):
     one, other = runs["close"].scores["reference"], runs["main"].scores["reference"]
     ids = [id_ for system, id_ in other if system == "tuned"]
     after, before = ([scores["tuned", id_] for id_ in ids] for scores in (one, other))
-    paired, reason = compare_runs(runs["close"], runs["main"], "reference")
-    assert reason == []
-    assert paired.difference.mean == pytest.approx(sum(after) / 30 - sum(before) / 30)
-    assert paired.wins == sum(a > b for a, b in zip(after, before, strict=True))
+    (change,) = compare_with(runs["main"].comparable, [runs["close"].comparable], "reference")
+    assert change.difference.mean == pytest.approx(sum(after) / 30 - sum(before) / 30)
+    assert change.wins == sum(a > b for a, b in zip(after, before, strict=True))
     check = permutation_test(
         (after, before), lambda x, y, axis: (x - y).mean(axis=axis),
         permutation_type="samples", vectorized=True, n_resamples=5000, rng=1,
     )  # fmt: skip
-    assert paired.p_value == pytest.approx(check.pvalue, abs=0.03)
+    assert change.p_value == pytest.approx(check.pvalue, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"sha256": "0"}, "the test set: "),
-        ({"template_sha256": "0"}, "the template: "),
-        ({"identity": {"judge": "ollama", "model": "llama3"}}, "the judge reference: "),
-        ({"rubric_sha256": "0"}, "the judge reference: rubric_sha256 is "),
-        ({"signatures": {"chrf": "nc:5"}}, "the measure: chrf is "),
-    ],
-)
-def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs, fields, reason):
-    other = changed(runs["close"], **fields)
-    paired, (said, *reasons) = compare_runs(other, runs["main"], "reference")
-    assert (paired, said) == (None, "not comparable")
-    assert all(line.startswith(reason.split(":")[0]) for line in reasons)
-    assert reasons == find_changes(runs["main"], other, ["reference"])  # what `instruct compare` refuses with
-    assert reasons[0].startswith(reason)
+def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs):
+    other = runs["close"]
+    evaluate = {**other.comparable.evaluate, "test": {"sha256": "0" * 64}}
+    other = replace(other, comparable=replace(other.comparable, evaluate=evaluate))
     _, rows = build_table([runs["main"], other], {}, 0)
     cell = rows[1].cells["diff:reference"]
     assert (cell.text, cell.value) == ("not comparable", None)
-    assert cell.small.startswith(reason)
+    # The words are those that `instruct compare` refuses with.
+    assert cell.small == "; ".join(find_changes(runs["main"].comparable, other.comparable, ["reference"]))
+    assert cell.small.startswith("the test set: ")
 
 
 def test_only_settings_that_differ_have_a_column(runs):
@@ -84,15 +66,17 @@ def test_the_verdict_is_clear_for_a_clear_difference_only(runs):
     assert rows[1].cells["diff:reference"].text.endswith(" not\u00a0distinguishable")
 
 
-def test_near_duplicates_count_once(runs):
-    """Thirty records of one group are one observation: nothing can be said of them."""
-    alike = replace(runs["far"], records=[{**record, "group": "g"} for record in runs["far"].records])
-    assert compare_runs(runs["far"], runs["main"], "reference")[0].p_value < 0.01
-    assert compare_runs(alike, runs["main"], "reference")[0].p_value == 1.0
-
-
 def test_p_values_are_corrected_for_the_number_of_runs(runs):
-    cells = compare_all([runs["main"], *[runs["close"]] * 5], runs["main"], "reference")
-    p_value = compare_runs(runs["close"], runs["main"], "reference")[0].p_value
-    assert 0.01 < p_value < 0.2
-    assert {cell.small.split("p\u00a0=\u00a0")[1] for cell in cells[1:]} == {f"{min(1.0, 5 * p_value):.2g}"}
+    (alone,) = compare_with(runs["main"].comparable, [runs["close"].comparable], "reference")
+    assert 0.01 < alone.p_value < 0.2
+    cells = difference_cells([runs["main"], *[runs["close"]] * 5], runs["main"], "reference")
+    said = {re.search("p\u00a0=\u00a0([^;]+)", cell.small)[1] for cell in cells[1:]}
+    assert said == {f"{min(1.0, 5 * alone.p_value):.2g}"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "3", None, [1]])
+def test_what_is_no_finite_number_is_no_number_of_the_table(runs, value):
+    train = {"best_val_loss": value, "steps": 40}
+    _, (row,) = build_table([replace(runs["main"], train=train)], {}, 0)
+    assert (row.cells["val_loss"].text, row.cells["val_loss"].value) == ("", None)
+    assert row.cells["steps"].text == "40"

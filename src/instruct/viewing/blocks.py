@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.viewing.runs import Run
+from instruct.viewing.runs import Run, finite, parse_number
 
 CURVE_POINTS = 400
 FIELDS = ("id", "kind", "instruction", "input", "output")
@@ -63,7 +63,7 @@ def _texts(run: Run) -> tuple[dict[str, list[str]], dict[str, dict[str, list[Any
         systems[system] = {
             "text": [str(row.get("response", "")) for row in found],
             "stop": [str(row.get("stop_reason", "")) for row in found],
-            "cut": [row.get("truncated_tokens", 0) for row in found],
+            "cut": [finite(row.get("truncated_tokens")) or 0 for row in found],
         }
     return records, systems
 
@@ -75,17 +75,9 @@ def _scores(run: Run, ids: Sequence[str]) -> dict[str, dict[str, list[float | No
     }
 
 
-def _curve(rows: Sequence[Mapping[str, str]]) -> dict[str, list[float]]:
-    """The columns of a curve as numbers; of a very long one every n-th point and the last."""
+def _curve(rows: Sequence[Mapping[str, str]]) -> dict[str, list[float | None]]:
+    """The columns of a curve as numbers, None where there is none; of a very long one every n-th point and the last."""
     every = max(1, len(rows) // CURVE_POINTS)
     kept = [row for place, row in enumerate(rows) if place % every == 0 or place == len(rows) - 1]
     columns = [key for key in ("step", "tokens", "loss", "lr") if rows and key in rows[0]]
-    return {key: [_finite(row[key]) for row in kept] for key in columns}
-
-
-def _finite(text: str) -> float:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return 0.0
-    return value if abs(value) < 1e300 else 0.0
+    return {key: [parse_number(row[key]) for row in kept] for key in columns}

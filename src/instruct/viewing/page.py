@@ -1,13 +1,16 @@
 """Writes the page: table, curves and answers of all runs, and the report of the workspace where there is one."""
 
 import base64
+import csv
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
 from markupsafe import Markup
 
+from instruct.comparing.runs import WORKSPACE, find_commit
 from instruct.errors import DataError, InstructError
 from instruct.files import read_text, write_text
 from instruct.plotting.gather import page_values, read_run
@@ -21,6 +24,8 @@ from instruct.viewing.table import build_table
 HERE = Path(__file__).parent
 SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
 SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
+# What the report's code and templates raise for a metric that is absent or of another kind than the stages write.
+UNFIT = (AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError, csv.Error)
 FIGURES = ("loss", "learning_rate", "scores")
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
@@ -30,7 +35,7 @@ def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str
     runs = collect_runs(root, [*asked, *([against] if against else [])])
     if not any(run.evaluate or run.train for run in runs):
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
-    place = find_place(runs, against)
+    place = find_place(runs, against, root)
     names = names_of_commits(root, [run.revision for run in runs])
     write_text(output, render(runs, names, place, workspace_report(root)))
     return runs
@@ -48,16 +53,24 @@ def workspace_report(root: Path) -> Markup:
         )
     except DataError as error:
         return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error).replace(f"{root}/", ""))
+    except UNFIT as error:
+        said = "The workspace's run is not of the shape that the stages write today ({}); run `dvc repro` anew."
+        return Markup(f"<p>{said}</p>").format(f"{type(error).__name__}: {error}".replace(f"{root}/", ""))
 
 
-def find_place(runs: Sequence[Run], against: str | None) -> int:
-    """Which run the others are compared with: the one named, else the first with scores that is a commit."""
-    named = [place for place, run in enumerate(runs) if run.name == against]
-    if against and not named:
-        raise InstructError(f"{against}: there is no such run; there are {', '.join(run.name for run in runs)}")
+def find_place(runs: Sequence[Run], against: str | None, root: Path) -> int:
+    """Which run the others are compared with: the one named, else the first with scores that is a commit.
+
+    A workspace that is left out, as it equals the branch at hand, is that branch.
+    """
+    if against == WORKSPACE:
+        return 0
+    if against:
+        commit = find_commit(against, root)
+        return next(place for place, run in enumerate(runs) if run.revision.commit == commit)
     judged = [place for place, run in enumerate(runs) if run.evaluate]
     firm = [place for place in judged if runs[place].revision.kind == "revision"]
-    return (named or firm or judged or [0])[0]
+    return (firm or judged or [0])[0]
 
 
 def render(runs: Sequence[Run], names: dict[str, str], against: int, report: Markup) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from instruct.errors import InstructError
-from instruct.git import ask_git, list_experiments
+from instruct.comparing.runs import WORKSPACE, find_commit
+from instruct.git import ask_git, list_experiments, utc_time
 
 TRUNKS = ("main", "master")
 
@@ -23,30 +23,26 @@ class Revision:
 
 
 def list_revisions(root: Path, asked: Sequence[str] = ()) -> list[Revision]:
-    """The workspace, the branch at hand, the trunk, the revisions asked for, then all experiments, newest first.
+    """The workspace, the branch at hand, the trunk, what is asked for, then all experiments, newest first.
 
-    Raises InstructError for a revision that Git does not know. Without Git only the workspace is left.
+    A commit with several names stands there under the first. Without Git only the workspace is left. Raises ParamsError
+    for a name that `find_commit` does not know.
     """
-    found = [Revision(name="workspace", kind="workspace")]
-    if _git(root, "rev-parse", "--is-inside-work-tree") is None:
-        if asked:
-            raise InstructError(f"{asked[0]}: there is no Git repository here; run this where the project was cloned")
+    found = [Revision(name=WORKSPACE, kind="workspace")]
+    wanted = {name: find_commit(name, root) for name in asked if name != WORKSPACE}
+    if ask_git(root, "rev-parse", "--is-inside-work-tree") is None:
         return found
-    branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD")
-    names = [branch or "HEAD", *TRUNKS]
     experiments = [
         Revision(name=one.name, kind="experiment", commit=one.commit, baseline=one.baseline, when=one.when)
         for one in list_experiments(root)
     ]
-    by_name = {one.name: one for one in experiments}
-    seen: set[str] = set()
-    for name in (*names, *asked):
-        commit = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-        if commit is None and name in asked and name not in by_name:
-            raise InstructError(f"{name}: Git knows no such revision; see `git branch -a` and `dvc exp list -A`")
-        if commit and (commit not in seen or name in asked) and name not in {one.name for one in found}:
-            seen.add(commit)
-            when = _git(root, "show", "-s", "--format=%cI", commit) or ""
+    branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD") or "HEAD"
+    usual = {name: _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") for name in (branch, *TRUNKS)}
+    of_experiments = {one.commit for one in experiments}
+    new = {name: commit for name, commit in wanted.items() if commit not in of_experiments}
+    for name, commit in (*usual.items(), *new.items()):
+        if commit and commit not in {one.commit for one in found}:
+            when = utc_time(_git(root, "show", "-s", "--format=%ct", commit) or "0")
             found.append(Revision(name=name, kind="revision", commit=commit, when=when))
     return found + experiments
 

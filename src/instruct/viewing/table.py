@@ -6,13 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.comparing.guard import find_changes
+from instruct.comparing.compare import ScoreChange
 from instruct.plotting.results import MEASURES
-from instruct.statistics import ALPHA, Paired, holm, paired_test
-from instruct.viewing.runs import Run
+from instruct.statistics import ALPHA
+from instruct.viewing.differences import compare_with, find_reasons
+from instruct.viewing.runs import Run, finite, mapping
 
-RESAMPLES, SEED = 10_000, 123
-MOST_FLIPS = 5_000_000  # signs drawn for one comparison, so that fifty of them with 10,000 records take seconds
+TONES = {"better": "good", "worse": "bad"}
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on
 Value = float | str | None
 
@@ -63,8 +63,8 @@ def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> 
         Column(key=f"set:{name}", label=name, number=_all_numbers(runs, name), shown=place < SHOWN_SETTINGS)
         for place, name in enumerate(settings)
     ]
-    columns.append(Column(key="when", label="committed", number=False, shown=False))
-    differences = {judge: compare_all(runs, runs[against], judge) for judge in ranked}
+    columns.append(Column(key="when", label="committed (UTC)", number=False, shown=False))
+    differences = {judge: difference_cells(runs, runs[against], judge) for judge in ranked}
     rows = []
     for place, run in enumerate(runs):
         cells = {f"diff:{judge}": differences[judge][place] for judge in ranked}
@@ -74,21 +74,17 @@ def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> 
     return columns, rows
 
 
-def compare_all(runs: Sequence[Run], against: Run, judge: str) -> list[Cell]:
-    """Each run's difference from one of them; the p-values are corrected for their number (Holm, 1979)."""
-    found = [(None, ["(this run)"]) if run is against else compare_runs(run, against, judge) for run in runs]
-    compared = [place for place, (paired, _) in enumerate(found) if paired]
-    corrected = holm([paired.p_value for paired, _ in found if paired])
-    cells = [
-        Cell(text="".join(why[:1]), small="; ".join(why[1:]), value=0.0 if run is against else None)
-        for run, (_, why) in zip(runs, found, strict=True)
+def difference_cells(runs: Sequence[Run], against: Run, judge: str) -> list[Cell]:
+    """Each run's difference from one of them by a judge, or the reasons why there is none."""
+    reasons = [_reasons(against, run, judge) for run in runs]
+    sides = [run.comparable for run, why in zip(runs, reasons, strict=True) if run.comparable and not why]
+    changes = iter(compare_with(against.comparable, sides, judge) if against.comparable and sides else ())
+    return [
+        Cell(text=why[0], small="; ".join(why[1:]), value=0.0 if run is against else None)
+        if why
+        else _change_cell(next(changes))
+        for run, why in zip(runs, reasons, strict=True)
     ]
-    for place, p_value in zip(compared, corrected, strict=True):
-        paired = found[place][0]
-        assert paired
-        one = paired.difference
-        cells[place] = _difference_cell(one.mean, one.low, one.high, p_value, verdict=True)
-    return cells
 
 
 def varying_settings(runs: Sequence[Run]) -> list[str]:
@@ -137,24 +133,17 @@ def measure_columns() -> list[Column]:
     return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in MEASURES.items()]
 
 
-def compare_runs(one: Run, other: Run, judge: str) -> tuple[Paired | None, Sequence[str]]:
-    """The tuned answers of `one` against those of `other`, record by record; or None and the reasons why not."""
-    if not all(judge in run.evaluate.get("judges", {}) for run in (one, other)):
-        return None, ["not judged"]
-    if changes := find_changes(other, one, [judge]):
-        return None, ["not comparable", *changes]
-    mine, its = one.scores.get(judge, {}), other.scores.get(judge, {})
-    groups = {record["id"]: record["group"] or record["id"] for record in one.records}
-    pairs = [
-        (before, after, groups.get(id_, id_))
-        for (system, id_), after in mine.items()
-        if system == "tuned" and after is not None and (before := its.get((system, id_))) is not None
-    ]
-    if not pairs:
-        return None, ["no scores of single records"]
-    theirs, ours, together = zip(*pairs, strict=True)
-    resamples = max(1000, min(RESAMPLES, MOST_FLIPS // len(pairs)))
-    return paired_test(theirs, ours, resamples=resamples, seed=SEED, groups=together), []
+def _reasons(against: Run, run: Run, judge: str) -> list[str]:
+    """What stands in a cell of differences in place of a number: what it is, then why, one line each."""
+    if run is against:
+        return ["(this run)"]
+    if not all(judge in mapping(side.evaluate.get("judges")) for side in (against, run)):
+        return ["not judged"]
+    if against.comparable and run.comparable:
+        why = find_reasons(against.comparable, run.comparable, judge)
+    else:
+        why = [f"{side.name}: {side.refusal}" for side in (against, run) if not side.comparable]
+    return ["not comparable", *why] if why else []
 
 
 def _other_cells(run: Run, against: Run, settings: Sequence[str]) -> dict[str, Cell]:
@@ -165,7 +154,7 @@ def _other_cells(run: Run, against: Run, settings: Sequence[str]) -> dict[str, C
         "steps": _number(run.train.get("steps"), "{:.0f}"),
         "when": Cell(text=run.revision.when[:16].replace("T", " "), value=run.revision.when or None),
     }
-    measured = run.evaluate.get("reference", {}).get("tuned", {})
+    measured = mapping(run.evaluate.get("reference")).get("tuned", {})
     cells |= {f"measure:{key}": _number(measured.get(key), "{:.1f}") for key in MEASURES}
     return cells | {f"set:{key}": _setting(run.params, against.params, key) for key in settings}
 
@@ -181,30 +170,36 @@ def _score_cells(run: Run, judge: str) -> dict[str, Cell]:
     found = run.evaluate.get("judges", {}).get(judge)
     if not found:
         return {}
-    tuned, difference = found["tuned"], found["difference"]
-    cells = {f"unscored:{judge}": _number(tuned["unscored"], "{:.0f}")}
-    if tuned["scored"]:
-        interval = f"{tuned['low']:.1f} to {tuned['high']:.1f}" if "low" in tuned else ""
-        cells[f"score:{judge}"] = Cell(text=f"{tuned['mean']:.1f}", small=interval, value=tuned["mean"])
-    if difference["count"]:
-        numbers = (difference[key] for key in ("mean", "low", "high", "p_value"))
-        cells[f"gain:{judge}"] = _difference_cell(*numbers, verdict=False)
+    cells = {f"unscored:{judge}": _number(found["tuned"].get("unscored"), "{:.0f}")}
+    if tuned := _numbers(found["tuned"], ("mean",)):
+        interval = _numbers(found["tuned"], ("low", "high"))
+        small = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
+        cells[f"score:{judge}"] = Cell(text=f"{tuned[0]:.1f}", small=small, value=tuned[0])
+    if numbers := _numbers(found["difference"], ("mean", "low", "high", "p_value")):
+        mean, low, high, p_value = numbers
+        tone = ("good" if mean > 0 else "bad") if p_value <= ALPHA else ""
+        cells[f"gain:{judge}"] = Cell(text=f"{mean:+.1f}", small=f"{low:+.1f} to {high:+.1f}", value=mean, tone=tone)
     return cells
 
 
-def _difference_cell(mean: float, low: float, high: float, p_value: float, *, verdict: bool) -> Cell:
-    said, tone = "not\u00a0distinguishable", ""
-    if p_value <= ALPHA:
-        said, tone = ("better", "good") if mean > 0 else ("worse", "bad")
-    interval = f"{low:+.1f} to {high:+.1f}"
-    if not verdict:
-        return Cell(text=f"{mean:+.1f}", small=interval, value=mean, tone=tone)
-    return Cell(text=f"{mean:+.1f} {said}", small=f"{interval}, p\u00a0=\u00a0{p_value:.2g}", value=mean, tone=tone)
+def _change_cell(change: ScoreChange) -> Cell:
+    """Difference and verdict, and in small the interval, the p-value and what the test could have found."""
+    one, verdict = change.difference, change.verdict
+    why = change.in_words.removeprefix(verdict).strip(" ()")
+    small = f"{one.low:+.1f} to {one.high:+.1f}, p\u00a0=\u00a0{change.corrected:.2g}{f'; {why}' if why else ''}"
+    said = verdict.replace(" ", "\u00a0")
+    return Cell(text=f"{one.mean:+.1f} {said}", small=small, value=one.mean, tone=TONES.get(verdict, ""))
+
+
+def _numbers(values: Mapping[str, Any], keys: Sequence[str]) -> list[float]:
+    """The numbers of these names; none where one of them is absent."""
+    found = [number for key in keys if (number := finite(values.get(key))) is not None]
+    return found if len(found) == len(keys) else []
 
 
 def _number(value: Any, form: str) -> Cell:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(text=form.format(value), value=float(value)) if good else Cell()
+    number = finite(value)
+    return Cell() if number is None else Cell(text=form.format(number), value=number)
 
 
 def _setting(params: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> Cell:
@@ -212,8 +207,8 @@ def _setting(params: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> C
         return Cell()
     value = params[key]
     text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(text=text, value=float(value) if plain else text, tone="changed" if value != usual.get(key) else "")
+    shown = finite(value) if isinstance(value, int | float) and not isinstance(value, bool) else text
+    return Cell(text=text, value=shown, tone="changed" if value != usual.get(key) else "")
 
 
 def _all_numbers(runs: Sequence[Run], key: str) -> bool:

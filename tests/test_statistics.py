@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test, sem, ttest_1samp
 
-from instruct.statistics import holm, mean_interval, paired_test, smallest_detectable, standard_error
+from instruct.statistics import holm, mean_interval, paired_test, paired_tests, smallest_detectable, standard_error
 
 SCORES = [0.0, 12.5, 100.0, 55.0, 31.25, 100.0, 78.0, 3.0, 64.5, 88.0, 41.0, 9.0, 100.0, 27.0, 70.0]
 
@@ -244,6 +245,23 @@ def test_of_many_items_the_smallest_difference_is_the_textbooks():
     assert strict / smallest_detectable(differences.tolist()) == pytest.approx(
         (2.638 + 0.842) / (1.960 + 0.842), abs=0.01
     )
+
+
+@pytest.mark.parametrize("count", [1, 6, 14, 200])
+def test_pairs_that_share_their_flips_are_tested_as_each_alone(count):
+    """With up to 14 groups all flips are counted, with more they are drawn."""
+    rng = np.random.default_rng(count)
+    pairs = []
+    for records in (count, count, 2 * count, count + 1):
+        differences = (rng.integers(-3, 5, records) * rng.integers(0, 2, records)).astype(float)
+        pairs.append((differences, [f"g{i % count}" for i in range(records)]))
+    together = paired_tests(pairs, resamples=10_000, seed=7)
+    for (differences, groups), ours in zip(pairs, together, strict=True):
+        alone = paired_test([0.0] * len(differences), differences.tolist(), resamples=10_000, seed=7, groups=groups)
+        assert (ours.p_value, ours.wins, ours.ties, ours.losses) == (
+            alone.p_value, alone.wins, alone.ties, alone.losses,
+        )  # fmt: skip
+        assert asdict(ours.difference) == pytest.approx(asdict(alone.difference))
 
 
 def test_near_duplicates_make_the_smallest_difference_larger():

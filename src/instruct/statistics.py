@@ -59,7 +59,8 @@ def mean_interval(
     are one and the same, the interval also holds what a few more of another value would make of the mean.
     """
     sums, sizes = _cluster(values, groups)
-    interval = _interval(sums, sizes, *_flipped(sums, sizes, resamples, seed), bounds)
+    totals, counts = _flipped(np.stack([sums, sizes], axis=1), resamples, seed).T
+    interval = _interval(sums, sizes, totals, counts, bounds)
     usual = max(Counter(np.round(sums / sizes, 9).tolist()).values(), default=0)
     return _allow_for_unseen(interval, len(sums) - usual, sizes, bounds)
 
@@ -72,8 +73,23 @@ def paired_test(
     What was seen is one of the flips, so the p-value is never 0 (Phipson & Smyth, 2010).
     """
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    sums, sizes = _cluster(differences, groups)
-    totals, counts = _flipped(sums, sizes, resamples, seed)
+    return paired_tests([(differences, groups)], resamples=resamples, seed=seed)[0]
+
+
+def paired_tests(pairs: Sequence[tuple[Array, Sequence[str] | None]], *, resamples: int, seed: int) -> list[Paired]:
+    """`paired_test` for each pair of differences and groups; those of as many groups share the flips."""
+    clusters = [_cluster(differences, groups) for differences, groups in pairs]
+    found: dict[int, tuple[Array, Array]] = {}
+    for count in {len(sums) for sums, _ in clusters}:
+        places = [place for place, (sums, _) in enumerate(clusters) if len(sums) == count]
+        columns = np.stack([clusters[place][part] for part in (0, 1) for place in places], axis=1)  # (groups, 2 pairs)
+        flipped = _flipped(columns, resamples, seed)  # (flips, 2 pairs)
+        found |= {place: (flipped[:, i], flipped[:, i + len(places)]) for i, place in enumerate(places)}
+    parts = zip(pairs, clusters, (found[place] for place in range(len(pairs))), strict=True)
+    return [_paired(differences, *cluster, *flips) for (differences, _), cluster, flips in parts]
+
+
+def _paired(differences: Array, sums: Array, sizes: Array, totals: Array, counts: Array) -> Paired:
     tolerance = 1e-9 * np.abs(sums).sum()  # tenths are not exact in floating point, ties among flips are
     extreme = np.abs(totals) >= abs(sums.sum()) - tolerance
     bounds = (-100.0, 100.0)
@@ -156,10 +172,9 @@ def _cluster(values: Sequence[float] | Array, groups: Sequence[str] | None) -> t
     return np.bincount(place, data).astype(np.float64), np.bincount(place).astype(np.float64)
 
 
-def _flipped(sums: Array, sizes: Array, resamples: int, seed: int) -> tuple[Array, Array]:
-    """The total of the values and of the signs after each flip; what was seen comes first."""
-    pairs = [(signs @ sums, signs @ sizes) for signs in _signs(len(sums), resamples, seed)]
-    return np.concatenate([total for total, _ in pairs]), np.concatenate([count for _, count in pairs])
+def _flipped(columns: Array, resamples: int, seed: int) -> Array:
+    """The totals of columns of (groups, columns) after each flip of their rows' signs; what was seen comes first."""
+    return np.concatenate([signs @ columns for signs in _signs(len(columns), resamples, seed)])
 
 
 def _signs(clusters: int, resamples: int, seed: int) -> Iterator[Array]:

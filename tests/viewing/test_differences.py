@@ -5,17 +5,15 @@ import json
 from dataclasses import asdict
 from io import StringIO
 
-import numpy as np
 import pytest
 from viewing.repository import Repository
 
 from instruct.comparing.compare import compare
 from instruct.comparing.runs import read_run
 from instruct.errors import InstructError
-from instruct.statistics import paired_test
 from instruct.viewing import differences
 from instruct.viewing.collect import collect_runs
-from instruct.viewing.differences import Pair, compare_with, paired_tests
+from instruct.viewing.differences import compare_with
 from instruct.viewing.table import build_table
 
 
@@ -150,27 +148,6 @@ def test_what_compare_compares_has_its_numbers_on_the_page(pair):
     assert (theirs.smallest is not None) == ("smallest detectable" in cell.small)
     if theirs.smallest is not None:
         assert cell.small.endswith(f"; smallest detectable: {theirs.smallest:.1f}")
-
-
-@pytest.mark.parametrize("groups", [1, 6, 14, 200])
-def test_pairs_that_share_their_flips_are_tested_as_each_alone(groups):
-    """With up to 14 groups all flips are counted, with more they are drawn."""
-    rng = np.random.default_rng(groups)
-    pairs = []
-    for records in (groups, groups, 2 * groups, groups + 1):
-        before = rng.integers(0, 101, records).astype(float)
-        after = np.clip(before + rng.integers(-3, 5, records) * rng.integers(0, 2, records), 0, 100)
-        pairs.append(Pair(before=before, after=after, groups=[f"g{i % groups}" for i in range(records)], missing=0))
-    together = paired_tests(pairs, resamples=10_000, seed=7)
-    for pair, ours in zip(pairs, together, strict=True):
-        alone = paired_test(pair.before, pair.after, resamples=10_000, seed=7, groups=pair.groups)
-        assert (ours.p_value, ours.wins, ours.ties, ours.losses) == (
-            alone.p_value,
-            alone.wins,
-            alone.ties,
-            alone.losses,
-        )
-        assert asdict(ours.difference) == pytest.approx(asdict(alone.difference))
 
 
 def test_a_clear_difference_stays_clear_however_many_runs_are_compared(tmp_path, monkeypatch):

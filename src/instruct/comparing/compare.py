@@ -11,7 +11,7 @@ from instruct.comparing.runs import Run
 from instruct.comparing.seeds import Array, by_training, check_one_recipe, compare_recipes, records_with
 from instruct.errors import DataError, ParamsError
 from instruct.params import did_you_mean
-from instruct.statistics import ALPHA, Interval, holm, paired_test, smallest_detectable
+from instruct.statistics import ALPHA, Interval, Paired, holm, paired_tests, smallest_detectable
 
 RESAMPLES, SEED = 10_000, 123
 Verdict = Literal["better", "worse", "not distinguishable"]
@@ -139,7 +139,9 @@ def compare(
             f"{side_name(a)} and {side_name(b)}: {unmatched} records are not in each one's metrics/scores.csv, though "
             "the test set is the same; run `dvc repro evaluate` in both"
         )
-    results = [_compare_score(a, b, name, everywhere, alpha / len(names)) for name in names]
+    pairs = [pair_scores(a, b, name, everywhere) for name in names]
+    tests = paired_tests([(pair.differences, pair.groups) for pair in pairs], resamples=RESAMPLES, seed=SEED)
+    results = [score_change(pair, test, alpha / len(names)) for pair, test in zip(pairs, tests, strict=True)]
     corrected = holm([result.p_value for result in results])
     return Comparison(
         a=tuple(a),
@@ -184,32 +186,63 @@ def replaced_judges(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     return sorted(judges[0] | judges[1]) if judges[0] - judges[1] else []
 
 
-def _compare_score(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str], level: float) -> ScoreChange:
-    tables = [by_training(side, name, ids) for side in (a, b)]  # (trainings, records), NaN without a score
-    left, right = (table.mean(axis=0) for table in tables)
+@dataclass(frozen=True, kw_only=True)
+class PairedScores:
+    """One score of both sides: (trainings, records) in `a` and `b`, of the records that have it in every run.
+
+    `missing` and `turned` are as in ScoreChange.
+    """
+
+    name: str
+    a: Array
+    b: Array
+    groups: Sequence[str]
+    missing: int
+    turned: bool
+
+    @property
+    def differences(self) -> Array:
+        """The mean over B's trainings less that over A's, record by record."""
+        return self.b.mean(axis=0) - self.a.mean(axis=0)
+
+
+def pair_scores(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str]) -> PairedScores:
+    """One score of both sides on these records; raises DataError where none of them has it in every run."""
+    tables = [by_training(side, name, ids) for side in (a, b)]
+    left, right = (table.mean(axis=0) for table in tables)  # NaN without a score
     scored = ~np.isnan(right - left)
     if not scored.any():
         raise DataError(f"{name}: no record has this score in both runs; choose others with --score")
     groups = [a[0].groups[id_] for id_, has in zip(ids, scored, strict=True) if has]
-    paired = paired_test(left[scored].tolist(), right[scored].tolist(), resamples=RESAMPLES, seed=SEED, groups=groups)
-    difference, p_value = paired.difference, paired.p_value
-    of_recipes = sum(map(len, tables)) > 2
-    if of_recipes:
-        # What these trained models do not show, their recipes do not either.
-        of_models, p_of_models = difference, p_value
-        difference, p_value, smallest = compare_recipes(tables[0][:, scored], tables[1][:, scored], groups, level=level)
-        low, high = min(difference.low, of_models.low), max(difference.high, of_models.high)
-        difference, p_value = replace(difference, low=low, high=high), max(p_value, p_of_models)
-    else:
-        smallest = smallest_detectable((right - left)[scored].tolist(), groups=groups, alpha=level)
-    return ScoreChange(
+    return PairedScores(
         name=name,
-        count=len(groups),
-        groups=len(set(groups)),
+        a=tables[0][:, scored],
+        b=tables[1][:, scored],
+        groups=groups,
         missing=len(ids) - len(groups),
         turned=_could_turn(left, right),
-        a=float(left[scored].mean()),
-        b=float(right[scored].mean()),
+    )
+
+
+def score_change(pair: PairedScores, paired: Paired, level: float) -> ScoreChange:
+    """What the paired test of `pair.differences` says of it; the smallest detectable difference is that of `level`."""
+    difference, p_value = paired.difference, paired.p_value
+    of_recipes = len(pair.a) + len(pair.b) > 2
+    if of_recipes:
+        difference, p_value, smallest = compare_recipes(pair.a, pair.b, pair.groups, level=level)
+        # What these trained models do not show, their recipes do not either.
+        low, high = min(difference.low, paired.difference.low), max(difference.high, paired.difference.high)
+        difference, p_value = replace(difference, low=low, high=high), max(p_value, paired.p_value)
+    else:
+        smallest = smallest_detectable(pair.differences.tolist(), groups=pair.groups, alpha=level)
+    return ScoreChange(
+        name=pair.name,
+        count=len(pair.groups),
+        groups=len(set(pair.groups)),
+        missing=pair.missing,
+        turned=pair.turned,
+        a=float(pair.a.mean()),
+        b=float(pair.b.mean()),
         difference=difference,
         p_value=p_value,
         corrected=p_value,

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from instruct.comparing.compare import records_with
 from instruct.comparing.runs import LOCK, Run, fits_lock, lock_outs
+from instruct.comparing.seeds import records_with
 from instruct.errors import DataError
 from instruct.parsing import parse_json
 

@@ -53,7 +53,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
 
 def scope_line(comparison: Comparison) -> str:
     """What the verdict speaks of: these trained models, or the recipes."""
-    if len(comparison.a) + len(comparison.b) > 2:
+    if comparison.of_recipes:
         return "This speaks of the recipes: the spread between seeds is in every interval."
     return "This speaks of these two trained models; another train.seed may move a recipe's mean (`instruct variance`)."
 

@@ -1,9 +1,12 @@
 """What Git knows, for the tools that compare and show runs."""
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from instruct.errors import InstructError
 
 # DVC keeps an experiment as refs/exps/<first 2>/<other 38 digits of the commit it started from>/<its name>.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
@@ -19,13 +22,38 @@ class Experiment:
     when: str
 
 
-def ask_git(root: Path, *arguments: str) -> str | None:
-    """What Git prints in `root`, or None where it refuses or is not there; what is no UTF-8 is replaced."""
+def call_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run Git in `root`, its messages in English; raises InstructError where it cannot be started."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True)
-    except FileNotFoundError:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+    except OSError as error:
+        if not root.is_dir():
+            raise InstructError(f"{root}: is no folder; give one that is there") from None
+        reason = "it is not on the path" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InstructError(f"git: cannot be run ({reason}); install Git, or correct PATH") from None
+
+
+def read_git(root: Path, *arguments: str) -> bytes | None:
+    """The bytes that Git prints in `root`, or None where it refuses or is not there."""
+    try:
+        done = call_git(root, *arguments)
+    except InstructError:
         return None
-    return None if done.returncode else done.stdout.decode("utf-8", "replace")
+    return None if done.returncode else done.stdout
+
+
+def ask_git(root: Path, *arguments: str) -> str | None:
+    """The same as text; what is no UTF-8 is replaced."""
+    said = read_git(root, *arguments)
+    return None if said is None else said.decode("utf-8", "replace")
+
+
+def complaint_of(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Git's complaint in one line, with the command that it recommends where it distrusts the folder's owner."""
+    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    said = next((line for line in lines if line.startswith(("fatal: ", "error: "))), "no reason given")
+    remedy = next((f"; run `{line}`" for line in lines if line.startswith("git config")), "")
+    return said.partition(": ")[2] + remedy if ": " in said else said
 
 
 def list_experiments(root: Path) -> list[Experiment]:

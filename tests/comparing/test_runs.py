@@ -1,10 +1,12 @@
 import json
+import os
 
 import pytest
 from comparing.small_runs import commit, git, make_repository, write_run
 
 from instruct.comparing.runs import changed_params, find_commit, read_run
-from instruct.errors import DataError, ParamsError
+from instruct.errors import DataError, InstructError, ParamsError
+from instruct.tools.programs import run_git
 
 FORTY = [float(i) for i in range(40)]
 
@@ -56,7 +58,7 @@ def test_an_experiment_is_found_by_its_name(repository):
     assert find_commit("tame-elk", repository) == git(repository, "rev-parse", "main")
 
 
-@pytest.mark.parametrize("name", ["mian", "HEAD~7", "--all", "a b", "", "main:params.yaml"])
+@pytest.mark.parametrize("name", ["mian", "HEAD~7", "--all", "a b", "", "main:params.yaml", "^main"])
 def test_a_name_that_means_nothing_is_refused(repository, name):
     with pytest.raises(ParamsError, match=r"^there is no revision or experiment .*; see `git branch -a`"):
         read_run(name, repository)
@@ -76,6 +78,58 @@ def test_a_shallow_clone_reads_the_base_branch_once_it_is_fetched_and_says_how(r
     assert read_run("main", clone).scores == read_run("origin/main", clone).scores
     assert read_run("main", clone).scores["similarity"]["r0"] == 0
     assert read_run("HEAD", clone).scores["similarity"]["r0"] == 39
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("HEAD~7", "this clone is shallow: `git fetch --deepen 50` brings older commits"),
+        ("HEAD^", "this clone is shallow: `git fetch --deepen 50` brings older commits"),
+        ("old;rm", "`git fetch --depth 1 origin '+refs/heads/old;rm:refs/remotes/origin/old;rm'` brings a branch"),
+        ("old~1", "`git fetch --depth 50 origin +refs/heads/old:refs/remotes/origin/old` brings a branch"),
+        ("a b", "see `git branch -a`"),
+        ("--all", "see `git branch -a`"),
+        ("^main", "see `git branch -a`"),
+    ],
+)
+def test_a_shallow_clone_is_told_only_what_git_can_do(repository, tmp_path, name, remedy):
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(clone))
+    with pytest.raises(ParamsError) as refused:
+        find_commit(name, clone)
+    assert f"{remedy}, `dvc exp list -A` shows experiments" in str(refused.value)
+
+
+def test_the_depth_that_is_recommended_is_enough(repository, tmp_path):
+    commit(repository, "second")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(clone))
+    with pytest.raises(ParamsError, match="deepen") as refused:
+        find_commit("HEAD~1", clone)
+    git(clone, *str(refused.value).split("`")[1].split()[1:])
+    assert find_commit("HEAD~1", clone) == git(repository, "rev-parse", "HEAD~1")
+
+
+def test_an_owner_that_git_distrusts_is_said_in_gits_words(repository, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    with pytest.raises(ParamsError, match="detected dubious ownership") as refused:
+        find_commit("main", repository)
+    assert f"run `git config --global --add safe.directory {repository}`" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mode", [None, 0o644])
+def test_without_git_one_line_says_so(repository, tmp_path, monkeypatch, mode):
+    (tmp_path / "bin").mkdir()
+    if mode:
+        (tmp_path / "bin/git").write_text("#!/bin/sh\n")
+        (tmp_path / "bin/git").chmod(mode)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for ask in (lambda: find_commit("main", repository), lambda: run_git(repository, "status")):
+        with pytest.raises(InstructError, match=r"^git: cannot be run \((it is not on the path|Permission denied)\); "):
+            ask()
+    assert read_run("workspace", repository).scores  # the workspace needs no Git
 
 
 def test_outside_of_git_one_line_says_so(tmp_path):

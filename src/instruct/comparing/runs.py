@@ -6,6 +6,8 @@ Nothing here needs data, a DVC cache or the network, so a shallow clone is enoug
 import csv
 import json
 import math
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -16,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from instruct.errors import DataError, ParamsError
-from instruct.git import ask_git, list_experiments
+from instruct.git import ask_git, call_git, complaint_of, list_experiments
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")
@@ -71,8 +73,8 @@ def read_run(name: str, root: Path) -> Run:
 
 def find_commit(name: str, root: Path) -> str:
     """The commit of a revision, else of the DVC experiment of this name, else of the branch of this name on origin."""
-    if commit := ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
-        return commit.strip()
+    if commit := _commit_of(name, root):
+        return commit
     named = [one for one in list_experiments(root) if one.name == name]
     head = (ask_git(root, "rev-parse", "HEAD") or "").strip()
     found = {one.commit for one in named if one.baseline == head} or {one.commit for one in named}
@@ -80,15 +82,36 @@ def find_commit(name: str, root: Path) -> str:
         return found.pop()
     if found:
         raise ParamsError(f'"{name}" names {len(found)} experiments; give the commit, `dvc exp list -A` shows them')
-    origin = f"refs/remotes/origin/{name}^{{commit}}"
-    if commit := ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", origin):
-        return commit.strip()
-    if ask_git(root, "rev-parse", "--git-dir") is None:
-        raise ParamsError(f"{root.name}: is not a Git repository; run inside a clone")
-    shallow = (ask_git(root, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
-    fetch = f"git fetch --depth 1 origin +refs/heads/{name}:refs/remotes/origin/{name}"
-    remedy = f"this clone is shallow: `{fetch}` brings a branch" if shallow else "see `git branch -a`"
-    raise ParamsError(f'there is no revision or experiment "{name}"; {remedy}, `dvc exp list -A` shows experiments')
+    if commit := _commit_of(f"refs/remotes/origin/{name}", root):
+        return commit
+    there = call_git(root, "rev-parse", "--git-dir")
+    if there.returncode:
+        said = complaint_of(there)
+        if "not a git repository" in said:
+            raise ParamsError(f"{root.name}: is not a Git repository; run inside a clone")
+        raise ParamsError(f"{root.name}: Git refuses this folder: {said}")
+    remedies = f"{_how_to_bring(name, root)}, `dvc exp list -A` shows experiments"
+    raise ParamsError(f'there is no revision or experiment "{name}"; {remedies}')
+
+
+def _commit_of(revision: str, root: Path) -> str:
+    """The commit that Git knows by this name, or nothing; `^main`, which is all that main does not hold, is none."""
+    said = ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}") or ""
+    return said.strip() if re.fullmatch(r"[0-9a-f]{40,64}", said.strip()) else ""
+
+
+def _how_to_bring(name: str, root: Path) -> str:
+    """What brings a revision that this clone lacks: a fetch where the clone is shallow and the name can be one's."""
+    if (ask_git(root, "rev-parse", "--is-shallow-repository") or "").strip() != "true":
+        return "see `git branch -a`"
+    branch, *steps = re.split(r"(?=[~^])", name)
+    if steps and _commit_of(branch, root):
+        return "this clone is shallow: `git fetch --deepen 50` brings older commits"
+    if ask_git(root, "check-ref-format", "--branch", branch) is None:
+        return "see `git branch -a`"
+    source = shlex.quote(f"+refs/heads/{branch}:refs/remotes/origin/{branch}")
+    depth = "--depth 50" if steps else "--depth 1"
+    return f"this clone is shallow: `git fetch {depth} origin {source}` brings a branch"
 
 
 def _content(commit: str, path: str, root: Path) -> str | None:

@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 from instruct.errors import InstructError
+from instruct.git import call_git, complaint_of
 
 
 def run_git(folder: Path, *arguments: str) -> str:
-    """What Git prints; raises InstructError with Git's own words where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    """What Git prints; raises InstructError with Git's own words where it fails or cannot be started."""
+    done = call_git(folder, *arguments)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InstructError(f"{folder}: git {arguments[0]} failed ({said.removeprefix('fatal: ')})")
-    return done.stdout
+        raise InstructError(f"{folder}: git {arguments[0]} failed ({complaint_of(done)})")
+    return done.stdout.decode("utf-8", "replace")
 
 
 def run_dvc(folder: Path, *arguments: str) -> int:

@@ -1,16 +1,24 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from comparing.small_runs import IDENTITY, TEST, make_repository, write_run
 from scipy.stats import ttest_rel
 
 from instruct.comparing.compare import compare
+from instruct.comparing.guard import find_changes
 from instruct.comparing.runs import read_run
 from instruct.errors import DataError, ParamsError
 
+ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(7)
 BEFORE = RNG.uniform(0, 90, 60).round(4).tolist()
 NOISE = RNG.normal(0, 8, 60)
 JUDGED = {"llama": IDENTITY}
+REFERENCE = {"reference": {"judge": "reference"}}
 
 
 @pytest.fixture
@@ -78,7 +86,7 @@ def test_near_duplicates_count_as_one(run):
 
 
 def test_the_reference_judge_and_similarity_are_one_score(run):
-    sides = [run({"reference": s, "similarity": s, "chrf": s}, judges={"reference": {}}) for s in (BEFORE, moved(9))]
+    sides = [run({"reference": s, "similarity": s, "chrf": s}, judges=REFERENCE) for s in (BEFORE, moved(9))]
     assert [score.name for score in compare([sides[0]], [sides[1]]).scores] == ["reference", "chrf"]
     (score,) = compare([sides[0]], [sides[1]], chosen=["similarity"]).scores
     assert score.name == "similarity"
@@ -137,6 +145,40 @@ def test_the_guard_refuses_and_names_what_changed(run, changed, line):
     assert marked.scores[0].difference.mean > 5
 
 
+def forget(evaluate, *path):
+    *before, last = path
+    for key in before:
+        evaluate = evaluate[key]
+    del evaluate[last]
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (("test", "sha256"), "the test set: no hash in"),
+        (("test", "template_sha256"), "the template: no hash in"),
+        (("judges", "llama", "identity"), "the judge llama: no identity in"),
+        (("judges", "llama", "rubric_sha256"), "the judge llama: no hash of its rubric in"),
+        (("reference", "signatures"), "the measure: no signature in"),
+    ],
+)
+def test_what_a_run_does_not_say_is_a_change(run, path, line, both):
+    sides = [run({"llama": BEFORE, "chrf": BEFORE}, judges=JUDGED) for _ in range(2)]
+    a, b = (replace(side, name=name) for side, name in zip(sides, "ab", strict=True))
+    assert not compare([a], [b]).changes
+    for one in (a, b) if both else (b,):
+        forget(one.evaluate, *path)
+    assert compare([a], [b], anyway=True).changes == (f"{line} {'a and b' if both else 'b'}",)
+
+
+def test_what_evaluate_wrote_is_comparable_with_itself():
+    """A guard that asks for more than the stage writes would refuse everything."""
+    evaluate = json.loads((ROOT / "metrics/evaluate.json").read_text(encoding="utf-8"))
+    run = SimpleNamespace(name="main", evaluate=evaluate)
+    assert find_changes(run, run, [*evaluate["judges"], "chrf"]) == []
+
+
 def test_another_rubric_is_refused_too(run):
     sides = [run({"llama": BEFORE}, judges=JUDGED) for _ in range(2)]
     sides[1].evaluate["judges"]["llama"]["rubric_sha256"] = "f" * 64
@@ -168,8 +210,7 @@ def test_a_judge_in_the_place_of_another_is_refused_and_one_more_is_said(run):
 
 
 def test_the_reference_judge_is_a_measure_with_a_signature(run):
-    judges = {"reference": {"judge": "reference"}}
-    sides = [run({"reference": BEFORE}, judges=judges, signatures={"chrf": f"nc:{n}"}) for n in (6, 4)]
+    sides = [run({"reference": BEFORE}, judges=REFERENCE, signatures={"chrf": f"nc:{n}"}) for n in (6, 4)]
     with pytest.raises(DataError, match="the measure: chrf is nc:6 in workspace, nc:4 in workspace"):
         compare(sides[:1], sides[1:], chosen=["reference"])
 

@@ -9,7 +9,11 @@ from instruct.comparing.seeds import compare_recipes, split_variance, variance_l
 from instruct.errors import DataError, ParamsError
 from instruct.statistics import detectable_errors
 
-EVALUATE = {"test": {"sha256": "a"}, "judges": {}, "reference": {}}
+EVALUATE = {
+    "test": {"sha256": "a", "template_sha256": "b"},
+    "judges": {},
+    "reference": {"signatures": {"chrf": "nrefs:1"}},
+}
 
 
 def run_of(scores, *, seed=123, judge_seed=123, name="", **train):

@@ -30,7 +30,7 @@ def write_run(folder: Path, name, tuned, *, template="alpaca", loss=1.5):
     """What a run leaves in Git: the three files that a comparison reads, and a curve."""
     (folder / "metrics/curves").mkdir(parents=True, exist_ok=True)
     test = {"records": COUNT, "sha256": "a" * 64, "template": template, "template_sha256": template}
-    reference = {"base": {}, "tuned": {}, "signatures": {}}
+    reference = {"base": {}, "tuned": {}, "signatures": {"chrf": "nrefs:1"}}
     judge = {"identity": {"judge": "reference"}, "rubric": "none", "rubric_sha256": "none"}
     evaluate = {"test": test, "judges": {"reference": judge}, "reference": reference}
     (folder / "metrics/evaluate.json").write_text(json.dumps(evaluate))

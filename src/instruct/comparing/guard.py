@@ -23,38 +23,56 @@ def changes_among(runs: Sequence[Judged], scores: Collection[str]) -> list[str]:
 
 
 def find_changes(a: Judged, b: Judged, scores: Collection[str]) -> list[str]:
-    """What differs between two runs and makes `scores` incomparable, one line each; empty where all is well."""
-    lines = []
-    one, other = a.evaluate["test"], b.evaluate["test"]
-    if one.get("sha256") != other.get("sha256"):
-        lines.append(f"the test set: {_test(one)} in {a.name}, {_test(other)} in {b.name}")
-    if (one.get("template"), one.get("template_sha256")) != (other.get("template"), other.get("template_sha256")):
-        lines.append(f"the template: {_template(one)} in {a.name}, {_template(other)} in {b.name}")
+    """What differs between two runs and makes `scores` incomparable, one line each; empty where all is well.
+
+    What a run does not say of itself is a change too: two runs without a hash need not have had one test set.
+    """
+    runs = (a, b)
+    tests = [run.evaluate["test"] for run in runs]
+    lines = _silent("the test set: no hash", runs, [test.get("sha256") for test in tests], str)
+    if not lines and tests[0]["sha256"] != tests[1]["sha256"]:
+        lines = [f"the test set: {_test(tests[0])} in {a.name}, {_test(tests[1])} in {b.name}"]
+    templates = [(test.get("template"), test.get("template_sha256")) for test in tests]
+    silent = _silent("the template: no hash", runs, [digest for _, digest in templates], str)
+    if not silent and templates[0] != templates[1]:
+        silent = [f"the template: {_template(tests[0])} in {a.name}, {_template(tests[1])} in {b.name}"]
+    lines += silent
     judges = [name for name in (*a.evaluate["judges"], *b.evaluate["judges"]) if name in scores]
     for name in dict.fromkeys(judges):
         lines += _judge_changes(name, a, b)
     # Every score that is no model's opinion is a measure of likeness; the judge `reference` is a mean of such.
     if set(scores) - ({*a.evaluate["judges"], *b.evaluate["judges"]} - {"reference"}):
-        signatures = [run.evaluate["reference"].get("signatures", {}) for run in (a, b)]
-        lines += _changes("the measure", signatures[0], signatures[1], a, b)
+        signatures = [run.evaluate["reference"].get("signatures") for run in runs]
+        lines += _silent("the measure: no signature", runs, signatures, Mapping) or _changes(
+            "the measure", signatures, runs
+        )
     return lines
 
 
 def _judge_changes(name: str, a: Judged, b: Judged) -> list[str]:
-    sides = []
     for run, other in ((a, b), (b, a)):
         if name not in run.evaluate["judges"]:
             return [f"the judge: {name} has judged {other.name}, not {run.name}"]
-        judge = run.evaluate["judges"][name]
-        sides.append((judge.get("identity", {}), {key: judge.get(key, "none") for key in ("rubric", "rubric_sha256")}))
-    lines = _changes(f"the judge {name}", sides[0][0], sides[1][0], a, b)
-    return lines + _changes(f"the judge {name}", sides[0][1], sides[1][1], a, b)
+    what, runs, judges = f"the judge {name}", (a, b), [run.evaluate["judges"][name] for run in (a, b)]
+    identities = [judge.get("identity") for judge in judges]
+    lines = _silent(f"{what}: no identity", runs, identities, Mapping) or _changes(what, identities, runs)
+    # A judge without a rubric, as `reference` is, has no hash of one either.
+    hashes = [judge.get("rubric_sha256") if judge.get("rubric") else "none" for judge in judges]
+    rubrics = [{key: judge.get(key, "none") for key in ("rubric", "rubric_sha256")} for judge in judges]
+    return lines + (_silent(f"{what}: no hash of its rubric", runs, hashes, str) or _changes(what, rubrics, runs))
 
 
-def _changes(what: str, one: dict[str, Any], other: dict[str, Any], a: Judged, b: Judged) -> list[str]:
-    one, other = flatten(one), flatten(other)
+def _silent(what: str, runs: Sequence[Judged], said: Sequence[Any], kind: type) -> list[str]:
+    """A line that names the runs which do not say this, or say something of another kind."""
+    names = [run.name for run, value in zip(runs, said, strict=True) if not (value and isinstance(value, kind))]
+    return [f"{what} in {' and '.join(dict.fromkeys(names))}"] if names else []
+
+
+def _changes(what: str, sides: Sequence[Mapping[str, Any]], runs: Sequence[Judged]) -> list[str]:
+    one, other = map(flatten, sides)
+    a, b = (run.name for run in runs)
     return [
-        f"{what}: {key} is {_short(one.get(key, 'absent'))} in {a.name}, {_short(other.get(key, 'absent'))} in {b.name}"
+        f"{what}: {key} is {_short(one.get(key, 'absent'))} in {a}, {_short(other.get(key, 'absent'))} in {b}"
         for key in sorted({*one, *other})
         if one.get(key) != other.get(key)
     ]

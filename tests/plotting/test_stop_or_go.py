@@ -1,6 +1,6 @@
 import pytest
 
-from instruct.plotting.stop_or_go import loss_trend, stop_or_go
+from instruct.plotting.stop_or_go import Movement, loss_trend, stop_or_go
 
 TRAIN = {"initial_val_loss": 1.84}
 FALLING, FLAT, TURNED = (2.0, 1.5, 1.2), (2.0, 1.005, 1.0), (2.0, 1.0, 1.2)
@@ -88,3 +88,47 @@ def test_one_percent_is_the_edge_between_flat_and_a_trend():
 def test_a_trend_of_fewer_than_three_evaluations_is_unknown(losses):
     row = loss_trend(curve(losses))
     assert (row.finding, row.numbers) == ("unknown", f"{len(losses)} evaluations")
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("train", "losses", "judge", "previous", "unknown"),
+    [
+        (TRAIN, (2.0, NAN, 1.0), judged(52, 24), None, {"loss trend", "score plateau", "next step"}),
+        (TRAIN, (2.0, 1.0, INFINITE), judged(52, 24), None, {"loss trend", "score plateau", "next step"}),
+        ({"initial_val_loss": NAN}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
+        ({"initial_val_loss": None}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
+        ({"initial_val_loss": "1.84"}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
+        (TRAIN, FLAT, judged(NAN, 24), judged(40, 12), {"answer quality", "score plateau"}),
+        (TRAIN, FLAT, judged(52, NAN), judged(40, 12), {"answer quality", "judge noise"}),
+        (TRAIN, FLAT, judged(52, 24, NAN), judged(40, 12), {"answer quality"}),
+        (TRAIN, FLAT, judged(52, 24, None), judged(40, 12), {"answer quality"}),
+        (TRAIN, FLAT, judged(52, 24), judged(INFINITE, 12), {"score plateau"}),
+    ],
+)
+def test_what_is_no_number_is_unknown_and_never_a_finding(train, losses, judge, previous, unknown):
+    rows = stop_or_go(train, curve(losses), judge, previous)
+    assert {row.signal for row in rows if row.finding == "unknown"} == unknown
+    assert "nan" not in " ".join(row.numbers for row in rows)
+
+
+@pytest.mark.parametrize("field", ["mean", "low", "high", "p_value"])
+@pytest.mark.parametrize("value", ["text", None, True, [1]])
+def test_a_difference_of_another_kind_is_unknown(field, value):
+    judge = judged(52, 24)
+    judge["difference"][field] = value
+    _, quality, _, noise, step = stop_or_go(TRAIN, curve(FLAT), judge)
+    assert (quality if field in ("mean", "p_value") else noise).finding == "unknown"
+    assert step.finding == "better judging"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "finding"), [("better", "rising"), ("worse", "falling"), ("not distinguishable", "plateau")]
+)
+@pytest.mark.parametrize("before", [20, 52, 90])
+def test_a_comparison_decides_the_plateau_whatever_the_intervals_say(verdict, finding, before):
+    movement = Movement(verdict=verdict, numbers="as compared")
+    row = stop_or_go(TRAIN, curve(FLAT), judged(52, 24), judged(before, 9), movement)[2]
+    assert (row.finding, row.numbers) == (finding, "as compared")

@@ -31,9 +31,14 @@ def main_judge(results: Mapping[str, Any]) -> str:
     return "reference" if "reference" in results["judges"] else min(results["judges"])
 
 
+def score_names(judge: str) -> tuple[str, ...]:
+    """The names under which a judge's score may stand: what `reference` scores is the measure `similarity`."""
+    return (judge, "similarity") if judge == "reference" else (judge,)
+
+
 def score_columns(columns: Sequence[str], judge: str) -> tuple[str, str] | None:
     """The columns of metrics/scores.csv that hold a judge's scores of base and tuned."""
-    for stem in (judge, "similarity") if judge == "reference" else (judge,):
+    for stem in score_names(judge):
         if f"{stem}.base" in columns and f"{stem}.tuned" in columns:
             return f"{stem}.base", f"{stem}.tuned"
     return None

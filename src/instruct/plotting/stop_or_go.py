@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import Any, Literal
 
 ALPHA = 0.05
@@ -9,8 +10,16 @@ FLAT = 0.01  # of the best validation loss: a smaller change is no trend
 GOOD = 80.0  # points: answers of which more of the same is not what helps most
 UNSCORED = 0.05  # share of verdicts without a score that a judge may leave
 WIDE = 5.0  # points to either side of a difference, from which its interval tells little
+NO_NUMBERS = "a mean, an interval or a p-value is absent or no finite number"
+JUDGE_AGAIN = "better judging: run `dvc repro evaluate` again"
+FOUND = {"better": "rising", "worse": "falling", "not distinguishable": "plateau"}
+WHAT_THEN = {
+    "rising": "more of what the last step did",
+    "falling": "take the last step back",
+    "plateau": "another kind of step than the last one",
+}
 Signal = Literal["loss trend", "answer quality", "score plateau", "judge noise", "next step"]
-Step = Literal["more data", "better judging", "longer training", "shorter training", "preference tuning"]
+Step = Literal["more data", "better judging", "longer training", "shorter training", "preference tuning", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +33,32 @@ class Row:
     suggestion: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """What a comparison with the run before found of the judge's score, and its numbers in words."""
+
+    verdict: Literal["better", "worse", "not distinguishable"]
+    numbers: str
+
+
 def stop_or_go(
     train: Mapping[str, Any],
     val_curve: Sequence[Mapping[str, str]],
     judge: Mapping[str, Any],
     previous: Mapping[str, Any] | None = None,
+    movement: Movement | None = None,
 ) -> list[Row]:
     """The matrix for one run: a row for each signal and one for the next step.
 
     `train` is metrics/train.json, `val_curve` metrics/curves/val.csv, `judge` one entry of `judges` in
-    metrics/evaluate.json, `previous` that entry of the run before, if there is one.
+    metrics/evaluate.json, `previous` that entry of the run before, if there is one; `movement` says better than
+    `previous` how the score moved.
     """
     trend, noise = loss_trend(val_curve), judge_noise(judge)
-    quality, plateau = answer_quality(judge), score_plateau(judge, previous)
-    before = float(train["initial_val_loss"])
-    best = min((float(row["loss"]) for row in val_curve if float(row["step"])), default=before)
+    quality, plateau = answer_quality(judge), score_plateau(judge, previous, movement)
+    before = _number(train, "initial_val_loss")
+    losses = [float(row["loss"]) for row in val_curve if float(row["step"])]
+    best = min(losses, default=before) if all(map(isfinite, losses)) else nan
     return [trend, quality, plateau, noise, next_step(trend, quality, plateau, noise, before=before, best=best)]
 
 
@@ -56,6 +76,14 @@ def loss_trend(val_curve: Sequence[Mapping[str, str]]) -> Row:
             numbers=f"{len(losses)} evaluations",
             finding="unknown",
             suggestion="lower train.eval_every, so that at least three evaluations show a trend",
+        )
+    if not all(map(isfinite, losses)):
+        return Row(
+            signal="loss trend",
+            rule=rule,
+            numbers=f"{sum(not isfinite(loss) for loss in losses)} of {len(losses)} losses are no finite number",
+            finding="unknown",
+            suggestion="a lower train.lr, or more train.warmup_steps: the loss has left the range of numbers",
         )
     best, before, last = min(losses), losses[-2], losses[-1]
     if last > best * (1 + FLAT):
@@ -80,20 +108,35 @@ def answer_quality(judge: Mapping[str, Any]) -> Row:
             finding="unknown",
             suggestion="better judging: mend the judge first",
         )
-    numbers = f"mean {tuned['mean']:.1f}, difference {difference['mean']:+.1f}, p = {difference['p_value']:.2g}"
-    if difference["p_value"] > ALPHA or difference["mean"] <= 0:
-        worse = difference["p_value"] <= ALPHA
+    mean, change, p_value = _number(tuned, "mean"), _number(difference, "mean"), _number(difference, "p_value")
+    if not (isfinite(mean) and isfinite(change) and isfinite(p_value)):
+        return Row(signal="answer quality", rule=rule, numbers=NO_NUMBERS, finding="unknown", suggestion=JUDGE_AGAIN)
+    numbers = f"mean {mean:.1f}, difference {change:+.1f}, p = {p_value:.2g}"
+    if p_value > ALPHA or change <= 0:
+        worse = p_value <= ALPHA
         finding = "worse than untuned" if worse else "no better than untuned"
         suggestion = "look at the data and the template before anything else"
-    elif tuned["mean"] >= GOOD:
+    elif mean >= GOOD:
         finding, suggestion = "good", "what is left is a matter of preference"
     else:
         finding, suggestion = "better, not yet good", "more data, of the kinds with the lowest scores"
     return Row(signal="answer quality", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def score_plateau(judge: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Row:
+def score_plateau(
+    judge: Mapping[str, Any], previous: Mapping[str, Any] | None, movement: Movement | None = None
+) -> Row:
     """Whether the score moved against the run before."""
+    if movement:
+        rule = "rising or falling where `instruct compare` finds the score better or worse, else plateau"
+        found = FOUND[movement.verdict]
+        return Row(
+            signal="score plateau",
+            rule=rule,
+            numbers=movement.numbers,
+            finding=found,
+            suggestion=WHAT_THEN[found],
+        )
     rule = "plateau if the two means' 95 % intervals each hold the other mean; `instruct compare` is the sharper test"
     one, other = judge.get("tuned", {}), (previous or {}).get("tuned", {})
     if "mean" not in one or "mean" not in other:
@@ -104,14 +147,15 @@ def score_plateau(judge: Mapping[str, Any], previous: Mapping[str, Any] | None) 
             finding="unknown",
             suggestion="run a second one (`dvc exp run -S train.epochs=2`) and compare",
         )
-    numbers = f"mean {other['mean']:.1f} before, {one['mean']:.1f} ({one['low']:.1f} to {one['high']:.1f}) now"
-    if one["low"] <= other["mean"] <= one["high"] and other["low"] <= one["mean"] <= other["high"]:
-        finding, suggestion = "plateau", "another kind of step than the last one"
-    elif one["mean"] > other["mean"]:
-        finding, suggestion = "rising", "more of what the last step did"
+    now, before = ([_number(side, key) for key in ("mean", "low", "high")] for side in (one, other))
+    if not all(map(isfinite, now + before)):
+        return Row(signal="score plateau", rule=rule, numbers=NO_NUMBERS, finding="unknown", suggestion=JUDGE_AGAIN)
+    numbers = f"mean {before[0]:.1f} before, {now[0]:.1f} ({now[1]:.1f} to {now[2]:.1f}) now"
+    if now[1] <= before[0] <= now[2] and before[1] <= now[0] <= before[2]:
+        finding = "plateau"
     else:
-        finding, suggestion = "falling", "take the last step back"
-    return Row(signal="score plateau", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
+        finding = "rising" if now[0] > before[0] else "falling"
+    return Row(signal="score plateau", rule=rule, numbers=numbers, finding=finding, suggestion=WHAT_THEN[finding])
 
 
 def judge_noise(judge: Mapping[str, Any]) -> Row:
@@ -121,15 +165,17 @@ def judge_noise(judge: Mapping[str, Any]) -> Row:
         f"than the half-width of the difference's interval, or that half-width exceeds {WIDE:g} points"
     )
     difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
-    scored, unscored = int(tuned.get("scored", 0)), int(tuned.get("unscored", 0))
+    scored, unscored = (int(_number(tuned, key, 0)) for key in ("scored", "unscored"))
     share = unscored / max(scored + unscored, 1)
     if "mean" not in difference:
         numbers, reasons = f"{unscored} of {scored + unscored} without a score", ["nothing is scored"]
     else:
-        half = (difference["high"] - difference["low"]) / 2
-        spread = float(tuned.get("mean_spread", 0.0))
+        mean, half = _number(difference, "mean"), (_number(difference, "high") - _number(difference, "low")) / 2
+        if not (isfinite(mean) and isfinite(half)):
+            return Row(signal="judge noise", rule=rule, numbers=NO_NUMBERS, finding="unknown", suggestion=JUDGE_AGAIN)
+        spread = _number(tuned, "mean_spread", 0)
         repeats = f", repeats spread {spread:.1f}" if "mean_spread" in tuned else ""
-        numbers = f"{share:.1%} without a score, difference {difference['mean']:+.1f} ± {half:.1f}{repeats}"
+        numbers = f"{share:.1%} without a score, difference {mean:+.1f} ± {half:.1f}{repeats}"
         reasons = ["too many without a score"] * (share > UNSCORED)
         reasons += ["repeats disagree"] * (spread / max(scored, 1) ** 0.5 > half)
         reasons += ["the interval is wide"] * (half > WIDE)
@@ -148,15 +194,18 @@ def judge_noise(judge: Mapping[str, Any]) -> Row:
 def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: float, best: float) -> Row:
     """The one step that the signals suggest, by the first rule of a list that holds.
 
-    `before` is the validation loss before training, `best` the lowest since.
+    `before` is the validation loss before training, `best` the lowest since; either may be NaN.
     """
     rule = (
+        "0. a loss that is no finite number: unknown · "
         "1. noisy or unknown scores: better judging · 2. loss turned: shorter training · 3. loss falling, or no lower "
         "than before training: longer training · 4. answers no better: more data (look at what there is first) · "
         "5. answers good or on a plateau: preference tuning · 6. else more data"
     )
     step: Step
-    if noise.finding != "quiet" or quality.finding == "unknown":
+    if not (isfinite(before) and isfinite(best)):
+        step, why = "unknown", "losses are absent or no finite numbers: look at metrics/train.json and metrics/curves"
+    elif noise.finding != "quiet" or quality.finding == "unknown":
         step, why = "better judging", "what the scores say is not yet worth acting on"
     elif trend.finding == "turned":
         step, why = "shorter training", "it has begun to learn the training records by heart"
@@ -172,3 +221,10 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
         step, why = "more data", f"loss trend {trend.finding}, and answers are better, but not yet good"
     numbers = " · ".join(f"{row.signal}: {row.finding}" for row in (trend, quality, plateau, noise))
     return Row(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)
+
+
+def _number(values: Mapping[str, Any], key: str, default: float = nan) -> float:
+    """A number of the metrics; `default` where it is absent, no number or not finite."""
+    value = values.get(key)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return float(value) if good and value is not None else default

@@ -1,7 +1,9 @@
 import json
 import os
+from hashlib import md5
 
 import pytest
+import yaml
 from comparing.small_runs import commit, git, make_repository, write_run
 
 from instruct.comparing.runs import changed_params, find_commit, read_run
@@ -151,6 +153,14 @@ def test_a_run_without_metrics_says_which_and_what_to_run(repository, path):
         ("{", r"metrics/evaluate.json of workspace:1: not JSON"),
         ("[]", "is not of the shape"),
         (json.dumps({"base": {}, "tuned": {}, "judge": {}}), "is not of the shape that `dvc repro evaluate` writes"),
+        (json.dumps({"test": {}, "judges": [], "reference": {}}), "is not of the shape"),
+        (json.dumps({"test": {}, "judges": {"x": []}, "reference": {}}), "is not of the shape"),
+        (json.dumps({"test": {}, "judges": {"x": {"identity": "me"}}, "reference": {}}), "is not of the shape"),
+        (json.dumps({"test": {}, "judges": {"x": {"difference": 3}}, "reference": {}}), "is not of the shape"),
+        (json.dumps({"test": {}, "judges": {}, "reference": {"signatures": ["v"]}}), "is not of the shape"),
+        ("[" * 100_000, r"metrics/evaluate.json of workspace: not JSON \(nested too deep\)"),
+        ('{"a":' * 300 + "1" + "}" * 300, "metrics/evaluate.json of workspace: is nested over 100 levels deep"),
+        ("1" * 5000, r"metrics/evaluate.json of workspace: not JSON \(Exceeds the limit"),
     ],
 )
 def test_metrics_of_another_shape_are_refused(repository, text, message):
@@ -169,12 +179,93 @@ def test_metrics_of_another_shape_are_refused(repository, text, message):
         ("id,kind,group,x.tuned\na,,,high\n", r'workspace:2: x.tuned: "high" is no number from 0 to 100'),
         ("id,kind,group,x.tuned\na,,,nan\n", '"nan" is no number from 0 to 100'),
         ("id,kind,group,x.tuned\na,,,100.1\n", r'"100.1" is no number from 0 to 100'),
+        ("id,kind,group,x.tuned\n,,,1\n", "workspace:2: holds no id"),
+        ("id,kind,group,x.tuned\na,,,1\n" + "b" * 200_000, r"workspace:3: not CSV \(field larger than field limit"),
     ],
 )
 def test_scores_that_cannot_be_read_are_refused_with_their_line(repository, text, message):
     (repository / "metrics/scores.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_run("workspace", repository)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_scores_are_the_same_whatever_ends_their_lines_or_begins_the_file(repository, end, mark):
+    lines = ["id,kind,group,x.base,x.tuned", "a,odd,g,1,2", "b,odd,g,1,3", ""]
+    (repository / "metrics/scores.csv").write_bytes((mark + end.join(lines)).encode())
+    run = read_run("workspace", repository)
+    assert (run.scores, run.groups) == ({"x": {"a": 2, "b": 3}}, {"a": "g", "b": "g"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [", r"params.yaml of workspace:\d: is not YAML; correct it"),
+        ("a: 2020-13-45", r"params.yaml of workspace: holds a value that cannot be read \(month must be in 1..12\)"),
+        ("a: !!int abc", r"params.yaml of workspace: holds a value that cannot be read \(invalid literal for int"),
+        ("a: !!int ''", "params.yaml of workspace: holds a value that cannot be read"),
+        ("a: !!bool x", "params.yaml of workspace: holds a value that cannot be read"),
+        ("a: &a {b: *a}", "params.yaml of workspace: is nested over 100 levels deep, or holds itself; correct it"),
+        ("a: &a [*a]", "params.yaml of workspace: is nested over 100 levels deep, or holds itself; correct it"),
+        ("[" * 3000 + "]" * 3000, r"params.yaml of workspace: holds a value that cannot be read \(nested too deep\)"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_one_line(repository, text, message):
+    (repository / "params.yaml").write_text(text)
+    with pytest.raises(DataError, match=f"^{message}") as refused:
+        read_run("workspace", repository)
+    assert "\n" not in str(refused.value)
+
+
+def write_lock(root, *, params, outs=()):
+    """A dvc.lock of one stage, its outputs as they lie in `root` now."""
+    files = [{"path": path, "hash": "md5", "md5": md5((root / path).read_bytes()).hexdigest()} for path in outs]
+    stage = {"cmd": "true", "params": {"params.yaml": params}, "outs": files}
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"evaluate": stage}}))
+
+
+RESULTS = ("metrics/evaluate.json", "metrics/scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "lines"),
+    [
+        ({"train": {"seed": 123, "lr": 0.0002}}, {}, []),
+        ({"train.lr": 0.0002}, {}, []),
+        ({}, {"train.lr": 0.01}, []),  # no stage was run with it
+        ({"train": {"seed": 123, "lr": 0.0002}}, {"train.lr": 0.01}, ["train.lr is 0.01 in params.yaml, 0.0002"]),
+        ({"train.lr": 0.0002}, {"train.lr": 0.01}, ["train.lr is 0.01 in params.yaml, 0.0002"]),
+        ({"train": {"seed": 123}}, {}, ["train.lr is 0.0002 in params.yaml, absent"]),
+        ({"train": {"seed": 123, "lr": 0.0002, "old": 1}}, {}, ["train.old is absent in params.yaml, 1"]),
+        ({"train": {"seed": 1, "lr": 1}}, {}, ["train.lr is 0.0002 in params.yaml, 1", "train.seed is 123 in"]),
+    ],
+)
+def test_results_of_other_settings_are_stale(repository, recorded, now, lines):
+    write_run(repository, {"similarity": FORTY}, params=now)
+    write_lock(repository, params=recorded, outs=RESULTS)
+    commit(repository)
+    for name in ("workspace", "HEAD"):
+        stale = read_run(name, repository).stale
+        assert len(stale) == len(lines) and all(map(str.startswith, stale, lines))
+        assert all(line.endswith(" in dvc.lock: run dvc repro") for line in stale)
+
+
+@pytest.mark.parametrize("path", RESULTS)
+def test_results_that_the_lock_does_not_name_are_stale(repository, path):
+    write_lock(repository, params={}, outs=RESULTS)
+    commit(repository)
+    file = repository / path
+    file.write_bytes(file.read_bytes().replace(b"10.0", b"10.5").replace(b'"template": "alpaca"', b'"template": ""'))
+    assert read_run("HEAD", repository).stale == ()
+    assert read_run("workspace", repository).stale == (f"{path} is not the one of dvc.lock: run dvc repro",)
+
+
+@pytest.mark.parametrize("lock", [None, "", "3", "stages: 3", "stages: {a: {outs: 3x, params: []}}", "stages: {a: 3}"])
+def test_a_lock_that_says_nothing_makes_nothing_stale(repository, lock):
+    if lock is not None:
+        (repository / "dvc.lock").write_text(lock)
+    assert read_run("workspace", repository).stale == ()
 
 
 def test_a_record_without_a_group_is_its_own_and_without_a_score_has_none(repository):

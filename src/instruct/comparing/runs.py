@@ -4,25 +4,27 @@ Nothing here needs data, a DVC cache or the network, so a shallow clone is enoug
 """
 
 import csv
-import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import md5
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from instruct.errors import DataError, ParamsError
-from instruct.git import ask_git, call_git, complaint_of, list_experiments
+from instruct.files import readable
+from instruct.git import ask_git, call_git, complaint_of, list_experiments, read_git
+from instruct.parsing import parse_json, parse_yaml
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")
+PARAMS, LOCK = "params.yaml", "dvc.lock"
 EVALUATE, SCORES, TRAIN = "metrics/evaluate.json", "metrics/scores.csv", "metrics/train.json"
+CURVES = {part: f"metrics/curves/{part}.csv" for part in ("train", "val")}
+SHOWN = 60  # characters of a setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Run:
     """What one run left in Git. `commit` is empty for the workspace.
 
     `scores` are by score name and record id, of the tuned model's answers; `groups` and `kinds` are by record id.
+    `stale` says by what the results are not those of the settings beside them; empty where dvc.lock fits or is absent.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Run:
     curves: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     lock: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
 
 
 def read_run(name: str, root: Path) -> Run:
@@ -50,24 +54,26 @@ def read_run(name: str, root: Path) -> Run:
     Raises ParamsError for a name that means nothing, DataError where metrics are missing or not readable.
     """
     commit = "" if name == WORKSPACE else find_commit(name, root)
-    files = {path: _content(commit, path, root) for path in ("params.yaml", EVALUATE, SCORES, TRAIN, "dvc.lock")}
+    read = {path: _content(commit, path, root) for path in (PARAMS, EVALUATE, SCORES, TRAIN, LOCK, *CURVES.values())}
+    contents = {path: content for path, content in read.items() if content is not None}
+    texts = {path: content.decode("utf-8", "replace").removeprefix("\ufeff") for path, content in contents.items()}
     for path in (EVALUATE, SCORES):
-        if files[path] is None:
+        if path not in texts:
             raise DataError(f"{name}: holds no {path}; run `dvc repro` there and commit what it leaves in metrics")
-    evaluate = _json(files[EVALUATE] or "", f"{EVALUATE} of {name}")
-    scores, groups, kinds = _scores(files[SCORES] or "", f"{SCORES} of {name}")
-    curves = {part: _content(commit, f"metrics/curves/{part}.csv", root) for part in ("train", "val")}
+    scores, groups, kinds = _scores(texts[SCORES], f"{SCORES} of {name}")
+    params, lock = (_mapping(parse_yaml(texts.get(path, ""), f"{path} of {name}")) for path in (PARAMS, LOCK))
     return Run(
         name=name,
         commit=commit,
-        params=_yaml(files["params.yaml"] or "", f"params.yaml of {name}"),
-        evaluate=evaluate,
+        params=params,
+        evaluate=_results(parse_json(texts[EVALUATE], f"{EVALUATE} of {name}"), f"{EVALUATE} of {name}"),
         scores=scores,
         groups=groups,
         kinds=kinds,
-        curves={part: _curve(text, f"metrics/curves/{part}.csv of {name}") for part, text in curves.items() if text},
-        lock=_yaml(files["dvc.lock"] or "", f"dvc.lock of {name}"),
-        train=_yaml(files[TRAIN] or "", f"{TRAIN} of {name}"),
+        curves={part: _curve(texts[path], f"{path} of {name}") for part, path in CURVES.items() if texts.get(path)},
+        lock=lock,
+        train=_mapping(parse_json(texts.get(TRAIN) or "{}", f"{TRAIN} of {name}")),
+        stale=tuple(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(contents, lock)])),
     )
 
 
@@ -114,47 +120,90 @@ def _how_to_bring(name: str, root: Path) -> str:
     return f"this clone is shallow: `git fetch {depth} origin {source}` brings a branch"
 
 
-def _content(commit: str, path: str, root: Path) -> str | None:
+def _content(commit: str, path: str, root: Path) -> bytes | None:
     if commit:
-        return ask_git(root, "show", f"{commit}:./{path}")  # beneath `root`, which may be a folder of the repository
+        return read_git(root, "show", f"{commit}:./{path}")  # beneath `root`, which may be a folder of the repository
     file = root / path
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    if not file.is_file():
+        return None
+    with readable(file):
+        return file.read_bytes()
 
 
-def _json(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}:{error.lineno}: not JSON ({error.msg}); run `dvc repro evaluate`") from None
-    parts = ("test", "judges", "reference")
-    if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in parts):
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _results(values: Any, where: str) -> dict[str, Any]:
+    """What `evaluate` wrote, its parts of the kinds that they have there; single numbers may still be anything."""
+    parts = [values.get(part) for part in ("test", "judges", "reference")] if isinstance(values, dict) else [None]
+    if all(isinstance(part, dict) for part in parts):
+        judges = list(values["judges"].values())
+        parts += [values["reference"].get("signatures", {}), *judges]
+        keys = ("identity", "base", "tuned", "difference")
+        parts += [judge.get(key, {}) for judge in judges if isinstance(judge, dict) for key in keys]
+    if not all(isinstance(part, dict) for part in parts):
         raise DataError(f"{where}: is not of the shape that `dvc repro evaluate` writes today; run it there")
-    return values
+    return dict(values)
 
 
-def _yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = YAML(typ="safe", pure=True).load(text) or {}
-    except YAMLError:
-        raise DataError(f"{where}: is not YAML; correct it") from None
-    return values if isinstance(values, dict) else {}
+def lock_outs(lock: Mapping[str, Any]) -> dict[str, str]:
+    """The md5 of every output that dvc.lock names, by path; empty for one that has none."""
+    outs = [out for stage in _stages(lock) for out in stage.get("outs") or [] if isinstance(out, dict)]
+    return {str(out["path"]): str(out.get("md5") or "") for out in outs if "path" in out}
+
+
+def fits_lock(content: bytes, path: str, lock: Mapping[str, Any]) -> bool:
+    """Whether a file is the one that dvc.lock names; one that it does not name fits."""
+    recorded = lock_outs(lock).get(path)
+    return not recorded or md5(content, usedforsecurity=False).hexdigest() == recorded
+
+
+def _stages(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [stage for stage in _mapping(lock.get("stages")).values() if isinstance(stage, dict)]
+
+
+def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that stand in params.yaml otherwise than the stages of dvc.lock were run with."""
+    now = flatten(params)
+    absent = object()
+    for stage in _stages(lock):
+        for key, value in _mapping(_mapping(stage.get("params")).get(PARAMS)).items():
+            then = flatten({key: value})
+            for name in dict.fromkeys([*then, *(one for one in now if one == key or one.startswith(f"{key}."))]):
+                if now.get(name, absent) != then.get(name, absent):
+                    one, other = (_short(side[name]) if name in side else "absent" for side in (now, then))
+                    yield f"{name} is {one} in {PARAMS}, {other} in {LOCK}: run dvc repro"
+
+
+def _other_bytes(contents: Mapping[str, bytes], lock: Mapping[str, Any]) -> Iterator[str]:
+    for path, content in contents.items():
+        if not fits_lock(content, path, lock):
+            yield f"{path} is not the one of {LOCK}: run dvc repro"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _scores(text: str, where: str) -> tuple[dict[str, dict[str, float | None]], dict[str, str], dict[str, str]]:
     """Scores of the tuned model by name and id, and each record's group and kind."""
-    rows = csv.DictReader(StringIO(text))
-    names = [name.removesuffix(".tuned") for name in rows.fieldnames or () if name.endswith(".tuned")]
-    if not names or not set(KEYS) <= set(rows.fieldnames or ()):
+    columns, rows = _table(text, where)
+    names = [name.removesuffix(".tuned") for name in columns if name.endswith(".tuned")]
+    if not names or not set(KEYS) <= set(columns):
         raise DataError(f"{where}: has not the columns id, kind, group and scores; run `dvc repro evaluate` there")
     scores: dict[str, dict[str, float | None]] = {name: {} for name in names}
     groups: dict[str, str] = {}
     kinds: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         id_ = row["id"]
+        if not id_:
+            raise DataError(f"{where}:{line}: holds no id; run `dvc repro evaluate` there")
         if id_ in groups:
             raise DataError(f'{where}:{line}: the id "{id_}" stands there twice; run `dvc repro evaluate` there')
         groups[id_] = row["group"] or f"\x1f{id_}"  # a record without a group is its own
-        kinds[id_] = row["kind"]
+        kinds[id_] = row["kind"] or ""
         for name in names:
             scores[name][id_] = _score(row[f"{name}.tuned"], f"{where}:{line}: {name}.tuned")
     if not groups:
@@ -164,13 +213,22 @@ def _scores(text: str, where: str) -> tuple[dict[str, dict[str, float | None]], 
 
 def _curve(text: str, where: str) -> list[dict[str, str]]:
     """The rows of a curve, each with a number in `step` and in `loss`."""
-    rows = list(csv.DictReader(StringIO(text)))
+    _, rows = _table(text, where)
     for line, row in enumerate(rows, start=2):
         try:
             float(row["step"]), float(row["loss"])
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{where}:{line}: holds no step and loss; run `dvc repro train` there") from None
     return rows
+
+
+def _table(text: str, where: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a CSV text, its lines ended by LF, CRLF or CR."""
+    reader = csv.DictReader(StringIO(text, newline=""))
+    try:
+        return list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise DataError(f"{where}:{reader.line_num + 1}: not CSV ({error}); run `dvc repro` there") from None
 
 
 def _score(text: str | None, where: str) -> float | None:

@@ -1,6 +1,7 @@
 """The command `instruct`: look before you run. The pipeline itself is `dvc repro`."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,12 @@ app = typer.Typer(
 
 
 def run() -> None:
-    """Run the command line; a mistake of the user's is one line and exit status 1."""
+    """Run the command line; a mistake of the user's is one line and exit status 1.
+
+    What a terminal's encoding lacks is printed as a question mark.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except InstructError as error:
@@ -276,19 +282,28 @@ def compare(
     """Say of every score whether B is better than A, worse, or not distinguishable; write the report."""
     from instruct.comparing.compare import compare as run_compare
     from instruct.comparing.report import summary_lines, write_refusal, write_report
+    from instruct.comparing.runs import stale_lines
 
-    if fail_if not in ("", "worse", "not-better"):
-        raise ParamsError(f"--fail-if must be worse or not-better, is {fail_if}")
     try:
+        if fail_if not in ("", "worse", "not-better"):
+            raise ParamsError(f"--fail-if must be worse or not-better, is {fail_if}")
         sides = [_read_runs(side) for side in (a, b)]
         comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
-    except DataError as refusal:
-        write_refusal(a, b, str(refusal), out)
+        paths = write_report(comparison, out, Path.cwd())
+    except InstructError as refusal:
+        # A report of before would be taken for this one's; what keeps it there must not hide the refusal.
+        try:
+            write_refusal(a, b, str(refusal), out)
+        except InstructError as unwritten:
+            raise InstructError("\n".join(dict.fromkeys([str(refusal), str(unwritten)]))) from None
         raise
     print("\n".join(summary_lines(comparison)))
-    print("report: " + " ".join(str(path) for path in write_report(comparison, out, Path.cwd())))
+    print("report: " + " ".join(str(path) for path in paths))
     if fail_if and comparison.changes:
         raise ParamsError("--fail-if cannot judge what is not comparable; leave out --anyway or --fail-if")
+    if fail_if and (stale := stale_lines((*comparison.a, *comparison.b))):
+        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
+        raise ParamsError(f"--fail-if cannot judge results of other settings: {stale[0]}{more}")
     verdicts = {one.verdict for one in comparison.scores}
     if fail_if and ("worse" in verdicts or (fail_if == "not-better" and "better" not in verdicts)):
         raise typer.Exit(3)

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from comparing.small_runs import ENVIRONMENT, commit, dvc, git, make_repository, write_run
+from comparing.small_runs import ENVIRONMENT, commit, dvc, git, make_repository, write_lock, write_run
 
 SRC = Path(__file__).parents[2] / "src"
 RNG = np.random.default_rng(3)
@@ -16,13 +17,13 @@ BEFORE = RNG.uniform(10, 80, 50).round(3).tolist()
 BETTER = (np.asarray(BEFORE) + 12 + RNG.normal(0, 4, 50)).clip(0, 100).round(3).tolist()
 
 
-def instruct(root, *arguments):
+def instruct(root, *arguments, **environment):
     done = subprocess.run(
         [sys.executable, "-c", "from instruct.cli import run; run()", *arguments],
         cwd=root,
         capture_output=True,
         text=True,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(SRC)},
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(SRC)} | environment,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
@@ -88,6 +89,61 @@ def test_a_gate_cannot_pass_what_is_not_comparable(repository, tmp_path):
     assert status == 0 and "NOT COMPARABLE: the test set" in out and "are not comparable." in out
     status, _, err = instruct(clone, "compare", "work", "--anyway", "--fail-if", "worse")
     assert status == 1 and "--fail-if cannot judge what is not comparable" in err
+
+
+def test_a_gate_cannot_pass_results_of_other_settings(repository, tmp_path):
+    git(tmp_path, "clone", "-q", str(repository), "clone")
+    clone = tmp_path / "clone"
+    write_lock(
+        clone, params={"train": {"seed": 123, "lr": 0.001}}, outs=["metrics/evaluate.json", "metrics/scores.csv"]
+    )
+    assert instruct(clone, "compare", "origin/main", "--fail-if", "worse")[0] == 0
+    params = (clone / "params.yaml").read_text(encoding="utf-8")
+    (clone / "params.yaml").write_text(params.replace("lr: 0.001", "lr: 0.01"), encoding="utf-8")
+    line = "workspace: train.lr is 0.01 in params.yaml, 0.001 in dvc.lock: run dvc repro"
+    status, out, err = instruct(clone, "compare", "origin/main", "--fail-if", "worse")
+    assert (status, err) == (1, f"instruct: --fail-if cannot judge results of other settings: {line}\n")
+    assert f"STALE: {line}" in out
+    assert f"> - {line}" in (clone / "report/report.md").read_text(encoding="utf-8")
+    assert instruct(clone, "compare", "origin/main")[0] == 0  # without a gate it is said, no more
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("mian",), 'there is no revision or experiment "mian"'),
+        (("main", "work", "--score", "simi"), 'there is no score "simi" in every run'),
+        (("main", "work", "--fail-if", "sad"), "--fail-if must be worse or not-better, is sad"),
+        ((",",), "give a revision, a DVC experiment or `workspace`"),
+    ],
+)
+def test_a_refusal_stands_in_the_place_of_the_report_before(repository, tmp_path, arguments, reason):
+    for name in ("report.md", "report.html"):
+        (tmp_path / name).write_text("work is better in similarity than main.")
+    status, out, err = instruct(repository, "compare", *arguments, "--out", str(tmp_path))
+    assert (status, out) == (1, "") and reason in err
+    for name in ("report.md", "report.html"):
+        text = unescape((tmp_path / name).read_text(encoding="utf-8"))
+        assert "Not compared." in text and reason in text and "is better" not in text
+
+
+def test_a_refusal_is_said_also_where_it_cannot_be_written(repository, tmp_path):
+    (tmp_path / "file").touch()
+    status, out, err = instruct(repository, "compare", "mian", "--out", str(tmp_path / "file"))
+    refusal, unwritten = err.splitlines()
+    assert (status, out) == (1, "") and 'no revision or experiment "mian"' in refusal
+    assert unwritten.startswith(f"{tmp_path}/file/report.md: cannot be written")
+
+
+def test_a_terminal_without_arrows_still_gets_its_lines(repository):
+    status, out, _ = instruct(repository, "compare", "main", "work", PYTHONIOENCODING="ascii")
+    assert status == 0 and "main ? work: 50 records" in out
+
+
+def test_a_name_that_is_no_text_is_refused_in_one_line(repository):
+    status, out, err = instruct(repository, "compare", b"caf\xe9")
+    assert (status, out) == (1, "") and len(err.splitlines()) == 1
+    assert "no revision or experiment" in (repository / "report/report.md").read_text(encoding="utf-8")
 
 
 def test_a_curve_with_a_hole_is_one_line(repository, tmp_path):

@@ -1,16 +1,19 @@
 import json
 import re
+from dataclasses import replace
 from hashlib import md5
 from html.parser import HTMLParser
 
 import pytest
-import yaml
-from comparing.small_runs import commit, dvc, git, make_repository, responses, write_run
+from comparing.small_runs import commit, dvc, git, make_repository, responses, write_lock, write_run
 from markdown_it import MarkdownIt
 
+import instruct.comparing.report as report_module
+from instruct.comparing.answers import read_answers
+from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import compare
-from instruct.comparing.report import summary_lines, write_report
-from instruct.comparing.runs import read_run
+from instruct.comparing.report import _cell, _line, _summary, signals_of, summary_lines, write_report
+from instruct.comparing.runs import Run, read_run
 
 IDS = [f"r{i}" for i in range(12)]
 BEFORE = [float(5 * i) for i in range(12)]
@@ -38,28 +41,24 @@ def repository(tmp_path_factory):
     """Run `first` is committed with its answers in DVC's cache, the second lies in the workspace."""
     root = make_repository(tmp_path_factory.mktemp("report") / "repository", with_dvc=True)
     write_run(root, {"similarity": BEFORE, "chrf": BEFORE})
-    digest = cached(root, responses(IDS, ODD))
-    out = {"path": "data/responses.json", "hash": "md5", "md5": digest}
-    (root / "dvc.lock").write_text(
-        yaml.safe_dump({"schema": "2.0", "stages": {"generate": {"cmd": "true", "outs": [out]}}})
-    )
+    put_answers(root, responses(IDS, ODD))
     (root / ".gitignore").write_text("/data\n")
     commit(root)
     git(root, "tag", "first")
     write_run(root, {"similarity": AFTER, "chrf": BEFORE}, params={"train.lr": 0.001})
     metrics = json.loads((root / "metrics/evaluate.json").read_text())
     (root / "metrics/evaluate.json").write_text(json.dumps(metrics | {"extra": {"bleu": 7.25}}))
-    (root / "data").mkdir()
-    (root / "data/responses.json").write_text(responses(IDS, "after"))
+    put_answers(root, responses(IDS, "after"))
     return root
 
 
-def cached(root, text):
+def put_answers(root, text):
+    """Answers in the workspace, in DVC's cache and in dvc.lock."""
     digest = md5(text.encode()).hexdigest()
-    place = root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
-    return digest
+    for place in (root / "data/responses.json", root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    write_lock(root, outs=["data/responses.json"])
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_regressions_and_gains_are_the_biggest_in_order(report):
 
 def test_answers_that_are_not_at_hand_are_said_to_be_so(repository, tmp_path):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
-    sides[0][0].lock["stages"]["generate"]["outs"][0]["md5"] = "0" * 32
+    sides[0][0].lock["stages"]["evaluate"]["outs"][0]["md5"] = "0" * 32
     for path in write_report(compare(*sides), tmp_path, repository):
         text = path.read_text()
         assert "data/responses.json of first is not in DVC" in text
@@ -159,13 +158,14 @@ def test_a_folder_that_is_no_dvc_repository_still_gets_its_report(tmp_path):
 
 
 def test_what_dvc_could_not_load_is_said(repository, tmp_path):
+    before = (repository / "dvc.lock").read_text()
     (repository / "dvc.lock").write_text("stages: {generate: {}}\n")
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     try:
         for path in write_report(compare(*sides), tmp_path, repository):
             assert "DVC failed to load some metrics for following revisions: " in path.read_text()
     finally:
-        git(repository, "checkout", "-q", "dvc.lock")
+        (repository / "dvc.lock").write_text(before)
 
 
 def judged(mean):
@@ -175,20 +175,261 @@ def judged(mean):
     }
 
 
-@pytest.mark.parametrize(
-    ("changed", "finding"), [(False, r"\*\*rising\*\* mean 40.0 before, 60.0"), (True, r"\*\*unknown\*\* one run")]
-)
-def test_the_next_step_takes_the_run_before_where_that_one_is_comparable(repository, tmp_path, changed, finding):
-    sides = [[read_run(name, repository)] for name in ("first", "workspace")]
-    for (run,), mean in zip(sides, (40.0, 60.0), strict=True):
-        run.evaluate["judges"]["reference"] = judged(mean)
+def with_signals(side, mean):
+    for run in side:
+        run.evaluate["judges"]["reference"] = judged(mean) | {"identity": {"judge": "reference"}}
         run.train["initial_val_loss"] = 4.0
+
+
+@pytest.mark.parametrize(
+    ("after", "changed", "chosen", "finding"),
+    [
+        # The intervals of the means, 40 and 60, say `rising`; the comparison of the records knows better.
+        ([score + 20 for score in BEFORE], False, [], "rising: mean 27.5 before, 47.5 now"),
+        ([score / 2 for score in BEFORE], False, [], "falling: mean 27.5 before, 13.8 now"),
+        (AFTER, False, [], "plateau: mean 27.5 before, 46.8 now"),
+        (AFTER, False, ["chrf"], "rising: mean 40.0 before, 60.0 (57.0 to 63.0) now"),
+        (AFTER, True, [], "unknown: one run"),
+    ],
+)
+def test_the_next_step_and_the_verdict_say_the_same_of_the_main_judge(repository, after, changed, chosen, finding):
+    first, second = (read_run(name, repository) for name in ("first", "workspace"))
+    second = replace(second, scores=second.scores | {"similarity": dict(zip(IDS, after, strict=True))})
+    with_signals([first], 40.0)
+    with_signals([second], 60.0)
     if changed:
-        sides[1][0].evaluate["test"]["template"] = "phi3"
-    markdown, page = write_report(compare(*sides, anyway=True), tmp_path, repository)
-    assert re.search(rf"\| score plateau \| {finding}", markdown.read_text())
-    assert "falling if the last evaluation" in page.read_text()
+        second.evaluate["test"]["template"] = "phi3"
+    row = signals_of(compare([first], [second], anyway=True, chosen=chosen))[2]
+    assert row.signal == "score plateau" and f"{row.finding}: {row.numbers}".startswith(finding)
 
 
 def test_a_run_that_tells_no_losses_gets_no_next_step(report):
     assert "What next" not in report[1] + report[2]
+
+
+def seeds_of(run, name, *, shift):
+    """Two seeds of a run: the second one's scores are those of the first and `shift`, its name and seed its own."""
+    scores = {
+        score: {id_: min(100.0, value + shift.get(id_, 0)) for id_, value in values.items()}
+        for score, values in run.scores.items()
+    }
+    params = run.params | {"train": {**run.params["train"], "seed": 9}}
+    return [replace(run, name=f"{name}1"), replace(run, name=f"{name}2", scores=scores, params=params)]
+
+
+def test_with_several_seeds_changes_are_means_and_everything_else_is_of_the_run_that_it_names(repository, tmp_path):
+    first, second = (read_run(name, repository) for name in ("first", "workspace"))
+    # r5 gains 20 in the first seed and 70 in the other: 45 in the mean, second to r0 only.
+    sides = [seeds_of(first, "a", shift={}), seeds_of(second, "b", shift={"r5": 50})]
+    with_signals([run for side in sides for run in side], 50.0)
+    comparison = compare(*sides)
+    markdown, page = (path.read_text() for path in write_report(comparison, tmp_path, repository))
+    gains = markdown.split("Biggest gains")[1]
+    assert re.findall(r"\*\*(r\d+)\*\*", gains)[:2] == ["r0", "r5"]
+    assert "**r5** · riddle: 25 → 70" in gains
+    assert "\na1:\n" in gains and "\nb1:\n" in gains
+    assert "Scores are means over each side's runs, answers those of the first run of each side." in gains
+    assert "### Parameters of the first run of each side" in markdown and "| parameter | a1 | b1 |" in markdown
+    assert "<summary>dvc metrics diff of the first run of each side: " in markdown
+    assert "| file | metric | a1 | b1 | change |" in markdown
+    assert "### What next, after b1" in markdown
+    assert "| score | a1 + a2 | b1 + b2 |" in markdown
+    for head in ("Parameters of the first run of each side", "dvc metrics diff of the first run of each side"):
+        assert f"<h2>{head}</h2>" in page
+    assert "| score plateau | **plateau** mean 27.5 before, " in markdown
+    assert "falling if the last evaluation" in page
+    assert "What next, after b1</h2>" in page and "<h3>a1</h3>" in page and "<h3>b1</h3>" in page
+    assert "on every record, mean over each side&#39;s runs" in page
+    assert "train.lr: 0.0002 → 0.001 (in the first run of each side)" in summary_lines(comparison)
+
+
+def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path):
+    sides = [[read_run(name, repository)] for name in ("first", "workspace")]
+    lines = ("train.lr is 0.001 in params.yaml, 0.0002 in dvc.lock: run dvc repro", *(f"line {i}" for i in range(20)))
+    sides[1] = [replace(sides[1][0], stale=lines)]
+    comparison = compare(*sides)
+    assert f"STALE: workspace: {lines[0]}" in summary_lines(comparison)
+    markdown, page = (path.read_text() for path in write_report(comparison, tmp_path, repository))
+    assert markdown.splitlines()[1].startswith("> **Stale.**")
+    assert f"> - workspace: {lines[0]}\n" in markdown and "> - and 11 more; see report.html\n" in markdown
+    assert "<b>Stale.</b> These results" in page and all(f"<li>workspace: {line}</li>" in page for line in lines)
+    tokens = MarkdownIt("commonmark").parse(markdown)
+    (place,) = [i for i, token in enumerate(tokens) if token.content.startswith("**workspace is not")]
+    assert tokens[place - 1].level == 0  # the verdict does not fall into the quotation
+
+
+def test_answers_that_are_not_those_of_the_lock_are_not_shown(repository, tmp_path):
+    file = repository / "data/responses.json"
+    before = file.read_text()
+    file.write_text(responses(IDS, "meanwhile"))
+    try:
+        sides = [[read_run(name, repository)] for name in ("first", "workspace")]
+        for path in write_report(compare(*sides), tmp_path, repository):
+            text = path.read_text()
+            assert "meanwhile r0" not in text and "(not at hand)" in text
+            assert "data/responses.json of workspace is not the one of dvc.lock" in text
+    finally:
+        file.write_text(before)
+
+
+GOOD = {"id": "r0", "instruction": "Ask", "input": "", "output": "right", "response": "told"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{key: value for key, value in GOOD.items() if key != "output"}]),
+        json.dumps([{key: value for key, value in GOOD.items() if key != "id"}]),
+        *(json.dumps([GOOD | {key: None}]) for key in ("id", "instruction", "output", "response")),
+        json.dumps([GOOD | {"input": 3}]),
+        json.dumps([GOOD | {"id": ["r0"]}]),
+        json.dumps({"r0": GOOD}),
+        json.dumps([None]),
+        "[" * 100_000,
+        '[{"a":' * 200 + "1" + "}]" * 200,
+        "",
+    ],
+)
+def test_a_file_that_holds_no_responses_is_a_reason(tmp_path, text):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/responses.json").write_text(text)
+    run = Run(name="workspace", commit="", params={}, evaluate={}, scores={}, groups={})
+    assert read_answers(run, tmp_path, None) == (
+        {},
+        "data/responses.json of workspace is not a file of responses, each with the texts id, instruction, output, "
+        "response",
+    )
+
+
+def test_half_a_character_in_an_answer_is_a_question_mark(repository, tmp_path):
+    sides = [[read_run(name, repository)] for name in ("first", "workspace")]
+    text = json.dumps([GOOD | {"id": id_, "response": "half \ud83d of one"} for id_ in IDS])
+    put = repository / "data/responses.json"
+    before = put.read_text()
+    put.write_text(text)
+    sides[1][0].lock["stages"]["evaluate"]["outs"][0]["md5"] = md5(text.encode()).hexdigest()
+    try:
+        for path in write_report(compare(*sides), tmp_path, repository):
+            assert "half ? of one" in path.read_text(encoding="utf-8")
+    finally:
+        put.write_text(before)
+
+
+# report.md as GitHub shows it
+
+LIVE = "a_b_c *x* [t](//u.v) ![i](j) ~~s~~ `k` $m$ <b> &amp; \\ | #1 @all see org/r#12 GH-3 https://x.y www.x.y e@x.y"
+KEPT = ["train.lr", "exact_match", "0.0002", "-3.5", "main", "HEAD~1", "v1.0", "[1, 2]", "ollama:qwen2.5:7b"]
+
+
+def shown(markdown):
+    """The text of the only table cell, and the kinds of tokens that it came from."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(f"| head |\n|---|\n| {markdown} |\n")
+    (cell,) = [token for token in tokens if token.type == "inline" and token.content != "head"]
+    return "".join(child.content for child in cell.children), {child.type for child in cell.children}
+
+
+@pytest.mark.parametrize("text", [LIVE, *KEPT, "- a", "1. a", "> a", "# a", "+ a", "= a", "12) a", "***", "__init__"])
+@pytest.mark.parametrize("spell", [_cell, _line])
+def test_words_of_others_are_shown_as_they_are_and_call_nobody(text, spell):
+    said, kinds = shown(spell(text))
+    assert said.replace("\u200d", "") == text
+    assert kinds <= {"text", "text_special"}
+    blocks = [token.type for token in MarkdownIt("commonmark").parse(spell(text))]
+    assert blocks == ["paragraph_open", "inline", "paragraph_close"]
+    # What GitHub turns into links: it looks for mentions and issues in the finished text, for addresses in the source.
+    assert not re.search(r"[@#]\w|GH-\d", said, re.IGNORECASE)
+    assert "://" not in spell(text) and "www." not in spell(text)
+
+
+@pytest.mark.parametrize("name", ["train.lr", "0.0002", "-3.5", "main", "v1.0", "r12", "llama3:8b"])
+def test_usual_names_stand_unchanged_in_the_source(name):
+    assert _cell(name) == name
+
+
+def test_names_inside_html_are_escaped_for_html(tmp_path):
+    assert _summary("exact_match") == "exact_match"
+    assert _summary("<b>\n\n@all 'x'") == "&lt;b&gt; @\u200dall &#39;x&#39;"
+
+
+def test_a_cell_and_a_line_have_an_end():
+    assert _cell("x" * 200) == "x" * 200 and _cell("x" * 201) == "x" * 200 + "…"
+    assert len(_line("[" * 5000)) < 2100
+
+
+@pytest.mark.parametrize(
+    ("answer", "metrics", "settings", "left_out"),
+    [
+        (10, 10, 10, set()),
+        (600, 10, 10, set()),
+        (600, 1200, 10, {"examples"}),
+        (10, 1500, 10, {"examples", "metrics"}),
+        (10, 1500, 400, {"examples", "metrics", "parameters"}),
+    ],
+)
+def test_the_comment_fits_whatever_the_runs_hold(
+    repository, tmp_path, monkeypatch, answer, metrics, settings, left_out
+):
+    first, second = (read_run(name, repository) for name in ("first", "workspace"))
+    second = replace(second, params=second.params | {f"s{i}": "v" * 300 for i in range(settings)})
+    texts = GOOD | dict.fromkeys(("instruction", "output", "response"), "w" * answer)
+    monkeypatch.setattr(report_module, "read_answers", lambda *_: ({id_: texts for id_ in IDS}, ""))
+    rows = [{"file": "metrics/x.json", "key": f"k{i}", "old": "1", "new": "2", "diff": "1"} for i in range(metrics)]
+    monkeypatch.setattr(report_module, "metrics_diff", lambda *_: None)
+    monkeypatch.setattr(report_module, "_read_metrics", lambda _: (rows, ""))
+    markdown, page = (path.read_text() for path in write_report(compare([first], [second]), tmp_path, repository))
+    assert len(markdown) <= 60_000
+    assert ("w" * answer not in markdown) == ("examples" in left_out)
+    assert (f"| k{metrics - 1} |" not in markdown) == ("metrics" in left_out)
+    assert ("| s0 | absent |" not in markdown) == ("parameters" in left_out)
+    # Examples are left out twice: losses and gains.
+    assert markdown.count("left out to fit; see report.html") == len(left_out) + ("examples" in left_out)
+    assert f'<th scope="row">k{metrics - 1}</th>' in page and "w" * answer in page
+    assert comparison_line(markdown)
+
+
+def comparison_line(markdown):
+    return "**workspace is not distinguishable from first in any score.**" in markdown
+
+
+# Charts
+
+
+@pytest.mark.parametrize("name", ["a$b$", "$\\frac{$", "_hidden", "x^{y", "$"])
+def test_a_name_is_drawn_as_it_is(repository, name):
+    sides = [[replace(read_run("first", repository), name=name)], [read_run("workspace", repository)]]
+    for side in sides:
+        side[0].scores[name] = side[0].scores["chrf"]
+    charts = draw_charts(compare(*sides))
+    legend = charts["Loss in validation"].unescape()
+    assert name in legend and name in charts["Difference of every score, with its 95 % interval"].unescape()
+
+
+@pytest.mark.parametrize(
+    ("losses", "gaps"),
+    [
+        ((3, "nan", 1, 0), 1),
+        ((3, "inf", "-inf", 0), 2),
+        ((3, 1e308, -1e308, 0), 2),
+        (("nan",) * 4, 4),
+        ((3, 2, 1, 0), 0),
+    ],
+)
+def test_losses_that_no_axis_can_show_are_left_out_and_counted(repository, losses, gaps):
+    first, second = (read_run(name, repository) for name in ("first", "workspace"))
+    rows = [{"step": str(i), "loss": str(loss)} for i, loss in enumerate(losses)]
+    charts = draw_charts(compare([first], [replace(second, curves=second.curves | {"val": rows})]))
+    said = f" ({gaps} points beyond what can be drawn left out)" if gaps else ""
+    assert f"Loss in validation{said}" in charts and "Loss in training" in charts
+
+
+def test_the_table_of_what_next_can_be_read_without_scrolling(browser, repository, tmp_path):
+    sides = [[read_run(name, repository)] for name in ("first", "workspace")]
+    for side in sides:
+        with_signals(side, 50.0)
+    _, page = write_report(compare(*sides), tmp_path, repository)
+    browser.open(page, width=1000)
+    wide = browser.run(
+        "[...document.querySelectorAll('.plain')].map(t => t.parentElement.scrollWidth - t.parentElement.clientWidth)"
+    )
+    assert wide == [0, 0]
+    assert browser.run("getComputedStyle(document.querySelector('.plain td')).textAlign") == "left"

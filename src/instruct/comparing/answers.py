@@ -1,28 +1,33 @@
 """The answers of a run, where DVC's cache has them; their absence is said, never an error."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from instruct.comparing.runs import Run
+from instruct.comparing.compare import records_with
+from instruct.comparing.runs import LOCK, Run, fits_lock, lock_outs
+from instruct.errors import DataError
+from instruct.parsing import parse_json
 
 RESPONSES = "data/responses.json"
+TEXTS = ("instruction", "output", "response")
+Answer = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One record whose score changed, with both answers; `a` and `b` are the responses, as `generate` wrote them."""
+    """One record whose score changed, with an answer of each side; the scores are means over each side's runs."""
 
     id: str
     kind: str
     score_a: float
     score_b: float
-    a: dict[str, Any] | None
-    b: dict[str, Any] | None
+    a: Answer | None
+    b: Answer | None
 
 
 def cache_folder(root: Path) -> subprocess.Popen[str]:
@@ -36,35 +41,53 @@ def cache_folder(root: Path) -> subprocess.Popen[str]:
     )
 
 
-def read_answers(run: Run, root: Path, cache: Path | None) -> tuple[dict[str, dict[str, Any]], str]:
-    """The responses of a run by id, and if there are none the reason in words."""
+def read_answers(run: Run, root: Path, cache: Path | None) -> tuple[dict[str, Answer], str]:
+    """The prompts, references and responses of a run by id, and if there are none the reason in words."""
     path = root / RESPONSES
     if run.commit:
-        outs = [out for stage in run.lock.get("stages", {}).values() for out in stage.get("outs", [])]
-        digest = next((str(out.get("md5", "")) for out in outs if out.get("path") == RESPONSES), "")
+        digest = lock_outs(run.lock).get(RESPONSES)
         if not digest:
             return {}, f"the dvc.lock of {run.name} does not name {RESPONSES}"
         path = (cache or root) / "files" / "md5" / digest[:2] / digest[2:]
+    where = f"{RESPONSES} of {run.name}"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {row["id"]: row for row in rows}, ""
+        content = path.read_bytes()
     except OSError:
         place = (
             "is not in DVC's cache here (`dvc fetch` with this revision brings it)" if run.commit else "is not there"
         )
-        return {}, f"{RESPONSES} of {run.name} {place}"
-    except (ValueError, TypeError, KeyError):
-        return {}, f"{RESPONSES} of {run.name} is not a file of responses"
+        return {}, f"{where} {place}"
+    if not fits_lock(content, RESPONSES, run.lock):
+        return {}, f"{where} is not the one of {LOCK} (`dvc repro` makes the answers that were judged)"
+    try:
+        rows = parse_json(content.decode("utf-8", "replace").removeprefix("\ufeff"), where)
+        return {row["id"]: _texts(row) for row in rows}, ""
+    except (DataError, TypeError, KeyError):
+        return {}, f"{where} is not a file of responses, each with the texts id, {', '.join(TEXTS)}"
+
+
+def _texts(row: dict[str, Any]) -> Answer:
+    """The texts of one response; raises TypeError or KeyError where one is absent or no text."""
+    texts = {name: row[name] for name in ("id", *TEXTS)} | {"input": row.get("input") or ""}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise TypeError("not a text")
+    return texts
+
+
+def mean_scores(a: Sequence[Run], b: Sequence[Run], score: str) -> dict[str, tuple[float, float]]:
+    """Each side's mean over its runs, by record, of the records that have this score in every run."""
+    ids = records_with((*a, *b), score)
+    one, other = ({id_: fmean(run.scores[score][id_] or 0.0 for run in side) for id_ in ids} for side in (a, b))
+    return {id_: (one[id_], other[id_]) for id_ in ids}
 
 
 def biggest_changes(
-    a: Run, b: Run, score: str, answers: Sequence[dict[str, dict[str, Any]]], count: int, *, better: bool
+    a: Sequence[Run], b: Sequence[Run], score: str, answers: Sequence[dict[str, Answer]], count: int, *, better: bool
 ) -> list[Change]:
-    """The records that gained (or lost) most of one score from A to B."""
+    """The records that gained (or lost) most of one score from A to B, with `answers` of a run of each side."""
     changes = []
-    for id_, before in a.scores[score].items():
-        after = b.scores[score].get(id_)
-        if before is not None and after is not None and (after > before if better else after < before):
+    for id_, (before, after) in mean_scores(a, b, score).items():
+        if after > before if better else after < before:
             left, right = (side.get(id_) for side in answers)
-            changes.append(Change(id=id_, kind=a.kinds[id_], score_a=before, score_b=after, a=left, b=right))
+            changes.append(Change(id=id_, kind=a[0].kinds[id_], score_a=before, score_b=after, a=left, b=right))
     return sorted(changes, key=lambda one: (-abs(one.score_b - one.score_a), one.id))[:count]

@@ -2,16 +2,19 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from instruct.comparing.compare import Comparison, ScoreChange, side_name
+from instruct.comparing.answers import mean_scores
+from instruct.comparing.compare import Comparison, ScoreChange
 from instruct.plotting.figures import BASE, TUNED, save_figure
 
 BINS = 21
+LARGEST = 1e30  # of what is drawn: matplotlib's axes overflow long before its numbers do
 
 
 def draw_charts(comparison: Comparison) -> dict[str, Markup]:
@@ -19,20 +22,24 @@ def draw_charts(comparison: Comparison) -> dict[str, Markup]:
     charts = {
         "Difference of every score, with its 95 % interval": _svg(lambda axes: draw_forest(axes, comparison.scores))
     }
-    first = comparison.scores[0].name
-    a, b = comparison.a[0], comparison.b[0]
-    changes = [
-        after - before
-        for id_, before in a.scores[first].items()
-        if before is not None and (after := b.scores[first].get(id_)) is not None
-    ]
-    charts[f"Change of {first} on every record"] = _svg(lambda axes: draw_changes(axes, changes, first))
+    first, runs = comparison.scores[0].name, (*comparison.a, *comparison.b)
+    changes = [after - before for before, after in mean_scores(comparison.a, comparison.b, first).values()]
+    means = ", mean over each side's runs" if len(runs) > 2 else ""
+    charts[f"Change of {first} on every record{means}"] = _svg(lambda axes: draw_changes(axes, changes, first))
     for part, label in (("val", "validation"), ("train", "training")):
-        sides = {side_name([run]): run.curves.get(part, []) for run in (*comparison.a, *comparison.b)}
+        sides = {run.name: [_point(row) for row in run.curves.get(part, [])] for run in runs}
         if all(sides.values()):
-            colours = {run.name: BASE if run in comparison.a else TUNED for run in (*comparison.a, *comparison.b)}
-            charts[f"Loss in {label}"] = _svg(lambda axes, s=sides, c=colours: draw_curves(axes, s, c))  # type: ignore[misc]
+            colours = {run.name: BASE if run in comparison.a else TUNED for run in runs}
+            gaps = sum(isnan(x + y) for points in sides.values() for x, y in points)
+            title = f"Loss in {label}" + (f" ({gaps} points beyond what can be drawn left out)" if gaps else "")
+            charts[title] = _svg(lambda axes, s=sides, c=colours: draw_curves(axes, s, c))  # type: ignore[misc]
     return charts
+
+
+def _point(row: Mapping[str, str]) -> tuple[float, float]:
+    """Step and loss; NaN, which leaves a gap in a line, for what is not finite or larger than an axis can span."""
+    step, loss = float(row["step"]), float(row["loss"])
+    return step if abs(step) <= LARGEST else nan, loss if abs(loss) <= LARGEST else nan
 
 
 def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:
@@ -42,7 +49,7 @@ def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:
         axes.plot([score.difference.low, score.difference.high], [place, place], color=colour, linewidth=2)
         axes.plot(score.difference.mean, place, "o", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)])
+    axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)], parse_math=False)
     axes.set_ylim(-0.5, len(scores) - 0.5)
     axes.set_xlabel("points, blue where better or worse")
 
@@ -56,15 +63,15 @@ def draw_changes(axes: Axes, changes: Sequence[float], name: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def draw_curves(axes: Axes, sides: Mapping[str, Sequence[Mapping[str, str]]], colours: Mapping[str, str]) -> None:
+def draw_curves(axes: Axes, sides: Mapping[str, Sequence[tuple[float, float]]], colours: Mapping[str, str]) -> None:
     """Loss by optimizer step of every run."""
-    for name, rows in sides.items():
-        steps, losses = ([float(row[key]) for row in rows] for key in ("step", "loss"))
-        (line,) = axes.plot(steps, losses, color=colours[name], linewidth=1.5)
+    for name, points in sides.items():
+        (line,) = axes.plot(*zip(*points, strict=True), color=colours[name], linewidth=1.5)
         line.set_label(name if not name.startswith("_") else f" {name}")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per supervised token)")
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
 
 
 def _svg(draw: Callable[[Axes], None]) -> Markup:

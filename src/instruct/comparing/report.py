@@ -1,26 +1,29 @@
 """The report of a comparison: lines for the terminal, one Markdown file, one HTML page that needs nothing else."""
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import escape
 
-from instruct.comparing.answers import Change, biggest_changes, cache_folder, read_answers
+from instruct.comparing.answers import Answer, Change, biggest_changes, cache_folder, read_answers
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
-from instruct.comparing.runs import WORKSPACE, Run, changed_params
+from instruct.comparing.runs import WORKSPACE, Run, changed_params, stale_lines
 from instruct.files import write_text
-from instruct.plotting.results import main_judge
+from instruct.plotting.results import main_judge, score_names
+from instruct.plotting.stop_or_go import Movement, stop_or_go
 from instruct.plotting.stop_or_go import Row as Signal
-from instruct.plotting.stop_or_go import stop_or_go
 
 EXAMPLES = 5
 TEXT = 600  # characters of a prompt or answer that the report shows
+CELL, LINE = 200, 1000  # characters of a table's cell and of a line in report.md
+COMMENT = 60_000  # characters of report.md; GitHub takes 65,536 in a comment
+LEAVABLE = ("examples", "metrics", "parameters")  # parts that report.md leaves out, in this order, until it fits
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
@@ -31,8 +34,10 @@ def summary_lines(comparison: Comparison) -> list[str]:
     if comparison.unmatched:
         lines.append(f"{comparison.unmatched} records are not in both and were left out")
     lines += comparison.left_out
+    lines += [f"STALE: {line}" for line in stale_lines((*comparison.a, *comparison.b))]
     params = changed_params(comparison.a[0], comparison.b[0])
-    lines += [f"{name}: {old} → {new}" for name, (old, new) in params.items()] or ["the parameters are the same"]
+    of = "" if a == comparison.a[0].name and b == comparison.b[0].name else " (in the first run of each side)"
+    lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or ["the parameters are the same"]
     width = max(len(score.name) for score in comparison.scores)
     for score in comparison.scores:
         left_out = f", {score.missing} without a score left out" if score.missing else ""
@@ -62,10 +67,14 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     found = (cache.communicate()[0] or "").strip()
     answers, reasons = zip(*(read_answers(run, root, root / found if found else None) for run in (a, b)), strict=True)
     rows, problem = _read_metrics(metrics)
-    values = {
+    values: dict[str, Any] = {
         "comparison": comparison,
         "a": side_name(comparison.a),
         "b": side_name(comparison.b),
+        "first_a": a.name,
+        "first_b": b.name,
+        "several": len(comparison.a) + len(comparison.b) > 2,
+        "stale": stale_lines((*comparison.a, *comparison.b)),
         "params": changed_params(a, b),
         "metrics": rows,
         "metrics_problem": problem,
@@ -73,7 +82,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "signals": signals_of(comparison),
         "first": first,
         "changes": {
-            f"Biggest {name}": biggest_changes(a, b, first, answers, EXAMPLES, better=better)
+            f"Biggest {name}": biggest_changes(comparison.a, comparison.b, first, answers, EXAMPLES, better=better)
             for name, better in (("losses", False), ("gains", True))
         },
         "missing": [reason for reason in reasons if reason],
@@ -85,30 +94,58 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": _cell, "fence": _fence, "cut": _cut, "prompt": _prompt, "answer": _answer}
-    paths = folder / "report.md", folder / "report.html"
-    for path in paths:
-        write_text(path, environment.get_template(path.name).render(charts=charts, **values))
-    return paths
+    environment.filters |= {
+        "cell": _cell, "line": _line, "summary": _summary, "fence": _fence, "cut": _cut, "prompt": _prompt,
+        "answer": _answer,
+    }  # fmt: skip
+    markdown, page = folder / "report.md", folder / "report.html"
+    template = environment.get_template(markdown.name)
+    texts = (template.render(left_out=LEAVABLE[:count], **values) for count in range(len(LEAVABLE) + 1))
+    fitting = next((text for text in texts if len(text) <= COMMENT), "")
+    _write(markdown, fitting or f"{_heading(values['a'], values['b'])}\n\ntoo long for a comment; see report.html\n")
+    _write(page, environment.get_template(page.name).render(charts=charts, **values))
+    return markdown, page
 
 
 def write_refusal(a: str, b: str, reason: str, folder: Path) -> None:
     """Write report.md and report.html that say why there is no comparison, over those of one before."""
-    lines = [f"## {_cell(b)} against {_cell(a)}", "**Not compared.**", _fence(reason)]
-    write_text(folder / "report.md", "\n\n".join(lines) + "\n")
+    _write(folder / "report.md", "\n\n".join([_heading(a, b), "**Not compared.**", _fence(reason[:COMMENT])]) + "\n")
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(b)} against {escape(a)}</title>"
     text = f"<h1>{escape(b)} against {escape(a)}</h1><p><b>Not compared.</b></p><pre>{escape(reason)}</pre></html>\n"
-    write_text(folder / "report.html", page + text)
+    _write(folder / "report.html", page + text)
+
+
+def _heading(a: str, b: str) -> str:
+    return f"## {_cell(b)} against {_cell(a)}"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a report; half a character, as JSON can hold one, is written as a question mark."""
+    write_text(path, text.encode("utf-8", "replace").decode())
 
 
 def signals_of(comparison: Comparison) -> list[Signal]:
-    """What the second side suggests to do next, with the first as the run before; nothing where it tells too little."""
+    """What the second side's first run suggests to do next; nothing where it tells too little.
+
+    Whether the score moved is what the comparison found of the main judge; where that one is not among the scores,
+    and each side is one run, what the two runs' intervals say.
+    """
     a, b = comparison.a[0], comparison.b[0]
     if not b.evaluate["judges"] or "initial_val_loss" not in b.train or not b.curves.get("val"):
         return []
     judge = main_judge(b.evaluate)
-    previous = None if comparison.changes else a.evaluate["judges"].get(judge)
-    return stop_or_go(b.train, b.curves["val"], b.evaluate["judges"][judge], previous)
+    movement = previous = None
+    if not comparison.changes:
+        found = {score.name: score for score in comparison.scores}
+        if score := next((found[name] for name in score_names(judge) if name in found), None):
+            one = score.difference
+            numbers = (
+                f"mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
+            )
+            movement = Movement(verdict=score.verdict, numbers=numbers)
+        elif len(comparison.a) + len(comparison.b) == 2:
+            previous = a.evaluate["judges"].get(judge)
+    return stop_or_go(b.train, b.curves["val"], b.evaluate["judges"][judge], previous, movement)
 
 
 def metrics_diff(a: Run, b: Run, root: Path) -> subprocess.Popen[str]:
@@ -140,10 +177,37 @@ def _number(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
+# Nobody is called by GitHub, and nothing linked, where a character without width follows the sign.
+_CALLS = re.compile(r"([@#]|\bGH-)(?=\w)", re.IGNORECASE)
+_JOINER = "\u200d"
+
+
 def _cell(text: Any) -> str:
-    """Text for a cell of a Markdown table."""
-    safe = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
-    return " ".join(safe.replace("|", "\\|").replace("`", "\\`").split())
+    """Text for a cell of a Markdown table, or wherever a few words stand."""
+    return _plain(text, CELL)
+
+
+def _line(text: Any) -> str:
+    """Text for a line of Markdown."""
+    return _plain(text, LINE)
+
+
+def _plain(text: Any, longest: int) -> str:
+    """One line of Markdown that shows the text as it is, whatever signs are in it."""
+    safe = _cut_to(" ".join(str(text).split()), longest).replace("&", "&amp;").replace("<", "&lt;")
+    safe = re.sub(r"([\\`*_~\[\]!#|$])", r"\\\1", safe)
+    safe = re.sub(r"^(\d*)([-+.)](?=\s)|[>=])", r"\1\\\2", safe)  # what begins a list, a quotation or a heading
+    safe = safe.replace("://", r":\/\/").replace("www.", r"www\.")  # addresses that GitHub would link
+    return _CALLS.sub(rf"\1{_JOINER}", safe)
+
+
+def _summary(text: Any) -> str:
+    """Text inside an HTML element of report.md, where Markdown is not read."""
+    return str(escape(_CALLS.sub(rf"\1{_JOINER}", _cut_to(" ".join(str(text).split()), CELL))))
+
+
+def _cut_to(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def _fence(text: str) -> str:
@@ -161,11 +225,9 @@ def _cut(text: str) -> str:
 
 
 def _prompt(change: Change) -> str:
-    row: Mapping[str, Any] | None = change.b or change.a
-    if row is None:
-        return ""
-    return "\n".join(part for part in (str(row.get("instruction", "")), str(row.get("input", ""))) if part)
+    row = change.b or change.a
+    return "\n".join(part for part in (row["instruction"], row["input"]) if part) if row else ""
 
 
-def _answer(row: Mapping[str, Any] | None) -> str:
-    return "(not at hand)" if row is None else str(row.get("response", "")) or "(empty)"
+def _answer(row: Answer | None) -> str:
+    return "(not at hand)" if row is None else row["response"] or "(empty)"

@@ -7,7 +7,7 @@ import csv
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import md5
 from io import StringIO
@@ -63,7 +63,7 @@ def read_run(name: str, root: Path) -> Run:
     scores, groups, kinds = _scores(texts[SCORES], f"{SCORES} of {name}")
     params, lock = (_mapping(parse_yaml(texts.get(path, ""), f"{path} of {name}")) for path in (PARAMS, LOCK))
     return Run(
-        name=name,
+        name=name.encode("utf-8", "replace").decode(),  # a name that is no UTF-8 would break every report
         commit=commit,
         params=params,
         evaluate=_results(parse_json(texts[EVALUATE], f"{EVALUATE} of {name}"), f"{EVALUATE} of {name}"),
@@ -157,6 +157,11 @@ def fits_lock(content: bytes, path: str, lock: Mapping[str, Any]) -> bool:
     """Whether a file is the one that dvc.lock names; one that it does not name fits."""
     recorded = lock_outs(lock).get(path)
     return not recorded or md5(content, usedforsecurity=False).hexdigest() == recorded
+
+
+def stale_lines(runs: Iterable[Run]) -> list[str]:
+    """By what the results of these runs are not those of their settings, each line with the run's name."""
+    return list(dict.fromkeys(f"{run.name}: {line}" for run in runs for line in run.stale))
 
 
 def _stages(lock: Mapping[str, Any]) -> list[dict[str, Any]]:

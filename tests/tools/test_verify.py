@@ -184,7 +184,7 @@ def small(tmp_path, hermetic):
     return look
 
 
-OUTS = "a: {cmd: x, outs: [{path: data/x}, {path: metrics/odd [n]*.json}, {path: metrics/plots}, {path: ../there}]}"
+OUTS = "a: {cmd: x, outs: [{path: data/x}, {path: 'metrics/odd [n]*.json'}, {path: metrics/plots}, {path: ../there}]}"
 
 
 @pytest.mark.parametrize(

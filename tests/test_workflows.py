@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from comparing.small_runs import make_repository, write_run
 from ruamel.yaml import YAML
 from small_pipeline import commit_all, git, run
 
@@ -107,8 +108,9 @@ def publish(folder, bare):
 class Runner:
     """One machine of GitHub's: a shallow clone of a branch, an environment that `make install` finds finished."""
 
-    def __init__(self, bare, branch, folder):
+    def __init__(self, bare, branch, folder, src=None):
         self.clone, self.log, self.summary = folder / "clone", folder / "gh.log", folder / "summary.md"
+        self.src = src or self.clone / "src"
         self.summary.touch()
         # What actions/checkout does: one commit, and no branch but this one.
         git(folder, "clone", "--quiet", "--depth", "1", "--branch", branch, f"file://{bare}", str(self.clone))
@@ -135,7 +137,7 @@ class Runner:
                 **kept,
                 **{key: fill(value) for key, value in declared.items()},
                 # The installed `instruct` is that of the project under test; GitHub would install the clone's.
-                "PYTHONPATH": str(self.clone / "src"),
+                "PYTHONPATH": str(self.src),
                 "PATH": self.path,
                 "GITHUB_STEP_SUMMARY": str(self.summary),
                 "GH_LOG": str(self.log),
@@ -170,6 +172,40 @@ def test_lock_step_fails_where_results_are_older_than_the_branch(workplace, tmp_
     done = Runner(publish(workplace, tmp_path / "origin.git"), "main", tmp_path)("lock")
     assert done.returncode == 2
     assert f"instruct: dvc.lock: is not that of this commit: code, settings or data of {stage} are newer" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gate", "tuned", "status", "said"),
+    [
+        ("", -40, 0, "is worse in"),
+        ("worse", -40, 3, "is worse in"),
+        ("worse", 0, 0, "is not distinguishable from"),
+        ("not-better", 0, 3, "is not distinguishable from"),
+        ("wrose", 0, 1, "--fail-if must be worse or not-better, is wrose"),
+    ],
+)
+def test_gate_decides_how_the_report_step_ends(tmp_path, hermetic, gate, tuned, status, said):
+    """On two hand-written runs; the step's own exit status is what GitHub turns red by."""
+    source = make_repository(tmp_path / "source", with_dvc=True)
+    scores = [50.0 + i for i in range(40)]
+    write_run(source, {"similarity": scores})
+    commit_all(source)
+    git(source, "switch", "--quiet", "--create", "work")
+    write_run(source, {"similarity": [score + tuned for score in scores]})
+    git(source, "commit", "--quiet", "--allow-empty", "--all", "--message", "work")
+    runner = Runner(publish(source, tmp_path / "origin.git"), "work", tmp_path, src=ROOT / "src")
+    assert runner("base").returncode == 0
+    done = runner("report", FAIL_IF=gate)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    assert said in (runner.clone / "report/report.md").read_text(encoding="utf-8")
+
+
+def test_no_gate_is_set_and_a_comment_says_how_to_set_one():
+    text = (ROOT / ".github/workflows/pull-request.yml").read_text(encoding="utf-8")
+    assert WORKFLOWS["pull-request"]["env"]["FAIL_IF"] == ""
+    comment = text[: text.index("  FAIL_IF: ")].rpartition("jobs:")[2]
+    assert all(gate in comment for gate in ("worse", "not-better"))
 
 
 @pytest.mark.slow

@@ -6,7 +6,15 @@ import pytest
 from small_pipeline import commit_all, git, run
 
 from instruct.errors import InstructError
-from instruct.tools.verify import bring_data, clone, differences, stale_stages, value_differences, verify
+from instruct.tools.verify import (
+    bring_data,
+    clone,
+    differences,
+    missing_from_commit,
+    stale_stages,
+    value_differences,
+    verify,
+)
 
 
 @pytest.mark.slow
@@ -131,11 +139,123 @@ def test_folder_that_is_not_empty_is_refused(workplace, tmp_path):
     (tmp_path / "kept/mine").touch()
     with pytest.raises(InstructError, match="is not empty; give a new folder"):
         verify(workplace, tmp_path / "kept")
+    with pytest.raises(InstructError, match="mine: is a file; give a new folder"):
+        verify(workplace, tmp_path / "kept/mine")
 
 
-def test_outside_of_git_is_one_line(tmp_path):
-    with pytest.raises(InstructError, match="git rev-parse failed"):
-        verify(tmp_path)
+def test_outside_of_the_root_is_one_line(workplace, tmp_path):
+    (tmp_path / "other").mkdir()
+    for place, reason in ((tmp_path / "other", "not a git repository"), (workplace / "src", "folder inside a repo")):
+        with pytest.raises(InstructError, match=rf"{reason}.*; run from the repository's root$") as refused:
+            verify(place)
+        assert "\n" not in str(refused.value)
+
+
+def test_commit_that_lacks_what_git_keeps_is_refused(workplace):
+    git(workplace, "rm", "--quiet", "-r", "metrics/train.json", "metrics/curves/val.csv")
+    commit_all(workplace)
+    with pytest.raises(InstructError) as refused:
+        verify(workplace, lock_only=True)
+    assert sorted(str(refused.value).splitlines()) == [
+        f"{path}: dvc.lock names it, the commit lacks it; run dvc repro and commit"
+        for path in ("metrics/curves/val.csv", "metrics/train.json")
+    ]
+
+
+@pytest.fixture
+def small(tmp_path, hermetic):
+    """A repository with the three files that DVC reads, and a function that commits other ones and looks at them."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    (folder / ".gitignore").write_text("/data/\n")
+    (folder / "metrics").mkdir()
+
+    def look(*, stages="a: {cmd: x}", lock="a: {cmd: x}", params="", files=()):
+        (folder / "dvc.yaml").write_text(f"stages: {{{stages}}}" if ":" in stages else stages)
+        (folder / "dvc.lock").write_text(f"stages: {{{lock}}}" if ":" in lock else lock)
+        (folder / "params.yaml").write_text(params)
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("1")
+        commit_all(folder)
+        return missing_from_commit(folder)
+
+    return look
+
+
+OUTS = "a: {cmd: x, outs: [{path: data/x}, {path: 'metrics/odd [n]*.json'}, {path: metrics/plots}, {path: ../there}]}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "lines"),
+    [
+        ({}, []),
+        ({"stages": "a: {cmd: x}, b: {cmd: y}"}, ["dvc.lock: has no stage b, dvc.yaml has; run dvc repro and commit"]),
+        (
+            {"lock": "a: {cmd: x}, b: {cmd: y}"},
+            ["dvc.lock: has a stage b, dvc.yaml has not; delete it there and commit"],
+        ),
+        ({"stages": "a: {foreach: [1, 2], do: {cmd: x}}", "lock": "a@1: {cmd: x}, a@2: {cmd: x}"}, []),
+        ({"lock": OUTS, "files": ["metrics/odd [n]*.json", "metrics/plots/loss.csv"]}, []),
+        ({"lock": OUTS, "files": ["metrics/plots/loss.csv", "metrics/odd n.json"]}, ["metrics/odd [n]*.json: "]),
+        (
+            {"lock": OUTS, "files": ["metrics/odd [n]*.json"]},
+            ["metrics/plots: dvc.lock names it, the commit lacks it; "],
+        ),
+    ],
+)
+def test_lock_pipeline_and_commit_name_the_same_stages_and_outputs(small, fields, lines):
+    found = small(**fields)
+    assert len(found) == len(lines) and all(map(str.startswith, found, lines))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stages": "["}, r"^dvc.yaml:\d+: is not YAML; correct it$"),
+        ({"lock": "["}, r"^dvc.lock:\d+: is not YAML; correct it$"),
+        ({"params": "train: ["}, r"^params.yaml:\d+: is not YAML; correct it$"),
+        ({"params": "a: 2020-13-45"}, r"^params.yaml: holds a value that cannot be read \(month must"),
+        ({"lock": "3"}, "^dvc.lock: must be a mapping; correct it$"),
+        ({"stages": ""}, '^dvc.yaml: holds no mapping "stages"; correct it$'),
+    ],
+)
+def test_file_that_cannot_be_read_is_named(small, fields, message):
+    with pytest.raises(InstructError, match=message):
+        small(**fields)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ("a: {cmdd: x}", "'./dvc.yaml' validation failed: 2 errors. extra keys not allowed, in stages -> a -> cmdd"),
+        ('a: {cmd: "x ${nix.a}"}', "failed to parse 'stages.a.cmd' in 'dvc.yaml': Could not find 'nix.a'"),
+    ],
+)
+def test_what_dvc_refuses_is_said_in_its_words_and_without_a_folder_that_is_gone(tmp_path, hermetic, stage, reason):
+    git(tmp_path, "init", "--quiet")
+    assert run("dvc", "init", "--quiet", cwd=tmp_path).returncode == 0
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{{stage}}}")
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: x}}")
+    (tmp_path / "params.yaml").write_text("b: 1")
+    commit_all(tmp_path)
+    with pytest.raises(InstructError) as refused:
+        verify(tmp_path, lock_only=True)
+    assert str(refused.value).startswith(f"dvc.yaml: DVC refuses this commit ({reason}")
+    assert "instruct-verify" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_half_a_clone_is_not_named_by_a_folder_that_is_gone(tmp_path, hermetic):
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "dvc.yaml").write_bytes(b"\xff")
+    for name in ("dvc.lock", "params.yaml"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("")
+    commit_all(tmp_path)
+    with pytest.raises(InstructError, match=r"^the clone/dvc\.yaml: not UTF-8"):
+        verify(tmp_path, lock_only=True)
 
 
 def test_imported_data_comes_along_or_is_asked_for(workplace, cloned):

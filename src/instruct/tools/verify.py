@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from instruct.comparing.runs import LOCK, PARAMS, lock_outs
 from instruct.errors import InstructError
+from instruct.files import read_text
+from instruct.git import call_git, complaint_of
+from instruct.parsing import parse_yaml
 from instruct.tools.programs import ask_dvc, run_dvc, run_git
 
-LOCK = "dvc.lock"
+PIPELINE = "dvc.yaml"
 
 
 def verify(root: Path, keep: Path | None = None, *, lock_only: bool = False) -> list[str]:
@@ -24,18 +26,25 @@ def verify(root: Path, keep: Path | None = None, *, lock_only: bool = False) -> 
     With `lock_only` nothing runs, and the lock need only belong to the commit. The clone is kept as `keep` if that is
     given. Raises InstructError where there is nothing to compare with, the lock is not current, or a stage fails.
     """
+    place = call_git(root, "rev-parse", "--show-prefix")
+    if place.returncode or place.stdout.strip():
+        reason = f"git refuses it ({complaint_of(place)})" if place.returncode else "is a folder inside a repository"
+        raise InstructError(f"{root}: {reason}; run from the repository's root")
     if keep:
-        if keep.exists() and any(keep.iterdir()):
-            raise InstructError(f"{keep}: is not empty; give a new folder")
+        if keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
+            raise InstructError(f"{keep}: is {'not empty' if keep.is_dir() else 'a file'}; give a new folder")
         return _verify_in(root, keep, lock_only)
     with tempfile.TemporaryDirectory(prefix="instruct-verify-") as folder:
-        return _verify_in(root, Path(folder) / "clone", lock_only)
+        try:
+            return _verify_in(root, Path(folder) / "clone", lock_only)
+        except InstructError as error:  # nobody can look into a folder that is gone
+            raise InstructError(re.sub(rf"{re.escape(folder)}(/clone)?", "the clone", str(error))) from None
 
 
 def _verify_in(root: Path, folder: Path, lock_only: bool) -> list[str]:
     clone(root, folder)
-    if not (folder / LOCK).is_file():
-        raise InstructError(f"{LOCK}: is not committed, so there is nothing to compare with; run dvc repro and commit")
+    if missing := missing_from_commit(folder):
+        raise InstructError("\n".join(missing))
     if stages := stale_stages(folder):
         raise InstructError(
             f"{LOCK}: is not that of this commit: code, settings or data of {' and '.join(stages)} are newer; "
@@ -49,6 +58,47 @@ def _verify_in(root: Path, folder: Path, lock_only: bool) -> list[str]:
     return list(differences(folder))
 
 
+def missing_from_commit(folder: Path) -> list[str]:
+    """What not all of dvc.yaml, dvc.lock and the commit in `folder` have, one line each: stages, then outputs.
+
+    DVC's own check cannot tell: it runs without data, so it excuses every output that is not there. Raises
+    InstructError for a file that cannot be read.
+    """
+    for name, remedy in ((PIPELINE, "commit it"), (PARAMS, "commit it"), (LOCK, "run dvc repro and commit")):
+        if not (folder / name).is_file():
+            raise InstructError(f"{name}: is not committed, so there is nothing to compare with; {remedy}")
+    values = {name: _load_yaml(read_text(folder / name), name) for name in (PIPELINE, PARAMS, LOCK)}
+    declared, recorded = (_stage_names(values[name], name) for name in (PIPELINE, LOCK))
+    lines = [
+        f"{LOCK}: has no stage {name}, {PIPELINE} has; run dvc repro and commit"
+        for name in declared
+        if name not in recorded
+    ]
+    lines += [
+        f"{LOCK}: has a stage {name}, {PIPELINE} has not; delete it there and commit"
+        for name in recorded
+        if name not in declared
+    ]
+    return lines + [
+        f"{path}: {LOCK} names it, the commit lacks it; run dvc repro and commit"
+        for path in lock_outs(values[LOCK])
+        if _is_for_git(folder, path) and not run_git(folder, "--literal-pathspecs", "ls-files", "--", path)
+    ]
+
+
+def _stage_names(values: Mapping[str, Any], name: str) -> dict[str, None]:
+    """The stages of dvc.yaml or dvc.lock in order; the many that `foreach` makes of one count as one."""
+    stages = values.get("stages")
+    if not isinstance(stages, Mapping):
+        raise InstructError(f'{name}: holds no mapping "stages"; correct it')
+    return dict.fromkeys(str(stage).partition("@")[0] for stage in stages)
+
+
+def _is_for_git(folder: Path, path: str) -> bool:
+    """Whether Git, and so no cache of DVC's, keeps this path: it lies in the repository and Git does not ignore it."""
+    return call_git(folder, "check-ignore", "--quiet", "--", path).returncode == 1
+
+
 def stale_stages(folder: Path) -> list[str]:
     """The stages that `dvc repro` would run in a clone without data, up to the first that lacks an input."""
     said = ask_dvc(folder, "repro", "--dry", "--allow-missing")
@@ -56,8 +106,21 @@ def stale_stages(folder: Path) -> list[str]:
     found = re.findall(r"Running stage '([^']+)'|failed to reproduce '([^']+)'", said.stdout + said.stderr)
     stages = list(dict.fromkeys(one or other for one, other in found))
     if said.returncode and not stages:
-        raise InstructError(f"{folder}: dvc repro --dry failed ({(said.stderr.strip().splitlines() or ['?'])[-1]})")
+        raise InstructError(
+            f"{PIPELINE}: DVC refuses this commit ({dvc_complaint(said.stderr)}); correct what it names"
+        )
     return stages
+
+
+def dvc_complaint(said: str) -> str:
+    """What DVC finds wrong, out of all that it says: its line of error, or what is invalid and the line after that."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    for place, line in enumerate(lines):
+        if line.startswith("ERROR: "):
+            return line.removeprefix("ERROR: ")
+        if "validation failed" in line or "is invalid" in line:
+            return " ".join(lines[place : place + 2])
+    return lines[-1] if lines else "no reason given"
 
 
 def clone(root: Path, folder: Path) -> None:
@@ -73,7 +136,7 @@ def clone(root: Path, folder: Path) -> None:
 def bring_data(root: Path, folder: Path) -> None:
     """Copy the data sets that DVC keeps beside a committed .dvc file; DVC then checks them against it."""
     for name in run_git(folder, "ls-files", "*.dvc").splitlines():
-        for out in _load_yaml((folder / name).read_text(encoding="utf-8")).get("outs", []):
+        for out in _load_yaml(read_text(folder / name), name).get("outs", []):
             path = (Path(name).parent / out["path"]).as_posix()
             if not (root / path).is_file():
                 raise InstructError(f"{path}: is not here, {name} describes it; run dvc pull first")
@@ -99,7 +162,7 @@ def differences(folder: Path) -> Iterator[str]:
 def text_differences(name: str, before: str, after: str) -> Iterator[str]:
     """What differs between two versions of the lock file, a JSON file or a CSV file."""
     if name == LOCK:
-        yield from lock_differences(_load_yaml(before), _load_yaml(after))
+        yield from lock_differences(_load_yaml(before, name), _load_yaml(after, name))
     elif name.endswith(".json"):
         yield from (f"{name}: {line}" for line in value_differences(json.loads(before), json.loads(after)))
     else:
@@ -156,5 +219,8 @@ def row_differences(before: str, after: str) -> str:
     return f"{len(other)} of {len(one) - 1} rows differ, first row {other[0]}: {','.join(two[other[0]])}"
 
 
-def _load_yaml(text: str) -> dict[str, Any]:
-    return dict(YAML(typ="safe", pure=True).load(text) or {})
+def _load_yaml(text: str, name: str) -> dict[str, Any]:
+    values = parse_yaml(text, name) or {}
+    if not isinstance(values, dict):
+        raise InstructError(f"{name}: must be a mapping; correct it")
+    return values

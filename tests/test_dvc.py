@@ -25,6 +25,24 @@ PACKAGE_DATA = {
 }
 # What a user writes and Git keeps.
 TRACKED_DATA = {"${split.data}", "data/human-scores.csv"}
+WAYS = {"read_params", "PARAMS_FILE"}
+YAML_READERS = {"yaml", "ruamel", "omegaconf", "dvc"}
+# Modules of stages that read YAML.
+READERS = {
+    "src/instruct/params.py",  # params.yaml itself, a section at a time
+    "src/instruct/model/backbones.py",  # models/backbones.yaml, of which dvc.yaml declares the entry in use
+    "src/instruct/evaluation/rubrics.py",  # the rubrics beside it, which are among the deps
+}
+RUNS_BY_NAME = {
+    "__import__",
+    "import_module",
+    "exec",
+    "eval",
+    "compile",
+    "run_path",
+    "run_module",
+    "spec_from_file_location",
+}
 
 
 def script_of(stage):
@@ -91,16 +109,51 @@ def code_deps(stage):
     return [dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")]
 
 
+def name_of(node):
+    """The last part of a name or an attribute: `load_params` of `params.load_params`."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def sections_in(tree):
+    """The sections of params.yaml that a module asks for, and what it does with load_params that is not to be read."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == "load_params"]
+    plain = [
+        call for call in calls if len(call.args) == 2 and not call.keywords and isinstance(call.args[0], ast.Constant)
+    ]
+    mentions = [node for node in ast.walk(tree) if name_of(node) == "load_params"]
+    renamed = [a for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names if a.asname]
+    unclear = len(mentions) - len(plain) + sum(alias.name == "load_params" for alias in renamed)
+    return {call.args[0].value for call in plain}, unclear
+
+
 def sections_read_by(script):
     """The sections of params.yaml that a script, or what it imports, asks for."""
-    calls = [
-        node for name in reached_from(script) for node in ast.walk(parsed(ROOT / name)) if isinstance(node, ast.Call)
-    ]
-    return {
-        call.args[0].value
-        for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id == "load_params" and isinstance(call.args[0], ast.Constant)
-    }
+    return {section for name in reached_from(script) for section in sections_in(parsed(ROOT / name))[0]}
+
+
+def ways_to_settings(tree):
+    """What a module mentions that could read params.yaml in another way than by load_params."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # A path, no message that speaks of the file.
+            if re.fullmatch(r"(\S*/)?params\.yaml", node.value):
+                yield node.value
+        elif name_of(node) in WAYS:
+            yield name_of(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            module = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = [*module, *(alias.name for alias in node.names)]
+            yield from (name for name in names if name in WAYS or name.split(".")[0] in YAML_READERS)
+
+
+def hidden_imports(tree):
+    """How a module runs code that the walk over its imports does not see."""
+    return [name_of(node) for node in ast.walk(tree) if name_of(node) in RUNS_BY_NAME and not is_method_eval(node)]
+
+
+def is_method_eval(node):
+    """Whether this is the `eval` or `compile` of an object, such as a model or a pattern."""
+    return isinstance(node, ast.Attribute) and node.attr in ("eval", "compile")
 
 
 def test_the_walk_sees_what_python_itself_imports():
@@ -148,6 +201,53 @@ def test_params_of_a_stage_are_the_sections_that_its_script_reads(stage):
     assert listed - {"models/backbones.yaml"} == sections_read_by(script_of(stage))
     reads_table = "src/instruct/model/pretrained.py" in reached_from(script_of(stage))
     assert ("models/backbones.yaml" in listed) == reads_table
+
+
+def test_stages_read_settings_by_load_params_alone():
+    files = {file for stage in STAGES for file in reached_from(script_of(stage))}
+    assert {file for file in files if any(ways_to_settings(parsed(ROOT / file)))} == READERS
+    assert {file for file in files - READERS if sections_in(parsed(ROOT / file))[1]} == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from instruct.params import read_params",
+        "from instruct import params\nparams.read_params()['train']['seed']",
+        "from instruct import params as p\np.PARAMS_FILE.read_text()",
+        "open('params.yaml')",
+        "Path('../params.yaml').read_text()",
+        "def late():\n    import yaml",
+        "from ruamel.yaml import YAML",
+        "from dvc.api import params_show",
+    ],
+)
+def test_other_ways_to_settings_are_seen(code):
+    assert list(ways_to_settings(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    ("code", "sections", "unclear"),
+    [
+        ("load_params('train', TrainParams).lr", {"train"}, 0),
+        ("params.load_params('train', TrainParams)", {"train"}, 0),
+        ("load = load_params", set(), 1),
+        ("load_params(section, TrainParams)", set(), 1),
+        ("load_params(section='train', cls=TrainParams)", set(), 1),
+        ("load_params('train', TrainParams, Path('other.yaml'))", set(), 1),
+        ("from instruct.params import load_params as load", set(), 1),
+    ],
+)
+def test_sections_are_read_off_plain_calls_and_other_uses_are_refused(code, sections, unclear):
+    assert sections_in(ast.parse(code)) == (sections, unclear)
+
+
+def test_stages_import_nothing_by_a_name_that_the_walk_cannot_see():
+    files = {file for stage in STAGES for file in reached_from(script_of(stage))}
+    assert {file: found for file in files if (found := hidden_imports(parsed(ROOT / file)))} == {}
+    for code in ("import_module('instruct.git')", "importlib.import_module(name)", "exec(text)", "__import__('x')"):
+        assert hidden_imports(ast.parse(code)), code
+    assert not hidden_imports(ast.parse("model.eval(); re.compile('x')"))
 
 
 def test_every_section_of_params_is_used_by_a_stage_or_starts_one():

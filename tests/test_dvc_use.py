@@ -1,15 +1,23 @@
-"""What a stage really uses when it runs, settings and files alike, is what dvc.yaml declares, no less and no more."""
+"""What a stage really uses when it runs is what dvc.yaml declares, no less and no more.
 
-import ast
+Each stage runs under tests/spy.py, whose docstring says what it cannot see; it also runs from nothing but what dvc.lock
+names, and must make the same bytes. The last tests put undeclared uses into the scripts and must find them.
+
+Known and left: with a backbone's name in `servers.llamacpp.gguf`, augment and evaluate read its entry of
+models/backbones.yaml, and with a path that file, and DVC knows of neither. Their results tell the sha256.
+"""
+
 import json
 import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from evaluation.ollama_server import OllamaServer
 from ruamel.yaml import YAML
 from small_pipeline import run
 
@@ -19,13 +27,24 @@ from instruct.tools.smoke import overlay
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 SPY = ROOT / "tests" / "spy.py"
+ADDRESS = "http://language.models"  # stands for that of the test's own server
+SERVERS = {
+    "servers.ollama.url": ADDRESS,
+    "servers.openai.url": f"{ADDRESS}/v1",
+    "servers.llamacpp.gguf": str(ROOT / "pyproject.toml"),  # any file outside the stage's folder
+    "servers.calls.backoff": 0.001,
+}
+ASKING = {"augment.methods": ["magpie", "passive"], "augment.magpie.records": 2, "augment.max_failed": 1.0}
 # Settings that matter only beside others: each stage also runs with these.
 VARIANTS = {
     "split": [
         {"split.data": "data/bad.json", "split.invalid": "drop"},
         {"split.data": "data/chat.json", "split.columns.turns": "first"},
     ],
-    "augment": [{"augment.methods": ["rules"]}],
+    "augment": [
+        {"augment.methods": ["rules"]},
+        *({**SERVERS, **ASKING, "augment.server": name} for name in ("ollama", "openai", "llamacpp")),
+    ],
     "train": [{"train.lora.r": 2}],
     "generate": [
         {
@@ -36,6 +55,7 @@ VARIANTS = {
             "generate.over_long": "truncate",
         }
     ],
+    "evaluate": [{**SERVERS, "evaluate.judges": ["ollama", "openai", "llamacpp"], "evaluate.allow_unfit": True}],
 }
 # A fraction is checked against the other two, and val takes what they leave.
 CHECKED_ONLY = {"split.val"}
@@ -44,18 +64,24 @@ BY_SPEED = [
     pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/runtime.py" in STAGES[stage]["deps"] else stage
     for stage in STAGES
 ]
-# Settings of language models behind servers, which no run here has, and of what is done at a gate that good data
-# passes: that the code asks for them is read from the code.
-ELSEWHERE = (
-    "quality.gates.",
-    "servers.",
-    *(f"augment.{name}" for name in ("magpie.", "max_failed", "max_tokens", "server")),
-    *(f"evaluate.{name}" for name in ("allow_unfit", "controls", "repeats", "rubric", "scoring", "temperature")),
-)
 # Not DVC's: the state to resume from, which a stage leaves only where it was interrupted.
 STATE = "models/resume"
 SPEED = "models/speed.json"  # for people: times differ from run to run, so nothing tracks them
 GATE = "data/quality.txt"  # train only waits for it
+LOOKED_FOR = {
+    "matplotlibrc",  # by Matplotlib, but the figures are drawn without what it says
+    *("_classes.py", "_ops.py"),  # by Python, for what torch calls the files of modules that have none
+}
+# What an interrupted run has left of the answers, which is fingerprinted.
+JOURNAL = "data by src/instruct/generation/journal.py"
+# What a killed run has left half written, to remove it.
+PARTS = {f"{folder} by src/instruct/training/resume.py" for folder in ("metrics", "metrics/curves", "models")}
+LISTED = {"baseline": {JOURNAL}, "generate": {JOURNAL}, "train": PARTS}
+ENVIRONMENT = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # by torchrun: who of several processes this is
+    *("INSTRUCT_CACHE", "INSTRUCT_REPLIES"),  # where files are that are checked against their sha256 or key
+    "OPENAI_API_KEY",  # servers.openai.key_variable: a secret
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +89,92 @@ def lock(finished):
     return YAML(typ="safe").load(finished / "dvc.lock")["stages"]
 
 
+class LanguageModels(OllamaServer):
+    """Speaks Ollama's API and, below /v1, OpenAI's; the first question of each kind is refused for the moment."""
+
+    def answer(self, method, path, raw):
+        is_first = (method, path) not in {request[:2] for request in self.requests}
+        if path == "/v1/chat/completions":
+            self.requests.append((method, path, None))
+            message = {"role": "assistant", "content": self.content}
+            counts = {"usage": {"prompt_tokens": 5}}
+            answer = 200, {"choices": [{"message": message, "finish_reason": "stop"}], **counts}
+        else:
+            answer = super().answer(method, path, raw)
+        return (503, {"error": "busy"}) if method == "POST" and is_first else answer
+
+
+XLLAMACPP = """
+from types import SimpleNamespace
+class CommonParams(SimpleNamespace):
+    def __init__(self):
+        super().__init__(model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace())
+class Server:
+    listening_address = "ADDRESS"
+    def __init__(self, params):
+        self.params = params
+"""
+
+
 @pytest.fixture(scope="module")
-def spied(finished, lock, tmp_path_factory):
+def language_models(tmp_path_factory):
+    """A server's address, and a package in place of xllamacpp that starts no other one."""
+    packages = tmp_path_factory.mktemp("packages")
+    (packages / "xllamacpp-1.0.dist-info").mkdir()
+    (packages / "xllamacpp-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: xllamacpp\nVersion: 1.0\n")
+    with LanguageModels() as server:
+        (packages / "xllamacpp.py").write_text(XLLAMACPP.replace("ADDRESS", server.url))
+        yield SimpleNamespace(server=server, packages=packages)
+
+
+@pytest.fixture(scope="module")
+def scratch(finished, tmp_path_factory):
+    """Makes copies of the finished run, for a stage to run in."""
+
+    def copy(name):
+        folder = tmp_path_factory.mktemp(name) / "project"
+        shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", "cache", "__pycache__"))
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def look(lock, language_models):
+    """Runs a stage in a folder under the spy and tells what it used."""
+
+    def spy(stage, folder, changes):
+        language_models.server.requests.clear()
+        changes = json.loads(json.dumps(changes).replace(ADDRESS, language_models.server.url))
+        params = YAML(typ="safe").load(folder / "params.yaml")
+        overlay(params, as_overlay(changes))
+        with (folder / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(params, file)
+        command = lock[stage]["cmd"].replace("data/smoke.json", params["split"]["data"])
+        program, *arguments = shlex.split(command)
+        assert program == "python"
+        environment = {"INSTRUCT_REPLIES": str(folder.parent / "replies.sqlite"), "OPENAI_API_KEY": "a key"}
+        if changes.keys() & SERVERS.keys():
+            environment["PYTHONPATH"] = str(language_models.packages)
+        done = run(sys.executable, str(SPY), "../used.json", *arguments, cwd=folder, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads((folder.parent / "used.json").read_text())
+
+    return spy
+
+
+@pytest.fixture(scope="module")
+def spied(scratch, look):
     """What each stage uses: once with the settings of the smoke run, and once with each variant."""
     seen = {}
 
     def spy(stage):
         if stage not in seen:
-            seen[stage] = [look(stage, changes) for changes in [{}, *VARIANTS.get(stage, [])]]
+            seen[stage] = [look(stage, prepared(stage, changes), changes) for changes in looks_at(stage)]
         return seen[stage]
 
-    def look(stage, changes):
-        folder = tmp_path_factory.mktemp(stage) / "project"
-        shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", "cache", "__pycache__"))
-        params = YAML(typ="safe").load(folder / "params.yaml")
-        overlay(params, as_overlay(changes))
-        with (folder / "params.yaml").open("w") as file:
-            YAML(typ="safe").dump(params, file)
+    def prepared(stage, changes):
+        folder = scratch(stage)
         records = json.loads((folder / "data/smoke.json").read_text(encoding="utf-8"))
         (folder / "data/bad.json").write_text(json.dumps([*records, {"instruction": ""}]), encoding="utf-8")
         chats = [{"messages": chat_of(record)} for record in records]
@@ -89,14 +184,13 @@ def spied(finished, lock, tmp_path_factory):
             test[0]["instruction"] = "word " * 600
             (folder / "data/split/test.json").unlink()
             (folder / "data/split/test.json").write_text(json.dumps(test), encoding="utf-8")
-        command = lock[stage]["cmd"].replace("data/smoke.json", params["split"]["data"])
-        program, *arguments = shlex.split(command)
-        assert program == "python"
-        done = run(sys.executable, str(SPY), "../used.json", *arguments, cwd=folder)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads((folder.parent / "used.json").read_text())
+        return folder
 
     return spy
+
+
+def looks_at(stage):
+    return [{}, *VARIANTS.get(stage, [])]
 
 
 def chat_of(record):
@@ -109,8 +203,12 @@ def below(name, folders):
     return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
 
 
-def above(name, files):
-    return any(file.startswith(f"{name}/") for file in files)
+def above(start, names):
+    return any(name.startswith(start) for name in names)
+
+
+def paths_in(entries):
+    return [entry["path"] for entry in entries]
 
 
 def source_of(name):
@@ -134,85 +232,115 @@ def leaves(values, prefix=""):
 def used_settings(stage, lock, spied):
     """The settings that a stage, or another one with the same script, asks for."""
     alike = [name for name in STAGES if script_of(name, lock) == script_of(stage, lock)]
-    used = {name for one in alike for look in spied(one) for name in look["settings"]}
+    return with_mappings({name for one in alike for look in spied(one) for name in look["settings"]}, stage, lock)
+
+
+def with_mappings(used, stage, lock):
+    """With every declared setting of a mapping that is used, since its keys are not watched."""
     mappings = tuple(name.removesuffix("*") for name in used if name.endswith(".*"))
-    declared = declared_settings(stage, lock)
     return {name for name in used if not name.endswith(".*")} | {
-        n for n in declared if mappings and n.startswith(mappings)
+        name for name in declared_settings(stage, lock) if mappings and name.startswith(mappings)
     }
 
 
-def paths_of(settings):
-    return {name.replace(".", "/") for name in settings}
-
-
 def declared_settings(stage, lock):
-    return set(leaves(lock[stage]["params"]["params.yaml"]))
+    """The settings, and the entries of other files of settings as `file:entry`."""
+    others = {name: values for name, values in lock[stage]["params"].items() if name != "params.yaml"}
+    entries = {f"{name}:{entry}" for name, values in others.items() for entry in values}
+    return entries | set(leaves(lock[stage]["params"]["params.yaml"]))
+
+
+def idle_settings(stage, lock, used):
+    on_the_command_line = set(re.findall(r"\$\{([\w.]+)\}", STAGES[stage]["cmd"]))
+    declared = {name for name in declared_settings(stage, lock) if ":" not in name}
+    return declared - used - on_the_command_line - CHECKED_ONLY
 
 
 def script_of(stage, lock):
     return lock[stage]["cmd"].split()[1]
 
 
-def asked_for_by(stage):
-    """The names of attributes and keys that the code of a stage reads, apart from the checks of settings themselves."""
-    names = set()
-    for dep in STAGES[stage]["deps"]:
-        for path in (ROOT / dep).rglob("*.py") if (ROOT / dep).is_dir() else [ROOT / dep]:
-            if path.suffix == ".py":
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-                checks = [node for node in ast.walk(tree) if getattr(node, "name", "") == "__post_init__"]
-                left_out = {id(node) for check in checks for node in ast.walk(check)}
-                names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in left_out}
-                keys = [n.slice for n in ast.walk(tree) if isinstance(n, ast.Subscript)]
-                names |= {key.value for key in keys if isinstance(key, ast.Constant)}
-    return names
-
-
-@pytest.mark.parametrize("stage", BY_SPEED)
-def test_every_setting_that_a_stage_reads_is_declared(stage, spied, lock):
-    used = used_settings(stage, lock, spied)
+def undeclared(stage, lock, look, changes):
+    """What a stage used in one run and dvc.yaml does not declare, by kind."""
+    outs = paths_in(lock[stage]["outs"])
+    known = [*paths_in(lock[stage]["deps"]), *outs, *lock[stage]["params"], STATE]
+    known.append(changes.get("split.data", "params.yaml"))
+    written = lasting(look["written"])
     declared = declared_settings(stage, lock)
-    assert {name for name in used - declared if not above(name.replace(".", "/"), paths_of(declared))} == set()
-    assert used
+    used = with_mappings(set(look["settings"]), stage, lock)
+    read = {source_of(name) for name in lasting(look["read"])} - written
+    asked = lasting(look["asked"]) - LOOKED_FOR
+    listed = set(look["listed"]) - LISTED.get(stage, set())
+    return {
+        # A section is asked for on the way to its settings.
+        "settings": {name for name in used - declared if not above(f"{name}.", declared)},
+        "read": {name for name in read if not below(name, known)},
+        "written": {name for name in written if not below(name, [*outs, STATE, SPEED])},
+        "asked": {name for name in asked if not below(name, known) and not above(f"{name}/", known)},
+        "listed": {name for name in listed if not below(name.split(" by ")[0], known)},
+        "processes": set(look["processes"]),
+        "environment": set(look["environment"]) - ENVIRONMENT,
+    }
+
+
+KINDS = ("settings", "read", "written", "asked", "listed", "processes", "environment")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stage", BY_SPEED)
+def test_whatever_a_stage_uses_is_declared(stage, kind, spied, lock):
+    for look, changes in zip(spied(stage), looks_at(stage), strict=True):
+        assert undeclared(stage, lock, look, changes)[kind] == set()
+        assert look[kind] or kind in ("listed", "processes")
 
 
 @pytest.mark.parametrize("stage", BY_SPEED)
 def test_every_setting_that_is_declared_is_read(stage, spied, lock):
-    used = used_settings(stage, lock, spied)
-    on_the_command_line = set(re.findall(r"\$\{([\w.]+)\}", STAGES[stage]["cmd"]))
-    idle = declared_settings(stage, lock) - used - on_the_command_line - CHECKED_ONLY
-    unproven = {name for name in idle if not name.startswith(ELSEWHERE)}
-    assert unproven == set()
-    assert {name for name in idle if name.rsplit(".", 1)[1] not in asked_for_by(stage)} == set()
-
-
-@pytest.mark.parametrize("stage", BY_SPEED)
-def test_every_file_that_a_stage_reads_is_declared(stage, spied, lock):
-    deps = [entry["path"] for entry in lock[stage]["deps"]]
-    outs = [entry["path"] for entry in lock[stage]["outs"]]
-    for look, changes in zip(spied(stage), [{}, *VARIANTS.get(stage, [])], strict=True):
-        known = [*deps, *outs, *lock[stage]["params"], STATE, changes.get("split.data", "params.yaml")]
-        read = {source_of(name) for name in lasting(look["read"])}
-        written = set(look["written"])
-        assert {name for name in read - written if not below(name, known) and not above(name, known)} == set()
-        assert below("src", [name.split("/")[0] for name in read])
+    assert idle_settings(stage, lock, used_settings(stage, lock, spied)) == set()
 
 
 @pytest.mark.parametrize("stage", BY_SPEED)
 def test_every_dep_that_is_data_is_read(stage, spied, lock):
     read = {name for look in spied(stage) for name in look["read"]}
-    data = [entry["path"] for entry in lock[stage]["deps"] if not entry["path"].startswith("src/")]
-    assert [dep for dep in data if dep not in read and not above(dep, read) and (stage, dep) != ("train", GATE)] == []
+    data = [dep for dep in paths_in(lock[stage]["deps"]) if not dep.startswith("src/")]
+    assert [
+        dep for dep in data if dep not in read and not above(f"{dep}/", read) and (stage, dep) != ("train", GATE)
+    ] == []
 
 
 @pytest.mark.parametrize("stage", BY_SPEED)
-def test_a_stage_writes_its_outs_and_nothing_else(stage, spied, lock):
-    outs = [entry["path"] for entry in lock[stage]["outs"]]
+def test_a_stage_writes_all_its_outs(stage, spied, lock):
     for look in spied(stage):
-        written = lasting(look["written"])
-        assert {name for name in written if not below(name, [*outs, STATE, SPEED])} == set()
-        assert [out for out in outs if out not in written and not above(out, look["written"])] == []
+        written = look["written"]
+        outs = paths_in(lock[stage]["outs"])
+        assert [out for out in outs if out not in written and not above(f"{out}/", written)] == []
+
+
+@pytest.mark.parametrize("stage", BY_SPEED)
+def test_a_stage_makes_the_same_from_nothing_but_what_the_lock_names(stage, finished, lock, tmp_path):
+    bare(tmp_path, finished, lock[stage])
+    done = run(*shlex.split(lock[stage]["cmd"]), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for out in paths_in(lock[stage]["outs"]):
+        wanted = content_of(finished / out)
+        assert wanted and content_of(tmp_path / out) == wanted, out
+
+
+def bare(folder, finished, entry):
+    """A folder that holds a stage's deps, and files of settings with nothing but its own settings in them."""
+    for dep in paths_in(entry["deps"]):
+        (folder / dep).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (finished / dep).is_dir() else shutil.copy
+        copy(finished / dep, folder / dep)
+    for name, values in entry["params"].items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as file:
+            YAML(typ="safe").dump(values, file)
+
+
+def content_of(path):
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
 def ran(done):
@@ -236,3 +364,140 @@ def test_a_remark_in_a_module_runs_the_stages_that_use_it_and_no_other(workplace
     # What these stages make is the same as before, so nothing after them runs.
     assert ran(run("dvc", "repro", cwd=workplace)) == stages
     assert ran(run("dvc", "repro", cwd=workplace)) == []
+
+
+# The checks themselves find what dvc.yaml does not know, though the stage works in spite of it.
+BEFORE = {"split": "    store = RecordStore(", "plot": "    run = read_run("}
+HIDDEN = [
+    (
+        "plot",
+        "settings",
+        {
+            "from instruct import params as p; p.read_params()['train']['seed']": "params.yaml",
+            "from instruct.runtime_params import RuntimeParams": "",
+            "p.load_params('runtime', RuntimeParams).device": "runtime.device",
+            "from instruct.model.backbones import find_backbone; find_backbone('gpt2-124m').files": (
+                "models/backbones.yaml:gpt2-124m"
+            ),
+        },
+    ),
+    ("split", "settings", {"import yaml; yaml.safe_load(open('params.yaml'))['train']": "params.yaml"}),
+    (
+        "split",
+        "asked",
+        {
+            "Path('data/split/../responses.json').exists()": "data/responses.json",
+            "import os; os.path.getsize('data/base_responses.json')": "data/base_responses.json",
+            "os.access('data/judgements.json', os.R_OK)": "data/judgements.json",
+            "Path('models/sft/best').is_dir()": "models/sft/best",
+            "import contextlib": "",
+            "with contextlib.suppress(OSError): open('data/not-there.json')": "data/not-there.json",
+        },
+    ),
+    (
+        "split",
+        "listed",
+        {
+            "import os; os.listdir('data/augmented')": "data/augmented by src/split.py",
+            "list(Path('models').glob('*'))": "models by src/split.py",
+            "os.chdir('metrics'); os.listdir(); os.chdir('..')": "metrics by src/split.py",
+        },
+    ),
+    (
+        "split",
+        "read",
+        {
+            "import subprocess; subprocess.run(['cat', 'data/responses.json'], capture_output=True)": (
+                "data/responses.json"
+            ),
+            "from safetensors import safe_open; safe_open('models/sft/best/model.safetensors', framework='np')": (
+                "models/sft/best/model.safetensors"
+            ),
+            "import pyarrow; pyarrow.memory_map('data/judgements.json').read()": "data/judgements.json",
+            "import os; os.symlink('../../metrics/train.json', 'data/split/a-link')": "",
+            "open('data/split/a-link').read()": "metrics/train.json",
+        },
+    ),
+    (
+        "split",
+        "written",
+        {
+            "open('data/more.json', 'w').close()": "data/more.json",
+            "import os; os.rename('data/more.json', 'data/still-more.json')": "data/still-more.json",
+            "import sqlite3; sqlite3.connect('data/replies.sqlite').close()": "data/replies.sqlite",
+            "os.remove('metrics/evaluate.json')": "metrics/evaluate.json",
+        },
+    ),
+    (
+        "split",
+        "processes",
+        {
+            "import subprocess; subprocess.run(['true'])": "subprocess.Popen: true",
+            "import os; os.system('true')": "os.system: b'true'",
+            "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)": "os.posix_spawn: /bin/true",
+            "os.fork() or os._exit(0)": "os.fork: ",
+        },
+    ),
+    (
+        "split",
+        "environment",
+        {
+            "import os; os.environ.get('A_TITLE')": "A_TITLE",
+            "os.getenv('B_TITLE')": "B_TITLE",
+            "'C_TITLE' in os.environ": "C_TITLE",
+            "os.path.expandvars('$D_TITLE')": "D_TITLE",
+            "os.environb.get(b'E_TITLE')": "E_TITLE",
+            "list(os.environ)": "*",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "kind", "lines"), HIDDEN, ids=[f"{kind}-{stage}" for stage, kind, _ in HIDDEN])
+def test_an_undeclared_use_is_found(stage, kind, lines, scratch, look, lock):
+    folder = scratch(stage)
+    change(folder / script_of(stage, lock), BEFORE[stage], "".join(f"    {line}\n" for line in lines))
+    found = undeclared(stage, lock, look(stage, folder, {}), {})
+    assert found[kind] == set(lines.values()) - {""}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from instruct.params import read_params; read_params()['runtime']",
+        "from instruct.records import read_examples; read_examples(data / 'augmented/train.json')",
+        "import subprocess; subprocess.run(['cat', 'data/augmented/train.json'], check=True)",
+        "from instruct.model import gpt2",
+        "params = PlotParams(examples=1 + Path('data/augmented/train.json').exists())",
+    ],
+)
+def test_a_stage_that_needs_more_than_the_lock_names_fails_or_makes_other_bytes(line, finished, lock, tmp_path):
+    entry, whole, alone = lock["plot"], tmp_path / "whole", tmp_path / "alone"
+    shutil.copytree(finished, whole, symlinks=True, ignore=shutil.ignore_patterns(".git", "cache"))
+    bare(alone, finished, entry)
+    for folder in (whole, alone):
+        change(folder / "src/plot.py", BEFORE["plot"], f"    {line}\n")
+    command = shlex.split(entry["cmd"])
+    assert run(*command, cwd=whole).returncode == 0
+    if run(*command, cwd=alone).returncode == 0:
+        page = "metrics/report/index.html"
+        assert content_of(alone / page) != content_of(whole / page)
+
+
+def test_a_setting_that_nothing_reads_is_found(scratch, look, lock):
+    folder = scratch("augment")
+    change(folder / "src/instruct/servers/settings.py", "    url: str\n", "    name: str = 'mine'\n", after=True)
+    entry = YAML(typ="safe").load((folder / "dvc.lock").read_text())["stages"]["augment"]
+    entry["params"]["params.yaml"]["servers"]["ollama"]["name"] = "mine"
+    more = {**lock, "augment": entry}
+    changes = {**SERVERS, **ASKING, "augment.server": "ollama", "servers.ollama.name": "mine"}
+    used = look("augment", folder, changes)["settings"]
+    assert "servers.ollama.model" in used
+    idle = idle_settings("augment", more, with_mappings(set(used), "augment", more))
+    assert "servers.ollama.name" in idle and "servers.ollama.model" not in idle
+
+
+def change(file, place, lines, after=False):
+    text = file.read_text(encoding="utf-8")
+    assert place in text
+    file.write_text(text.replace(place, place + lines if after else lines + place, 1), encoding="utf-8")

@@ -11,12 +11,13 @@ read         files that are opened for reading, linked or connected to; on Linux
 written      files that are opened for writing, renamed, removed or made by a link
 asked        paths whose existence, size or time is asked for, and those opened in vain
 listed       folders whose content is listed, as `FOLDER by FILE`, the code of the project that asked for it, if any
-processes    child processes, however started
+processes    child processes that Python starts
 environment  variables that code of the project asks for, `*` for all of them
 
-What it cannot see: whether native code asks if a file exists; the environment as libraries, native code and
-`posix.environ` read it (proxies, OMP_NUM_THREADS); clocks, the network, and files outside the working folder; without
-inotify (no Linux), what native code opens; and code that only other settings, data or machines would run.
+What it cannot see: whether native code asks if a file exists or starts a process; the environment as libraries, native
+code and `posix.environ` read it (proxies, OMP_NUM_THREADS); which keys of a mapping among the settings are used; the
+clock, the network, and files outside the working folder; what native code opens where there is no inotify (no Linux);
+and code that only other settings, data or machines would run.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
-"""Every command line of RUNBOOKS.md is run, in the file's order, by the clones that its prompts name."""
+"""Every line of the blocks of RUNBOOKS.md is run, in the file's order, by the clones that its prompts name."""
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,13 @@ TEXT = (ROOT / "RUNBOOKS.md").read_text(encoding="utf-8")
 SECTIONS = {
     title: re.findall(r"^```console\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
     for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+}
+# Commands in the text that no test runs: they bring packages and models from the network, or only show a list.
+NOT_RUN = {
+    "make install",
+    "instruct fetch",
+    "instruct recipe",
+    *(f".venv/bin/pip install dvc-{s}" for s in ("s3", "ssh")),
 }
 
 
@@ -60,7 +68,8 @@ class Team:
         """What the first runbook sets up, for those that build on it."""
         self.follow("Share through a folder", until="dvc push --run-cache")
 
-    def follow(self, title, until="", **environment):
+    def follow(self, title, until="", patience=(), **environment):
+        """Run the commands up to `until`; what is run again for a while if it fails stands in `patience`."""
         said = ""
         for prompt, command, expected in steps_of(title):
             for name, value in self.names.items():
@@ -69,6 +78,11 @@ class Team:
                 self.waiting.append((command, self.start(prompt, command.removesuffix(" &"), environment)))
                 continue
             done = run("bash", "-c", command, cwd=self.places[prompt], **environment)
+            for _ in range(60):
+                if command not in patience or done.returncode == 0:
+                    break
+                time.sleep(0.5)
+                done = run("bash", "-c", command, cwd=self.places[prompt], **environment)
             assert done.returncode == 0, f"{prompt}$ {command}\n{done.stdout}\n{done.stderr}"
             assert expected == [line for line in expected if line in done.stdout.splitlines()], command
             said += done.stdout
@@ -105,12 +119,33 @@ def test_every_section_has_a_test_and_every_line_a_prompt():
     assert anchors == [title.lower().replace(" ", "-").replace(",", "") for title in SECTIONS]
 
 
+def test_every_command_within_a_sentence_is_in_a_block_too_or_named_as_not_run():
+    sentences = re.sub(r"^```console\n.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"`((?:dvc|git|gto|make|instruct|pip|torchrun|\.venv/bin/\w+) [^`]+)`", sentences)
+    blocks = [command for title in SECTIONS for _, command, _ in steps_of(title)]
+    unknown = {one for one in commands if not any(command.startswith(one) for command in blocks)}
+    assert unknown == NOT_RUN
+
+
 def test_a_folder_gives_a_colleague_everything(team):
     team.follow("Share through a folder")
     you, colleague = team.places["you"], team.places["colleague"]
     assert (colleague / "data/responses.json").read_bytes() == (you / "data/responses.json").read_bytes()
     assert (colleague / "models/sft/best/model.safetensors").is_file()
     assert not git(colleague, "status", "--porcelain")
+
+
+@pytest.mark.slow
+def test_hooks_push_data_with_every_git_push(team):
+    team.share()
+    team.follow("Push data with every git push")
+    you, colleague = team.places["you"], team.places["colleague"]
+    page = (you / "metrics/report/index.html").read_bytes()
+    assert (colleague / "metrics/report/index.html").read_bytes() == page
+    git(colleague, "checkout", "--quiet", "HEAD~1")
+    assert (colleague / "metrics/report/index.html").read_bytes() == page  # the hooks are yours alone
+    git(you, "checkout", "--quiet", "HEAD~1")
+    assert (you / "metrics/report/index.html").read_bytes() != page
 
 
 @pytest.mark.slow
@@ -159,6 +194,54 @@ def s3_server():
 
 
 @pytest.mark.slow
+def test_ssh_gives_a_colleague_everything(team, ssh_home):
+    team.names |= {"/srv/instruct": str(team.folder / "srv")}
+    team.follow("Share through SSH", HOME=str(ssh_home))
+    colleague = team.places["colleague"]
+    assert (colleague / "models/sft/best/model.safetensors").is_file()
+    assert any((team.folder / "srv/files/md5").iterdir())
+    assert "127.0.0.1" not in git(colleague, "log", "--patch", "--", ".dvc")
+
+
+@pytest.fixture
+def ssh_home(tmp_path):
+    """A home folder from which `ssh data.example.org` reaches a server on this machine, with a key made for it."""
+    pytest.importorskip("dvc_ssh", reason="dvc-ssh is not installed: pip install dvc-ssh")
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if not program or not shutil.which("ssh-keygen"):
+        pytest.skip("there is no sshd here: apt-get install openssh-server")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # what root's sshd asks for, and boot makes
+    folder, port = tmp_path / "home" / ".ssh", free_port()
+    folder.mkdir(parents=True, mode=0o700)
+    for name in ("host", "key"):
+        assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name), cwd=folder).returncode == 0
+    shutil.copy(folder / "key.pub", folder / "authorized_keys")
+    config = {
+        "ListenAddress": "127.0.0.1", "Port": port, "HostKey": folder / "host", "PidFile": "none", "UsePAM": "no",
+        "AuthorizedKeysFile": folder / "authorized_keys", "StrictModes": "no", "PasswordAuthentication": "no",
+        "PermitRootLogin": "prohibit-password", "Subsystem": "sftp internal-sftp",
+    }  # fmt: skip
+    (folder / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in config.items()))
+    (folder / "config").write_text(
+        f"Host data.example.org\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {folder / 'key'}\n"
+    )
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
+    try:
+        for _ in range(100):
+            assert server.poll() is None, (folder / "log").read_text()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield folder.parent
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.slow
 def test_a_clone_without_data_runs_and_fetches_only_what_changed(team):
     team.share()
     said = team.follow("Run only what changed")
@@ -177,7 +260,10 @@ def test_an_experiment_reaches_a_colleague_with_its_results(team):
     assert "epochs: 2" in (colleague / "params.yaml").read_text()
     (experiment,) = git(you, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/two-epochs").split()
     for name in ("metrics/train.json", "metrics/evaluate.json"):
-        assert (colleague / name).read_text() == git(you, "show", f"{experiment}:{name}")
+        wanted = git(you, "show", f"{experiment}:{name}")
+        assert (colleague / name).read_text() == wanted
+        assert (you / name).read_text() == wanted  # on the branch that the colleague pushed
+    assert git(you, "branch", "--show-current").strip() == "try-two-epochs"
     assert not git(you, "status", "--porcelain")
 
 
@@ -205,6 +291,18 @@ def test_sweeps_give_a_row_for_each_value(team):
     assert {float(named[f"prompt-loss-{i}"]["train.prompt_loss_weight"]) for i in (1, 2)} == {0.1, 1.0}
     assert (named["lora"]["train.lora.r"], named["template"]["prompt.template"]) == ("8", "phi3")
     assert all(float(row["best_val_loss"]) > 0 for row in named.values())
+    assert not git(team.places["you"], "status", "--porcelain")
+
+
+@pytest.mark.slow
+def test_a_queue_is_worked_off_in_the_background(team):
+    logs = "dvc queue logs slower --follow"
+    said = team.follow("Sweep in the background", patience={logs})
+    # The first command that shows these is `logs`, since the run itself is another process's.
+    assert re.findall(r"Running stage '(\w+)'", said) == ["train", "generate", "evaluate", "plot"]
+    assert re.search(r"slower +\S+ .*(Success|Running)", said)
+    row = next(line for line in said.splitlines() if "[slower]" in line)
+    assert "5e-05" in row
     assert not git(team.places["you"], "status", "--porcelain")
 
 

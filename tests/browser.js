@@ -6,8 +6,16 @@ const curveLines = () =>
   all('#curves-chart path.line').map((path) => ({
     name: path.querySelector('title').textContent,
     points: path.getAttribute('d').split(/[ML]/).length - 1,
+    pieces: path.getAttribute('d').split('M').length - 1,
     colour: path.getAttribute('stroke'),
+    dash: path.getAttribute('stroke-dasharray'),
   }))
+// The pieces of line in the legend under the chart and beside the runs' names, by run.
+const legend = (selector) =>
+  all(selector).map((swatch) => {
+    const line = swatch.querySelector('line')
+    return { colour: line.getAttribute('stroke'), dash: line.getAttribute('stroke-dasharray') }
+  })
 const linesOutside = () => {
   const inside = ({ x, y, width, height }) => x >= 60 && y >= 10 && x + width <= 848 && y + height <= 336
   return all('#curves-chart path.line').filter((path) => !inside(path.getBBox())).length

@@ -56,7 +56,7 @@ class Browser:
         self.requests.clear()
         self.resize(width, height)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self._call("Emulation.setEmulatedMedia", features=scheme)
+        self._call("Emulation.setEmulatedMedia", media="", features=scheme)
         self._loaded = False
         self._call("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
@@ -66,6 +66,10 @@ class Browser:
     def resize(self, width: int, height: int = 900) -> None:
         """The size of the window in CSS pixels."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def as_printed(self) -> None:
+        """Show the page as it would be printed."""
+        self._call("Emulation.setEmulatedMedia", media="print")
 
     def run(self, script: str):
         """The value of an expression, awaited; an exception in it is one here."""

@@ -14,24 +14,31 @@ from instruct.viewing.revisions import Revision
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
 MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}
+SCHEDULES = {"slow": "cosine", "fast": "linear", "two-epochs": "constant", "unfinished": "warm"}
 RESULTS = ("metrics/evaluate.json", "metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv")
 FOUND = "Number(document.getElementById('answers-status').textContent.split(' ')[0])"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """main and four experiments: three with results (`slow` has lost its answers) and one without; 45 records."""
+    """main and four experiments: three with results (`slow` has lost its answers) and one without; 45 records.
+
+    Each ended an hour after the one before, `slow` first.
+    """
     folder = tmp_path_factory.mktemp("view")
     repository = Repository(folder, records=45)
     repository.write(mean=50.0, judges=("reference", "llama"))
     repository.commit()
     for seed, (name, mean) in enumerate(MEANS.items(), start=1):
         lr = {"slow": 1e-5, "fast": 1e-3}.get(name, 2e-4)
-        repository.write(mean=mean or 50.0, lr=lr, seed=seed, judges=("reference", "llama"), keep=name != "slow")
+        settings = {"lr": lr, "epochs": {"two-epochs": 2, "slow": 20}.get(name, 1), "schedule": SCHEDULES[name]}
+        repository.write(mean=mean or 50.0, seed=seed, judges=("reference", "llama"), keep=name != "slow", **settings)
         if mean is None:
             for path in RESULTS:
                 (folder / path).unlink()
-        repository.keep_as_experiment(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GIT_COMMITTER_DATE", f"2020-01-01T0{seed}:00:00+0000")
+            repository.keep_as_experiment(name)
     output = folder / "build/view/index.html"
     write_view(folder, output)
     return output
@@ -116,6 +123,41 @@ def test_settings_are_sorted_as_numbers_not_as_texts(at):
     assert (rows(at)[0], rows(at)[-1]) == ("fast", "slow")  # 1e-3, 2e-4, 1e-5: as texts 1e-05 would not be the least
 
 
+def test_settings_that_are_words_and_dates_are_sorted_too(at):
+    named = [name for name in SCHEDULES if name != "main"]
+    choose(at, "runs-sort", "set:train.schedule")
+    in_order = sorted(named, key=SCHEDULES.get)
+    assert [name for name in rows(at) if name in named] == in_order[::-1]
+    at.click("#runs-turn")
+    assert [name for name in rows(at) if name in named] == in_order
+    choose(at, "runs-sort", "when")
+    assert rows(at) == ["main", "unfinished", "two-epochs", "fast", "slow"]  # the newest first, main is of now
+    at.click("#runs-turn")
+    assert rows(at) == ["slow", "fast", "two-epochs", "unfinished", "main"]
+
+
+@pytest.mark.parametrize(
+    ("search", "left"),
+    [
+        ("epochs 2", ["two-epochs"]),  # not 20, nor the 2 in any other cell
+        ("epochs=2", ["two-epochs"]),
+        ("epochs = 20", ["slow"]),
+        ("train.lr 2e-4", ["main", "two-epochs", "unfinished"]),
+        ("lr=0.0010", ["fast"]),
+        ("steps 40", ["main", "fast", "slow", "two-epochs", "unfinished"]),  # a hidden column
+        ("steps 4", []),
+        ("schedule=lin", ["fast"]),
+        ("linear experiment", ["fast"]),
+        ("run=epochs", ["two-epochs"]),
+        ("lr 2e-4 epochs 2 constant", ["two-epochs"]),
+        ("epochs=", ["main", "fast", "slow", "two-epochs", "unfinished"]),  # not yet typed to its end
+    ],
+)
+def test_a_label_and_a_value_are_found_within_one_cell(at, search, left):
+    fill(at, "runs-find", search)
+    assert sorted(rows(at)) == sorted(left)
+
+
 def test_the_keyboard_alone_sorts(at):
     at.run(f"document.querySelector({json.dumps(head('val_loss'))}).focus()")
     at.press("Enter")
@@ -179,6 +221,31 @@ def test_arrow_keys_read_the_values_of_the_curves(at):
     assert "step 1:" in read
     assert f"main {2.5 * 0.97:.4g}" in read  # the loss that repository.py writes for a mean of 50
     assert f"two-epochs {2.5 * 0.97 * 50 / 80:.4g}" in read
+
+
+@pytest.mark.parametrize("what", ["val.loss", "train.loss"])
+def test_a_line_breaks_where_the_loss_is_no_number_and_neither_scale_nor_lowest_takes_it_for_zero(
+    browser, tmp_path, what
+):
+    repository = Repository(tmp_path, records=3)
+    repository.write(steps=40)
+    path = tmp_path / f"metrics/curves/{what.split('.')[0]}.csv"
+    head_line, *lines = path.read_text().splitlines()
+    for step in (20, 21, 39):
+        step_of, tokens, _, lr = lines[step].split(",")
+        lines[step] = ",".join((step_of, tokens, "nan", lr))
+    path.write_text("\n".join([head_line, *lines]) + "\n")
+    write_view(tmp_path, tmp_path / "view.html")
+    browser.open(tmp_path / "view.html")
+    choose(browser, "curves-what", what)
+    (line,) = browser.run("curveLines()")
+    assert (line["pieces"], line["points"]) == (2, 37)
+    heights = browser.run("all('#curves-chart text[text-anchor=end]').map((text) => Number(text.textContent))")
+    assert min(heights) > 0
+    read = browser.run("document.getElementById('curves-reading').textContent")
+    assert "ends at no finite number" in read
+    assert float(re.search(r"lowest ([\d.]+)", read)[1]) > 0.7
+    assert browser.errors == []
 
 
 @pytest.mark.parametrize("what", ["val.loss", "train.loss", "train.lr"])
@@ -255,6 +322,16 @@ def test_a_run_whose_answers_are_not_in_the_cache_still_shows_its_scores_and_say
 # The page as a whole
 
 
+def test_on_paper_there_is_nothing_to_press_and_no_row_is_torn(at):
+    pressed = "all('button, input, select, nav').filter((one) => !one.closest('thead'))"
+    seen = f"{pressed}.filter((one) => one.checkVisibility()).length"
+    assert at.run(seen) > 0
+    at.as_printed()
+    assert at.run(seen) == 0
+    assert at.run("all('.runs tbody tr, article').map((one) => getComputedStyle(one).breakInside)") == ["avoid"] * 25
+    assert len(rows(at)) == 5
+
+
 @pytest.mark.parametrize("width", [320, 400, 768, 1000, 1400])
 def test_no_width_makes_the_page_or_its_table_scroll_sideways(browser, page, width):
     browser.open(page, width=width)
@@ -325,7 +402,14 @@ def test_fifty_runs_and_ten_thousand_answers_stay_one_page_at_a_time(browser, tm
     assert rows(browser)[0] == "e49"
     assert browser.run("curveLines().length") < 10  # not all at once before they are asked for
     browser.click("#curves-all")
-    assert browser.run("curveLines().length") == 50
+    lines = browser.run("curveLines()")
+    assert len(lines) == 50
+    styles = [{key: line[key] for key in ("colour", "dash")} for line in lines]
+    assert browser.run("legend('#curves-reading .swatch')") == styles
+    assert sorted(map(str, browser.run("legend('.runs .key')"))) == sorted(map(str, styles))
+    distinct = len(set(map(str, styles)))
+    assert distinct >= 30
+    assert f"there are {distinct} styles of line, so {50 - distinct} look like another" in status(browser, "curves")
     assert browser.run("all('#answers-list article').length") == 20
     choose(browser, "answers-run", "49")
     fill(browser, "answers-find", "r199 tuned")

@@ -44,12 +44,39 @@ byId('runs-sort').addEventListener('change', ({ target }) =>
   sortRuns(target.value, headers.get(target.value)?.dataset.best ?? 'descending'))
 byId('runs-turn').addEventListener('click', () => sortRuns(sorted.key, opposite(sorted.direction)))
 
+// What a search asks for: words that may stand anywhere in a row, and values that must stand in a column whose label
+// holds a word: `epochs=3`, or `epochs 3` where the second is a number.
+const labels = [...headers.values()].map((cell) => cell.textContent.trim().toLowerCase())
+const isNumber = (text) => text !== '' && Number.isFinite(Number(text))
+const asked = (text) => {
+  const tokens = text.toLowerCase().replace(/\s*=\s*/g, '=').split(/\s+/).filter(Boolean)
+  const wanted = []
+  for (let i = 0; i < tokens.length; i++) {
+    const [label, ...rest] = tokens[i].split('=')
+    const value = rest.join('=')
+    const next = tokens[i + 1] ?? ''
+    if (label && value) wanted.push({ label, value })
+    else if (isNumber(next) && !isNumber(label) && labels.some((name) => name.includes(label))) {
+      wanted.push({ label, value: next })
+      i += 1
+    } else if (label || value) wanted.push({ word: label || value })
+  }
+  return wanted
+}
+// Numbers are equal as numbers, by their exact value or as they are shown; words are contained.
+const hasValue = (cell, value) => {
+  const shown = cell.querySelector('.name, td > span')?.textContent ?? ''
+  if (!isNumber(value)) return shown.toLowerCase().includes(value)
+  return [Number(cell.dataset.value ?? NaN), parseFloat(shown)].includes(Number(value))
+}
+
 byId('runs-find').addEventListener('input', ({ target }) => {
-  const words = target.value.toLowerCase().split(/\s+/).filter(Boolean)
+  const wanted = asked(target.value)
   for (const row of original) {
-    const cells = [...row.cells].map((cell) => `${cell.dataset.label ?? ''} ${cell.textContent}`)
-    const text = cells.join(' ').toLowerCase()
-    row.hidden = !words.every((word) => text.includes(word))
+    const cells = [...row.cells].map((cell) => ({ cell, label: (cell.dataset.label ?? 'run').toLowerCase() }))
+    const text = cells.map(({ cell, label }) => `${cell.dataset.label ? label : ''} ${cell.textContent}`).join(' ').toLowerCase()
+    const holds = ({ word, label, value }) => (word ? text.includes(word) : cells.some((one) => one.label.includes(label) && hasValue(one.cell, value)))
+    row.hidden = !wanted.every(holds)
   }
   tellRuns()
 })

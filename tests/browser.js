@@ -28,6 +28,7 @@ const clear = (id) => {
   document.getElementById(id).value = ''
   document.getElementById(id).focus()
 }
+const make = (tag, text) => Object.assign(document.createElement(tag), { textContent: text })
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds))
 
 // WCAG 2.2: relative luminance, and the contrast of a text with the first colour behind it.

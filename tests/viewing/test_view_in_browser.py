@@ -4,8 +4,11 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from markupsafe import Markup
+from PIL import Image
+from screenshot import take_picture
 from viewing.repository import Repository, response
 
 from instruct.viewing.collect import collect_runs
@@ -15,6 +18,7 @@ from instruct.viewing.revisions import Revision
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
 MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}
 SCHEDULES = {"slow": "cosine", "fast": "linear", "two-epochs": "constant", "unfinished": "warm"}
+PARTS = ("#curves-chart svg", "#answers-list .tuned")
 RESULTS = ("metrics/evaluate.json", "metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv")
 FOUND = "Number(document.getElementById('answers-status').textContent.split(' ')[0])"
 
@@ -355,6 +359,26 @@ def test_every_control_has_a_name_and_no_id_stands_twice(at):
 
 def test_the_page_asks_for_nothing_but_itself(at, page):
     assert at.requests == [page.resolve().as_uri()]
+
+
+def test_the_picture_for_the_readme_shows_table_curves_and_an_answer_in_true_colours(browser, page, tmp_path):
+    take_picture(browser, page, tmp_path / "view.png")
+    assert (tmp_path / "view.png").stat().st_size < 200_000
+    pixels = np.asarray(Image.open(tmp_path / "view.png").convert("RGB")).astype(int)
+    height, width, _ = pixels.shape
+    assert (width, height <= 1400) == (1200, True)
+
+    def has(style, element, part):
+        colour = browser.run(f"getComputedStyle(document.querySelector('{element}')).{style}")
+        return (pixels[part] == [int(value) for value in re.findall(r"\d+", colour)]).all(axis=2).sum()
+
+    chart, answer = (browser.run(f"document.querySelector('{one}').getBoundingClientRect().toJSON()") for one in PARTS)
+    for place in range(4):
+        inside = slice(int(chart["top"]), int(chart["bottom"]))
+        assert has("stroke", f"#curves-chart path.line:nth-of-type({place + 1})", inside) > 300
+    assert answer["bottom"] <= height
+    assert has("borderTopColor", PARTS[1], slice(int(answer["top"]), int(answer["top"]) + 4)) > 600
+    assert has("color", ".runs .good", slice(0, int(chart["top"]))) > 20
 
 
 def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):

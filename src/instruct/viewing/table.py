@@ -185,7 +185,11 @@ def _score_cells(run: Run, judge: str) -> dict[str, Cell]:
 def _change_cell(change: ScoreChange) -> Cell:
     """Difference and verdict, and in small the interval, the p-value and what the test could have found."""
     one, verdict = change.difference, change.verdict
-    why = change.in_words.removeprefix(verdict).strip(" ()")
+    why = (
+        change.in_words.removeprefix(verdict)
+        .strip(" ()")
+        .replace("smallest detectable: ", "smallest\u00a0detectable:\u00a0")
+    )
     small = f"{one.low:+.1f} to {one.high:+.1f}, p\u00a0=\u00a0{change.corrected:.2g}{f'; {why}' if why else ''}"
     said = verdict.replace(" ", "\u00a0")
     return Cell(text=f"{one.mean:+.1f} {said}", small=small, value=one.mean, tone=TONES.get(verdict, ""))

@@ -60,13 +60,13 @@ def read_run(name: str, root: Path) -> Run:
     for path in (EVALUATE, SCORES):
         if path not in texts:
             raise DataError(f"{name}: holds no {path}; run `dvc repro` there and commit what it leaves in metrics")
-    scores, groups, kinds = _scores(texts[SCORES], f"{SCORES} of {name}")
+    scores, groups, kinds = read_scores(texts[SCORES], f"{SCORES} of {name}")
     params, lock = (_mapping(parse_yaml(texts.get(path, ""), f"{path} of {name}")) for path in (PARAMS, LOCK))
     return Run(
         name=name.encode("utf-8", "replace").decode(),  # a name that is no UTF-8 would break every report
         commit=commit,
         params=params,
-        evaluate=_results(parse_json(texts[EVALUATE], f"{EVALUATE} of {name}"), f"{EVALUATE} of {name}"),
+        evaluate=read_results(parse_json(texts[EVALUATE], f"{EVALUATE} of {name}"), f"{EVALUATE} of {name}"),
         scores=scores,
         groups=groups,
         kinds=kinds,
@@ -134,7 +134,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _results(values: Any, where: str) -> dict[str, Any]:
+def read_results(values: Any, where: str) -> dict[str, Any]:
     """What `evaluate` wrote, its parts of the kinds that they have there; single numbers may still be anything."""
     parts = [values.get(part) for part in ("test", "judges", "reference")] if isinstance(values, dict) else [None]
     if all(isinstance(part, dict) for part in parts):
@@ -192,7 +192,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _scores(text: str, where: str) -> tuple[dict[str, dict[str, float | None]], dict[str, str], dict[str, str]]:
+def read_scores(text: str, where: str) -> tuple[dict[str, dict[str, float | None]], dict[str, str], dict[str, str]]:
     """Scores of the tuned model by name and id, and each record's group and kind."""
     columns, rows = _table(text, where)
     names = [name.removesuffix(".tuned") for name in columns if name.endswith(".tuned")]

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from instruct.comparing.runs import EVALUATE, SCORES, TRAIN, _scores, flatten
+from instruct.comparing.runs import EVALUATE, SCORES, TRAIN, flatten, read_results, read_scores
 from instruct.comparing.runs import Run as Comparable
 from instruct.errors import DataError
 from instruct.plotting.results import by_judge, main_judge, scores_of
@@ -108,18 +108,12 @@ def mapping(value: Any) -> dict[str, Any]:
 
 def _comparable(revision: Revision, params: dict[str, Any], found: Any, table: str) -> Comparable:
     """The run as `instruct compare` reads it; raises DataError where that refuses."""
-    parts = [mapping(found).get(part) for part in ("test", "judges", "reference")]
-    judges = list(mapping(parts[1]).values())
-    parts += [*judges, mapping(parts[2]).get("signatures", {})]
-    parts += [mapping(judge).get("identity", {}) for judge in judges]
-    if not all(isinstance(part, dict) for part in parts):
-        raise DataError(f"{EVALUATE}: is not of the shape that `dvc repro evaluate` writes today; run it there")
-    scores, groups, kinds = _scores(table, SCORES)
+    scores, groups, kinds = read_scores(table, SCORES)
     return Comparable(
         name=revision.name,
         commit=revision.commit,
         params=params,
-        evaluate=found,
+        evaluate=read_results(found, EVALUATE),
         scores=scores,
         groups=groups,
         kinds=kinds,

@@ -77,12 +77,10 @@ class Team:
             if command.endswith(" &"):
                 self.waiting.append((command, self.start(prompt, command.removesuffix(" &"), environment)))
                 continue
-            done = run("bash", "-c", command, cwd=self.places[prompt], **environment)
-            for _ in range(60):
-                if command not in patience or done.returncode == 0:
-                    break
+            done, tries = self.run(prompt, command, environment), 1
+            while done.returncode and command in patience and tries < 60:
                 time.sleep(0.5)
-                done = run("bash", "-c", command, cwd=self.places[prompt], **environment)
+                done, tries = self.run(prompt, command, environment), tries + 1
             assert done.returncode == 0, f"{prompt}$ {command}\n{done.stdout}\n{done.stderr}"
             assert expected == [line for line in expected if line in done.stdout.splitlines()], command
             said += done.stdout
@@ -92,6 +90,16 @@ class Team:
             out, _ = process.communicate(timeout=300)
             assert process.returncode == 0, f"{command}\n{out}"
         return said
+
+    def run(self, prompt, command, environment):
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.places[prompt],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=1200,  # seven experiments on a machine that does other things too
+        )
 
     def start(self, prompt, command, environment):
         return subprocess.Popen(

@@ -15,6 +15,11 @@ from instruct.comparing.compare import compare
 from instruct.comparing.runs import Run
 from instruct.statistics import mean_interval, paired_test, smallest_detectable
 
+EVALUATE = {
+    "test": {"sha256": "a", "template_sha256": "b"},
+    "judges": {},
+    "reference": {"signatures": {"chrf": "nc:6"}},
+}
 RESAMPLES = 399  # with the unflipped one 400: of which 5 % is a whole number
 
 
@@ -172,7 +177,7 @@ def test_five_scores_at_once_are_wrong_in_5_families_of_100_at_most():
                 name=name,
                 commit="",
                 params={"train": {"seed": 1}},
-                evaluate={"test": {}, "judges": {}, "reference": {}},
+                evaluate=EVALUATE,
                 scores={f"s{k}": by_record(50 + side * shared + rng.normal(0, 9, 30)) for k in range(5)},
                 groups={f"r{i}": f"r{i}" for i in range(30)},
             )

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 
@@ -17,6 +18,14 @@ def repository(tmp_path):
     write_run(root, {"similarity": FORTY})
     commit(root)
     return root
+
+
+@pytest.fixture
+def fields_as_python_limits_them():
+    """Reading a data set allows longer ones, in the whole process."""
+    before = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(before)
 
 
 def test_a_revision_and_the_workspace_are_read_alike(repository):
@@ -181,6 +190,7 @@ def test_metrics_of_another_shape_are_refused(repository, text, message):
         ("id,kind,group,x.tuned\na,,,1\n" + "b" * 200_000, r"workspace:3: not CSV \(field larger than field limit"),
     ],
 )
+@pytest.mark.usefixtures("fields_as_python_limits_them")
 def test_scores_that_cannot_be_read_are_refused_with_their_line(repository, text, message):
     (repository / "metrics/scores.csv").write_text(text)
     with pytest.raises(DataError, match=message):

@@ -35,6 +35,11 @@ def parse_json(text: str, where: str) -> Any:
     return _not_too_deep(value, where)
 
 
+def mapping(value: Any) -> dict[str, Any]:
+    """What stands there by name; empty for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
 def _not_too_deep(value: Any, where: str) -> Any:
     level = [value]
     for _ in range(DEEPEST):

@@ -109,14 +109,11 @@ def side_name(runs: Sequence[Run]) -> str:
     return " + ".join(run.name for run in runs)
 
 
-def compare(
-    a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False, alpha: float = ALPHA
-) -> Comparison:
+def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
     """Compare the runs of recipe B with those of recipe A on the records that all of them answered.
 
-    `chosen` names the scores to compare and to correct for, all that both have by default; their smallest detectable
-    differences are for tests that share `alpha`. Raises DataError where the guard finds a change and `anyway` is not
-    set, or where no record is in common.
+    `chosen` names the scores to compare and to correct for, all that both have by default. Raises DataError where the
+    guard finds a change and `anyway` is not set, or where no record is in common.
     """
     for side in (a, b):
         check_one_recipe(side)
@@ -141,7 +138,7 @@ def compare(
         )
     pairs = [pair_scores(a, b, name, everywhere) for name in names]
     tests = paired_tests([(pair.differences, pair.groups) for pair in pairs], resamples=RESAMPLES, seed=SEED)
-    results = [score_change(pair, test, alpha / len(names)) for pair, test in zip(pairs, tests, strict=True)]
+    results = [score_change(pair, test, ALPHA / len(names)) for pair, test in zip(pairs, tests, strict=True)]
     corrected = holm([result.p_value for result in results])
     return Comparison(
         a=tuple(a),

@@ -17,7 +17,7 @@ from typing import Any
 from instruct.errors import DataError, ParamsError
 from instruct.files import readable
 from instruct.git import ask_git, call_git, complaint_of, list_experiments, read_git
-from instruct.parsing import parse_json, parse_yaml
+from instruct.parsing import mapping, parse_json, parse_yaml
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")
@@ -61,7 +61,7 @@ def read_run(name: str, root: Path) -> Run:
         if path not in texts:
             raise DataError(f"{name}: holds no {path}; run `dvc repro` there and commit what it leaves in metrics")
     scores, groups, kinds = read_scores(texts[SCORES], f"{SCORES} of {name}")
-    params, lock = (_mapping(parse_yaml(texts.get(path, ""), f"{path} of {name}")) for path in (PARAMS, LOCK))
+    params, lock = (mapping(parse_yaml(texts.get(path, ""), f"{path} of {name}")) for path in (PARAMS, LOCK))
     return Run(
         name=name.encode("utf-8", "replace").decode(),  # a name that is no UTF-8 would break every report
         commit=commit,
@@ -72,7 +72,7 @@ def read_run(name: str, root: Path) -> Run:
         kinds=kinds,
         curves={part: _curve(texts[path], f"{path} of {name}") for part, path in CURVES.items() if texts.get(path)},
         lock=lock,
-        train=_mapping(parse_json(texts.get(TRAIN) or "{}", f"{TRAIN} of {name}")),
+        train=mapping(parse_json(texts.get(TRAIN) or "{}", f"{TRAIN} of {name}")),
         stale=tuple(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(contents, lock)])),
     )
 
@@ -130,10 +130,6 @@ def _content(commit: str, path: str, root: Path) -> bytes | None:
         return file.read_bytes()
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def read_results(values: Any, where: str) -> dict[str, Any]:
     """What `evaluate` wrote, its parts of the kinds that they have there; single numbers may still be anything."""
     parts = [values.get(part) for part in ("test", "judges", "reference")] if isinstance(values, dict) else [None]
@@ -165,7 +161,7 @@ def stale_lines(runs: Iterable[Run]) -> list[str]:
 
 
 def _stages(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [stage for stage in _mapping(lock.get("stages")).values() if isinstance(stage, dict)]
+    return [stage for stage in mapping(lock.get("stages")).values() if isinstance(stage, dict)]
 
 
 def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Iterator[str]:
@@ -173,7 +169,7 @@ def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Itera
     now = flatten(params)
     absent = object()
     for stage in _stages(lock):
-        for key, value in _mapping(_mapping(stage.get("params")).get(PARAMS)).items():
+        for key, value in mapping(mapping(stage.get("params")).get(PARAMS)).items():
             then = flatten({key: value})
             for name in dict.fromkeys([*then, *(one for one in now if one == key or one.startswith(f"{key}."))]):
                 if now.get(name, absent) != then.get(name, absent):

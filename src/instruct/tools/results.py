@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from instruct.comparing.compare import ScoreChange, compare
+from instruct.comparing.compare import ScoreChange, compare, pair_scores
 from instruct.comparing.runs import Run, read_run
 from instruct.errors import InstructError
 from instruct.git import Experiment
-from instruct.statistics import ALPHA, holm
+from instruct.statistics import ALPHA, holm, smallest_detectable
 from instruct.tools.recipes import Recipe, find_experiments
 
 HEADER = ["experiment", "changes", "validation loss", "score", "difference, 95 % interval", "verdict"]
@@ -80,8 +80,9 @@ def correct(results: Sequence[Result]) -> list[Result]:
 
 def _at_level(result: Result, corrected: float, family: int) -> Result:
     """The result with its p-value as corrected, and the smallest difference that its test among `family` finds."""
-    shared = compare([result.default], [result.run], chosen=[result.score.name], alpha=ALPHA / family)
-    return replace(result, score=replace(shared.scores[0], corrected=corrected))
+    pair = pair_scores([result.default], [result.run], result.score.name, list(result.default.groups))
+    smallest = smallest_detectable(pair.differences.tolist(), groups=pair.groups, alpha=ALPHA / family)
+    return replace(result, score=replace(result.score, corrected=corrected, smallest=smallest))
 
 
 def _default_row(results: Sequence[Result]) -> str:

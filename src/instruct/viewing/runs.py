@@ -10,13 +10,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from instruct.comparing.runs import EVALUATE, SCORES, TRAIN, flatten, read_results, read_scores
+from instruct.comparing.runs import CURVES, EVALUATE, SCORES, TRAIN, flatten, read_results, read_scores
 from instruct.comparing.runs import Run as Comparable
 from instruct.errors import DataError
+from instruct.parsing import mapping
 from instruct.plotting.results import by_judge, main_judge, scores_of
 from instruct.viewing.revisions import Revision
 
-CURVES = {"train": "metrics/curves/train.csv", "val": "metrics/curves/val.csv"}
 ANSWERS = {"base": "data/base_responses.json", "tuned": "data/responses.json"}
 JUDGEMENTS = "data/judgements.json"
 IN_GIT = ("params.yaml", "dvc.lock", EVALUATE, TRAIN, SCORES, *CURVES.values())
@@ -99,11 +99,6 @@ def finite(value: Any) -> float | None:
     """A number that JSON or a table may hold; None for what is none, or not finite."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     return float(value) if good else None
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """What JSON holds by name; empty for anything else."""
-    return value if isinstance(value, dict) else {}
 
 
 def _comparable(revision: Revision, params: dict[str, Any], found: Any, table: str) -> Comparable:

@@ -7,10 +7,11 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.comparing.compare import ScoreChange
+from instruct.parsing import mapping
 from instruct.plotting.results import MEASURES
 from instruct.statistics import ALPHA
 from instruct.viewing.differences import compare_with, find_reasons
-from instruct.viewing.runs import Run, finite, mapping
+from instruct.viewing.runs import Run, finite
 
 TONES = {"better": "good", "worse": "bad"}
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on

@@ -9,11 +9,11 @@ from pathlib import Path
 from instruct.augmentation.asking import Asking
 from instruct.augmentation.augment import augment
 from instruct.augmentation.settings import AugmentParams
-from instruct.files import write_json
-from instruct.params import load_params
-from instruct.records import read_examples, write_records
+from instruct.core.files import write_json
+from instruct.core.params import load_params
+from instruct.core.records import read_examples, write_records
+from instruct.core.stage import run_stage
 from instruct.servers.settings import ServersParams
-from instruct.stage import run_stage
 
 log = logging.getLogger(__name__)
 

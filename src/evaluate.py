@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from instruct.core.files import write_csv, write_json
+from instruct.core.params import load_params
+from instruct.core.records import read_responses, write_records
+from instruct.core.stage import run_stage
 from instruct.evaluation.human import NAME, count_scored, human_scores, read_rows
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.run import prepare_judges
 from instruct.evaluation.score import SYSTEMS, check_answers, check_unscored, judge_all, scores_of
 from instruct.evaluation.settings import EvaluateParams
 from instruct.evaluation.summary import measure_all, score_columns, score_rows, summarise
-from instruct.files import write_csv, write_json
-from instruct.params import load_params
-from instruct.records import read_responses, write_records
 from instruct.servers.settings import ServersParams
-from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 
 log = logging.getLogger(__name__)

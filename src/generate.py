@@ -8,19 +8,18 @@ torchrun --nproc-per-node 2 src/generate.py ...                                (
 import logging
 from pathlib import Path
 
-from instruct.fingerprint import take_fingerprint
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.fingerprint import take_fingerprint
+from instruct.core.params import load_params
+from instruct.core.records import read_examples, write_records
+from instruct.core.runtime import RuntimeParams, start_runtime
+from instruct.core.stage import run_stage
 from instruct.generation.answer import answer_examples, check_examples
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.shards import join_shards
 from instruct.generation.weights import make_ready
-from instruct.model.backbones import ModelParams, find_backbone
 from instruct.model.pretrained import load_backbone, load_trained
-from instruct.params import load_params
-from instruct.records import read_examples, write_records
-from instruct.runtime import start_runtime
-from instruct.runtime_params import RuntimeParams
-from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 
 log = logging.getLogger(__name__)

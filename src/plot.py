@@ -5,14 +5,14 @@ python src/plot.py metrics data metrics/report metrics/score_bands.csv
 
 from pathlib import Path
 
-from instruct.files import write_csv
-from instruct.model.backbones import ModelParams
-from instruct.params import load_params
+from instruct.backbones.catalog import ModelParams
+from instruct.core.files import write_csv
+from instruct.core.params import load_params
+from instruct.core.stage import run_stage
 from instruct.plotting.figures import draw_learning_rate, draw_loss, draw_scores, save_figure
 from instruct.plotting.gather import page_values, read_run
 from instruct.plotting.report import write_page
 from instruct.plotting.settings import PlotParams
-from instruct.stage import run_stage
 from instruct.text.prompts import PromptParams
 
 

@@ -6,16 +6,16 @@ python src/quality.py data/augmented data/split metrics/data.json data/quality.t
 import logging
 from pathlib import Path
 
-from instruct.errors import DataError
-from instruct.files import write_json, write_text
-from instruct.model.backbones import ModelParams, find_backbone
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.errors import DataError
+from instruct.core.files import write_json, write_text
+from instruct.core.params import load_params
+from instruct.core.records import BadRecord, stream_examples
+from instruct.core.stage import run_stage
 from instruct.model.pretrained import load_tokenizer_of
-from instruct.params import load_params
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import QualityParams
-from instruct.records import BadRecord, stream_examples
-from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 
 log = logging.getLogger(__name__)

@@ -6,15 +6,15 @@ python src/split.py data/instructions.json data/split metrics/split.json
 import logging
 from pathlib import Path
 
-from instruct.errors import DataError
-from instruct.files import write_json
+from instruct.core.errors import DataError
+from instruct.core.files import write_json
+from instruct.core.params import load_params
+from instruct.core.records import BadRecord, write_records
+from instruct.core.stage import run_stage
 from instruct.formats.rows import stream_rows
-from instruct.params import load_params
-from instruct.records import BadRecord, write_records
 from instruct.splitting.partition import PARTS, SplitParams, divide
 from instruct.splitting.store import RecordStore
 from instruct.splitting.summary import find_warnings, summarise
-from instruct.stage import run_stage
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,14 @@ torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)
 from dataclasses import replace
 from pathlib import Path
 
-from instruct.fingerprint import take_fingerprint
-from instruct.model.backbones import ModelParams, find_backbone
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.fingerprint import take_fingerprint
+from instruct.core.params import load_params
+from instruct.core.records import read_examples
+from instruct.core.runtime import RuntimeParams, start_runtime
+from instruct.core.stage import run_stage
 from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_backbone
-from instruct.params import load_params
-from instruct.records import read_examples
-from instruct.runtime import start_runtime
-from instruct.runtime_params import RuntimeParams
-from instruct.stage import run_stage
 from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length

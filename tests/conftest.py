@@ -8,7 +8,7 @@ import torch
 from browser import Browser, find_chromium
 from small_pipeline import commit_all, content_of, git, run
 
-from instruct.model.backbones import Backbone, find_backbone
+from instruct.backbones.catalog import Backbone, find_backbone
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.tools.smoke import run_smoke
 

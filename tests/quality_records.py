@@ -1,5 +1,5 @@
+from instruct.core.records import Example
 from instruct.quality.settings import FINDINGS, Gate, Gates, QualityParams
-from instruct.records import Example
 
 
 def example(output="An owl.", instruction="Name a bird.", input="", id="r", kind=""):

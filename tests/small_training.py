@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from instruct.fingerprint import Fingerprint
+from instruct.core.fingerprint import Fingerprint
+from instruct.core.runtime import Runtime
 from instruct.model.checkpoint import Model, random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
-from instruct.model.lora_params import LoraParams
-from instruct.runtime import Runtime
+from instruct.model.lora import LoraParams
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, make_tokenizer
 from instruct.training.collate import Batch, collate
 from instruct.training.distributed import Parallel

@@ -99,7 +99,7 @@ def note(kind, name, folder=-1):
 
 def watch_settings():
     """Make every settings object that comes from params.yaml tell which of its fields are asked for."""
-    from instruct import params
+    from instruct.core import params
 
     build = params.build
 

@@ -61,7 +61,7 @@ VARIANTS = {
 CHECKED_ONLY = {"split.val"}
 # Stages that import torch take seconds each.
 BY_SPEED = [
-    pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/runtime.py" in STAGES[stage]["deps"] else stage
+    pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/core/runtime.py" in STAGES[stage]["deps"] else stage
     for stage in STAGES
 ]
 # Not DVC's: the state to resume from, which a stage leaves only where it was interrupted.
@@ -373,10 +373,10 @@ HIDDEN = [
         "plot",
         "settings",
         {
-            "from instruct import params as p; p.read_params()['train']['seed']": "params.yaml",
-            "from instruct.runtime_params import RuntimeParams": "",
+            "from instruct.core import params as p; p.read_params()['train']['seed']": "params.yaml",
+            "from instruct.core.runtime import RuntimeParams": "",
             "p.load_params('runtime', RuntimeParams).device": "runtime.device",
-            "from instruct.model.backbones import find_backbone; find_backbone('gpt2-124m').files": (
+            "from instruct.backbones.catalog import find_backbone; find_backbone('gpt2-124m').files": (
                 "models/backbones.yaml:gpt2-124m"
             ),
         },
@@ -464,8 +464,8 @@ def test_an_undeclared_use_is_found(stage, kind, lines, scratch, look, lock):
 @pytest.mark.parametrize(
     "line",
     [
-        "from instruct.params import read_params; read_params()['runtime']",
-        "from instruct.records import read_examples; read_examples(data / 'augmented/train.json')",
+        "from instruct.core.params import read_params; read_params()['runtime']",
+        "from instruct.core.records import read_examples; read_examples(data / 'augmented/train.json')",
         "import subprocess; subprocess.run(['cat', 'data/augmented/train.json'], check=True)",
         "from instruct.model import gpt2",
         "params = PlotParams(examples=1 + Path('data/augmented/train.json').exists())",

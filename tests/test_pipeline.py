@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 from small_pipeline import commit_all, content_of, git, run
 
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 from instruct.tools.smoke import run_smoke
 
 ROOT = Path(__file__).parents[1]

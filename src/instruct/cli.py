@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instruct.errors import DataError, InstructError, ParamsError
+from instruct.core.errors import DataError, InstructError, ParamsError
 
 if TYPE_CHECKING:
     from instruct.comparing.runs import Run
@@ -54,10 +54,10 @@ def inspect(
     records: Annotated[int, typer.Option("--records", "-n", min=1, help="how many records, from the first")] = 2,
 ) -> None:
     """Print one training batch: token, target, weight."""
+    from instruct.backbones.catalog import ModelParams, find_backbone
+    from instruct.core.params import load_params
     from instruct.formats.rows import check_rows
-    from instruct.model.backbones import ModelParams, find_backbone
     from instruct.model.pretrained import load_tokenizer_of
-    from instruct.params import load_params
     from instruct.splitting.partition import SplitParams
     from instruct.text.prompts import TEMPLATES, PromptParams
     from instruct.tools.inspect import batch_lines
@@ -84,8 +84,8 @@ def fetch(
     source: Annotated[Path | None, typer.Option("--from", help="a local file or folder to take it from")] = None,
 ) -> None:
     """Fetch a backbone's weights: resumes, verifies by sha256, never unpickles."""
-    from instruct.model.backbones import find_backbone, read_table
-    from instruct.model.fetch import ensure, take_local
+    from instruct.backbones.catalog import find_backbone, read_table
+    from instruct.backbones.fetch import ensure, take_local
 
     if name is None:
         for backbone in read_table().values():
@@ -114,7 +114,7 @@ def duplicates(
     """Find exact and near duplicates; what is not said is as in params.yaml's split.duplicates, but mode: report."""
     from dataclasses import asdict
 
-    from instruct.params import build, load_params
+    from instruct.core.params import build, load_params
     from instruct.splitting.near_duplicates import DuplicatesParams
     from instruct.splitting.partition import SplitParams
     from instruct.tools.duplicates import find_in_files
@@ -145,7 +145,7 @@ def judge(
     record: Annotated[str | None, typer.Option(help="the id of the record to show; the first if none")] = None,
 ) -> None:
     """Look at the judges before they judge; the judging itself is `dvc repro evaluate`."""
-    from instruct.errors import JudgeError
+    from instruct.core.errors import JudgeError
     from instruct.tools import judge as judging
 
     params = judging.load_settings(name, rubric, scoring)
@@ -171,8 +171,8 @@ def questions(
     out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
 ) -> None:
     """Put open questions to the untuned and the tuned model and have a language model judge the answers."""
-    from instruct.errors import CheckpointError
-    from instruct.files import write_json
+    from instruct.core.errors import CheckpointError
+    from instruct.core.files import write_json
     from instruct.tools import questions as asking
     from instruct.tools.judge import load_settings
     from instruct.tools.question_file import read_questions
@@ -202,7 +202,7 @@ def blank(
     seed: Annotated[int, typer.Option(help="of the choice and the order")] = 123,
 ) -> None:
     """Put answers to be scored into data/human-scores.csv, without saying whose they are; scores there stay."""
-    from instruct.records import read_responses
+    from instruct.core.records import read_responses
     from instruct.tools.human import FILE, make_blank
     from instruct.tools.judge import ANSWERS
 

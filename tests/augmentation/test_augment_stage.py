@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from instruct.records import read_examples
+from instruct.core.records import read_examples
 
 ROOT = Path(__file__).parents[2]
 TRAIN = [

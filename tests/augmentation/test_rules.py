@@ -2,7 +2,7 @@ import pytest
 
 from instruct.augmentation.draft import Draft, Skipped, choose
 from instruct.augmentation.rules import reword
-from instruct.records import Example
+from instruct.core.records import Example
 
 
 def example(instruction, input_="", id_="1"):

@@ -78,7 +78,7 @@ def race_at(size: int, folder: Path, options: Any) -> dict[str, Any]:
 
 def make_task(size: int, folder: Path, options: Any) -> tuple[list[int], list[str]]:
     """Write the records and the task; gives the original of each record and the text by which it is compared."""
-    from instruct.records import Example
+    from instruct.core.records import Example
     from instruct.splitting.near_duplicates import compared_text
 
     real = json.loads((harness.ROOT / "data" / "instructions.json").read_text(encoding="utf-8"))

@@ -57,13 +57,12 @@ def ours(task: Task, weights: str, precision: str) -> Answerer:
     """`generate` of src/instruct/generation with the pipeline's own batch and cache, and no stops."""
     from dataclasses import fields, replace
 
+    from instruct.core.params import load_params
+    from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.generation.decode import generate
     from instruct.generation.settings import GenerateParams
     from instruct.generation.weights import make_ready
     from instruct.model.checkpoint import load_checkpoint
-    from instruct.params import load_params
-    from instruct.runtime import start_runtime
-    from instruct.runtime_params import RuntimeParams
     from instruct.text.tokenizer import Tokenizer
 
     class Endless(Tokenizer):

@@ -352,14 +352,14 @@ def save_model(shape: str, folder: Path) -> Any:
 
 def smollm2() -> Any:
     """The project's embedded backbone."""
-    from instruct.model.backbones import find_backbone
+    from instruct.backbones.catalog import find_backbone
 
     return find_backbone("smollm2-135m", ROOT / "models" / "backbones.yaml")
 
 
 def draw_records(count: int) -> list[Any]:
     """Examples of the project's own data in a fixed order; more than there are begin anew."""
-    from instruct.records import read_examples
+    from instruct.core.records import read_examples
 
     examples = read_examples(ROOT / "data" / "instructions.json")
     random.Random(SEED).shuffle(examples)

@@ -26,10 +26,9 @@ def ours(task: Task, batching: str) -> Run:
     """The steps of src/instruct/training, with the pipeline's own settings where they do not matter here."""
     from dataclasses import replace
 
+    from instruct.core.params import load_params
+    from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.model.checkpoint import load_checkpoint
-    from instruct.params import load_params
-    from instruct.runtime import start_runtime
-    from instruct.runtime_params import RuntimeParams
     from instruct.training.distributed import Parallel
     from instruct.training.encode import EncodedExample
     from instruct.training.loop import batch_maker, make_optimizer, take_step

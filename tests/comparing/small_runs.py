@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from instruct.files import write_csv, write_json
+from instruct.core.files import write_csv, write_json
 
 PARAMS = {"train": {"seed": 123, "lr": 0.0002}, "prompt": {"template": "alpaca"}, "evaluate": {"seed": 123}}
 IDENTITY = {"judge": "ollama", "model": "llama3:8b", "digest": "365c0bd3"}

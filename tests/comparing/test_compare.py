@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 from instruct.comparing.compare import compare
 from instruct.comparing.guard import find_changes
 from instruct.comparing.runs import read_run
-from instruct.errors import DataError, ParamsError
+from instruct.core.errors import DataError, ParamsError
 from instruct.statistics import smallest_detectable
 
 ROOT = Path(__file__).parents[2]

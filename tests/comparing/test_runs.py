@@ -6,7 +6,7 @@ import pytest
 from comparing.small_runs import commit, git, make_repository, write_lock, write_run
 
 from instruct.comparing.runs import changed_params, find_commit, read_run
-from instruct.errors import DataError, InstructError, ParamsError
+from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.tools.programs import run_git
 
 FORTY = [float(i) for i in range(40)]

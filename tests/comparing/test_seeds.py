@@ -6,7 +6,7 @@ from instruct.comparing.compare import compare
 from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
 from instruct.comparing.runs import Run
 from instruct.comparing.seeds import compare_recipes, split_variance, variance_lines
-from instruct.errors import DataError, ParamsError
+from instruct.core.errors import DataError, ParamsError
 from instruct.statistics import detectable_errors, paired_test
 
 EVALUATE = {

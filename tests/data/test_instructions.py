@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rapidfuzz import fuzz, process
 
-from instruct.params import load_params
-from instruct.records import read_examples
+from instruct.core.params import load_params
+from instruct.core.records import read_examples
 from instruct.splitting.partition import SplitParams, split_examples
 
 ROOT = Path(__file__).parents[2]

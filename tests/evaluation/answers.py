@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers, Identity, Verdict
 from instruct.evaluation.settings import EvaluateParams
-from instruct.records import Response
 from instruct.servers.base import Reply, Request, ServerState
 
 

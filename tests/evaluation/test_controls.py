@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from evaluation.answers import ScriptedServer, answer, evaluate_params
 
-from instruct.errors import JudgeError
+from instruct.core.errors import JudgeError
 from instruct.evaluation.controls import INJECTION, KINDS, find_misorder, make_controls, run_controls
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.judges.reference import ReferenceJudge

@@ -10,11 +10,11 @@ from evaluation.answers import answer
 from evaluation.ollama_server import DIGEST, OllamaServer
 from ruamel.yaml import YAML
 
+from instruct.core.files import write_json
+from instruct.core.records import read_responses
 from instruct.evaluation.human import blank_rows, write_rows
 from instruct.evaluation.reference import compare
 from instruct.evaluation.rubrics import prompt_hash
-from instruct.files import write_json
-from instruct.records import read_responses
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = (

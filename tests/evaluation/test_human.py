@@ -1,7 +1,7 @@
 import pytest
 from evaluation.answers import answer
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.evaluation.human import (
     COLUMNS,
     answer_key,

@@ -11,13 +11,13 @@ from evaluation.answers import answer, evaluate_params
 from ruamel.yaml import YAML
 from servers.settings import calls, llamacpp_params
 
-from instruct.errors import JudgeError
+from instruct.backbones.fetch import ensure
+from instruct.core.errors import JudgeError
+from instruct.core.files import write_json
 from instruct.evaluation.human import write_rows
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.rubrics import find_rubric
 from instruct.evaluation.run import prepare_judges
-from instruct.files import write_json
-from instruct.model.fetch import ensure
 from instruct.servers.llamacpp import LlamaCpp
 from instruct.text.prompts import TEMPLATES
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 from instruct.evaluation.rubrics import FOLDER, Rubric, find_rubric
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

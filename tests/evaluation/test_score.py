@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from evaluation.answers import ScriptedJudge, answer, evaluate_params
 
-from instruct.errors import DataError, JudgeError
+from instruct.core.errors import DataError, JudgeError
+from instruct.core.files import read_csv, write_csv, write_json
 from instruct.evaluation.controls import Fitness
 from instruct.evaluation.judges.base import Identity
 from instruct.evaluation.judges.reference import ReferenceJudge
@@ -21,7 +22,6 @@ from instruct.evaluation.summary import (
     summarise_answers,
     summarise_judge,
 )
-from instruct.files import read_csv, write_csv, write_json
 from instruct.statistics import mean_interval, paired_test
 
 IDENTITY = Identity(about={"judge": "reference", "score": "similarity to the reference answer"})

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 from instruct.formats.columns import USUAL, pick_fields
 
 

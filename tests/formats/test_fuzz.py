@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.json_stream import stream_list
 from instruct.formats import text
 from instruct.formats.rows import check_rows
-from instruct.json_stream import stream_list
 
 NAMES = ["data.json", "data.jsonl", "data.csv", "data.tsv", "data.parquet"]
 FUZZ = settings(deadline=None, max_examples=150)

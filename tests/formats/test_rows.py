@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.records import check_examples
 from instruct.formats.columns import USUAL
 from instruct.formats.rows import check_rows, format_of, read_rows, stream_rows
-from instruct.records import check_examples
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"

@@ -2,11 +2,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from instruct.core.runtime import Runtime
 from instruct.generation.settings import GenerateParams
 from instruct.model.checkpoint import random_model, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
-from instruct.runtime import Runtime
 from instruct.text.tokenizer import gpt2_tokenizer
 
 GPT2_SMALL = GPT2Config(vocab_size=50257, n_positions=256, n_embd=128, n_layer=2, n_head=2)

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from instruct.fingerprint import Fingerprint
+from instruct.core.fingerprint import Fingerprint
+from instruct.core.records import Example
 from instruct.generation.answer import answer_examples
 from instruct.generation.journal import Journal
 from instruct.generation.shards import Shards
 from instruct.generation.vote import majority, sample_ids
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 
 EXAMPLES = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from generation.conftest import GPT2_SMALL
 
-from instruct.errors import CheckpointError, DataError, ParamsError
+from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.generation import decode
 from instruct.generation.decode import generate, repeats
 from instruct.model.checkpoint import random_model

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from instruct.fingerprint import take_fingerprint
+from instruct.core.fingerprint import take_fingerprint
 from instruct.generation.decode import Answer
 from instruct.generation.journal import Journal
 from instruct.tools.smoke import copy_tree, make_small

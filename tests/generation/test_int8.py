@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
+from instruct.core.runtime import Runtime
 from instruct.generation.decode import generate
 from instruct.generation.int8 import Int8Linear, sums_are_exact, to_int8
 from instruct.generation.weights import make_ready
 from instruct.model.decoder import attend_causally
-from instruct.runtime import Runtime
 
 PROMPTS = {f"p{i}": f"Prompt {i}: say {'word ' * (i % 5)}{i * i}." for i in range(20)}
 

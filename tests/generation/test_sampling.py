@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
+from instruct.core.params import load_params
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
-from instruct.params import load_params
 
 ROOT = Path(__file__).parents[2]
 DRAWS = 5000

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from instruct.core.runtime import Runtime
 from instruct.generation.decode import generate
 from instruct.generation.weights import ReadyDecoder, make_ready
 from instruct.model.linear import can_pack
-from instruct.runtime import Runtime
 
 PROMPTS = {f"p{i}": f"Prompt {i}: say {'word ' * (i % 5)}{i * i}." for i in range(20)}
 BF16 = Runtime(torch.device("cpu"), torch.bfloat16)

@@ -12,7 +12,7 @@ from huggingface import as_ours, load_folder, random_gpt2, random_ids, random_ll
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instruct.errors import CheckpointError
+from instruct.core.errors import CheckpointError
 from instruct.model.checkpoint import (
     empty_model,
     load_checkpoint,
@@ -410,7 +410,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, small_tokenizer):
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from instruct.errors import CheckpointError
+from instruct.core.errors import CheckpointError
 from instruct.model.checkpoint import random_model, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
 from instruct.text.tokenizer import gpt2_tokenizer

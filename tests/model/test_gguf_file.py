@@ -6,7 +6,7 @@ import pytest
 import torch
 from huggingface import random_ids, random_llama
 
-from instruct.errors import BackboneError, CheckpointError, InstructError
+from instruct.core.errors import BackboneError, CheckpointError, InstructError
 from instruct.model.checkpoint import empty_model, fill
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.llama import LlamaConfig

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from huggingface import as_ours, random_gpt2, random_ids
 
-from instruct.errors import CheckpointError
+from instruct.core.errors import CheckpointError
 from instruct.model.checkpoint import empty_model
 from instruct.model.decoder import attend_causally
 from instruct.model.gpt2 import GPT2Config

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from huggingface import as_ours, random_ids, random_llama
 
-from instruct.errors import CheckpointError
+from instruct.core.errors import CheckpointError
 from instruct.model.decoder import attend_causally
 from instruct.model.llama import LlamaConfig, rotate, rotations
 

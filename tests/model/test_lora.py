@@ -21,9 +21,9 @@ from small_training import (
 from small_training import lora_params as lora
 from torch import nn
 
-from instruct.errors import CheckpointError, ParamsError
-from instruct.files import sha256_of
-from instruct.model.backbones import Backbone, WeightFile, find_backbone
+from instruct.backbones.catalog import Backbone, WeightFile, find_backbone
+from instruct.core.errors import CheckpointError, ParamsError
+from instruct.core.files import sha256_of
 from instruct.model.checkpoint import Model, random_model, save_adapter, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig

@@ -8,8 +8,8 @@ from huggingface import random_gpt2, random_ids, random_llama
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from instruct.errors import BackboneError
-from instruct.model.backbones import Backbone, WeightFile
+from instruct.backbones.catalog import Backbone, WeightFile
+from instruct.core.errors import BackboneError
 from instruct.model.checkpoint import save_checkpoint
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.text.prompts import TEMPLATES

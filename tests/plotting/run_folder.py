@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from statistics import mean, quantiles
 
-from instruct.files import write_csv, write_json
-from instruct.records import Response, write_records
+from instruct.core.files import write_csv, write_json
+from instruct.core.records import Response, write_records
 
 PARAMS = """
 model: {backbone: smollm2-135m}

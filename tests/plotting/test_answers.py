@@ -1,7 +1,7 @@
 import pytest
 from plotting.run_folder import answer_of
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.plotting.answers import count_bands, count_endings, most_changed, pair_answers, worst
 
 

@@ -11,7 +11,7 @@ import yaml
 from plotting.run_folder import OLLAMA, make_run
 
 import plot
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ("metrics", "data", "metrics/report", "metrics/score_bands.csv")

@@ -1,6 +1,6 @@
 import pytest
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.plotting.results import by_judge, main_judge, score_columns, scores_of, unscored_of
 
 PART = {"scored": 1, "unscored": 1, "mean": 5.0, "chrf": 7.0, "exact_match": 0.0}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from quality_records import example, gates, params
 
+from instruct.core.records import Example, make_ids, read_examples
 from instruct.quality.check import OTHERS, QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import FINDINGS, Gate
-from instruct.records import Example, make_ids, read_examples
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 

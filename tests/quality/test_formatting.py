@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quality_records import example, found
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.quality.formatting import find_markers, find_unspellable, missing_bytes
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from instruct.records import Example, write_records
+from instruct.core.records import Example, write_records
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from servers.fault_server import FaultServer, right_text
 from servers.settings import calls, ollama_params, question
 
-from instruct.errors import ServerError
+from instruct.core.errors import ServerError
 from instruct.servers.asking import ask_all
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.cache import ReplyCache

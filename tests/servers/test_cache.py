@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from instruct.errors import ServerError
+from instruct.core.errors import ServerError
 from instruct.servers.base import Reply, Token
 from instruct.servers.cache import ReplyCache, cache_file
 

@@ -95,7 +95,7 @@ def test_every_fault_is_survived_by_itself(monkeypatch):
 
 
 def test_progress_is_told_without_a_terminal(monkeypatch, caplog):
-    monkeypatch.setattr("instruct.servers.progress.LOG_S", 0.0)
+    monkeypatch.setattr("instruct.core.progress.LOG_S", 0.0)
     with FaultServer() as server, caplog.at_level(logging.INFO):
         judge = client("ollama", server)
         ask_all(judge, [question(f"item {item}") for item in range(4)], cache=None, workers=2, unit="verdict")

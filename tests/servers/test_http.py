@@ -9,7 +9,7 @@ import pytest
 from evaluation.ollama_server import OllamaServer
 from servers.settings import calls
 
-from instruct.errors import ServerError
+from instruct.core.errors import ServerError
 from instruct.servers import http
 from instruct.servers.base import Reply
 from instruct.servers.http import Http, UnansweredError

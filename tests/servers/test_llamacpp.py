@@ -7,8 +7,8 @@ from hashlib import sha256
 import pytest
 from servers.settings import SCORE, calls, llamacpp_params, question
 
-from instruct.errors import BackboneError, ServerError
-from instruct.model.fetch import ensure
+from instruct.backbones.fetch import ensure
+from instruct.core.errors import BackboneError, ServerError
 from instruct.servers.asking import ask_all
 from instruct.servers.cache import ReplyCache
 from instruct.servers.llamacpp import LlamaCpp

@@ -5,7 +5,7 @@ import pytest
 from evaluation.ollama_server import DIGEST, OllamaServer
 from servers.settings import SCORE, calls, ollama_params, question
 
-from instruct.errors import ParamsError, ServerError
+from instruct.core.errors import ParamsError, ServerError
 from instruct.servers import http
 from instruct.servers.base import Token
 from instruct.servers.ollama import Ollama

@@ -6,8 +6,8 @@ import pytest
 from evaluation.ollama_server import OllamaServer
 from servers.settings import SCORE, calls, openai_params, question
 
-from instruct.errors import ParamsError, ServerError
-from instruct.params import build
+from instruct.core.errors import ParamsError, ServerError
+from instruct.core.params import build
 from instruct.servers.base import Token
 from instruct.servers.openai import OpenAI
 from instruct.servers.settings import OpenAIParams

@@ -6,7 +6,7 @@ from servers.settings import calls, llamacpp_params, ollama_params, openai_param
 from typer.testing import CliRunner
 
 from instruct.cli import app
-from instruct.params import load_params
+from instruct.core.params import load_params
 from instruct.servers.base import Reply
 from instruct.servers.cache import ReplyCache
 from instruct.servers.opening import open_server

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct.errors import DataError
-from instruct.params import load_params
-from instruct.records import Example, read_examples
+from instruct.core.errors import DataError
+from instruct.core.params import load_params
+from instruct.core.records import Example, read_examples
 from instruct.splitting.index import RecordIndex
 from instruct.splitting.partition import DROPPED, PARTS, SplitParams, divide, split_examples
 from instruct.splitting.placement import HELD_OUT_FIRST

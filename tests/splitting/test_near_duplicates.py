@@ -11,7 +11,7 @@ from rapidfuzz import fuzz, process
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from instruct.records import read_examples
+from instruct.core.records import read_examples
 from instruct.splitting.near_duplicates import compared_text, find_duplicates, normalise
 from instruct.splitting.partition import name_groups
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.records import Example, read_examples
 from instruct.formats.columns import USUAL
-from instruct.records import Example, read_examples
 from instruct.splitting.near_duplicates import DuplicatesParams
 from instruct.splitting.partition import SplitParams, split_examples
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from instruct.core.records import read_examples
 from instruct.formats.columns import USUAL
-from instruct.records import read_examples
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """

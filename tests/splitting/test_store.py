@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from instruct.params import load_params
-from instruct.records import Example, read_examples
+from instruct.core.params import load_params
+from instruct.core.records import Example, read_examples
 from instruct.splitting.partition import PARTS, SplitParams, divide, split_examples
 from instruct.splitting.store import RecordStore
 

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiktoken_ext import openai_public
 
-from instruct.errors import CheckpointError, DataError
-from instruct.records import read_examples
+from instruct.core.errors import CheckpointError, DataError
+from instruct.core.records import read_examples
 from instruct.text.tokenizer import END_OF_TEXT, gpt2_tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from instruct import cli
-from instruct.records import read_examples
+from instruct.core.records import read_examples
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from instruct import cli
-from instruct.errors import DataError
-from instruct.records import read_examples
+from instruct.core.errors import DataError
+from instruct.core.records import read_examples
 from instruct.tools.import_data import import_data, read_sources
 
 ROOT = Path(__file__).parents[2]

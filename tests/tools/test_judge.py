@@ -12,8 +12,8 @@ from evaluation.answers import answer
 from evaluation.ollama_server import OllamaServer
 from ruamel.yaml import YAML
 
+from instruct.core.files import read_csv, write_json
 from instruct.evaluation.rubrics import find_rubric, prompt_hash
-from instruct.files import read_csv, write_json
 
 ROOT = Path(__file__).parents[2]
 

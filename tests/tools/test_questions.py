@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from evaluation.answers import answer
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.evaluation.score import Judgement
 from instruct.tools.question_file import Question, read_questions
 from instruct.tools.questions import answer_turns, table

@@ -7,8 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 from small_pipeline import git, run
 
-from instruct.errors import InstructError, ParamsError
-from instruct.model.backbones import read_table
+from instruct.backbones.catalog import read_table
+from instruct.core.errors import InstructError, ParamsError
 from instruct.tools.check import check_params
 from instruct.tools.import_data import read_sources
 from instruct.tools.recipes import (

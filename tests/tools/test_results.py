@@ -11,7 +11,7 @@ from small_pipeline import commit_all, git
 
 pytest.importorskip("instruct.comparing.compare", reason="instruct compare is not here")
 
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 from instruct.statistics import smallest_detectable
 from instruct.tools.recipes import Recipe
 from instruct.tools.results import result_table

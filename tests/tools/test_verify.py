@@ -5,7 +5,7 @@ import json
 import pytest
 from small_pipeline import commit_all, git, run
 
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 from instruct.tools.verify import (
     bring_data,
     clone,

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from small_training import ALONE, byte_tokenizer, lora_params, open_store, random_examples, run_training
 
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.records import Example
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.training.outputs import Outputs
 from instruct.training.sample import SamplePrompt

@@ -2,7 +2,7 @@ import pytest
 import torch
 from small_training import CPU, END, example, make_batch, random_examples
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.training.collate import IGNORE_INDEX, collate, pad_rows, target_weights, without_targets
 from instruct.training.encode import EncodedExample
 

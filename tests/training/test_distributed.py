@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_training import ALONE, CPU, nothing, open_store, run_training
 from training.two_processes import CUT_OFF_AFTER, MODES, RUNS, begin_run, start_run, whole_run
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 from instruct.training.distributed import Parallel, gather_all, scatter_like, start_parallel
 from instruct.training.loop import History
 from instruct.training.resume import STATE

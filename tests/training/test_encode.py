@@ -6,11 +6,11 @@ import torch
 from huggingface import as_ours, random_gpt2
 from small_training import FLOAT32
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.params import load_params
+from instruct.core.records import Example
 from instruct.generation.decode import generate
 from instruct.generation.settings import GenerateParams
-from instruct.params import load_params
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 from instruct.training.encode import EncodedExample, count_tokens, encode_example, fit_length

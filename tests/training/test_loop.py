@@ -27,7 +27,7 @@ from small_training import (
     weights_of,
 )
 
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 from instruct.model.lora import add_lora
 from instruct.training.collate import target_weights
 from instruct.training.distributed import Parallel

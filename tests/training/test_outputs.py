@@ -22,14 +22,14 @@ from small_training import (
     weights_of,
 )
 
-from instruct.errors import CheckpointError
-from instruct.files import read_csv
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.errors import CheckpointError
+from instruct.core.files import read_csv
+from instruct.core.records import Example
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_trained
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.training.loop import History, TrainPoint, ValPoint
 from instruct.training.outputs import Outputs, write_results

@@ -14,12 +14,12 @@ from small_training import (
 )
 from small_training import lora_params as lora
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
+from instruct.core.records import Example
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
 from instruct.model.lora import add_lora
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 from instruct.training.encode import encode_example

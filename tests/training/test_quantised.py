@@ -5,7 +5,7 @@ import torch
 from small_training import FAMILIES, lora_params, loss_and_gradients, make_batch, random_examples, small_model
 from torch import nn
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 from instruct.model.lora import LoraLinear, add_lora
 from instruct.training.quantised import quantise_frozen
 

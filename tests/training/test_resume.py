@@ -18,7 +18,7 @@ from small_training import (
     weights_of,
 )
 
-from instruct.errors import CheckpointError
+from instruct.core.errors import CheckpointError
 from instruct.model.lora import add_lora
 from instruct.training.loop import Hooks, make_optimizer
 from instruct.training.resume import STATE

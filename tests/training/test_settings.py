@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from small_training import train_params
 
-from instruct.errors import ParamsError
-from instruct.params import load_params
+from instruct.core.errors import ParamsError
+from instruct.core.params import load_params
 from instruct.training.settings import TrainParams
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"

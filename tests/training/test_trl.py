@@ -3,9 +3,9 @@
 import pytest
 from small_training import CPU, FLOAT32, loss_and_gradients, train_params
 
+from instruct.core.records import Example
 from instruct.model.checkpoint import load_checkpoint, random_model, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 from instruct.training.encode import encode_example

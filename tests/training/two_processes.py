@@ -27,12 +27,12 @@ from small_training import (
     small_model,
 )
 
-from instruct.errors import ParamsError
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.errors import ParamsError
+from instruct.core.records import Example
 from instruct.model.checkpoint import Model, random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.training.distributed import Parallel, gather_all, start_parallel
 from instruct.training.loop import Hooks, ValPoint

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from viewing.repository import Repository, git
 
-from instruct.errors import ParamsError
-from instruct.git import list_experiments
+from instruct.core.errors import ParamsError
+from instruct.core.git import list_experiments
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.revisions import list_revisions, names_of_commits, read_files
 

@@ -10,7 +10,7 @@ from viewing.repository import Repository
 
 from instruct.comparing.compare import compare
 from instruct.comparing.runs import read_run
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 from instruct.viewing import differences
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.differences import compare_with

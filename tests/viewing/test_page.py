@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from viewing.repository import Repository, git
 
 from instruct.cli import app
-from instruct.errors import InstructError, ParamsError
+from instruct.core.errors import InstructError, ParamsError
 from instruct.viewing import page as page_module
 from instruct.viewing.blocks import Blocks, script_json
 from instruct.viewing.collect import collect_runs

@@ -10,8 +10,8 @@ from instruct.augmentation.magpie import invent
 from instruct.augmentation.rewriting import REWRITINGS, rewrite
 from instruct.augmentation.rules import reword
 from instruct.augmentation.settings import AugmentParams
-from instruct.errors import ServerError
-from instruct.records import Example
+from instruct.core.errors import ServerError
+from instruct.core.records import Example
 
 REASONS = ("leaked", "repeated", "unanswered", "unchanged", "unparsed", "unsuitable")
 

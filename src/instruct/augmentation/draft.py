@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 
-from instruct.records import Example
+from instruct.core.records import Example
 from instruct.servers.base import Reply, Request
 
 Ask = Callable[[Sequence[Request]], list[Reply]]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rapidfuzz import fuzz, process
 
 from instruct.augmentation.draft import Draft
-from instruct.records import Example
+from instruct.core.records import Example
 
 
 class Guard:

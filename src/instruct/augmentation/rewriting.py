@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from instruct.augmentation.draft import Ask, Draft, Outcome, Skipped
-from instruct.json_stream import parse_json
-from instruct.records import Example
+from instruct.core.json_stream import parse_json
+from instruct.core.records import Example
 from instruct.servers.base import Reply, Request
 
 PASSIVE = (

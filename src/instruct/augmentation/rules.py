@@ -4,7 +4,7 @@ import re
 from hashlib import sha256
 
 from instruct.augmentation.draft import Draft, Outcome, Skipped
-from instruct.records import Example
+from instruct.core.records import Example
 
 # Verbs that begin an order; behind "Please" or "Could you" such an order stays one.
 _VERB = re.compile(

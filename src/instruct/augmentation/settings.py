@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from instruct.errors import ParamsError
-from instruct.params import require
+from instruct.core.errors import ParamsError
+from instruct.core.params import require
 from instruct.servers.settings import ServerName
 
 MethodName = Literal["rules", "passive", "reflect_instruction", "reflect_answer", "magpie"]

@@ -10,8 +10,8 @@ from typing import Any
 
 from instruct.comparing.runs import LOCK, Run, fits_lock, lock_outs
 from instruct.comparing.seeds import records_with
-from instruct.errors import DataError
-from instruct.parsing import parse_json
+from instruct.core.errors import DataError
+from instruct.core.parsing import parse_json
 
 RESPONSES = "data/responses.json"
 TEXTS = ("instruction", "output", "response")

@@ -9,8 +9,8 @@ import numpy as np
 from instruct.comparing.guard import changes_among
 from instruct.comparing.runs import Run
 from instruct.comparing.seeds import Array, by_training, check_one_recipe, compare_recipes, records_with
-from instruct.errors import DataError, ParamsError
-from instruct.params import did_you_mean
+from instruct.core.errors import DataError, ParamsError
+from instruct.core.params import did_you_mean
 from instruct.statistics import ALPHA, Interval, Paired, holm, paired_tests, smallest_detectable
 
 RESAMPLES, SEED = 10_000, 123

@@ -14,7 +14,7 @@ from instruct.comparing.answers import Answer, Change, biggest_changes, cache_fo
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
 from instruct.comparing.runs import WORKSPACE, Run, changed_params, stale_lines
-from instruct.files import write_text
+from instruct.core.files import write_text
 from instruct.plotting.results import main_judge, score_names
 from instruct.plotting.stop_or_go import Movement, stop_or_go
 from instruct.plotting.stop_or_go import Row as Signal

@@ -14,10 +14,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from instruct.errors import DataError, ParamsError
-from instruct.files import readable
-from instruct.git import ask_git, call_git, complaint_of, list_experiments, read_git
-from instruct.parsing import mapping, parse_json, parse_yaml
+from instruct.core.errors import DataError, ParamsError
+from instruct.core.files import readable
+from instruct.core.git import ask_git, call_git, complaint_of, list_experiments, read_git
+from instruct.core.parsing import mapping, parse_json, parse_yaml
 
 WORKSPACE = "workspace"
 KEYS = ("id", "kind", "group")

@@ -14,7 +14,7 @@ from scipy.special import gammaincinv, stdtrit
 
 from instruct.comparing.guard import changes_among
 from instruct.comparing.runs import Run, changed_params, flatten
-from instruct.errors import DataError, ParamsError
+from instruct.core.errors import DataError, ParamsError
 from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
 
 SEED = "train.seed"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
+from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers, Judge
-from instruct.records import Response
 
 KINDS = {
     "reference": "the reference answer itself",

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.files import read_csv, write_csv
+from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers
 from instruct.evaluation.score import Scores
-from instruct.files import read_csv, write_csv
-from instruct.records import Response
 
 NAME = "human"
 COLUMNS = ("answer", "score", "note", "instruction", "input", "reference", "response")

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
+from instruct.core.params import build, did_you_mean, read_params, require
 from instruct.evaluation.judges.parse import Scale
-from instruct.params import build, did_you_mean, read_params, require
 
 FOLDER = Path(__file__).with_name("rubrics")
 HASH = 16  # hexadecimal digits of a hash that stand in results

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from instruct.errors import JudgeError
+from instruct.core.errors import JudgeError
 from instruct.evaluation.controls import Fitness, control_groups, make_controls, run_controls
 from instruct.evaluation.judges.base import Answers, Judge
 from instruct.evaluation.settings import REFERENCE, EvaluateParams

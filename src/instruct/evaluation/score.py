@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from instruct.errors import DataError, JudgeError
+from instruct.core.errors import DataError, JudgeError
+from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers, Judge, Verdict
-from instruct.records import Response
 
 SYSTEMS = ("base", "tuned")
 DECIMALS = 4

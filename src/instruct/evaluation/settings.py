@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from instruct.errors import ParamsError
-from instruct.params import did_you_mean, require
+from instruct.core.errors import ParamsError
+from instruct.core.params import did_you_mean, require
 from instruct.servers.settings import ServerName
 
 REFERENCE = "reference"

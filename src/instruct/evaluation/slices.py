@@ -6,10 +6,10 @@ from math import inf
 from statistics import mean
 from typing import Any
 
+from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers
 from instruct.evaluation.score import SYSTEMS, Scores, clusters_of
 from instruct.evaluation.settings import EvaluateParams
-from instruct.records import Response
 from instruct.statistics import mean_interval
 
 LENGTHS = ((5, "1-5 words"), (20, "6-20 words"), (50, "21-50 words"))

@@ -10,6 +10,7 @@ from hashlib import sha256
 from statistics import mean, quantiles
 from typing import Any
 
+from instruct.core.records import Response
 from instruct.evaluation.agreement import Keyed, agree_all
 from instruct.evaluation.controls import Fitness
 from instruct.evaluation.human import NAME, count_scored
@@ -18,7 +19,6 @@ from instruct.evaluation.reference import MEASURES, Likeness, compare, corpus_bl
 from instruct.evaluation.score import DECIMALS, SYSTEMS, Judgement, Scores, clusters_of, scores_of
 from instruct.evaluation.settings import EvaluateParams
 from instruct.evaluation.slices import extremes, slice_scores
-from instruct.records import Response
 from instruct.statistics import mean_interval, paired_test
 from instruct.text.prompts import TEMPLATES, TemplateName
 

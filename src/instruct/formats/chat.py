@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from instruct.json_stream import DoubledKeys, kind_of
-from instruct.records import shown
+from instruct.core.json_stream import DoubledKeys, kind_of
+from instruct.core.records import shown
 
 # The names of OpenAI's, Gemini's and ShareGPT's chats.
 _ROLES = {

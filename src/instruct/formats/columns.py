@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
+from instruct.core.json_stream import parse_json
+from instruct.core.params import require
+from instruct.core.records import OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
 from instruct.formats.chat import ChatColumns, read_messages
-from instruct.json_stream import parse_json
-from instruct.params import require
-from instruct.records import OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
 
 
 @dataclass(frozen=True, kw_only=True)

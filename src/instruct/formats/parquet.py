@@ -7,9 +7,9 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import Any, BinaryIO, cast
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.records import shown
 from instruct.formats.source import COMPRESSIONS, Raw, open_plain
-from instruct.records import shown
 
 _ROWS = 256
 _PAGE_BYTES = 1 << 18

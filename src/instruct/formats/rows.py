@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.params import did_you_mean
+from instruct.core.records import BadRecord, Example, Ids, part_rows
 from instruct.formats.columns import USUAL, Columns, Picked, pick_fields
 from instruct.formats.parquet import read_parquet
 from instruct.formats.source import COMPRESSIONS, Raw, open_text
 from instruct.formats.text import read_csv, read_json, read_json_lines
-from instruct.params import did_you_mean
-from instruct.records import BadRecord, Example, Ids, part_rows
 
 Row = Example | BadRecord
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
-from instruct.errors import DataError
-from instruct.files import readable
+from instruct.core.errors import DataError
+from instruct.core.files import readable
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 # UTF-32 first: its mark begins like that of UTF-16.

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.json_stream import MAX_RECORD, parse_json, stream_list
+from instruct.core.records import element_place, shown
 from instruct.formats.source import Raw
-from instruct.json_stream import MAX_RECORD, parse_json, stream_list
-from instruct.records import element_place, shown
 
 
 def read_json(path: Path, file: BinaryIO) -> Iterator[Raw]:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from instruct.core.records import Example, Response
+from instruct.core.runtime import Runtime
 from instruct.generation.decode import Answer, check_prompts, generate
 from instruct.generation.engine import Model
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.vote import majority, sample_ids
-from instruct.records import Example, Response
-from instruct.runtime import Runtime
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 

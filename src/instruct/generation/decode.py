@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from instruct.errors import CheckpointError, DataError, ParamsError
+from instruct.core.errors import CheckpointError, DataError, ParamsError
+from instruct.core.runtime import Runtime
 from instruct.generation.cache import whole_tiles
 from instruct.generation.engine import Engine, Model
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
-from instruct.runtime import Runtime
 from instruct.text.tokenizer import Tokenizer
 
 StopReason = Literal["end_of_text", "stop_string", "length", "repetition"]

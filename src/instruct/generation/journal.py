@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from instruct.files import write_text
-from instruct.fingerprint import Fingerprint
+from instruct.core.files import write_text
+from instruct.core.fingerprint import Fingerprint
 from instruct.generation.decode import Answer
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from instruct.params import require
+from instruct.core.params import require
 
 
 @dataclass(frozen=True, kw_only=True)

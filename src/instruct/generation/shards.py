@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 
 T = TypeVar("T")
 

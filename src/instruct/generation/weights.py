@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
+from instruct.core.runtime import Runtime
 from instruct.generation.engine import Model
 from instruct.generation.int8 import Int8Linear
 from instruct.model.decoder import Attend, Decoder
 from instruct.model.linear import PackedLinear, can_pack
 from instruct.model.lora import replace_module
-from instruct.runtime import Runtime
 
 
 def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtime) -> Model:

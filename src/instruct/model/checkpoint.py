@@ -16,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instruct.errors import CheckpointError, DataError, InstructError, ParamsError
-from instruct.files import read_json, write_atomically, write_json
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
+from instruct.core.files import read_json, write_atomically, write_json
+from instruct.core.params import build
 from instruct.model.gpt2 import GPT2, GPT2Config
 from instruct.model.llama import Llama, LlamaConfig
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors
-from instruct.params import build
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instruct.errors import BackboneError
+from instruct.core.errors import BackboneError
 from instruct.model.llama import LlamaConfig
 from instruct.text.tokenizer import Tokenizer, make_tokenizer, token_bytes
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct.errors import CheckpointError
+from instruct.core.errors import CheckpointError
 from instruct.model.decoder import Attend, Decoder
 from instruct.model.linear import Linear
 

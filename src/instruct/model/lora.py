@@ -5,22 +5,43 @@ An adapter is stored in the layout of PEFT, so that other tools load it as it is
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct.errors import CheckpointError, DataError, ParamsError
-from instruct.files import read_json
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.errors import CheckpointError, DataError, ParamsError
+from instruct.core.files import read_json
+from instruct.core.params import did_you_mean, require
 from instruct.model.linear import linear
-from instruct.model.lora_params import LoraParams
-from instruct.params import did_you_mean
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraParams:
+    """The section `train.lora` of params.yaml.
+
+    Rank `r` 0 trains all weights. `target_modules` are the names of linear layers, such as q_proj or c_attn;
+    empty takes every linear layer of the blocks. `base` is how the frozen layers are kept while training (QLoRA).
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+    base: Literal["fp32", "int8", "nf4"]
+
+    def __post_init__(self) -> None:
+        require("r", self.r, self.r >= 0, "at least 0")
+        require("alpha", self.alpha, self.alpha > 0, "above 0")
+        require("base", self.base, self.base == "fp32" or self.r > 0, "fp32 where r is 0: all weights are trained")
+        require("dropout", self.dropout, 0 <= self.dropout < 1, "from 0 to below 1")
 
 
 class LoraLinear(nn.Module):

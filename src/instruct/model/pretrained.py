@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
-from instruct.errors import BackboneError, CheckpointError, ParamsError
-from instruct.model.backbones import Backbone, find_backbone
+from instruct.backbones.catalog import Backbone, find_backbone
+from instruct.backbones.fetch import ensure
+from instruct.core.errors import BackboneError, CheckpointError, ParamsError
+from instruct.core.params import build
 from instruct.model.checkpoint import (
     Model,
     check_vocabulary,
@@ -16,7 +18,6 @@ from instruct.model.checkpoint import (
     read_config,
     safetensors_weights,
 )
-from instruct.model.fetch import ensure
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import (
@@ -27,7 +28,6 @@ from instruct.model.lora import (
     merge_lora,
     read_adapter_config,
 )
-from instruct.params import build
 from instruct.text.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instruct.errors import DataError
-from instruct.records import Response
+from instruct.core.errors import DataError
+from instruct.core.records import Response
 
 BAND = 10
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instruct.records import Response
-from instruct.repetition import find_repetition
+from instruct.core.records import Response
+from instruct.core.repetition import find_repetition
 from instruct.text.prompts import TEMPLATES
 
 # Shares of the tuned model's answers beyond which a sign is worth a look; a few of them are ordinary.

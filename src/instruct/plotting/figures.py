@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from instruct.files import write_atomically
+from instruct.core.files import write_atomically
 
 BASE, TUNED = "#8c8c8c", "#1f6fb4"  # told apart in grey and by the colour-blind
 METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))

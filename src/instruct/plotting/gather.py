@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instruct.errors import DataError
-from instruct.files import read_csv, read_json
+from instruct.core.errors import DataError
+from instruct.core.files import read_csv, read_json
+from instruct.core.records import Response, read_responses
 from instruct.plotting.answers import Compared, count_bands, count_endings, most_changed, pair_answers, worst
 from instruct.plotting.failure_modes import failure_modes
 from instruct.plotting.results import MEASURES, by_judge, main_judge, scores_of, unscored_of
 from instruct.plotting.stop_or_go import stop_or_go
 from instruct.plotting.verdict import describe_difference, name_score
-from instruct.records import Response, read_responses
 
 LISTED = 100  # rows of a list of exceptions; the rest is counted
 

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from instruct.files import read_text, write_text
+from instruct.core.files import read_text, write_text
 
 HERE = Path(__file__).parent
 

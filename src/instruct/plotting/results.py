@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 
 SYSTEMS = ("base", "tuned")
 MEASURES = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU"}

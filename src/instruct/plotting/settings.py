@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from instruct.params import require
+from instruct.core.params import require
 
 
 @dataclass(frozen=True, kw_only=True)

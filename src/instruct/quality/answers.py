@@ -4,9 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from instruct.core.records import Example
+from instruct.core.repetition import find_repetition
 from instruct.quality.hits import Hit
-from instruct.records import Example
-from instruct.repetition import find_repetition
 
 # What data sets write where there was no answer. Words that can answer a question ("none", "undefined") are not here.
 _PLACEHOLDER = re.compile(r"[<\[(]?\s*(no[ _]?(output|input|answer|response)|n/a|tbd|todo|null|nan)\s*[>\])]?\.?")

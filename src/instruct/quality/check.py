@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from instruct.core.records import Example
 from instruct.quality.answers import find_in_answer
 from instruct.quality.contradictions import Contradictions
 from instruct.quality.encodings import find_in_characters
@@ -14,7 +15,6 @@ from instruct.quality.languages import find_in_languages, find_in_scripts
 from instruct.quality.lengths import Lengths
 from instruct.quality.personal import find_personal
 from instruct.quality.settings import FINDINGS, Gate, QualityParams
-from instruct.records import Example
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from instruct.records import Example
+from instruct.core.records import Example
 
 # Marks that make no other answer of it; those between digits stay ("1.5" is not "15").
 _MARKS = re.compile(r"[\"'“”‘’«»`!?;…]|[.,:](?!\d)")

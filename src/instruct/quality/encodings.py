@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import ftfy
 from ftfy.badness import is_bad
 
+from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
-from instruct.records import Example
 
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Beyond ASCII: the invisible without a use inside a word (U+200C and U+200D join letters and emoji), overrides of

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator, Set
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import Tokenizer
 

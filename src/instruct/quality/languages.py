@@ -9,8 +9,8 @@ from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
-from instruct.records import Example
 
 WORDS, SURE = 8, 0.9
 UNKNOWN = "unknown"

@@ -12,8 +12,8 @@ from zlib import crc32
 
 import numpy as np
 
-from instruct.errors import DataError
-from instruct.records import Example
+from instruct.core.errors import DataError
+from instruct.core.records import Example
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 

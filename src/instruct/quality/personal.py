@@ -6,8 +6,8 @@ They warn; they prove nothing. A hit says where it is, never what it is, since r
 import re
 from collections.abc import Iterator
 
+from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
-from instruct.records import Example
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+([A-Za-z]{2,24})(?![\w-])")
 # RFC 2606 and RFC 6761 keep these for examples.

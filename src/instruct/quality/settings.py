@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from instruct.params import require
+from instruct.core.params import require
 
 
 @dataclass(frozen=True, kw_only=True)

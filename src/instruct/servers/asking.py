@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from itertools import islice
 from queue import SimpleQueue
 
-from instruct.errors import ServerError
+from instruct.core.errors import ServerError
 from instruct.servers.base import Reply, Request, Server
 from instruct.servers.cache import ReplyCache
-from instruct.servers.progress import Progress
+from instruct.core.progress import Progress
 
 LOOKED_UP = 500  # requests whose keys are looked up in the cache at once
 PATIENCE = 8  # requests in a row without any answer before the server is given up, or twice the workers if more
@@ -144,7 +144,7 @@ class _Run:
         if self._cache is not None and not reply.problem:
             reply = self._cache.put(key, reply, self._model)
         self._replies[key] = reply
-        self._progress.answered(self._times.pop(key), problem=bool(reply.problem))
+        self._progress.add(self._times.pop(key), problem=bool(reply.problem))
 
 
 @contextmanager

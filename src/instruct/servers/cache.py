@@ -16,8 +16,8 @@ from typing import Any
 
 import platformdirs
 
-from instruct.errors import ServerError
-from instruct.files import write_atomically
+from instruct.core.errors import ServerError
+from instruct.core.files import write_atomically
 from instruct.servers.base import Reply, Token
 
 CACHE_VARIABLE = "INSTRUCT_REPLIES"

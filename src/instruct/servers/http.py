@@ -29,7 +29,7 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from instruct.errors import ServerError
+from instruct.core.errors import ServerError
 from instruct.servers.answers import advice_on, json_object, kind_of, one_line, reason_in, retry_after
 from instruct.servers.base import Reply
 from instruct.servers.settings import CallParams

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from instruct.errors import ServerError
-from instruct.files import sha256_of
-from instruct.model.backbones import find_backbone
-from instruct.model.fetch import ensure
+from instruct.backbones.catalog import find_backbone
+from instruct.backbones.fetch import ensure
+from instruct.core.errors import ServerError
+from instruct.core.files import sha256_of
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.openai import OpenAI, chat_body
 from instruct.servers.replies import key_of

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from instruct.errors import ServerError
+from instruct.core.errors import ServerError
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.http import AgainError, Http, NotFoundError
 from instruct.servers.replies import key_of, read_logprobs, reply_of

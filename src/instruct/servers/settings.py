@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from instruct.params import require
+from instruct.core.params import require
 
 ServerName = Literal["ollama", "openai", "llamacpp"]
 

@@ -5,7 +5,7 @@ from array import array
 
 import numpy as np
 
-from instruct.records import Example
+from instruct.core.records import Example
 from instruct.splitting.near_duplicates import Links, compared_text
 from instruct.splitting.placement import draw
 from instruct.splitting.text_file import TextFile

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
 
-from instruct.params import require
-from instruct.records import Example
+from instruct.core.params import require
+from instruct.core.records import Example
 from instruct.splitting.minhash import find_candidates
 from instruct.splitting.union_find import UnionFind
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
+from instruct.core.params import require
+from instruct.core.records import Example
 from instruct.formats.columns import Columns
-from instruct.params import require
-from instruct.records import Example
 from instruct.splitting.index import RecordIndex
 from instruct.splitting.near_duplicates import DuplicatesParams, Links, find_duplicates, keep_forest
 from instruct.splitting.placement import Move, Placer

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
-from instruct.records import Example
+from instruct.core.records import Example
 from instruct.splitting.index import RecordIndex
 from instruct.splitting.partition import Division
 from instruct.splitting.text_file import TextFile

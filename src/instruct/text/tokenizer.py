@@ -16,8 +16,8 @@ from typing import Any, Literal
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-from instruct.errors import CheckpointError, DataError
-from instruct.files import read_json, write_json
+from instruct.core.errors import CheckpointError, DataError
+from instruct.core.files import read_json, write_json
 
 PreTokenizer = Literal["gpt2", "smollm"]
 END_OF_TEXT = "<|endoftext|>"

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from instruct.augmentation.settings import AugmentParams
-from instruct.errors import InstructError
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.errors import InstructError
+from instruct.core.params import PARAMS_FILE, load_params, read_params
+from instruct.core.records import Example
+from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
 from instruct.formats.rows import check_rows
 from instruct.generation.settings import GenerateParams
-from instruct.model.backbones import ModelParams, find_backbone
-from instruct.params import PARAMS_FILE, load_params, read_params
 from instruct.plotting.settings import PlotParams
 from instruct.quality.settings import QualityParams
-from instruct.records import Example
-from instruct.runtime_params import RuntimeParams
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
 from instruct.text.prompts import PromptParams

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from instruct.errors import DataError, ParamsError
+from instruct.core.errors import DataError, ParamsError
+from instruct.core.records import BadRecord, shown, write_records
 from instruct.formats.columns import Columns
 from instruct.formats.rows import stream_rows
-from instruct.records import BadRecord, shown, write_records
 from instruct.splitting.near_duplicates import DuplicatesParams, find_duplicates
 from instruct.splitting.partition import name_groups
 from instruct.splitting.store import RecordStore

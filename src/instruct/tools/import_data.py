@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from instruct.errors import DataError, ParamsError
-from instruct.files import read_text, sha256_of
-from instruct.params import build, did_you_mean
+from instruct.core.errors import DataError, ParamsError
+from instruct.core.files import read_text, sha256_of
+from instruct.core.params import build, did_you_mean
 
 SOURCES = Path("data/sources.yaml")
 

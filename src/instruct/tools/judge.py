@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from instruct.errors import DataError, JudgeError
+from instruct.core.errors import DataError, JudgeError
+from instruct.core.params import load_params
+from instruct.core.records import Response, read_examples, read_responses
 from instruct.evaluation.controls import KINDS, Fitness, control_groups, make_controls, run_controls
 from instruct.evaluation.judges.base import Answers, Judge
 from instruct.evaluation.judges.model import ModelJudge
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.rubrics import prompt_hash
 from instruct.evaluation.settings import REFERENCE, EvaluateParams
-from instruct.params import load_params
-from instruct.records import Response, read_examples, read_responses
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams
 from instruct.text.prompts import TEMPLATES, PromptParams

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from instruct.errors import InstructError
-from instruct.git import call_git, complaint_of
+from instruct.core.errors import InstructError
+from instruct.core.git import call_git, complaint_of
 
 
 def run_git(folder: Path, *arguments: str) -> str:

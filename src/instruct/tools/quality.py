@@ -5,11 +5,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.records import Example
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import name_record, verdicts
 from instruct.quality.settings import QualityParams
-from instruct.records import Example
 from instruct.text.prompts import TEMPLATES, TemplateName
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instruct.errors import DataError
-from instruct.files import read_text
-from instruct.records import Example
+from instruct.core.errors import DataError
+from instruct.core.files import read_text
+from instruct.core.records import Example
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,22 +7,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from instruct.errors import JudgeError
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.errors import JudgeError
+from instruct.core.fingerprint import Fingerprint
+from instruct.core.params import load_params
+from instruct.core.records import Example, Response
+from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.evaluation.judges.base import Judge
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.run import prepare_judges
 from instruct.evaluation.score import Judgement, judge_system
 from instruct.evaluation.settings import REFERENCE, EvaluateParams
-from instruct.fingerprint import Fingerprint
 from instruct.generation.answer import answer_examples
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
-from instruct.model.backbones import ModelParams, find_backbone
 from instruct.model.pretrained import load_backbone, load_trained
-from instruct.params import load_params
-from instruct.records import Example, Response
-from instruct.runtime import start_runtime
-from instruct.runtime_params import RuntimeParams
 from instruct.servers.settings import ServersParams
 from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.tools.question_file import Question

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from instruct.errors import InstructError, ParamsError
-from instruct.files import read_text
-from instruct.git import Experiment, list_experiments
-from instruct.params import build, did_you_mean, require
+from instruct.core.errors import InstructError, ParamsError
+from instruct.core.files import read_text
+from instruct.core.git import Experiment, list_experiments
+from instruct.core.params import build, did_you_mean, require
 from instruct.tools.programs import run_dvc, run_git
 
 RECIPES = Path(__file__).with_name("recipes.yaml")

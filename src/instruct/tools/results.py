@@ -6,8 +6,8 @@ from pathlib import Path
 
 from instruct.comparing.compare import ScoreChange, compare, pair_scores
 from instruct.comparing.runs import Run, read_run
-from instruct.errors import InstructError
-from instruct.git import Experiment
+from instruct.core.errors import InstructError
+from instruct.core.git import Experiment
 from instruct.statistics import ALPHA, holm, smallest_detectable
 from instruct.tools.recipes import Recipe, find_experiments
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from instruct.errors import InstructError, ParamsError
-from instruct.files import write_json
+from instruct.core.errors import InstructError, ParamsError
+from instruct.core.files import write_json
+from instruct.core.params import PARAMS_FILE, build
 from instruct.formats.columns import USUAL, Columns
 from instruct.formats.rows import picked_rows
-from instruct.params import PARAMS_FILE, build
 from instruct.tools.check import check_params
 from instruct.tools.programs import run_dvc
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 from instruct.model.decoder import Attend, attend_causally
 from instruct.training.encode import EncodedExample
 from instruct.training.packing import BlockAttend, PackedAttend, shared_prefix

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 from instruct.model.decoder import Decoder
 
 ParallelMode = Literal["none", "ddp", "fsdp"]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from instruct.errors import DataError
-from instruct.records import Example
+from instruct.core.errors import DataError
+from instruct.core.records import Example
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 

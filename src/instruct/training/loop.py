@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from instruct.errors import InstructError, ParamsError
+from instruct.core.errors import InstructError, ParamsError
+from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
-from instruct.runtime import Runtime
 from instruct.training.collate import Batch, collate, without_targets
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample

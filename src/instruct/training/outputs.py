@@ -8,8 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from instruct.files import write_csv, write_json
-from instruct.model.backbones import Backbone
+from instruct.backbones.catalog import Backbone
+from instruct.core.files import write_csv, write_json
 from instruct.model.checkpoint import Model, save_adapter, save_checkpoint
 from instruct.model.lora import is_adapted
 from instruct.text.tokenizer import Tokenizer

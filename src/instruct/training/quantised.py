@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 from instruct.model.decoder import Decoder
 from instruct.model.lora import replace_module
 

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from instruct.errors import CheckpointError, InstructError, ParamsError
-from instruct.fingerprint import Fingerprint
+from instruct.core.errors import CheckpointError, InstructError, ParamsError
+from instruct.core.fingerprint import Fingerprint
 from instruct.model.checkpoint import write_safetensors
 from instruct.training.distributed import (
     from_main,

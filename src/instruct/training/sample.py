@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from instruct.core.records import Example
 from instruct.model.decoder import Decoder, KVCache
-from instruct.records import Example
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 

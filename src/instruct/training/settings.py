@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from instruct.model.lora_params import LoraParams
-from instruct.params import require
+from instruct.core.params import require
+from instruct.model.lora import LoraParams
 
 Batching = Literal["packed", "packed-blocks", "padded"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from instruct.files import write_json
+from instruct.core.files import write_json
+from instruct.core.runtime import Runtime
 from instruct.model.linear import linear
-from instruct.runtime import Runtime
 from instruct.training.encode import EncodedExample
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from instruct.comparing.compare import RESAMPLES, SEED, ScoreChange, pair_scores
 from instruct.comparing.guard import find_changes
 from instruct.comparing.runs import Run
 from instruct.comparing.seeds import check_one_recipe, records_with
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 from instruct.statistics import ALPHA, holm, paired_tests
 
 FEWEST = 40  # flips for each run compared: a p-value can fall to half of ALPHA after Holm's correction

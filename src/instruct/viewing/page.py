@@ -11,8 +11,8 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from instruct.comparing.runs import WORKSPACE, find_commit
-from instruct.errors import DataError, InstructError
-from instruct.files import read_text, write_text
+from instruct.core.errors import DataError, InstructError
+from instruct.core.files import read_text, write_text
 from instruct.plotting.gather import page_values, read_run
 from instruct.plotting.report import inline_svg, template_environment
 from instruct.viewing.blocks import Blocks, run_data, script_json

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct.comparing.runs import WORKSPACE, find_commit
-from instruct.git import ask_git, list_experiments, utc_time
+from instruct.core.git import ask_git, list_experiments, utc_time
 
 TRUNKS = ("main", "master")
 

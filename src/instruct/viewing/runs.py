@@ -12,8 +12,8 @@ from ruamel.yaml.error import YAMLError
 
 from instruct.comparing.runs import CURVES, EVALUATE, SCORES, TRAIN, flatten, read_results, read_scores
 from instruct.comparing.runs import Run as Comparable
-from instruct.errors import DataError
-from instruct.parsing import mapping
+from instruct.core.errors import DataError
+from instruct.core.parsing import mapping
 from instruct.plotting.results import by_judge, main_judge, scores_of
 from instruct.viewing.revisions import Revision
 

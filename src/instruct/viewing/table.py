@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.comparing.compare import ScoreChange
-from instruct.parsing import mapping
+from instruct.core.parsing import mapping
 from instruct.plotting.results import MEASURES
 from instruct.statistics import ALPHA
 from instruct.viewing.differences import compare_with, find_reasons

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from instruct.records import Response
+from instruct.core.records import Response
 
 Answers = Mapping[str, Sequence[Response]]
 """Each system's responses to the same records, in the same order."""

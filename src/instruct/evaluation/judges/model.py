@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, pstdev
 
-from instruct.errors import JudgeError
+from instruct.core.errors import JudgeError
+from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers, Identity, Verdict
 from instruct.evaluation.judges.expected import TOP, expected_score
 from instruct.evaluation.judges.parse import Choice, parse_choice, parse_score
 from instruct.evaluation.rubrics import Rubric, prompt_hash
-from instruct.records import Response
 from instruct.servers.asking import ask_all
 from instruct.servers.base import Reply, Request, Server
 from instruct.servers.cache import ReplyCache

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from instruct.errors import ParamsError
-from instruct.params import build, load_params, read_params, require
+from instruct.core.errors import ParamsError
+from instruct.core.params import build, load_params, read_params, require
 from instruct.tools.check import SECTIONS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)

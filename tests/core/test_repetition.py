@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruct.repetition import LONGEST_PERIOD, find_repetition
+from instruct.core.repetition import LONGEST_PERIOD, find_repetition
 
 WORDS = [f"w{i}" for i in range(500)]
 

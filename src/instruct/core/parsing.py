@@ -6,7 +6,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 
 DEEPEST = 100  # levels of lists and mappings; far more than any file of ours, far fewer than Python can walk
 

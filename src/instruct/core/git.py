@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from instruct.errors import InstructError
+from instruct.core.errors import InstructError
 
 # DVC keeps an experiment as refs/exps/<first 2>/<other 38 digits of the commit it started from>/<its name>.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")

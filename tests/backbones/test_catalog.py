@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from instruct.errors import BackboneError, InstructError
-from instruct.model.backbones import Backbone, WeightFile, cache_folder, find_backbone, read_table, verify
+from instruct.backbones.catalog import Backbone, WeightFile, cache_folder, find_backbone, read_table, verify
+from instruct.core.errors import BackboneError, InstructError
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "models" / "backbones.yaml"

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from instruct.errors import ParamsError
+from instruct.core.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from instruct.errors import DataError, InstructError, ParamsError
+from instruct.core.errors import DataError, InstructError, ParamsError
 
 
 def run_stage(main: Callable[..., None]) -> None:

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from instruct.errors import CheckpointError, DataError, ParamsError
-from instruct.stage import run_stage
+from instruct.core.errors import CheckpointError, DataError, ParamsError
+from instruct.core.stage import run_stage
 
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).parents[2] / "src"
 SCRIPT = """
 import sys
 sys.path.insert(0, {src!r})
 from pathlib import Path
-from instruct.errors import DataError, JudgeError, ParamsError
-from instruct.stage import run_stage
+from instruct.core.errors import DataError, JudgeError, ParamsError
+from instruct.core.stage import run_stage
 
 def main(data: Path, out: Path) -> None:
     assert isinstance(data, Path)

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from instruct.errors import DataError, InstructError
+from instruct.core.errors import DataError, InstructError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

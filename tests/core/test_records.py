@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct.errors import DataError
-from instruct.records import (
+from instruct.core.errors import DataError
+from instruct.core.records import (
     Example,
     Response,
     check_examples,

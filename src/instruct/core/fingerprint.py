@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from instruct.files import sha256_of
+from instruct.core.files import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from instruct.errors import DataError
-from instruct.files import read_json, readable, write_json_list
-from instruct.json_stream import DoubledKeys, kind_of, stream_list
-from instruct.params import did_you_mean
+from instruct.core.errors import DataError
+from instruct.core.files import read_json, readable, write_json_list
+from instruct.core.json_stream import DoubledKeys, kind_of, stream_list
+from instruct.core.params import did_you_mean
 
 REQUIRED = ("instruction", "input", "output")
 OPTIONAL = ("id", "kind", "group", "origin", "parent")

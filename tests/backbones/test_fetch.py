@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from instruct import cli
-from instruct.errors import BackboneError
-from instruct.model import fetch
-from instruct.model.backbones import Backbone, WeightFile
-from instruct.model.fetch import ensure, take_local
+from instruct.backbones import fetch
+from instruct.backbones.catalog import Backbone, WeightFile
+from instruct.backbones.fetch import ensure, take_local
+from instruct.core.errors import BackboneError
 
 ROOT = Path(__file__).parents[2]
 # Three chunks and a bit, each byte telling where it stands.
@@ -275,9 +275,9 @@ def test_a_cache_that_cannot_be_made_is_one_line(server, cache):
 
 FULL_DISK = """
 import resource, sys
-from instruct.errors import BackboneError
-from instruct.model.backbones import Backbone, WeightFile
-from instruct.model.fetch import ensure
+from instruct.core.errors import BackboneError
+from instruct.backbones.catalog import Backbone, WeightFile
+from instruct.backbones.fetch import ensure
 
 url, size, digest, limit = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 file = WeightFile(name="model.safetensors", size=size, sha256=digest)

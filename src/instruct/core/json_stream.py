@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from instruct.errors import DataError
+from instruct.core.errors import DataError
 
 MAX_RECORD = 1 << 24
 """Characters of one record; what is longer is no record but a mistake."""

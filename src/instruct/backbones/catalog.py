@@ -13,9 +13,9 @@ from typing import Any, Literal
 import platformdirs
 import yaml
 
-from instruct.errors import BackboneError, ParamsError
-from instruct.files import read_text, sha256_of
-from instruct.params import build, did_you_mean, require
+from instruct.core.errors import BackboneError, ParamsError
+from instruct.core.files import read_text, sha256_of
+from instruct.core.params import build, did_you_mean, require
 
 TABLE = Path("models/backbones.yaml")
 CACHE_VARIABLE = "INSTRUCT_CACHE"

@@ -16,8 +16,8 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from instruct.errors import BackboneError
-from instruct.model.backbones import CACHE_VARIABLE, Backbone, WeightFile, verify
+from instruct.backbones.catalog import CACHE_VARIABLE, Backbone, WeightFile, verify
+from instruct.core.errors import BackboneError
 
 CHUNK = 1 << 20
 CONNECT_S, READ_S = 15, 60

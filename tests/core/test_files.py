@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct.errors import DataError, InstructError
-from instruct.files import (
+from instruct.core.errors import DataError, InstructError
+from instruct.core.files import (
     read_csv,
     read_json,
     read_text,
@@ -23,14 +23,14 @@ from instruct.files import (
     write_text,
 )
 
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).parents[2] / "src"
 
 # A real failure of the disk: the system refuses every byte beyond the first 1000.
 WRITE_ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from instruct.errors import InstructError
-from instruct.files import write_csv, write_json, write_text
+from instruct.core.errors import InstructError
+from instruct.core.files import write_csv, write_json, write_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 path, kind = Path(sys.argv[1]), sys.argv[2]
 try:

@@ -1,0 +1,1 @@
+"""Which pretrained weights there are, and how they get here; nothing of torch."""

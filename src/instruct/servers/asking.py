@@ -8,9 +8,9 @@ from itertools import islice
 from queue import SimpleQueue
 
 from instruct.core.errors import ServerError
+from instruct.core.progress import Progress
 from instruct.servers.base import Reply, Request, Server
 from instruct.servers.cache import ReplyCache
-from instruct.core.progress import Progress
 
 LOOKED_UP = 500  # requests whose keys are looked up in the cache at once
 PATIENCE = 8  # requests in a row without any answer before the server is given up, or twice the workers if more

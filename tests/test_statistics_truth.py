@@ -13,7 +13,7 @@ import pytest
 
 from instruct.comparing.compare import compare
 from instruct.comparing.runs import Run
-from instruct.statistics import mean_interval, paired_test, smallest_detectable
+from instruct.statistics import FEW, mean_interval, paired_test, smallest_detectable
 
 EVALUATE = {
     "test": {"sha256": "a", "template_sha256": "b"},
@@ -116,12 +116,12 @@ def right_or_wrong(rng, n, won, lost):
     return 100.0 * rng.choice([1, -1, 0], n, p=[won, lost, 1 - won - lost])
 
 
-@pytest.mark.parametrize(("records", "share"), [(110, 0.03), (110, 0.1), (460, 0.01), (460, 0.1), (460, 0.25)])
-@pytest.mark.parametrize("scores", [1, 6])
+@pytest.mark.parametrize(("records", "share"), [(110, 0.03), (110, 0.1), (460, 0.01), (460, 0.25)])
+@pytest.mark.parametrize("scores", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_the_stated_smallest_difference_of_exact_matches_is_found_8_times_of_10(records, share, scores):
     """Here the alternative is what it is in truth: records that tied are won."""
     found = stated = 0
-    for trial in range(200):
+    for trial in range(120):
         rng = np.random.default_rng([trial, records, 5])
         smallest = smallest_detectable(right_or_wrong(rng, records, share, share).tolist(), alpha=0.05 / scores)
         if smallest is None or share * 2 + smallest / 100 > 1:
@@ -130,11 +130,11 @@ def test_the_stated_smallest_difference_of_exact_matches_is_found_8_times_of_10(
         again = right_or_wrong(rng, records, share + smallest / 100, share).tolist()
         p_value = paired_test([0.0] * records, again, resamples=1199, seed=trial).p_value
         found += p_value <= 0.05 / scores
-    assert stated > 100
+    assert stated > 60
     assert found / stated >= at_least(0.80, stated)
 
 
-@pytest.mark.parametrize("records", [20, 60, 110, 460])
+@pytest.mark.parametrize("records", [20, 60, 110])
 @pytest.mark.parametrize(("won", "lost"), [(0.03, 0.01), (0.02, 0.0), (0.06, 0.03)])
 def test_intervals_of_rare_differences_hold_the_truth(records, won, lost):
     held, trials = 0, 300
@@ -185,6 +185,70 @@ def test_five_scores_at_once_are_wrong_in_5_families_of_100_at_most():
         ]
         wrong += any(score.verdict != "not distinguishable" for score in compare(runs[:1], runs[1:]).scores)
     assert wrong / trials <= at_most(0.05, trials)
+
+
+def rare_losses(rng, n):
+    """Many small gains and rare large losses that balance: the mean is 0, and no difference symmetric."""
+    return np.where(rng.random(n) < 0.05, -57.0, 3.0) + rng.normal(0, 0.5, n)
+
+
+def rare_losses_in_groups(rng, groups):
+    """The same for groups of one to ten near-duplicates that share their fate."""
+    sizes = rng.geometric(0.34, groups)
+    values = np.repeat(rare_losses(rng, groups), sizes) + rng.normal(0, 3, sizes.sum())
+    return values, [f"g{place}" for place in np.repeat(np.arange(groups), sizes)]
+
+
+def count_false(draw, groups, trials):
+    wrong = 0
+    for trial in range(trials):
+        values, names = draw(np.random.default_rng([trial, groups, 9]), groups)
+        zeros = np.zeros(len(values))
+        wrong += paired_test(zeros, values, resamples=RESAMPLES, seed=trial, groups=names).p_value <= 0.05
+    return wrong / trials
+
+
+@pytest.mark.parametrize("groups", [110, 200, pytest.param(460, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "draw", [lambda rng, n: (rare_losses(rng, n), None), rare_losses_in_groups], ids=["alone", "groups"]
+)
+def test_many_small_gains_and_rare_large_losses_are_no_difference(draw, groups):
+    assert count_false(draw, groups, 400) <= at_most(0.06, 400)
+
+
+def test_flips_alone_would_take_rare_losses_for_a_gain():
+    """What the second test is for: this shape deceives sign flips more often than 6 times of 100."""
+    flips = 0
+    for trial in range(300):
+        values = rare_losses(np.random.default_rng([trial, 60, 9]), 60)
+        signs = np.random.default_rng(trial).choice([-1.0, 1.0], (RESAMPLES, 60))
+        flips += (np.abs(signs @ values) >= abs(values.sum())).mean() <= 0.05
+    assert flips / 300 > 0.1
+    assert count_false(lambda rng, n: (rare_losses(rng, n), None), 60, 300) <= at_most(0.06, 300)
+
+
+@pytest.mark.parametrize("records", [60, 110, pytest.param(460, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [1.0, FEW])
+def test_the_stated_difference_is_found_8_times_of_10_whoever_gains(records, share):
+    found, trials = 0, 300
+    for trial in range(trials):
+        rng = np.random.default_rng([trial, records, 10])
+        smallest = smallest_detectable(rng.normal(0, 25, records).tolist(), share=share)
+        gains = smallest / share * (rng.random(records) < share)
+        again = rng.normal(0, 25, records) + gains
+        found += paired_test(np.zeros(records), again, resamples=RESAMPLES, seed=trial).p_value <= 0.05
+    assert at_least(0.77, trials) <= found / trials <= at_most(0.83, trials)
+
+
+@pytest.mark.parametrize("records", [60, 110])
+def test_the_second_test_costs_little_power_where_differences_are_symmetric(records):
+    ours, flips, trials = 0, 0, 300
+    for trial in range(trials):
+        values = np.random.default_rng([trial, records, 11]).normal(2.8 * 25 / records**0.5, 25, records)
+        signs = np.random.default_rng(trial).choice([-1.0, 1.0], (RESAMPLES, records))
+        flips += (np.abs(signs @ values) >= abs(values.sum())).mean() <= 0.05
+        ours += paired_test(np.zeros(records), values, resamples=RESAMPLES, seed=trial).p_value <= 0.05
+    assert ours / trials >= flips / trials - 0.05
 
 
 @pytest.mark.slow

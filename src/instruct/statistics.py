@@ -1,10 +1,12 @@
 """Intervals and paired tests for scores from 0 to 100: seeded, and checked against scipy and against known truth.
 
-All of it rests on one idea (Fisher, 1935): under no difference the sign of each item's difference is a toss of a coin.
-The p-value counts the tosses that lie as far from 0 as what was seen, and the interval holds every mean that this test
-does not reject. So both agree, and both are exact for symmetric differences however few, tied or heavy-tailed; the
-bootstrap and the normal theory are too narrow below a few hundred items (Bowyer et al., 2025). Near-duplicates share
-their sign, so that a group counts once (clusters: Miller, 2024).
+Two tests must both reject. The first flips signs (Fisher, 1935): without a difference the sign of each item's
+difference is a coin toss, and the p-value counts the tosses that are as far from 0 as what was seen. It is exact for
+symmetric differences, however few, tied or heavy-tailed, but wrong where many small gains balance rare large losses.
+The second is the bootstrap-t (Efron & Tibshirani, 1993, ch. 12), which sees that skew and needs no symmetry; it joins
+from SKEW_FROM groups on, since with fewer the rare losses are often not in the sample and no test sees them. The
+interval holds every mean that one of the two does not reject, so p-value and interval agree. Near-duplicates share
+their sign and are drawn together, so that a group counts once (clusters: Miller, 2024).
 """
 
 from collections import Counter
@@ -20,6 +22,8 @@ ALPHA = 0.05
 POWER = 0.8
 CAUTION = 0.84  # standard errors: the upper end of an estimate in 8 cases of 10
 LEAST = 6  # groups: with fewer that differ no test at 5 % rejects, and what is seen of the spread is chance
+FEW = 0.2  # the share of records of a gain that few bring
+SKEW_FROM = 50  # groups: from here on the bootstrap-t must reject too; with fewer it was seen to change nothing
 SWEEP = 16  # times rarer than alpha a clean sweep must be by chance, for the smallest difference to be stated
 _BLOCK = 1000
 Array = NDArray[np.float64]
@@ -77,30 +81,89 @@ def paired_test(
 
 
 def paired_tests(pairs: Sequence[tuple[Array, Sequence[str] | None]], *, resamples: int, seed: int) -> list[Paired]:
-    """`paired_test` for each pair of differences and groups; those of as many groups share the flips."""
+    """`paired_test` for each pair of differences and groups; those of as many groups share flips and resamples."""
     clusters = [_cluster(differences, groups) for differences, groups in pairs]
-    found: dict[int, tuple[Array, Array]] = {}
+    flips: dict[int, Array] = {}
+    drawn: dict[int, Array] = {}
     for count in {len(sums) for sums, _ in clusters}:
         places = [place for place, (sums, _) in enumerate(clusters) if len(sums) == count]
-        columns = np.stack([clusters[place][part] for part in (0, 1) for place in places], axis=1)  # (groups, 2 pairs)
-        flipped = _flipped(columns, resamples, seed)  # (flips, 2 pairs)
-        found |= {place: (flipped[:, i], flipped[:, i + len(places)]) for i, place in enumerate(places)}
-    parts = zip(pairs, clusters, (found[place] for place in range(len(pairs))), strict=True)
-    return [_paired(differences, *cluster, *flips) for (differences, _), cluster, flips in parts]
+        columns = [_columns(*clusters[place]) for place in places]
+        flips |= _by_place(places, _flipped(np.hstack([one[:, :2] for one in columns]), resamples, seed))
+        if count >= SKEW_FROM:
+            drawn |= _by_place(places, _resampled(np.hstack(columns), resamples, seed))
+    parts = zip(pairs, clusters, strict=True)
+    return [_paired(one, *cluster, flips[i], drawn.get(i)) for i, ((one, _), cluster) in enumerate(parts)]
 
 
-def _paired(differences: Array, sums: Array, sizes: Array, totals: Array, counts: Array) -> Paired:
+def _by_place(places: Sequence[int], totals: Array) -> dict[int, Array]:
+    """Each pair's own columns of totals that were computed together."""
+    return dict(zip(places, np.split(totals, len(places), axis=1), strict=True))
+
+
+def _paired(differences: Array, sums: Array, sizes: Array, flips: Array, drawn: Array | None) -> Paired:
+    totals, counts = flips.T
     tolerance = 1e-9 * np.abs(sums).sum()  # tenths are not exact in floating point, ties among flips are
-    extreme = np.abs(totals) >= abs(sums.sum()) - tolerance
+    p_value = float((np.abs(totals) >= abs(sums.sum()) - tolerance).mean())
     bounds = (-100.0, 100.0)
     interval = _interval(sums, sizes, totals, counts, bounds)
+    if drawn is not None and (found := _bootstrap_t(sums, sizes, drawn, bounds)):
+        other, other_p = found
+        p_value = max(p_value, other_p)
+        interval = Interval(mean=interval.mean, low=min(interval.low, other.low), high=max(interval.high, other.high))
     return Paired(
         difference=_allow_for_unseen(interval, int(np.count_nonzero(sums)), sizes, bounds),
-        p_value=float(extreme.mean()),
+        p_value=p_value,
         wins=int((differences > 0).sum()),
         ties=int((differences == 0).sum()),
         losses=int((differences < 0).sum()),
     )
+
+
+def _bootstrap_t(sums: Array, sizes: Array, drawn: Array, bounds: tuple[float, float]) -> tuple[Interval, float] | None:
+    """Interval and p-value of the bootstrap-t; None where nothing varies.
+
+    `drawn` holds a row for each resample: the totals of the columns that `_columns` gives. The quantiles of each side
+    are its own, so that a long tail on one side widens the interval on the other.
+    """
+    mean, error = (float(one[0]) for one in _means(_columns(sums, sizes).sum(axis=0)[None], len(sums)))
+    if error <= 1e-9 * float(np.abs(sums).max(initial=0.0)):
+        return None
+    means, errors = _means(drawn, len(sums))
+    shift = means - mean
+    shift[np.abs(shift) < 1e-12 * np.abs(sums).max()] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(errors > 1e-6 * error, shift / errors, np.where(shift == 0, 0.0, np.sign(shift) * np.inf))
+    kept = int(ALPHA / 2 * (len(t) + 1) + 1e-9)
+    ordered = np.sort(t)
+    lowest, highest = (ordered[kept - 1], ordered[-kept]) if kept else (-np.inf, np.inf)
+    low, high = (float(np.clip(mean - end * error, *bounds)) for end in (highest, lowest))
+    beyond = min(int((t >= mean / error).sum()), int((t <= mean / error).sum()))
+    return Interval(mean=mean, low=low, high=high), min(1.0, 2 * (1 + beyond) / (len(t) + 1))
+
+
+def _columns(sums: Array, sizes: Array) -> Array:
+    """What a resample's mean and standard error are made of, (groups, 5); the first two are all that flips need."""
+    return np.stack([sums, sizes, sums**2, sums * sizes, sizes**2], axis=1)
+
+
+def _means(totals: Array, groups: int) -> tuple[Array, Array]:
+    """The mean and its standard error for rows of totals of `_columns`."""
+    total, count, squares, mixed, counts = totals.T
+    means = total / count
+    spread = np.maximum(squares - 2 * means * mixed + means**2 * counts, 0.0) * groups / (groups - 1)
+    return means, np.sqrt(spread) / count
+
+
+def _resampled(columns: Array, resamples: int, seed: int) -> Array:
+    """The totals of columns of (groups, columns) over as many groups drawn with replacement, a row each time."""
+    rng = np.random.default_rng(seed)
+    groups, totals = len(columns), []
+    for start in range(0, resamples, _BLOCK):
+        size = min(_BLOCK, resamples - start)
+        cells = rng.integers(0, groups, (size, groups)) + groups * np.arange(size)[:, None]
+        times = np.bincount(cells.ravel(), minlength=size * groups).reshape(size, groups)
+        totals.append(times.astype(np.float64) @ columns)
+    return np.concatenate(totals)
 
 
 def standard_error(values: Sequence[float], groups: Sequence[str] | None = None) -> tuple[float, float]:
@@ -118,11 +181,13 @@ def standard_error(values: Sequence[float], groups: Sequence[str] | None = None)
 
 
 def smallest_detectable(
-    differences: Sequence[float], *, groups: Sequence[str] | None = None, alpha: float = ALPHA
+    differences: Sequence[float], *, groups: Sequence[str] | None = None, alpha: float = ALPHA, share: float = 1.0
 ) -> float | None:
     """The smallest true mean that a test at level `alpha` on as many such differences finds 8 times of 10.
 
-    None where none can be stated: nothing varies, the groups are too few, or it would exceed 100 points.
+    `share` is the share of the records that bring the whole gain, the others none: 1 for a gain that all share alike,
+    FEW for one that few bring, which takes a larger mean to find since it spreads the differences. None where none can
+    be stated: nothing varies, the groups are too few, or it would exceed 100 points.
     """
     sums, sizes = _cluster(differences, groups)
     error, freedom = standard_error(differences, groups)
@@ -139,8 +204,12 @@ def smallest_detectable(
     differing = sums[sums != 0]
     tied = 1 - len(differing) / len(sums)
     growth = min(1.0, 2 * tied) * float((differing**2).sum() / np.abs(differing).sum()) / total
-    half = reach**2 * growth / 2
-    smallest = half + sqrt(half**2 + (reach * error) ** 2)
+    # Where a share of the groups brings it all, x comes with a spread of its own: x² (1 / share - 1) among the groups.
+    left = 1 - reach**2 * (1 / share - 1) / len(sums)
+    if left <= 0:
+        return None
+    half = reach**2 * growth / 2 / left
+    smallest = half + sqrt(half**2 + (reach * error) ** 2 / left)
     return float(smallest) if smallest <= 100 else None
 
 

@@ -10,7 +10,7 @@ import typer
 from instruct.core.errors import DataError, InstructError, ParamsError
 
 if TYPE_CHECKING:
-    from instruct.comparing.runs import Run
+    from instruct.results.runs import Run
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
@@ -165,12 +165,12 @@ def judge(
 @app.command()
 def questions(
     file: Annotated[Path, typer.Argument(help="questions in MT-Bench's format")] = Path("data/questions.jsonl"),
-    checkpoint: Annotated[Path, typer.Option(help="the tuned model")] = Path("models/sft/best"),
+    checkpoint: Annotated[Path, typer.Option(help="the SFT model")] = Path("models/sft/best"),
     name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 256,
     out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
 ) -> None:
-    """Put open questions to the untuned and the tuned model and have a language model judge the answers."""
+    """Put open questions to the base model and the SFT model and have a language model judge the answers."""
     from instruct.core.errors import CheckpointError
     from instruct.core.files import write_json
     from instruct.tools import questions as asking
@@ -181,7 +181,7 @@ def questions(
     params = asking.without_reference(params)
     if not (checkpoint / "model.safetensors").is_file():
         raise CheckpointError(f"{checkpoint}: holds no model.safetensors; run `dvc repro train` or give --checkpoint")
-    systems = {"base": None, "tuned": checkpoint}
+    systems = {"base": None, "sft": checkpoint}
     answers = {
         system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
         for system, place in systems.items()
@@ -282,7 +282,7 @@ def compare(
     """Say of every score whether B is better than A, worse, or not distinguishable; write the report."""
     from instruct.comparing.compare import compare as run_compare
     from instruct.comparing.report import summary_lines, write_refusal, write_report
-    from instruct.comparing.runs import stale_lines
+    from instruct.results.runs import all_stale_lines
 
     try:
         if fail_if not in ("", "worse", "not-better"):
@@ -301,7 +301,7 @@ def compare(
     print("report: " + " ".join(str(path) for path in paths))
     if fail_if and comparison.changes:
         raise ParamsError("--fail-if cannot judge what is not comparable; leave out --anyway or --fail-if")
-    if fail_if and (stale := stale_lines((*comparison.a, *comparison.b))):
+    if fail_if and (stale := all_stale_lines((*comparison.a, *comparison.b))):
         more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
         raise ParamsError(f"--fail-if cannot judge results of other settings: {stale[0]}{more}")
     verdicts = {one.verdict for one in comparison.scores}
@@ -337,7 +337,7 @@ def power(
 
 
 def _read_runs(names: str) -> list["Run"]:
-    from instruct.comparing.runs import read_run
+    from instruct.results.runs import read_run
 
     if not names.strip(","):
         raise ParamsError("give a revision, a DVC experiment or `workspace`")

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from instruct.comparing.answers import mean_scores
+from instruct.comparing.changes import mean_scores
 from instruct.comparing.compare import Comparison, ScoreChange
-from instruct.plotting.figures import BASE, TUNED, save_figure
+from instruct.plotting.figures import BASE, SFT, save_figure
 
 BINS = 21
 LARGEST = 1e30  # of what is drawn: matplotlib's axes overflow long before its numbers do
@@ -29,23 +29,23 @@ def draw_charts(comparison: Comparison) -> dict[str, Markup]:
     for part, label in (("val", "validation"), ("train", "training")):
         sides = {run.name: [_point(row) for row in run.curves.get(part, [])] for run in runs}
         if all(sides.values()):
-            colours = {run.name: BASE if run in comparison.a else TUNED for run in runs}
+            colours = {run.name: BASE if run in comparison.a else SFT for run in runs}
             gaps = sum(isnan(x + y) for points in sides.values() for x, y in points)
             title = f"Loss in {label}" + (f" ({gaps} points beyond what can be drawn left out)" if gaps else "")
             charts[title] = _svg(lambda axes, s=sides, c=colours: draw_curves(axes, s, c))  # type: ignore[misc]
     return charts
 
 
-def _point(row: Mapping[str, str]) -> tuple[float, float]:
+def _point(row: Mapping[str, float]) -> tuple[float, float]:
     """Step and loss; NaN, which leaves a gap in a line, for what is not finite or larger than an axis can span."""
-    step, loss = float(row["step"]), float(row["loss"])
+    step, loss = row["step"], row["loss"]
     return step if abs(step) <= LARGEST else nan, loss if abs(loss) <= LARGEST else nan
 
 
 def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:
     """One line a score: the difference and its interval, against 0."""
     for place, score in enumerate(reversed(scores)):
-        colour = BASE if score.verdict == "not distinguishable" else TUNED
+        colour = BASE if score.verdict == "not distinguishable" else SFT
         axes.plot([score.difference.low, score.difference.high], [place, place], color=colour, linewidth=2)
         axes.plot(score.difference.mean, place, "o", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
@@ -56,7 +56,7 @@ def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:
 
 def draw_changes(axes: Axes, changes: Sequence[float], name: str) -> None:
     """How many records changed by how much."""
-    axes.hist(changes, bins=BINS, range=(-100, 100), color=TUNED)
+    axes.hist(changes, bins=BINS, range=(-100, 100), color=SFT)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(f"change of {name} (points)", parse_math=False)
     axes.set_ylabel("records")

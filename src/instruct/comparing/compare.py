@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 
 from instruct.comparing.guard import changes_among
-from instruct.comparing.runs import Run
 from instruct.comparing.seeds import Array, by_training, check_one_recipe, compare_recipes, records_with
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import did_you_mean
+from instruct.results.runs import Run
+from instruct.results.schema import REFERENCE
 from instruct.statistics import ALPHA, Interval, Paired, holm, paired_tests, smallest_detectable
 
 RESAMPLES, SEED = 10_000, 123
@@ -72,7 +73,7 @@ class Comparison:
     """All that `instruct compare` says.
 
     `changes` are why the runs are not comparable; empty where they are. `left_out` are scores that were not compared
-    though a run has them, each with the reason.
+    though a run has them, each with the reason. `identical` says that all runs gave the same answers, byte for byte.
     """
 
     a: tuple[Run, ...]
@@ -83,6 +84,7 @@ class Comparison:
     records: int
     groups: int
     scores: tuple[ScoreChange, ...]
+    identical: bool = False
 
     @property
     def of_recipes(self) -> bool:
@@ -95,6 +97,8 @@ class Comparison:
         if self.changes:
             return f"{side_name(self.b)} and {side_name(self.a)} are not comparable."
         a, b = side_name(self.a), side_name(self.b)
+        if self.identical:
+            return f"{b} and {a} gave the same answers, byte for byte."
         found: tuple[Verdict, ...] = ("better", "worse")
         names = {verdict: [score.name for score in self.scores if score.verdict == verdict] for verdict in found}
         parts = [f"{verdict} in {', '.join(names[verdict])}" for verdict in found if names[verdict]]
@@ -109,46 +113,73 @@ def side_name(runs: Sequence[Run]) -> str:
     return " + ".join(run.name for run in runs)
 
 
-def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
-    """Compare the runs of recipe B with those of recipe A on the records that all of them answered.
+class NotComparableError(DataError):
+    """Two sides between which no difference may be stated; `reasons` are why, one line each."""
 
-    `chosen` names the scores to compare and to correct for, all that both have by default. Raises DataError where the
-    guard finds a change and `anyway` is not set, or where no record is in common.
+    def __init__(self, a: Sequence[Run], b: Sequence[Run], reasons: Sequence[str], remedy: str) -> None:
+        lines = "\n".join(f"  {reason}" for reason in reasons)
+        super().__init__(f"{side_name(a)} and {side_name(b)} are not comparable:\n{lines}\n{remedy}")
+        self.reasons = tuple(reasons)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Two sides that may be compared, or are in spite of `changes`: the scores that all runs have, record by record."""
+
+    pairs: list["PairedScores"]
+    changes: list[str]
+    left_out: list[str]
+    records: list[str]
+    unmatched: int
+
+
+def prepare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Prepared:
+    """Pair the scores of recipe B's runs with those of recipe A's on the records that all of them answered.
+
+    `chosen` names the scores, all that both have by default. Raises NotComparableError if the guard finds
+    a change and `anyway` is not set, or records differ; DataError or ParamsError if a score, record or seed is missing.
     """
     for side in (a, b):
         check_one_recipe(side)
     runs = (*a, *b)
     names, left_out = choose_scores(runs, chosen)
-    guarded = names if chosen else [*names, *replaced_judges(a, b)]
-    changes = changes_among(runs, guarded)
+    changes = changes_among(runs, names if chosen else [*names, *replaced_judges(a, b)])
     if changes and not anyway:
-        lines = "\n".join(f"  {line}" for line in changes)
-        raise DataError(
-            f"{side_name(a)} and {side_name(b)} are not comparable:\n{lines}\n"
-            "run both with the same, or add --anyway for a report that is marked as not comparable"
-        )
+        remedy = "run both with the same, or add --anyway for a report that is marked as not comparable"
+        raise NotComparableError(a, b, changes, remedy)
     everywhere = [id_ for id_ in a[0].groups if all(id_ in run.groups for run in runs)]
-    if not everywhere:
-        raise DataError(f"{side_name(a)} and {side_name(b)}: no record in common; compare runs of one test set")
     unmatched = len({id_ for run in runs for id_ in run.groups}) - len(everywhere)
+    if not everywhere:
+        raise NotComparableError(a, b, ["no record in common"], "compare runs of one test set")
     if unmatched and not changes:
-        raise DataError(
-            f"{side_name(a)} and {side_name(b)}: {unmatched} records are not in each one's metrics/scores.csv, though "
-            "the test set is the same; run `dvc repro evaluate` in both"
-        )
+        reason = f"{unmatched} records are not in each one's metrics/scores.csv, though the test set is the same"
+        raise NotComparableError(a, b, [reason], "run `dvc repro evaluate` in both")
     pairs = [pair_scores(a, b, name, everywhere) for name in names]
-    tests = paired_tests([(pair.differences, pair.groups) for pair in pairs], resamples=RESAMPLES, seed=SEED)
-    results = [score_change(pair, test, ALPHA / len(names)) for pair, test in zip(pairs, tests, strict=True)]
+    return Prepared(pairs=pairs, changes=changes, left_out=left_out, records=everywhere, unmatched=unmatched)
+
+
+def change_scores(pairs: Sequence["PairedScores"], *, resamples: int = RESAMPLES) -> list[ScoreChange]:
+    """What the paired tests say of each, p-values and smallest detectable differences corrected for their number."""
+    tests = paired_tests([(pair.differences, pair.groups) for pair in pairs], resamples=resamples, seed=SEED)
+    results = [score_change(pair, test, ALPHA / len(pairs)) for pair, test in zip(pairs, tests, strict=True)]
     corrected = holm([result.p_value for result in results])
+    return [replace(result, corrected=p_value) for result, p_value in zip(results, corrected, strict=True)]
+
+
+def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
+    """Compare the runs of recipe B with those of recipe A, as `prepare` pairs them; correct for all their scores."""
+    found = prepare(a, b, chosen=chosen, anyway=anyway)
+    answers = {run.results.system(run.results.primary).md5 for run in (*a, *b)}
     return Comparison(
         a=tuple(a),
         b=tuple(b),
-        changes=tuple(changes),
-        left_out=tuple(left_out),
-        unmatched=unmatched,
-        records=len(everywhere),
-        groups=len({a[0].groups[id_] for id_ in everywhere}),
-        scores=tuple(replace(result, corrected=p) for result, p in zip(results, corrected, strict=True)),
+        changes=tuple(found.changes),
+        left_out=tuple(found.left_out),
+        unmatched=found.unmatched,
+        records=len(found.records),
+        groups=len({a[0].groups[id_] for id_ in found.records}),
+        scores=tuple(change_scores(found.pairs)),
+        identical=len(answers) == 1,
     )
 
 
@@ -169,7 +200,7 @@ def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> tuple[list[str]
     empty = [name for name in everywhere if not records_with(runs, name)]
     names = [name for name in everywhere if name not in empty] or everywhere
     # The judge `reference` and the measure `similarity` are one number; it is not corrected for twice.
-    if "reference" in names and all(run.scores["reference"] == run.scores.get("similarity") for run in runs):
+    if REFERENCE in names and all(run.scores[REFERENCE] == run.scores.get("similarity") for run in runs):
         names = [name for name in names if name != "similarity"]
     lacking = {name: [run.name for run in runs if name not in run.scores] for run in runs for name in run.scores}
     left_out = [f"{name}: not in {', '.join(of)}, so not compared" for name, of in lacking.items() if of]
@@ -179,7 +210,7 @@ def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> tuple[list[str]
 
 def replaced_judges(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     """All judges where one of A's has not judged B; empty where B's judges are A's and perhaps more."""
-    judges = [{name for run in side for name in run.evaluate["judges"]} for side in (a, b)]
+    judges = [{judge.name for run in side for judge in run.results.judges} for side in (a, b)]
     return sorted(judges[0] | judges[1]) if judges[0] - judges[1] else []
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import sqrt
 
 from instruct.comparing.compare import choose_scores, compare
-from instruct.comparing.runs import Run, changed_params
 from instruct.comparing.seeds import is_seed, split_variance, upper_spread
 from instruct.core.errors import DataError, ParamsError
+from instruct.results.runs import Run, changed_params
 from instruct.statistics import ALPHA, detectable_errors, standard_error
 
 DIFFERENCES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)

@@ -10,14 +10,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import escape
 
-from instruct.comparing.answers import Answer, Change, biggest_changes, cache_folder, read_answers
+from instruct.comparing.changes import Change, biggest_changes
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
-from instruct.comparing.runs import WORKSPACE, Run, changed_params, stale_lines
 from instruct.core.files import write_text
-from instruct.plotting.results import main_judge, score_names
+from instruct.core.records import Response
 from instruct.plotting.stop_or_go import Movement, stop_or_go
 from instruct.plotting.stop_or_go import Row as Signal
+from instruct.results.revisions import WORKSPACE
+from instruct.results.runs import Run, all_stale_lines, changed_params
+from instruct.results.schema import REFERENCE
+from instruct.results.stored import Cache, read_answers
 
 EXAMPLES = 5
 TEXT = 600  # characters of a prompt or answer that the report shows
@@ -34,10 +37,12 @@ def summary_lines(comparison: Comparison) -> list[str]:
     if comparison.unmatched:
         lines.append(f"{comparison.unmatched} records are not in both and were left out")
     lines += comparison.left_out
-    lines += [f"STALE: {line}" for line in stale_lines((*comparison.a, *comparison.b))]
+    lines += [f"STALE: {line}" for line in all_stale_lines((*comparison.a, *comparison.b))]
     params = changed_params(comparison.a[0], comparison.b[0])
     of = "" if a == comparison.a[0].name and b == comparison.b[0].name else " (in the first run of each side)"
     lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or ["the parameters are the same"]
+    if comparison.identical:
+        return [*lines, comparison.verdict]
     width = max(len(score.name) for score in comparison.scores)
     for score in comparison.scores:
         left_out = f", {score.missing} without a score left out" if score.missing else ""
@@ -62,10 +67,10 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     """Write report.md and report.html into `folder`."""
     first = comparison.scores[0].name
     a, b = comparison.a[0], comparison.b[0]
-    metrics, cache = metrics_diff(a, b, root), cache_folder(root)
+    metrics, cache = metrics_diff(a, b, root), Cache(root)
     charts = draw_charts(comparison)
-    found = (cache.communicate()[0] or "").strip()
-    answers, reasons = zip(*(read_answers(run, root, root / found if found else None) for run in (a, b)), strict=True)
+    found, reasons = zip(*(read_answers(run, run.results.primary, cache) for run in (a, b)), strict=True)
+    answers = [{one.id: one for one in responses} for responses in found]
     rows, problem = _read_metrics(metrics)
     values: dict[str, Any] = {
         "comparison": comparison,
@@ -74,7 +79,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "first_a": a.name,
         "first_b": b.name,
         "several": len(comparison.a) + len(comparison.b) > 2,
-        "stale": stale_lines((*comparison.a, *comparison.b)),
+        "stale": all_stale_lines((*comparison.a, *comparison.b)),
         "params": changed_params(a, b),
         "metrics": rows,
         "metrics_problem": problem,
@@ -131,21 +136,23 @@ def signals_of(comparison: Comparison) -> list[Signal]:
     and each side is one run, what the two runs' intervals say.
     """
     a, b = comparison.a[0], comparison.b[0]
-    if not b.evaluate["judges"] or "initial_val_loss" not in b.train or not b.curves.get("val"):
+    if "initial_val_loss" not in b.train or not b.curves.get("val"):
         return []
-    judge = main_judge(b.evaluate)
+    judge = b.results.main_judge
     movement = previous = None
     if not comparison.changes:
         found = {score.name: score for score in comparison.scores}
-        if score := next((found[name] for name in score_names(judge) if name in found), None):
+        names = (judge.name, "similarity") if judge.name == REFERENCE else (judge.name,)
+        if score := next((found[name] for name in names if name in found), None):
             one = score.difference
             numbers = (
                 f"mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
             )
             movement = Movement(verdict=score.verdict, numbers=numbers)
         elif len(comparison.a) + len(comparison.b) == 2:
-            previous = a.evaluate["judges"].get(judge)
-    return stop_or_go(b.train, b.curves["val"], b.evaluate["judges"][judge], previous, movement)
+            before = a.results.judge(judge.name)
+            previous = before.scores_of(a.results.primary) if before else None
+    return stop_or_go(b, judge, previous, movement)
 
 
 def metrics_diff(a: Run, b: Run, root: Path) -> subprocess.Popen[str]:
@@ -226,8 +233,8 @@ def _cut(text: str) -> str:
 
 def _prompt(change: Change) -> str:
     row = change.b or change.a
-    return "\n".join(part for part in (row["instruction"], row["input"]) if part) if row else ""
+    return "\n".join(part for part in (row.instruction, row.input) if part) if row else ""
 
 
-def _answer(row: Answer | None) -> str:
-    return "(not at hand)" if row is None else row["response"] or "(empty)"
+def _answer(row: Response | None) -> str:
+    return "(not at hand)" if row is None else row.response or "(empty)"

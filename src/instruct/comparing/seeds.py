@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv, stdtrit
 
 from instruct.comparing.guard import changes_among
-from instruct.comparing.runs import Run, changed_params, flatten
 from instruct.core.errors import DataError, ParamsError
+from instruct.results.lock import flatten
+from instruct.results.runs import Run, changed_params
 from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
 
 SEED = "train.seed"

@@ -5,12 +5,13 @@ score. A judge may correlate well with people and still be far too lenient (arXi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
+
+from instruct.results.schema import DECIMALS, Agreement
 
 BANDS = (20.0, 40.0, 60.0, 80.0)  # lower ends of the second to the fifth band
 
@@ -19,78 +20,29 @@ Keyed = Mapping[tuple[str, str], float | None]
 """Scores by system and record id."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Two judges on the answers that both scored. What is not defined, as for constant scores, is None."""
-
-    count: int
-    pearson: float | None
-    spearman: float | None
-    kendall: float | None
-    kappa: float | None
-    kappa_weighted: float | None
-    mean_difference: float | None
-
-    def metrics(self) -> dict[str, Any]:
-        """As it stands in metrics/evaluate.json: what is not defined is absent."""
-        values = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: value if name == "count" else round(value, 4) + 0.0 for name, value in values.items()}
+def agree(first: str, second: str, pairs: Sequence[tuple[float, float]]) -> Agreement:
+    """Measures of agreement of two judges; `mean_difference` is first minus second, in points."""
+    a, b = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
+    varied = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
+    values = {
+        "pearson": float(stats.pearsonr(a, b).statistic) if varied else None,
+        "spearman": float(stats.spearmanr(a, b).statistic) if varied else None,
+        "kendall": float(stats.kendalltau(a, b).statistic) if varied else None,
+        "kappa": kappa(bands(a), bands(b)),
+        "kappa_weighted": kappa(bands(a), bands(b), weighted=True),
+        "mean_difference": float((a - b).mean()) if len(a) else None,
+    }
+    rounded = {name: None if value is None else round(value, DECIMALS) + 0.0 for name, value in values.items()}
+    return Agreement(first=first, second=second, count=len(a), **rounded)
 
 
-def agree(first: Sequence[float], second: Sequence[float]) -> Agreement:
-    """Measures of agreement; `mean_difference` is first minus second, in points."""
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    return Agreement(
-        count=len(a),
-        pearson=pearson(a, b),
-        spearman=pearson(ranks(a), ranks(b)),
-        kendall=kendall(a, b),
-        kappa=kappa(bands(a), bands(b)),
-        kappa_weighted=kappa(bands(a), bands(b), weighted=True),
-        mean_difference=float((a - b).mean()) if len(a) else None,
-    )
-
-
-def agree_all(scores: Mapping[str, Keyed]) -> dict[str, dict[str, Any]]:
-    """Agreement of each two judges, over both systems' answers, by the name `first ~ second`."""
-    found = {}
+def agree_all(scores: Mapping[str, Keyed]) -> tuple[Agreement, ...]:
+    """Agreement of each two judges, over all systems' answers."""
+    found = []
     for one, other in combinations(scores, 2):
-        pairs = [
-            (score, second)
-            for key, score in scores[one].items()
-            if score is not None and (second := scores[other].get(key)) is not None
-        ]
-        agreement = agree([a for a, _ in pairs], [b for _, b in pairs])
-        found[f"{one} ~ {other}"] = {"first": one, "second": other, **agreement.metrics()}
-    return found
-
-
-def pearson(a: Floats, b: Floats) -> float | None:
-    """The correlation coefficient; None for fewer than two values or constant ones."""
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    x, y = a - a.mean(), b - b.mean()
-    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
-
-
-def ranks(values: Floats) -> Floats:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place], dtype=np.float64)
-
-
-def kendall(a: Floats, b: Floats) -> float | None:
-    """Tau-b, which allows for ties; None where one side is constant."""
-    together = ties_a = ties_b = 0
-    for i in range(len(a) - 1):  # row by row, so that memory stays small
-        x, y = np.sign(a[i + 1 :] - a[i]), np.sign(b[i + 1 :] - b[i])
-        together += int((x * y).sum())
-        ties_a += int((x == 0).sum())
-        ties_b += int((y == 0).sum())
-    pairs = len(a) * (len(a) - 1) // 2
-    untied = float(pairs - ties_a) * float(pairs - ties_b)
-    return together / untied**0.5 if untied > 0 else None
+        pairs = [(score, scores[other].get(key)) for key, score in scores[one].items()]
+        found.append(agree(one, other, [(a, b) for a, b in pairs if a is not None and b is not None]))
+    return tuple(found)
 
 
 def bands(scores: Floats) -> npt.NDArray[np.int64]:

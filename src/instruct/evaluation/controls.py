@@ -7,10 +7,10 @@ scores refused, in words.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Any
 
 from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers, Judge
+from instruct.results.schema import DECIMALS, Controls
 
 KINDS = {
     "reference": "the reference answer itself",
@@ -42,10 +42,11 @@ class Fitness:
         """Whether the controls came out in the expected order."""
         return not self.problems
 
-    def metrics(self) -> dict[str, Any]:
-        """As it stands in metrics/evaluate.json."""
-        values = {kind: round(score, 4) for kind, score in self.scores.items()}
-        return {"fit": self.fit, "count": self.count, "unscored": self.unscored, **values}
+    @property
+    def controls(self) -> Controls:
+        """As the results hold it."""
+        scores = {kind: round(score, DECIMALS) for kind, score in self.scores.items()}
+        return Controls(fit=self.fit, count=self.count, unscored=self.unscored, scores=scores)
 
 
 def make_controls(records: Sequence[Response], count: int) -> dict[str, list[Response]]:

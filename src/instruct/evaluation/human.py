@@ -13,9 +13,8 @@ from instruct.core.errors import DataError
 from instruct.core.files import read_csv, write_csv
 from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers
-from instruct.evaluation.score import Scores
+from instruct.results.table import Scores
 
-NAME = "human"
 COLUMNS = ("answer", "score", "note", "instruction", "input", "reference", "response")
 
 Row = dict[str, str]
@@ -30,7 +29,8 @@ def answer_key(response: Response) -> str:
 def blank_rows(answers: Answers, count: int, seed: int) -> list[Row]:
     """Answers of all systems to `count` records, in random order, each text once and without its system."""
     rng = random.Random(seed)
-    places = rng.sample(range(len(answers["base"])), min(count, len(answers["base"])))
+    records = len(next(iter(answers.values())))
+    places = rng.sample(range(records), min(count, records))
     chosen = {answer_key(one[place]): one[place] for one in answers.values() for place in places}
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Likeness of a response to the reference answer, without any model or server.
+"""Similarity of a response to the reference answer, without any model or server.
 
 It says how near a response is to *one* right answer. A good answer in other words scores low, so this is
 similarity, not a judge's opinion.
@@ -14,17 +14,15 @@ from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-_MARK = "\u0301"  # stands for every combining mark: they are of the word, but `re` does not think so
+_MARK = "\u0301"  # in place of every combining mark: they belong to the word, but `re` does not think so
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, ideographs
 _LETTER = rf"[^\W{_UNSPACED}]"
 _TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{_UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
 _CHRF = CHRF()
 
-MEASURES = ("similarity", "exact_match", "token_f1", "rouge_l", "chrf")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
+class Measured:
     """Four measures from 0 to 100, and their one-number summary."""
 
     exact_match: float
@@ -38,14 +36,14 @@ class Likeness:
         return 100.0 if self.exact_match else (self.token_f1 + self.rouge_l + self.chrf) / 3
 
 
-def compare(response: str, reference: str) -> Likeness:
+def compare(response: str, reference: str) -> Measured:
     """Measure one response against the reference answer.
 
     Exact match is to the letter, but for white space. Token F1 (Rajpurkar et al., 2016) and ROUGE-L F1 (Lin, 2004)
     are over `tokens`, so without case and punctuation, chrF (Popovic, 2015) over characters as they are.
     """
     ours, theirs = tokens(response), tokens(reference)
-    return Likeness(
+    return Measured(
         exact_match=100.0 * (response.split() == reference.split()),
         token_f1=100.0 * _f1(sum((Counter(ours) & Counter(theirs)).values()), len(ours), len(theirs)),
         rouge_l=100.0 * _f1(LCSseq.similarity(ours, theirs), len(ours), len(theirs)),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from instruct.core.errors import JudgeError
 from instruct.evaluation.controls import Fitness, control_groups, make_controls, run_controls
 from instruct.evaluation.judges.base import Answers, Judge
-from instruct.evaluation.settings import REFERENCE, EvaluateParams
+from instruct.evaluation.settings import EvaluateParams
+from instruct.results.schema import REFERENCE
 
 log = logging.getLogger(__name__)
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from instruct.core.errors import DataError, JudgeError
+from instruct.core.errors import DataError, JudgeError, ParamsError
 from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers, Judge, Verdict
-
-SYSTEMS = ("base", "tuned")
-DECIMALS = 4
-Scores = dict[str, float | None]
-"""Scores of one system by one judge, by record id; None where there is none."""
+from instruct.results.schema import DECIMALS
+from instruct.results.table import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +34,27 @@ class Judgement:
     choices: tuple[str, ...] = ()
 
 
+def name_systems(given: Sequence[Path]) -> dict[str, Path]:
+    """The answers' files by system, from NAME=FILE; raises ParamsError for anything else."""
+    files: dict[str, Path] = {}
+    for one in given:
+        name, equals, file = str(one).partition("=")
+        if not (name and equals and file) or name in files or Path(file).is_absolute():
+            raise ParamsError(f"{one}: must be NAME=FILE, each name once, the file inside the project")
+        files[name] = Path(file)
+    if len(files) < 2:
+        raise ParamsError("give two systems or more, the one to compare with first: base=FILE sft=FILE")
+    return files
+
+
 def check_answers(answers: Answers) -> None:
     """Raise DataError where the systems did not answer the same records, each once."""
     records = [[(one.id, one.instruction, one.input, one.output) for one in system] for system in answers.values()]
     if any(system != records[0] for system in records):
-        raise DataError("base and tuned answered different records; run `dvc repro` so that both are of one test set")
+        names = ", ".join(answers)
+        raise DataError(f"{names}: answered different records; run `dvc repro` so that all are of one test set")
     if not records[0] or len({id_ for id_, *_ in records[0]}) != len(records[0]):
-        raise DataError("the responses hold no record, or one id twice; run `dvc repro` so that each stands there once")
+        raise DataError("the responses hold no record, or one id twice; run `dvc repro`")
 
 
 def judge_all(judges: Mapping[str, Judge], answers: Answers) -> list[Judgement]:
@@ -92,7 +104,7 @@ def scores_of(judgements: Sequence[Judgement], judge: str, system: str) -> Score
 
 
 def check_unscored(judgements: Sequence[Judgement], max_unscored: float) -> None:
-    """Raise JudgeError where more than the share `max_unscored` of a judge's verdicts has no score.
+    """Raise JudgeError if more than the share `max_unscored` of a judge's verdicts has no score.
 
     The message shows the first replies. A verdict is one reply where answers are judged several times.
     """

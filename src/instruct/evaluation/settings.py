@@ -5,9 +5,8 @@ from typing import Literal, get_args
 
 from instruct.core.errors import ParamsError
 from instruct.core.params import did_you_mean, require
+from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServerName
-
-REFERENCE = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,22 +4,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from statistics import mean
-from typing import Any
 
 from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers
-from instruct.evaluation.score import SYSTEMS, Scores, clusters_of
+from instruct.evaluation.score import clusters_of
 from instruct.evaluation.settings import EvaluateParams
+from instruct.results.schema import DECIMALS, Slice, SliceChange, SliceScore
+from instruct.results.table import Scores
 from instruct.statistics import mean_interval
 
 LENGTHS = ((5, "1-5 words"), (20, "6-20 words"), (50, "21-50 words"))
-FEWEST = 8  # pairs that an interval is worth being shown for
-
-Row = dict[str, Any]
+FEWEST = 8  # pairs below which an interval says too little
 
 
 def length_of(record: Response) -> str:
-    """The band of the reference answer's length: a property of the task, so the same for both systems."""
+    """The band of the reference answer's length: a property of the task, so the same for all systems."""
     words = len(record.output.split())
     return next((name for most, name in LENGTHS if words <= most), "over 50 words")
 
@@ -31,75 +30,62 @@ PROPERTIES: Mapping[str, Callable[[Response], str]] = {
 }
 
 
-def slice_scores(answers: Answers, scores: Mapping[str, Scores], params: EvaluateParams) -> list[Row]:
-    """One row per value of each property: mean of each system and of their difference, with the number of pairs."""
-    rows: list[Row] = []
-    clusters = clusters_of(answers["base"])
+def slice_scores(answers: Answers, scores: Mapping[str, Scores], params: EvaluateParams) -> tuple[Slice, ...]:
+    """One slice per value of each property: every system's mean, and its difference from the first."""
+    records = next(iter(answers.values()))
+    clusters = clusters_of(records)
+    slices: list[Slice] = []
     for name, property_of in PROPERTIES.items():
         groups: dict[str, list[str]] = {}
-        for record in answers["base"]:
+        for record in records:
             groups.setdefault(property_of(record), []).append(record.id)
         for value, ids in sorted(groups.items(), key=lambda group: _natural(group[0])):
-            rows.append({"slice": name, "value": value} | _compare(ids, scores, clusters, params))
-    return rows + _by_stop_reason(answers, scores)
+            first, *others = scores
+            changes = tuple(_change(first, other, ids, scores, clusters, params) for other in others)
+            means = tuple(_mean(system, ids, scores[system]) for system in scores)
+            slices.append(Slice(property=name, value=value, systems=means, differences=changes))
+    return (*slices, *_by_stop_reason(answers, scores))
 
 
-def _compare(
-    ids: Sequence[str], scores: Mapping[str, Scores], clusters: Mapping[str, str], params: EvaluateParams
-) -> Row:
-    """Means over the records that have a score; the difference over those that have both."""
-    row: Row = {"records": len(ids)}
-    for system in SYSTEMS:
-        known = [score for id_ in ids if (score := scores[system][id_]) is not None]
-        row |= {f"{system}_scored": len(known)} | ({system: _round(mean(known))} if known else {})
-    pairs = [(id_, scores["base"][id_], scores["tuned"][id_]) for id_ in ids]
-    known_pairs = {id_: b - a for id_, a, b in pairs if a is not None and b is not None}
-    changes = list(known_pairs.values())
-    if changes:
-        row |= {"count": len(changes), "difference": _round(mean(changes))}
+def _mean(system: str, ids: Sequence[str], scores: Scores) -> SliceScore:
+    known = [score for id_ in ids if (score := scores[id_]) is not None]
+    return SliceScore(system=system, records=len(ids), scored=len(known), mean=_round(mean(known)) if known else None)
+
+
+def _change(
+    against: str,
+    system: str,
+    ids: Sequence[str],
+    scores: Mapping[str, Scores],
+    clusters: Mapping[str, str],
+    params: EvaluateParams,
+) -> SliceChange:
+    """The difference over the records that have both scores, with its interval if they are enough."""
+    pairs = [(id_, scores[against][id_], scores[system][id_]) for id_ in ids]
+    known = {id_: b - a for id_, a, b in pairs if a is not None and b is not None}
+    changes = list(known.values())
+    low = high = None
     if len(changes) >= FEWEST:
         interval = mean_interval(
             changes,
             resamples=params.resamples,
             seed=params.seed,
-            groups=[clusters[id_] for id_ in known_pairs],
+            groups=[clusters[id_] for id_ in known],
             bounds=(-100.0, 100.0),
         )
-        row |= {"low": _round(interval.low), "high": _round(interval.high)}
-    return row
+        low, high = _round(interval.low), _round(interval.high)
+    middle = _round(mean(changes)) if changes else None
+    return SliceChange(system=system, against=against, count=len(changes), mean=middle, low=low, high=high)
 
 
-def _by_stop_reason(answers: Answers, scores: Mapping[str, Scores]) -> list[Row]:
+def _by_stop_reason(answers: Answers, scores: Mapping[str, Scores]) -> list[Slice]:
     """How an answer ended is a property of the answer, so there is no pair and no difference."""
-    rows = []
+    slices = []
     for reason in sorted({one.stop_reason for responses in answers.values() for one in responses}):
-        row: Row = {"slice": "stop_reason", "value": reason}
-        for system in SYSTEMS:
-            ids = [one.id for one in answers[system] if one.stop_reason == reason]
-            known = [score for id_ in ids if (score := scores[system][id_]) is not None]
-            row |= {f"{system}_records": len(ids), f"{system}_scored": len(known)}
-            row |= {system: _round(mean(known))} if known else {}
-        rows.append(row)
-    return rows
-
-
-def extremes(scores: Mapping[str, Scores], count: int) -> dict[str, list[Row]]:
-    """The tuned model's lowest-scored answers, and those that gained and lost most against the base model's."""
-    base, tuned = (scores[system] for system in SYSTEMS)
-    scored = sorted((score, id_) for id_, score in tuned.items() if score is not None)
-    both = [(tuned_score - score, id_) for tuned_score, id_ in scored if (score := base[id_]) is not None]
-    gained = sorted((one for one in both if one[0] > 0), reverse=True)
-    lost = sorted(one for one in both if one[0] < 0)
-
-    def row(id_: str) -> Row:
-        known = {"id": id_, "base": base[id_], "tuned": tuned[id_]}
-        return {name: value for name, value in known.items() if value is not None}
-
-    return {
-        "worst": [row(id_) for _, id_ in scored[:count]],
-        "improved": [row(id_) | {"difference": _round(change)} for change, id_ in gained[:count]],
-        "regressed": [row(id_) | {"difference": _round(change)} for change, id_ in lost[:count]],
-    }
+        ids = {system: [one.id for one in answers[system] if one.stop_reason == reason] for system in answers}
+        means = tuple(_mean(system, ids[system], scores[system]) for system in answers)
+        slices.append(Slice(property="stop_reason", value=reason, systems=means))
+    return slices
 
 
 def _natural(value: str) -> tuple[float, str]:
@@ -109,4 +95,4 @@ def _natural(value: str) -> tuple[float, str]:
 
 
 def _round(value: float) -> float:
-    return round(value, 4) + 0.0
+    return round(value, DECIMALS) + 0.0

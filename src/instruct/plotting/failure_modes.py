@@ -10,9 +10,10 @@ from typing import Any
 
 from instruct.core.records import Response
 from instruct.core.repetition import find_repetition
+from instruct.results.schema import JudgeResults
 from instruct.text.prompts import TEMPLATES
 
-# Shares of the tuned model's answers beyond which a sign is worth a look; a few of them are ordinary.
+# Shares of the primary system's answers beyond which a sign is worth a look; a few of them are ordinary.
 FEW, SOME = 0.02, 0.1
 _MARKERS = tuple({marker for template in TEMPLATES.values() for marker in template.stop_strings})
 
@@ -44,12 +45,12 @@ Answers = Mapping[str, Sequence[Response]]
 
 
 def failure_modes(
-    answers: Answers, train: Mapping[str, Any], quality: Mapping[str, Any] | None, judges: Mapping[str, Any]
+    answers: Answers, train: Mapping[str, Any], quality: Mapping[str, Any], judges: Sequence[JudgeResults]
 ) -> list[FailureMode]:
     """All modes in the order of the pipeline.
 
-    `answers` are both systems' by name, `train` and `quality` are metrics/train.json and data.json, and `judges` the
-    section of that name in metrics/evaluate.json.
+    `answers` are the systems' by name, the primary one last; `train` and `quality` are metrics/train.json and
+    data.json, empty if there are none.
     """
     return [
         FailureMode(
@@ -105,12 +106,13 @@ def failure_modes(
 
 
 def _share(answers: Answers, what: str, has: Callable[[Response], bool], ordinary: float) -> Iterator[Sign]:
-    """How many answers of each system have something; bad where more of the tuned ones do than is ordinary."""
+    """How many answers of each system have something; bad if more of the primary ones do than is ordinary."""
     counts = {system: sum(map(has, responses)) for system, responses in answers.items()}
     if not all(answers.values()):
         return
     shown = ", ".join(f"{system} {count} of {len(answers[system])}" for system, count in counts.items())
-    yield Sign(f"answers that {what}: {shown}", counts["tuned"] > ordinary * len(answers["tuned"]))
+    primary = list(answers)[-1]
+    yield Sign(f"answers that {what}: {shown}", counts[primary] > ordinary * len(answers[primary]))
 
 
 def _holds_marker(one: Response) -> bool:
@@ -124,20 +126,20 @@ def _echoes(one: Response) -> bool:
     return answer in asked and answer != " ".join(one.output.split())
 
 
-def _finding(quality: Mapping[str, Any] | None, name: str, what: str) -> Iterator[Sign]:
-    finding = (quality or {}).get("findings", {}).get(name)
+def _finding(quality: Mapping[str, Any], name: str, what: str) -> Iterator[Sign]:
+    finding = quality.get("findings", {}).get(name)
     if quality and finding:
         yield Sign(f"records that {what}: {finding['count']} of {quality['records']}", bool(finding["over"]))
 
 
-def _targets(train: Mapping[str, Any], quality: Mapping[str, Any] | None) -> Iterator[Sign]:
+def _targets(train: Mapping[str, Any], quality: Mapping[str, Any]) -> Iterator[Sign]:
     """The tokens that training learnt from, against the count of response tokens that the quality check made."""
     learnt = train.get("train", {})
     if not {"tokens", "response_tokens", "records"} <= set(learnt):
         return
     share = learnt["response_tokens"] / max(1, learnt["tokens"])
     text = f"response tokens in training: {learnt['response_tokens']:,} of {learnt['tokens']:,} ({share:.1%})"
-    counted = (quality or {}).get("tokens", {}).get("parts", {}).get("train", {})
+    counted = quality.get("tokens", {}).get("parts", {}).get("train", {})
     whole = counted.get("counted") == learnt["records"] and not (learnt.get("truncated") or learnt.get("dropped"))
     if not whole:
         yield Sign(text)
@@ -154,12 +156,11 @@ def _first_loss(train: Mapping[str, Any]) -> Iterator[Sign]:
         yield Sign(f"loss before training: {first:.2f} on the first batch, {val:.2f} on validation", bad)
 
 
-def _unscored(judges: Mapping[str, Any]) -> Iterator[Sign]:
-    for name, judge in judges.items():
-        counts = {system: judge[system] for system in ("base", "tuned") if system in judge}
-        missing = sum(one["unscored"] for one in counts.values())
-        total = missing + sum(one["scored"] for one in counts.values())
-        yield Sign(f"verdicts of {name} without a score: {missing} of {total}", missing > 0)
+def _unscored(judges: Sequence[JudgeResults]) -> Iterator[Sign]:
+    for judge in judges:
+        missing = sum(one.unscored for one in judge.systems)
+        total = missing + sum(one.scored for one in judge.systems)
+        yield Sign(f"verdicts of {judge.name} without a score: {missing} of {total}", missing > 0)
 
 
 def _cut_in_training(train: Mapping[str, Any]) -> Iterator[Sign]:
@@ -170,7 +171,7 @@ def _cut_in_training(train: Mapping[str, Any]) -> Iterator[Sign]:
             yield Sign(text, counts["truncated"] + counts["dropped"] > 0)
 
 
-def _longest(quality: Mapping[str, Any] | None) -> Iterator[Sign]:
-    tokens = (quality or {}).get("tokens")
+def _longest(quality: Mapping[str, Any]) -> Iterator[Sign]:
+    tokens = quality.get("tokens")
     if tokens:
         yield Sign(f"longest record: {tokens['max']:,} tokens")

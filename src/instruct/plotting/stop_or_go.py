@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any, Literal
 
-ALPHA = 0.05
+from instruct.results.runs import Run
+from instruct.results.schema import Difference, JudgeResults, SystemScores
+from instruct.statistics import ALPHA
+
 FLAT = 0.01  # of the best validation loss: a smaller change is no trend
 GOOD = 80.0  # points: answers of which more of the same is not what helps most
 UNSCORED = 0.05  # share of verdicts without a score that a judge may leave
 WIDE = 5.0  # points to either side of a difference, from which its interval tells little
-NO_NUMBERS = "a mean, an interval or a p-value is absent or no finite number"
-JUDGE_AGAIN = "better judging: run `dvc repro evaluate` again"
 FOUND = {"better": "rising", "worse": "falling", "not distinguishable": "plateau"}
 WHAT_THEN = {
     "rising": "more of what the last step did",
@@ -42,33 +43,30 @@ class Movement:
 
 
 def stop_or_go(
-    train: Mapping[str, Any],
-    val_curve: Sequence[Mapping[str, str]],
-    judge: Mapping[str, Any],
-    previous: Mapping[str, Any] | None = None,
-    movement: Movement | None = None,
+    run: Run, judge: JudgeResults, previous: SystemScores | None = None, movement: Movement | None = None
 ) -> list[Row]:
-    """The matrix for one run: a row for each signal and one for the next step.
+    """The matrix for one run's primary system: a row for each signal and one for the next step.
 
-    `train` is metrics/train.json, `val_curve` metrics/curves/val.csv, `judge` one entry of `judges` in
-    metrics/evaluate.json, `previous` that entry of the run before, if there is one; `movement` says better than
-    `previous` how the score moved.
+    `previous` are the scores of the run before, if there is one; `movement` says better than `previous` how the score
+    moved.
     """
-    trend, noise = loss_trend(val_curve), judge_noise(judge)
-    quality, plateau = answer_quality(judge), score_plateau(judge, previous, movement)
-    before = _number(train, "initial_val_loss")
-    losses = [float(row["loss"]) for row in val_curve if float(row["step"])]
+    scores, difference = judge.scores_of(run.results.primary), judge.difference_of(run.results.primary)
+    curve = run.curves["val"]
+    trend, noise = loss_trend(curve), judge_noise(scores, difference)
+    quality, plateau = answer_quality(scores, difference), score_plateau(scores, previous, movement)
+    before = _number(run.train, "initial_val_loss")
+    losses = [row["loss"] for row in curve if row["step"]]
     best = min(losses, default=before) if all(map(isfinite, losses)) else nan
     return [trend, quality, plateau, noise, next_step(trend, quality, plateau, noise, before=before, best=best)]
 
 
-def loss_trend(val_curve: Sequence[Mapping[str, str]]) -> Row:
+def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
     """Whether validation loss still falls, has turned, or lies flat at the end of training."""
     rule = (
         f"turned if the last validation loss is more than {FLAT:.0%} above the lowest; falling if the last evaluation "
         f"lowered it by more than {FLAT:.0%}; else flat"
     )
-    losses = [float(row["loss"]) for row in val_curve]
+    losses = [row["loss"] for row in val_curve]
     if len(losses) < 3:
         return Row(
             signal="loss trend",
@@ -96,11 +94,12 @@ def loss_trend(val_curve: Sequence[Mapping[str, str]]) -> Row:
     return Row(signal="loss trend", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def answer_quality(judge: Mapping[str, Any]) -> Row:
-    """Whether tuned answers are better than the untuned backbone's, and good in themselves."""
-    rule = f"better if the paired difference to the untuned backbone has p up to {ALPHA:g}; good from {GOOD:g} points"
-    difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
-    if "mean" not in difference or "mean" not in tuned:
+def answer_quality(scores: SystemScores, difference: Difference) -> Row:
+    """Whether the answers are better than those of the system they are compared with, and good in themselves."""
+    against = difference.against
+    rule = f"better if the paired difference to {against} has p up to {ALPHA:g}; good from {GOOD:g} points"
+    mean, change, p_value = scores.mean, difference.mean, difference.p_value
+    if mean is None or change is None or p_value is None:
         return Row(
             signal="answer quality",
             rule=rule,
@@ -108,13 +107,10 @@ def answer_quality(judge: Mapping[str, Any]) -> Row:
             finding="unknown",
             suggestion="better judging: mend the judge first",
         )
-    mean, change, p_value = _number(tuned, "mean"), _number(difference, "mean"), _number(difference, "p_value")
-    if not (isfinite(mean) and isfinite(change) and isfinite(p_value)):
-        return Row(signal="answer quality", rule=rule, numbers=NO_NUMBERS, finding="unknown", suggestion=JUDGE_AGAIN)
     numbers = f"mean {mean:.1f}, difference {change:+.1f}, p = {p_value:.2g}"
     if p_value > ALPHA or change <= 0:
         worse = p_value <= ALPHA
-        finding = "worse than untuned" if worse else "no better than untuned"
+        finding = f"worse than {against}" if worse else f"no better than {against}"
         suggestion = "look at the data and the template before anything else"
     elif mean >= GOOD:
         finding, suggestion = "good", "what is left is a matter of preference"
@@ -123,9 +119,7 @@ def answer_quality(judge: Mapping[str, Any]) -> Row:
     return Row(signal="answer quality", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def score_plateau(
-    judge: Mapping[str, Any], previous: Mapping[str, Any] | None, movement: Movement | None = None
-) -> Row:
+def score_plateau(scores: SystemScores, previous: SystemScores | None, movement: Movement | None = None) -> Row:
     """Whether the score moved against the run before."""
     if movement:
         rule = "rising or falling where `instruct compare` finds the score better or worse, else plateau"
@@ -138,8 +132,8 @@ def score_plateau(
             suggestion=WHAT_THEN[found],
         )
     rule = "plateau if the two means' 95 % intervals each hold the other mean; `instruct compare` is the sharper test"
-    one, other = judge.get("tuned", {}), (previous or {}).get("tuned", {})
-    if "mean" not in one or "mean" not in other:
+    before, now = _ends(previous), _ends(scores)
+    if before is None or now is None:
         return Row(
             signal="score plateau",
             rule=rule,
@@ -147,9 +141,6 @@ def score_plateau(
             finding="unknown",
             suggestion="run a second one (`dvc exp run -S train.epochs=2`) and compare",
         )
-    now, before = ([_number(side, key) for key in ("mean", "low", "high")] for side in (one, other))
-    if not all(map(isfinite, now + before)):
-        return Row(signal="score plateau", rule=rule, numbers=NO_NUMBERS, finding="unknown", suggestion=JUDGE_AGAIN)
     numbers = f"mean {before[0]:.1f} before, {now[0]:.1f} ({now[1]:.1f} to {now[2]:.1f}) now"
     if now[1] <= before[0] <= now[2] and before[1] <= now[0] <= before[2]:
         finding = "plateau"
@@ -158,26 +149,23 @@ def score_plateau(
     return Row(signal="score plateau", rule=rule, numbers=numbers, finding=finding, suggestion=WHAT_THEN[finding])
 
 
-def judge_noise(judge: Mapping[str, Any]) -> Row:
+def judge_noise(scores: SystemScores, difference: Difference) -> Row:
     """Whether the judge can tell what is to be told."""
     rule = (
         f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, the spread of repeats moves the mean by more "
         f"than the half-width of the difference's interval, or that half-width exceeds {WIDE:g} points"
     )
-    difference, tuned = judge.get("difference", {}), judge.get("tuned", {})
-    scored, unscored = (int(_number(tuned, key, 0)) for key in ("scored", "unscored"))
-    share = unscored / max(scored + unscored, 1)
-    if "mean" not in difference:
-        numbers, reasons = f"{unscored} of {scored + unscored} without a score", ["nothing is scored"]
+    total = scores.scored + scores.unscored
+    share = scores.unscored / max(total, 1)
+    if difference.mean is None or difference.low is None or difference.high is None:
+        numbers, reasons = f"{scores.unscored} of {total} without a score", ["nothing is scored"]
     else:
-        mean, half = _number(difference, "mean"), (_number(difference, "high") - _number(difference, "low")) / 2
-        if not (isfinite(mean) and isfinite(half)):
-            return Row(signal="judge noise", rule=rule, numbers=NO_NUMBERS, finding="unknown", suggestion=JUDGE_AGAIN)
-        spread = _number(tuned, "mean_spread", 0)
-        repeats = f", repeats spread {spread:.1f}" if "mean_spread" in tuned else ""
-        numbers = f"{share:.1%} without a score, difference {mean:+.1f} ± {half:.1f}{repeats}"
+        half = (difference.high - difference.low) / 2
+        spread = scores.mean_spread or 0.0
+        repeats = f", repeats spread {spread:.1f}" if scores.mean_spread is not None else ""
+        numbers = f"{share:.1%} without a score, difference {difference.mean:+.1f} ± {half:.1f}{repeats}"
         reasons = ["too many without a score"] * (share > UNSCORED)
-        reasons += ["repeats disagree"] * (spread / max(scored, 1) ** 0.5 > half)
+        reasons += ["repeats disagree"] * (spread / max(scores.scored, 1) ** 0.5 > half)
         reasons += ["the interval is wide"] * (half > WIDE)
     if reasons:
         suggestion = "better judging: another judge or rubric, more repeats, more test records"
@@ -213,7 +201,7 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
         step, why = "longer training", "validation loss has not settled"
     elif best >= before:
         step, why = "longer training", "nothing is learnt yet: more steps, or a higher train.lr"
-    elif quality.finding in ("no better than untuned", "worse than untuned"):
+    elif quality.finding.startswith(("no better than", "worse than")):
         step, why = "more data", f"loss went from {before:.3f} to {best:.3f} and answers did not follow"
     elif quality.finding == "good" or plateau.finding == "plateau":
         step, why = "preference tuning", "imitation of the references has given what it can"
@@ -223,8 +211,15 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
     return Row(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)
 
 
+def _ends(scores: SystemScores | None) -> tuple[float, float, float] | None:
+    """Mean and interval, or None."""
+    if scores is None or scores.mean is None or scores.low is None or scores.high is None:
+        return None
+    return scores.mean, scores.low, scores.high
+
+
 def _number(values: Mapping[str, Any], key: str, default: float = nan) -> float:
-    """A number of the metrics; `default` where it is absent, no number or not finite."""
+    """A number of the metrics; `default` if it is absent, not a number or not finite."""
     value = values.get(key)
     good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     return float(value) if good and value is not None else default

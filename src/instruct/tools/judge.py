@@ -12,12 +12,13 @@ from instruct.evaluation.judges.base import Answers, Judge
 from instruct.evaluation.judges.model import ModelJudge
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.rubrics import prompt_hash
-from instruct.evaluation.settings import REFERENCE, EvaluateParams
+from instruct.evaluation.settings import EvaluateParams
+from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams
 from instruct.text.prompts import TEMPLATES, PromptParams
 
-ANSWERS = {"base": Path("data/base_responses.json"), "tuned": Path("data/responses.json")}
+ANSWERS = {"base": Path("data/base_responses.json"), "sft": Path("data/responses.json")}
 
 
 def load_settings(judge: str | None, rubric: str | None, scoring: str | None) -> EvaluateParams:
@@ -45,7 +46,7 @@ def load_answers() -> tuple[Answers, str]:
         )
         for example in read_examples(data)
     ]
-    return {"base": records, "tuned": records}, f"no answers yet: the reference answers of {data}"
+    return {"base": records, "sft": records}, f"no answers yet: the reference answers of {data}"
 
 
 def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:

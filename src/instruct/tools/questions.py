@@ -17,11 +17,12 @@ from instruct.evaluation.judges.base import Judge
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.run import prepare_judges
 from instruct.evaluation.score import Judgement, judge_system
-from instruct.evaluation.settings import REFERENCE, EvaluateParams
+from instruct.evaluation.settings import EvaluateParams
 from instruct.generation.answer import answer_examples
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.model.pretrained import load_backbone, load_trained
+from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
 from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.tools.question_file import Question
@@ -44,7 +45,7 @@ def answer_turns(questions: Sequence[Question], answer: Answerer) -> list[Respon
 
 
 def open_system(checkpoint: Path | None, max_new_tokens: int) -> Answerer:
-    """The untuned backbone, or a checkpoint, as something that answers."""
+    """The base model, or a checkpoint, as something that answers."""
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     loaded = load_trained(checkpoint, runtime.device) if checkpoint else load_backbone(backbone, runtime.device)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instruct.comparing.compare import ScoreChange, compare, pair_scores
-from instruct.comparing.runs import Run, read_run
 from instruct.core.errors import InstructError
 from instruct.core.git import Experiment
+from instruct.results.runs import Run, read_run
 from instruct.statistics import ALPHA, holm, smallest_detectable
 from instruct.tools.recipes import Recipe, find_experiments
 
@@ -56,8 +56,7 @@ def _look(root: Path, recipe: Recipe, experiments: Mapping[str, Experiment]) -> 
     try:
         default = replace(read_run(experiment.baseline, root), name="the default")
         run = replace(read_run(experiment.commit, root), name=recipe.name)
-        judge = next(iter(default.evaluate["judges"]))
-        comparison = compare([default], [run], chosen=[judge], anyway=True)
+        comparison = compare([default], [run], chosen=[default.results.main_judge.name], anyway=True)
     except InstructError as error:
         return str(error).splitlines()[0]
     return Result(
@@ -100,7 +99,7 @@ def _result_row(result: Result) -> str:
 
 
 def _loss(run: Run) -> str:
-    losses = [float(row["loss"]) for row in run.curves.get("val", [])]
+    losses = [row["loss"] for row in run.curves.get("val", [])]
     return f"{min(losses):.3f}" if losses else ""
 
 

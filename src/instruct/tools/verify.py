@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from instruct.comparing.runs import LOCK, PARAMS, lock_outs
 from instruct.core.errors import InstructError
 from instruct.core.files import read_text
 from instruct.core.git import call_git, complaint_of
 from instruct.core.parsing import parse_yaml
+from instruct.results.lock import LOCK, PARAMS, lock_outs
 from instruct.tools.programs import ask_dvc, run_dvc, run_git
 
 PIPELINE = "dvc.yaml"

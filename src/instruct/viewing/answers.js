@@ -7,8 +7,8 @@ let found = []
 let page = 0
 
 const chosen = () => runs[Number(field('run').value)]
-// What stands beside: the same run's base model ("base") or the tuned model of another run (its index).
-const besideOf = () => (field('beside').value === 'base' ? { run: chosen(), system: 'base' } : { run: runs[Number(field('beside').value)], system: 'tuned' })
+// What is beside it: the same run's first system ("base") or the primary system of another run (its index).
+const besideOf = () => (field('beside').value === 'base' ? { run: chosen(), system: chosen().against } : { run: runs[Number(field('beside').value)], system: runs[Number(field('beside').value)].primary })
 
 const fillRun = () => {
   const run = chosen()
@@ -34,7 +34,7 @@ const systemOf = (run, system) => ({
 
 const fillItems = () => {
   const run = chosen(), other = besideOf()
-  const records = block(run.records), mine = systemOf(run, 'tuned'), its = systemOf(other.run, other.system)
+  const records = block(run.records), mine = systemOf(run, run.primary), its = systemOf(other.run, other.system)
   const theirPlace = new Map(block(other.run.records).id.map((id, place) => [id, place]))
   items = records.id.map((id, place) => {
     const there = theirPlace.get(id)
@@ -103,7 +103,7 @@ const articleOf = (item, words) => {
   const about = make('article', {}, make('small', {}, ...marked(facts, words)))
   if (item.instruction) about.append(make('p', { className: 'text' }, ...marked(item.instruction, words)))
   if (item.input) about.append(make('p', { className: 'text soft' }, ...marked(item.input, words)))
-  const otherName = other.system === 'base' ? 'base' : other.run.name
+  const otherName = other.run === chosen() ? other.system : other.run.name
   const boxes = [answerBox(otherName, 'base', item.other, item.before, words), answerBox(chosen().name, 'tuned', item.text, item.score, words)]
   if (item.output) boxes.unshift(answerBox('reference', '', item.output, undefined, words))
   about.append(make('div', { className: 'answers' }, ...boxes))

@@ -7,10 +7,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.viewing.runs import Run, finite, parse_number
+from instruct.core.records import Response
+from instruct.results.runs import Run
+from instruct.viewing.collect import Entry, finite
 
 CURVE_POINTS = 400
-FIELDS = ("id", "kind", "instruction", "input", "output")
 
 
 class Blocks:
@@ -33,51 +34,52 @@ def script_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def run_data(run: Run, blocks: Blocks, room: int) -> tuple[dict[str, Any], int]:
+def run_data(entry: Entry, blocks: Blocks, room: int) -> tuple[dict[str, Any], int]:
     """What the page's scripts know of a run, and how many answers it took; with no room left their texts stay out."""
-    records, systems = _texts(run)
-    size = sum(len(answers["text"]) for answers in systems.values())
+    values: dict[str, Any] = {"name": entry.name, "missing": entry.missing, "left_out": False}
+    if not (run := entry.run):
+        return values | {"judge": "", "curves": None, "records": None, "systems": {}, "scores": None}, 0
+    size = sum(map(len, entry.answers.values()))
     left_out = size > room
-    if left_out:
-        records, systems = {key: records[key] for key in ("id", "kind")}, {}
-    values: dict[str, Any] = {
-        "name": run.name,
-        "judge": run.judge,
+    texts = {} if left_out else entry.answers
+    values |= {
+        "judge": run.results.main_judge.name,
+        "primary": run.results.primary,
+        "against": run.results.against,
         "curves": blocks.add({name: _curve(rows) for name, rows in run.curves.items()}) if run.curves else None,
-        "records": blocks.add(records) if records.get("id") else None,
-        "systems": {name: blocks.add(answers) for name, answers in systems.items()},
-        "scores": blocks.add(_scores(run, records["id"])) if records.get("id") and run.scores else None,
+        "records": blocks.add(_records(run, texts)),
+        "systems": {name: blocks.add(_texts(answers)) for name, answers in texts.items()},
+        "scores": blocks.add(
+            {
+                name: {system: [scores[id_] for id_ in run.kinds] for system, scores in systems.items()}
+                for name, systems in run.table.scores.items()
+            }
+        ),
         "left_out": left_out,
-        "missing": run.missing,
     }
     return values, 0 if left_out else size
 
 
-def _texts(run: Run) -> tuple[dict[str, list[str]], dict[str, dict[str, list[Any]]]]:
-    rows: Sequence[Mapping[str, Any]] = run.answers.get("tuned") or run.records
-    records = {key: [str(row.get(key, "")) for row in rows] for key in (FIELDS if run.answers else ("id", "kind"))}
-    systems: dict[str, dict[str, list[Any]]] = {}
-    for system, answers in run.answers.items():
-        by_id = {row["id"]: row for row in answers}
-        found = [by_id.get(id_, {}) for id_ in records["id"]]
-        systems[system] = {
-            "text": [str(row.get("response", "")) for row in found],
-            "stop": [str(row.get("stop_reason", "")) for row in found],
-            "cut": [finite(row.get("truncated_tokens")) or 0 for row in found],
-        }
-    return records, systems
+def _records(run: Run, answers: Mapping[str, Sequence[Response]]) -> dict[str, list[str]]:
+    """The columns of the records, in the order of the scores; texts only if there are answers."""
+    columns = {"id": list(run.kinds), "kind": list(run.kinds.values())}
+    if answers:
+        rows = answers[run.results.primary]
+        columns |= {name: [getattr(row, name) for row in rows] for name in ("instruction", "input", "output")}
+    return columns
 
 
-def _scores(run: Run, ids: Sequence[str]) -> dict[str, dict[str, list[float | None]]]:
+def _texts(answers: Sequence[Response]) -> dict[str, list[Any]]:
     return {
-        judge: {system: [scores.get((system, id_)) for id_ in ids] for system in ("base", "tuned")}
-        for judge, scores in run.scores.items()
+        "text": [one.response for one in answers],
+        "stop": [one.stop_reason for one in answers],
+        "cut": [one.truncated_tokens for one in answers],
     }
 
 
-def _curve(rows: Sequence[Mapping[str, str]]) -> dict[str, list[float | None]]:
-    """The columns of a curve as numbers, None where there is none; of a very long one every n-th point and the last."""
+def _curve(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """The columns of a curve, None for what is not finite; of a very long one every n-th point and the last."""
     every = max(1, len(rows) // CURVE_POINTS)
     kept = [row for place, row in enumerate(rows) if place % every == 0 or place == len(rows) - 1]
     columns = [key for key in ("step", "tokens", "loss", "lr") if rows and key in rows[0]]
-    return {key: [parse_number(row[key]) for row in kept] for key in columns}
+    return {key: [finite(row[key]) for row in kept] for key in columns}

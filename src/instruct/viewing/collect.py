@@ -1,28 +1,61 @@
 """Gathers all runs: the small files from Git, the answers from the working tree or from DVC's cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from instruct.viewing.revisions import Revision, list_revisions, read_files
-from instruct.viewing.runs import ANSWERS, IN_GIT, JUDGEMENTS, Run, read_run
-from instruct.viewing.stored import find_cache, locked_outputs, read_stored
+from instruct.core.errors import DataError
+from instruct.core.records import Response
+from instruct.results.revisions import Revision, list_revisions, read_files
+from instruct.results.runs import IN_GIT, Run, load_run
+from instruct.results.stored import Cache, read_answers
 
-STORED = (*ANSWERS.values(), JUDGEMENTS)
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of one revision: its run, None if that is damaged; `missing` says in words what is, and why."""
+
+    revision: Revision
+    run: Run | None = None
+    answers: dict[str, list[Response]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The revision's name."""
+        return self.revision.name
 
 
-def collect_runs(root: Path, asked: Sequence[str] = ()) -> list[Run]:
-    """Every run there is, in the order of `list_revisions`; a workspace equal to the branch at hand is left out."""
+def collect_runs(root: Path, asked: Sequence[str] = ()) -> list[Entry]:
+    """An entry for every run, in the order of `list_revisions`; a workspace equal to the branch at hand is left out."""
     revisions = list_revisions(root, asked)
     contents = read_files(root, revisions, IN_GIT)
     if len(contents) > 1 and contents[0] == contents[1]:
         revisions, contents = revisions[1:], contents[1:]
-    return [read_run(one, files | _stored(root, one, files)) for one, files in zip(revisions, contents, strict=True)]
+    cache = Cache(root)
+    return [read_entry(one, files, cache) for one, files in zip(revisions, contents, strict=True)]
 
 
-def _stored(root: Path, revision: Revision, files: dict[str, bytes]) -> dict[str, bytes]:
-    """The outputs that Git does not hold; the workspace has them in place."""
-    if not revision.commit:
-        return {path: (root / path).read_bytes() for path in STORED if (root / path).is_file()}
-    hashes = locked_outputs(files.get("dvc.lock", b""))
-    found = {path: read_stored(find_cache(root), hashes[path]) for path in STORED if path in hashes}
-    return {path: content for path, content in found.items() if content is not None}
+def read_entry(revision: Revision, files: Mapping[str, bytes], cache: Cache) -> Entry:
+    """A revision's run and its answers."""
+    try:
+        run = load_run(revision.name, files, commit=revision.commit)
+    except DataError as error:
+        return Entry(revision=revision, missing=(str(error),))
+    found = {system: read_answers(run, system, cache) for system in run.results.names}
+    missing = [*_gaps(run), *(reason for _, reason in found.values() if reason)]
+    answers = {} if any(reason for _, reason in found.values()) else {name: rows for name, (rows, _) in found.items()}
+    return Entry(revision=revision, run=run, answers=answers, missing=tuple(missing))
+
+
+def _gaps(run: Run) -> Iterable[str]:
+    """A line for each curve that says of how many steps it has no loss, if of any."""
+    for part, curve in run.curves.items():
+        without = sum(finite(row["loss"]) is None for row in curve)
+        if without:
+            yield f"the {part} curve: {without} of {len(curve)} losses are not finite"
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where it is NaN or too large to draw."""
+    return value if value is not None and abs(value) < 1e300 else None

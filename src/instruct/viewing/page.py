@@ -1,39 +1,33 @@
 """Writes the page: table, curves and answers of all runs, and the report of the workspace where there is one."""
 
 import base64
-import csv
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from instruct.comparing.runs import WORKSPACE, find_commit
 from instruct.core.errors import DataError, InstructError
 from instruct.core.files import read_text, write_text
-from instruct.plotting.gather import page_values, read_run
+from instruct.plotting.gather import page_values, read_finished, read_pairs
 from instruct.plotting.report import inline_svg, template_environment
+from instruct.results.revisions import WORKSPACE, find_commit, names_of_commits
 from instruct.viewing.blocks import Blocks, run_data, script_json
-from instruct.viewing.collect import collect_runs
-from instruct.viewing.revisions import names_of_commits
-from instruct.viewing.runs import Run
+from instruct.viewing.collect import Entry, collect_runs
 from instruct.viewing.table import build_table
 
 HERE = Path(__file__).parent
 SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
 SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
-# What the report's code and templates raise for a metric that is absent or of another kind than the stages write.
-UNFIT = (AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError, csv.Error)
 FIGURES = ("loss", "learning_rate", "scores")
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
 
-def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str | None = None) -> list[Run]:
+def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str | None = None) -> list[Entry]:
     """Collect all runs, write them to `output`, and return them."""
     runs = collect_runs(root, [*asked, *([against] if against else [])])
-    if not any(run.evaluate or run.train for run in runs):
+    if not any(one.run or one.revision.kind != "workspace" for one in runs):
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
     place = find_place(runs, against, root)
     names = names_of_commits(root, [run.revision for run in runs])
@@ -44,21 +38,18 @@ def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str
 def workspace_report(root: Path) -> Markup:
     """The sections of the report on the run in the workspace, or a line that says why there are none."""
     try:
-        run = read_run(root / "metrics", root / "data")
+        run = read_finished(root)
         figures = {name: inline_svg(root / "metrics" / "report" / f"{name}.svg") for name in FIGURES}
-        values = {**page_values(run, 0), "figures": figures}
+        values = {**page_values(run, read_pairs(run, root), 0), "figures": figures}
         environment = template_environment()
         return Markup("\n").join(
             Markup(environment.get_template(f"sections/{name}.html").render(**values)) for name in SECTIONS
         )
     except DataError as error:
         return Markup("<p>The workspace holds no finished run. {}</p>").format(str(error).replace(f"{root}/", ""))
-    except UNFIT as error:
-        said = "The workspace's run is not of the shape that the stages write today ({}); run `dvc repro` anew."
-        return Markup(f"<p>{said}</p>").format(f"{type(error).__name__}: {error}".replace(f"{root}/", ""))
 
 
-def find_place(runs: Sequence[Run], against: str | None, root: Path) -> int:
+def find_place(runs: Sequence[Entry], against: str | None, root: Path) -> int:
     """Which run the others are compared with: the one named, else the first with scores that is a commit.
 
     A workspace that is left out, as it equals the branch at hand, is that branch.
@@ -68,12 +59,12 @@ def find_place(runs: Sequence[Run], against: str | None, root: Path) -> int:
     if against:
         commit = find_commit(against, root)
         return next(place for place, run in enumerate(runs) if run.revision.commit == commit)
-    judged = [place for place, run in enumerate(runs) if run.evaluate]
+    judged = [place for place, one in enumerate(runs) if one.run]
     firm = [place for place in judged if runs[place].revision.kind == "revision"]
     return (firm or judged or [0])[0]
 
 
-def render(runs: Sequence[Run], names: dict[str, str], against: int, report: Markup) -> str:
+def render(runs: Sequence[Entry], names: dict[str, str], against: int, report: Markup) -> str:
     """The whole page as text; its only scripts are ours, by their hash."""
     columns, rows = build_table(runs, names, against)
     blocks, data, room = Blocks(), [], MOST_ANSWERS

@@ -7,11 +7,12 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.comparing.compare import ScoreChange
-from instruct.core.parsing import mapping
-from instruct.plotting.results import MEASURES
+from instruct.results.lock import flatten
+from instruct.results.runs import Run
+from instruct.results.schema import CORPUS_MEASURES, MEASURES
 from instruct.statistics import ALPHA
-from instruct.viewing.differences import compare_with, find_reasons
-from instruct.viewing.runs import Run, finite
+from instruct.viewing.collect import Entry, finite
+from instruct.viewing.differences import compare_with
 
 TONES = {"better": "good", "worse": "bad"}
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on
@@ -49,71 +50,93 @@ class Cell:
 class Row:
     """One run's cells by column, and what its name cell says beside them."""
 
-    run: Run
+    run: Entry
     note: str
     cells: dict[str, Cell] = field(default_factory=dict)
 
 
-def build_table(runs: Sequence[Run], names: Mapping[str, str], against: int) -> tuple[list[Column], list[Row]]:
+def build_table(entries: Sequence[Entry], names: Mapping[str, str], against: int) -> tuple[list[Column], list[Row]]:
     """Columns and rows for all runs; `against` is the place of the run that the others are compared with."""
-    settings = varying_settings(runs)
-    judges = {name for run in runs for name in run.evaluate.get("judges", {})}
-    ranked = sorted(judges, key=lambda name: (all(run.judge != name for run in runs), name))
-    columns = [*score_columns(ranked, runs[against]), *training_columns(), *measure_columns()]
+    runs = [one.run for one in entries if one.run]
+    params = [flatten(one.run.params) if one.run else {} for one in entries]
+    settings = varying_settings(params)
+    judges = rank_judges(runs)
+    columns = [*score_columns(judges, entries[against].name), *training_columns(), *measure_columns()]
     columns += [
-        Column(key=f"set:{name}", label=name, number=_all_numbers(runs, name), shown=place < SHOWN_SETTINGS)
+        Column(key=f"set:{name}", label=name, number=_all_numbers(params, name), shown=place < SHOWN_SETTINGS)
         for place, name in enumerate(settings)
     ]
     columns.append(Column(key="when", label="committed (UTC)", number=False, shown=False))
-    differences = {judge: difference_cells(runs, runs[against], judge) for judge in ranked}
+    differences = {judge: difference_cells(entries, entries[against], judge) for judge in judges}
     rows = []
-    for place, run in enumerate(runs):
-        cells = {f"diff:{judge}": differences[judge][place] for judge in ranked}
-        for judge in ranked:
-            cells |= _score_cells(run, judge)
-        rows.append(Row(run=run, note=_origin(run, names), cells=cells | _other_cells(run, runs[against], settings)))
+    for place, entry in enumerate(entries):
+        cells = {f"diff:{judge}": differences[judge][place] for judge in judges}
+        cells["when"] = Cell(text=entry.revision.when[:16].replace("T", " "), value=entry.revision.when or None)
+        cells |= {f"set:{key}": _setting(params[place], params[against], key) for key in settings if entry.run}
+        if entry.run:
+            cells |= _run_cells(entry.run, judges)
+        rows.append(Row(run=entry, note=_origin(entry, names), cells=cells))
     return columns, rows
 
 
-def difference_cells(runs: Sequence[Run], against: Run, judge: str) -> list[Cell]:
+def rank_judges(runs: Sequence[Run]) -> list[str]:
+    """All judges' names: those whose scores come first in some run, then the others."""
+    first = {run.results.main_judge.name for run in runs}
+    return sorted(
+        {judge.name for run in runs for judge in run.results.judges}, key=lambda name: (name not in first, name)
+    )
+
+
+def difference_cells(entries: Sequence[Entry], against: Entry, judge: str) -> list[Cell]:
     """Each run's difference from one of them by a judge, or the reasons why there is none."""
-    reasons = [_reasons(against, run, judge) for run in runs]
-    sides = [run.comparable for run, why in zip(runs, reasons, strict=True) if run.comparable and not why]
-    changes = iter(compare_with(against.comparable, sides, judge) if against.comparable and sides else ())
-    return [
-        Cell(text=why[0], small="; ".join(why[1:]), value=0.0 if run is against else None)
-        if why
-        else _change_cell(next(changes))
-        for run, why in zip(runs, reasons, strict=True)
-    ]
+    found: dict[str, ScoreChange | tuple[str, ...]] = {}
+    if against.run:
+        others = [one for one in entries if one.run and one is not against]
+        changes = compare_with(against.run, [one.run for one in others if one.run], judge)
+        found = dict(zip((one.name for one in others), changes, strict=True))
+    cells = []
+    for one in entries:
+        change = found.get(one.name, (f"{against.name if one.run else one.name} is damaged",))
+        if one is against:
+            cells.append(Cell(text="(this run)", value=0.0))
+        elif isinstance(change, ScoreChange):
+            cells.append(_change_cell(change))
+        else:
+            cells.append(Cell(text="not comparable", small="; ".join(change)))
+    return cells
 
 
-def varying_settings(runs: Sequence[Run]) -> list[str]:
+def varying_settings(params: Sequence[Mapping[str, Any]]) -> list[str]:
     """Settings that are not the same in all runs that have any, those that differ most often first."""
-    known = [run.params for run in runs if run.params]
-    keys = dict.fromkeys(key for params in known for key in params)
-    variety = {key: {repr(params.get(key)) for params in known} for key in keys}
+    known = [one for one in params if one]
+    keys = dict.fromkeys(key for one in known for key in one)
+    variety = {key: {repr(one.get(key)) for one in known} for key in keys}
     usual = known[0] if known else {}
-    changed = {key: sum(params.get(key) != usual.get(key) for params in known) for key in keys if len(variety[key]) > 1}
+    changed = {key: sum(one.get(key) != usual.get(key) for one in known) for key in keys if len(variety[key]) > 1}
     return sorted(changed, key=lambda key: -changed[key])
 
 
-def score_columns(judges: Sequence[str], against: Run) -> list[Column]:
-    """For each judge the tuned model's mean, its gain on base, and the paired difference from one run."""
+def score_columns(judges: Sequence[str], against: str) -> list[Column]:
+    """For each judge the primary system's mean, its gain on the first system, and the difference from one run."""
     columns = []
     for place, judge in enumerate(judges):
         of = f" ({judge})" if len(judges) > 1 else ""
-        name, first = against.name, place == 0
+        first = place == 0
         columns += [
             Column(
                 key=f"score:{judge}",
                 label=f"score{of}",
                 shown=place < 2,
-                title=f"mean score of the tuned model by {judge}",
+                title=f"mean score of the primary system by {judge}",
             ),
-            Column(key=f"gain:{judge}", label=f"gain on base{of}", shown=first, title="tuned minus untuned backbone"),
             Column(
-                key=f"diff:{judge}", label=f"against {name}{of}", shown=first, title=f"paired difference from {name}"
+                key=f"gain:{judge}", label=f"gain on base{of}", shown=first, title="primary system minus the first one"
+            ),
+            Column(
+                key=f"diff:{judge}",
+                label=f"against {against}{of}",
+                shown=first,
+                title=f"paired difference from {against}",
             ),
             Column(key=f"unscored:{judge}", label=f"not scored{of}", shown=False, best="ascending"),
         ]
@@ -130,56 +153,47 @@ def training_columns() -> list[Column]:
 
 
 def measure_columns() -> list[Column]:
-    """Means of likeness to the reference answer."""
-    return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in MEASURES.items()]
+    """Means of measures of similarity to the reference answer."""
+    return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in _measures().items()]
 
 
-def _reasons(against: Run, run: Run, judge: str) -> list[str]:
-    """What stands in a cell of differences in place of a number: what it is, then why, one line each."""
-    if run is against:
-        return ["(this run)"]
-    if not all(judge in mapping(side.evaluate.get("judges")) for side in (against, run)):
-        return ["not judged"]
-    if against.comparable and run.comparable:
-        why = find_reasons(against.comparable, run.comparable, judge)
-    else:
-        why = [f"{side.name}: {side.refusal}" for side in (against, run) if not side.comparable]
-    return ["not comparable", *why] if why else []
+def _measures() -> dict[str, str]:
+    return MEASURES | CORPUS_MEASURES
 
 
-def _other_cells(run: Run, against: Run, settings: Sequence[str]) -> dict[str, Cell]:
-    """Losses, measures of likeness, settings and the date."""
+def _run_cells(run: Run, judges: Sequence[str]) -> dict[str, Cell]:
+    """Losses, measures of similarity and every judge's scores."""
     cells = {
         "val_loss": _number(run.train.get("best_val_loss"), "{:.3f}"),
         "train_loss": _number(run.train.get("last_train_loss"), "{:.3f}"),
         "steps": _number(run.train.get("steps"), "{:.0f}"),
-        "when": Cell(text=run.revision.when[:16].replace("T", " "), value=run.revision.when or None),
     }
-    measured = mapping(run.evaluate.get("reference")).get("tuned", {})
-    cells |= {f"measure:{key}": _number(measured.get(key), "{:.1f}") for key in MEASURES}
-    return cells | {f"set:{key}": _setting(run.params, against.params, key) for key in settings}
+    measures = run.results.system(run.results.primary).measures
+    cells |= {f"measure:{key}": _number(measures[key], "{:.1f}") for key in _measures()}
+    for judge in judges:
+        cells |= _score_cells(run, judge)
+    return cells
 
 
-def _origin(run: Run, names: Mapping[str, str]) -> str:
+def _origin(entry: Entry, names: Mapping[str, str]) -> str:
     """Where an experiment began."""
-    start = run.revision.baseline
+    start = entry.revision.baseline
     return f"from {names.get(start, start[:7])}" if start else ""
 
 
-def _score_cells(run: Run, judge: str) -> dict[str, Cell]:
-    """A judge's mean of the tuned model, its gain on the base model, and what has no score."""
-    found = run.evaluate.get("judges", {}).get(judge)
-    if not found:
-        return {}
-    cells = {f"unscored:{judge}": _number(found["tuned"].get("unscored"), "{:.0f}")}
-    if tuned := _numbers(found["tuned"], ("mean",)):
-        interval = _numbers(found["tuned"], ("low", "high"))
-        small = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
-        cells[f"score:{judge}"] = Cell(text=f"{tuned[0]:.1f}", small=small, value=tuned[0])
-    if numbers := _numbers(found["difference"], ("mean", "low", "high", "p_value")):
-        mean, low, high, p_value = numbers
-        tone = ("good" if mean > 0 else "bad") if p_value <= ALPHA else ""
-        cells[f"gain:{judge}"] = Cell(text=f"{mean:+.1f}", small=f"{low:+.1f} to {high:+.1f}", value=mean, tone=tone)
+def _score_cells(run: Run, name: str) -> dict[str, Cell]:
+    """A judge's mean of the primary system, its gain on the first one, and what has no score."""
+    if not (judge := run.results.judge(name)):
+        return {f"diff:{name}": Cell(text="not judged")}
+    scores, gain = judge.scores_of(run.results.primary), judge.difference_of(run.results.primary)
+    cells = {f"unscored:{name}": _number(scores.unscored, "{:.0f}")}
+    if scores.mean is not None:
+        small = f"{scores.low:.1f} to {scores.high:.1f}"
+        cells[f"score:{name}"] = Cell(text=f"{scores.mean:.1f}", small=small, value=scores.mean)
+    if gain.mean is not None and gain.p_value is not None:
+        tone = ("good" if gain.mean > 0 else "bad") if gain.p_value <= ALPHA else ""
+        small = f"{gain.low:+.1f} to {gain.high:+.1f}"
+        cells[f"gain:{name}"] = Cell(text=f"{gain.mean:+.1f}", small=small, value=gain.mean, tone=tone)
     return cells
 
 
@@ -196,14 +210,8 @@ def _change_cell(change: ScoreChange) -> Cell:
     return Cell(text=f"{one.mean:+.1f} {said}", small=small, value=one.mean, tone=TONES.get(verdict, ""))
 
 
-def _numbers(values: Mapping[str, Any], keys: Sequence[str]) -> list[float]:
-    """The numbers of these names; none where one of them is absent."""
-    found = [number for key in keys if (number := finite(values.get(key))) is not None]
-    return found if len(found) == len(keys) else []
-
-
 def _number(value: Any, form: str) -> Cell:
-    number = finite(value)
+    number = finite(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
     return Cell() if number is None else Cell(text=form.format(number), value=number)
 
 
@@ -216,6 +224,6 @@ def _setting(params: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> C
     return Cell(text=text, value=shown, tone="changed" if value != usual.get(key) else "")
 
 
-def _all_numbers(runs: Sequence[Run], key: str) -> bool:
-    values = [run.params[key] for run in runs if key in run.params]
+def _all_numbers(params: Sequence[Mapping[str, Any]], key: str) -> bool:
+    values = [one[key] for one in params if key in one]
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

@@ -5,7 +5,7 @@ from instruct.evaluation.reference import compare
 
 
 class ReferenceJudge:
-    """Scores by likeness to the reference answer."""
+    """Scores by similarity to the reference answer."""
 
     pairs = False
 

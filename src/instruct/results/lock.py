@@ -1,0 +1,66 @@
+"""dvc.lock: which bytes and settings the results beside it belong to."""
+
+from collections.abc import Iterator, Mapping
+from hashlib import md5
+from typing import Any
+
+from instruct.core.parsing import mapping
+
+PARAMS, LOCK = "params.yaml", "dvc.lock"
+SHOWN = 60  # characters of a setting
+
+
+def lock_outs(lock: Mapping[str, Any]) -> dict[str, str]:
+    """The md5 of every output that dvc.lock names, by path; empty for one that has none."""
+    outs = [out for stage in _stages(lock) for out in stage.get("outs") or [] if isinstance(out, dict)]
+    return {str(out["path"]): str(out.get("md5") or "") for out in outs if "path" in out}
+
+
+def md5_of(content: bytes) -> str:
+    """The md5 by which DVC knows a file."""
+    return md5(content, usedforsecurity=False).hexdigest()
+
+
+def stale_lines(params: Mapping[str, Any], files: Mapping[str, str], lock: Mapping[str, Any]) -> list[str]:
+    """By what results are not those of the settings beside them and of `files` by their md5.
+
+    Empty where dvc.lock fits or is absent.
+    """
+    return list(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(files, lock)]))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _stages(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [stage for stage in mapping(lock.get("stages")).values() if isinstance(stage, dict)]
+
+
+def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of params.yaml that differ from those that the stages of dvc.lock were run with."""
+    now = flatten(params)
+    absent = object()
+    for stage in _stages(lock):
+        for key, value in mapping(mapping(stage.get("params")).get(PARAMS)).items():
+            then = flatten({key: value})
+            for name in dict.fromkeys([*then, *(one for one in now if one == key or one.startswith(f"{key}."))]):
+                if now.get(name, absent) != then.get(name, absent):
+                    one, other = (_short(side[name]) if name in side else "absent" for side in (now, then))
+                    yield f"{name} is {one} in {PARAMS}, {other} in {LOCK}: run dvc repro"
+
+
+def _other_bytes(files: Mapping[str, str], lock: Mapping[str, Any]) -> Iterator[str]:
+    outs = lock_outs(lock)
+    for path, digest in files.items():
+        if outs.get(path) and outs[path] != digest:
+            yield f"{path} is not the one of {LOCK}: run dvc repro"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -1,0 +1,139 @@
+"""A run, wherever it is: a revision, a DVC experiment, the workspace or a folder, read from what Git tracks.
+
+Nothing here needs data, a DVC cache or the network, so a shallow clone is enough.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instruct.core.errors import DataError
+from instruct.core.parsing import mapping, parse_json, parse_yaml
+from instruct.results.lock import LOCK, PARAMS, flatten, md5_of, stale_lines
+from instruct.results.revisions import WORKSPACE, Revision, find_commit, read_files
+from instruct.results.schema import Results, load
+from instruct.results.table import Scores, Table, load_table, read_rows
+
+EVALUATE, SCORES, TRAIN = "metrics/evaluate.json", "metrics/scores.csv", "metrics/train.json"
+SPLIT, QUALITY = "metrics/split.json", "metrics/data.json"
+CURVES = {part: f"metrics/curves/{part}.csv" for part in ("train", "val")}
+IN_GIT = (PARAMS, LOCK, EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run left in Git. `commit` is empty for the workspace or a folder.
+
+    What other stages wrote is empty where they did not run: `train`, `split`, `quality` and `curves`, whose numbers may
+    be NaN. `stale` says by what the results are not those of the settings beside them.
+    """
+
+    name: str
+    commit: str = ""
+    params: dict[str, Any]
+    results: Results
+    table: Table
+    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    lock: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """The primary system's scores by score name and record id."""
+        return {name: systems[self.results.primary] for name, systems in self.table.scores.items()}
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Each record's group of near-duplicates."""
+        return self.table.groups
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each record's kind."""
+        return self.table.kinds
+
+
+def read_run(name: str, root: Path) -> Run:
+    """Read the run that `name` means.
+
+    Raises ParamsError for a name that means nothing, DataError where metrics are missing or damaged.
+    """
+    commit = "" if name == WORKSPACE else find_commit(name, root)
+    (files,) = read_files(root, [Revision(name=name, kind="", commit=commit)], IN_GIT)
+    return load_run(name, files, commit=commit)
+
+
+def load_run(name: str, files: Mapping[str, bytes], *, commit: str = "") -> Run:
+    """The run that these files hold; raises DataError that names the file, the run and what is wrong."""
+    texts = {path: content.decode("utf-8", "replace").removeprefix("\ufeff") for path, content in files.items()}
+    for path in (EVALUATE, SCORES):
+        if path not in texts:
+            raise DataError(f"{name}: lacks {path}; run `dvc repro` there and commit what it leaves in metrics")
+    results = load(texts[EVALUATE], f"{EVALUATE} of {name}")
+    params, lock = (mapping(parse_yaml(texts.get(path, ""), f"{path} of {name}")) for path in (PARAMS, LOCK))
+    return Run(
+        name=name.encode("utf-8", "replace").decode(),  # a name that is not UTF-8 would break every report
+        commit=commit,
+        params=params,
+        results=results,
+        table=load_table(texts[SCORES], f"{SCORES} of {name}", results),
+        curves={part: _curve(texts[path], f"{path} of {name}") for part, path in CURVES.items() if texts.get(path)},
+        lock=lock,
+        train=_document(texts, TRAIN, name),
+        split=_document(texts, SPLIT, name),
+        quality=_document(texts, QUALITY, name),
+        stale=tuple(stale_lines(params, _digests(files, results), lock)),
+    )
+
+
+def _digests(files: Mapping[str, bytes], results: Results) -> dict[str, str]:
+    """The md5 of every file of a run, and of the answers as they were when they were judged."""
+    return {path: md5_of(content) for path, content in files.items()} | {
+        one.answers: one.md5 for one in results.systems
+    }
+
+
+def all_stale_lines(runs: Iterable[Run]) -> list[str]:
+    """By what the results of these runs are not those of their settings, each line with the run's name."""
+    return list(dict.fromkeys(f"{run.name}: {line}" for run in runs for line in run.stale))
+
+
+def changed_params(a: Run, b: Run) -> dict[str, tuple[str, str]]:
+    """Settings that differ, with both values; a setting that one run lacks is `absent` there."""
+    one, other = flatten(a.params), flatten(b.params)
+    absent = object()
+    return {
+        name: (str(one.get(name, "absent")), str(other.get(name, "absent")))
+        for name in sorted({*one, *other})
+        if one.get(name, absent) != other.get(name, absent)
+    }
+
+
+def _document(texts: Mapping[str, str], path: str, name: str) -> dict[str, Any]:
+    """What another stage wrote; empty where it wrote nothing."""
+    if path not in texts:
+        return {}
+    values = parse_json(texts[path], f"{path} of {name}")
+    if not isinstance(values, dict):
+        raise DataError(f"{path} of {name}: must be an object; run `dvc repro` there")
+    return values
+
+
+def _curve(text: str, where: str) -> list[dict[str, float]]:
+    """The rows of a curve as numbers, with `step` and `loss` in each."""
+    columns, rows = read_rows(text, where)
+    if not {"step", "loss"} <= set(columns):
+        raise DataError(f"{where}: lacks the columns step and loss; run `dvc repro train` there")
+    curve = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            curve.append({name: float(row[name]) for name in columns})
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{where}:{line}: holds a value that is not a number; run `dvc repro train` there"
+            ) from None
+    return curve

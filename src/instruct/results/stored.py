@@ -1,0 +1,51 @@
+"""The answers of a run: in the working tree, or in DVC's cache. Their absence is said in words, never an error."""
+
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from instruct.core.errors import DataError
+from instruct.core.records import Response, read_responses
+from instruct.results.lock import lock_outs, md5_of
+from instruct.results.runs import Run
+
+
+class Cache:
+    """DVC's cache, as DVC itself finds it after all its settings. Asking takes half a second, so begin early."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        command = [sys.executable, "-m", "dvc", "cache", "dir"]
+        self._asking = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where it is; None without DVC."""
+        said = (self._asking.communicate()[0] or "").strip()
+        return self.root / said if said and not self._asking.returncode else None
+
+    def find(self, md5: str) -> Path | None:
+        """The file with this content, or None if the cache lacks it."""
+        path = (self.folder or self.root) / "files" / "md5" / md5[:2] / md5[2:]
+        return path if self.folder and path.is_file() else None
+
+
+def read_answers(run: Run, system: str, cache: Cache) -> tuple[list[Response], str]:
+    """One system's answers, or none and the reason in words."""
+    wanted = run.results.system(system)
+    where = f"{wanted.answers} of {run.name}"
+    path: Path | None = cache.root / wanted.answers
+    if run.commit:
+        digest = lock_outs(run.lock).get(wanted.answers)
+        if not digest:
+            return [], f"the dvc.lock of {run.name} does not name {wanted.answers}"
+        path = cache.find(digest)
+    if path is None or not path.is_file():
+        return [], f"{where} is not " + ("in DVC's cache here (`dvc fetch` brings it)" if run.commit else "there")
+    try:
+        if md5_of(path.read_bytes()) != wanted.md5:
+            return [], f"{where} is not what was judged (`dvc repro evaluate` judges it)"
+        return read_responses(path), ""
+    except (DataError, OSError):
+        return [], f"{where} is not a file of responses"

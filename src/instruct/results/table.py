@@ -1,0 +1,95 @@
+"""metrics/scores.csv: every score of every test record, one row a record, one column for each score and system."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+from instruct.core.errors import DataError
+from instruct.results.schema import MEASURES, REMEDY, Results
+
+HUMAN = "human"
+KEYS = ("id", "kind", "group")
+Scores = dict[str, float | None]
+"""Scores of one system by record id; None where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Kind and group of each record by its id, and `scores` by score name, system and id."""
+
+    kinds: dict[str, str]
+    groups: dict[str, str]
+    scores: dict[str, dict[str, Scores]]
+
+
+def score_names(results: Results, *, human: bool = False) -> list[str]:
+    """The scores in order: of the judges, of people if any gave one, and the measures."""
+    judges = [judge.name for judge in results.judges]
+    return list(dict.fromkeys([*judges, *([HUMAN] if human else []), *MEASURES]))
+
+
+def column(score: str, system: str) -> str:
+    """The column of a score of a system. No dot is in it but a judge's own, since charts read a dot as a path."""
+    return f"{score}_{system}"
+
+
+def table_columns(names: Sequence[str], systems: Sequence[str]) -> list[str]:
+    """The header."""
+    return [*KEYS, *(column(name, system) for name in names for system in systems)]
+
+
+def table_rows(table: Table) -> Iterator[dict[str, Any]]:
+    """One row a record; a score that does not exist stays empty."""
+    for id_, kind in table.kinds.items():
+        row: dict[str, Any] = {"id": id_, "kind": kind, "group": table.groups[id_]}
+        for name, systems in table.scores.items():
+            found = {column(name, system): scores.get(id_) for system, scores in systems.items()}
+            row |= {key: score for key, score in found.items() if score is not None}
+        yield row
+
+
+def load_table(text: str, where: str, results: Results) -> Table:
+    """The table that belongs to `results`; raises DataError that begins with `where` and names line and column."""
+    columns, rows = read_rows(text, where)
+    human = any(name.startswith(f"{HUMAN}_") for name in columns)
+    names = score_names(results, human=human)
+    if columns != table_columns(names, results.names):
+        raise DataError(f"{where}: has other columns than the judges and systems of metrics/evaluate.json; {REMEDY}")
+    table = Table(kinds={}, groups={}, scores={name: {system: {} for system in results.names} for name in names})
+    for line, row in enumerate(rows, start=2):
+        id_ = row["id"]
+        if not id_ or id_ in table.kinds:
+            raise DataError(f'{where}:{line}: id "{id_ or ""}" is empty or appears twice; {REMEDY}')
+        table.kinds[id_] = row["kind"] or ""
+        table.groups[id_] = row["group"] or f"\x1f{id_}"  # a record without a group is its own
+        for name, systems in table.scores.items():
+            for system, scores in systems.items():
+                scores[id_] = _score(row[column(name, system)], f"{where}:{line}: {column(name, system)}")
+    if len(table.kinds) != results.test.records:
+        raise DataError(
+            f"{where}: has {len(table.kinds)} records, metrics/evaluate.json {results.test.records}; {REMEDY}"
+        )
+    return table
+
+
+def read_rows(text: str, where: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a CSV text, its lines ended by LF, CRLF or CR."""
+    reader = csv.DictReader(StringIO(text, newline=""))
+    try:
+        return list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise DataError(f"{where}:{reader.line_num + 1}: not CSV ({error}); run `dvc repro` there") from None
+
+
+def _score(text: str | None, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 100:
+        raise DataError(f'{where}: "{text}" is not a number from 0 to 100; {REMEDY}')
+    return score

@@ -5,16 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from hashlib import md5
 from pathlib import Path
 
 import yaml
+from results.sample import PARAMS, answer, write_results
 
-from instruct.core.files import write_csv, write_json
+from instruct.core.files import write_csv
 
-PARAMS = {"train": {"seed": 123, "lr": 0.0002}, "prompt": {"template": "alpaca"}, "evaluate": {"seed": 123}}
-IDENTITY = {"judge": "ollama", "model": "llama3:8b", "digest": "365c0bd3"}
-TEST = {"records": 40, "sha256": "a" * 64, "template": "alpaca", "template_sha256": "b" * 64}
 ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -41,7 +40,7 @@ def make_repository(root: Path, *, with_dvc: bool = False) -> Path:
     git(root, "init", "-q", "-b", "main")
     if with_dvc:
         dvc(root, "init", "-q")
-        stages = {"evaluate": {"cmd": "true", "metrics": [{"metrics/evaluate.json": {"cache": False}}]}}
+        stages = {"evaluate": {"cmd": "true", "metrics": [{"metrics/summary.json": {"cache": False}}]}}
         (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     return root
 
@@ -50,35 +49,13 @@ def write_run(
     root: Path,
     scores: dict[str, list[float | None]],
     *,
-    judges: dict[str, dict] | None = None,
-    test: dict | None = None,
-    groups: list[str] | None = None,
-    ids: list[str] | None = None,
     params: dict | None = None,
-    signatures: dict | None = None,
-    reference_measures: tuple[str, ...] = ("similarity",),
+    judges: dict[str, dict] | None = None,
+    **fields,
 ) -> None:
-    """The tracked files of one run, whose tuned answers got `scores`; the untuned ones all got 10."""
-    count = len(next(iter(scores.values())))
-    ids = ids or [f"r{i}" for i in range(count)]
-    judge_parts = {
-        name: {"identity": identity, "rubric": "score-0-100", "rubric_sha256": "c" * 64}
-        for name, identity in (judges or {}).items()
-    }
-    evaluate = {
-        "test": {**TEST, **(test or {})},
-        "judges": judge_parts,
-        "reference": {"tuned": {}, "signatures": signatures or {"chrf": "nrefs:1|v:2.6.0"}},
-    }
-    write_json(root / "metrics/evaluate.json", evaluate)
-    rows = []
-    for i, id_ in enumerate(ids):
-        row = {"id": id_, "kind": "riddle", "group": groups[i] if groups else ""}
-        for name, values in scores.items():
-            row |= {f"{name}.base": 10.0} | ({f"{name}.tuned": values[i]} if values[i] is not None else {})
-        rows.append(row)
-    columns = ["id", "kind", "group", *(f"{name}.{system}" for name in scores for system in ("base", "tuned"))]
-    write_csv(root / "metrics/scores.csv", columns, rows)
+    """The tracked files of one run, whose SFT answers got `scores`; those of the base model all got 10."""
+    both = {name: {"base": [10.0] * len(values), "sft": values} for name, values in scores.items()}
+    write_results(root, both, identities=judges, **fields)
     curve = [{"step": i, "loss": 3 / (i + 1)} for i in range(4)]
     for part in ("train", "val"):
         write_csv(root / f"metrics/curves/{part}.csv", ["step", "loss"], curve)
@@ -103,14 +80,5 @@ def commit(root: Path, message: str = "a run") -> str:
 
 
 def responses(ids: list[str], text: str) -> str:
-    texts = {"instruction": "Ask <b>{}</b>", "output": "right {}"}
-    rows = [
-        {
-            "id": one,
-            "input": "",
-            "response": f"{text} {one}",
-            **{key: value.format(one) for key, value in texts.items()},
-        }
-        for one in ids
-    ]
+    rows = [asdict(answer(one, f"{text} {one}", instruction=f"Ask <b>{one}</b>", output=f"right {one}")) for one in ids]
     return json.dumps(rows)

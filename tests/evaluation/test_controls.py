@@ -10,6 +10,7 @@ from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.judges.reference import ReferenceJudge
 from instruct.evaluation.rubrics import find_rubric
 from instruct.evaluation.run import prepare_judges
+from instruct.results.schema import Controls
 from instruct.servers.base import ServerState
 from instruct.text.prompts import TEMPLATES
 
@@ -91,16 +92,14 @@ def test_an_honest_judge_passes_and_its_scores_are_kept():
     judge, _ = model_judge(honest)
     fitness = run_controls(judge, make_controls(RECORDS, 4))
     assert fitness.fit
-    assert fitness.metrics() == {
-        "fit": True, "count": 4, "unscored": 0,
-        "reference": 100, "empty": 5, "echo": 5, "unrelated": 5, "injection": 5,
-    }  # fmt: skip
+    scores = {"reference": 100.0, "empty": 5.0, "echo": 5.0, "unrelated": 5.0, "injection": 5.0}
+    assert fitness.controls == Controls(fit=True, count=4, unscored=0, scores=scores)
 
 
 def test_a_judge_that_says_100_to_everything_is_refused_in_words_unless_allowed():
     # What SmolLM2-135M does under the plain rubric.
     judge, _ = model_judge(lambda request: '{"score": 100}')
-    answers = {"base": RECORDS, "tuned": RECORDS}
+    answers = {"base": RECORDS, "sft": RECORDS}
     with pytest.raises(JudgeError) as caught:
         prepare_judges({"smol": judge}, answers, evaluate_params())
     message = str(caught.value)
@@ -108,7 +107,7 @@ def test_a_judge_that_says_100_to_everything_is_refused_in_words_unless_allowed(
     assert "an empty answer gets 100.0, the reference answer itself 100.0" in message
     assert "evaluate.allow_unfit" in message
     fitness = prepare_judges({"smol": judge}, answers, evaluate_params(allow_unfit=True))
-    assert fitness["smol"].metrics()["fit"] is False
+    assert fitness["smol"].controls.fit is False
 
 
 def test_a_judge_that_obeys_the_answer_is_caught():
@@ -164,7 +163,7 @@ def test_all_servers_are_looked_at_before_any_verdict():
     there, first = model_judge(honest)
     missing, second = model_judge(honest, state=state)
     with pytest.raises(JudgeError) as caught:
-        prepare_judges({"one": there, "two": missing}, {"base": RECORDS, "tuned": RECORDS}, evaluate_params())
+        prepare_judges({"one": there, "two": missing}, {"base": RECORDS, "sft": RECORDS}, evaluate_params())
     assert "the model llama3 is not there\nrun `ollama pull llama3`" in str(caught.value)
     assert first.asked == second.asked == []
 
@@ -172,12 +171,12 @@ def test_all_servers_are_looked_at_before_any_verdict():
 def test_the_longest_prompt_of_answers_and_controls_is_tried_for_room():
     judge, server = model_judge(honest)
     records = [*RECORDS, answer("long", "word " * 5000)]
-    prepare_judges({"one": judge}, {"base": [*RECORDS, answer("long", "x")], "tuned": records}, evaluate_params())
+    prepare_judges({"one": judge}, {"base": [*RECORDS, answer("long", "x")], "sft": records}, evaluate_params())
     (longest,) = server.checked
     assert longest.messages[0][1].count("word ") == 5000
 
 
 def test_the_reference_judge_is_never_refused():
     odd = [answer("r0", "?", output="What is the capital of r0?")]
-    fitness = prepare_judges({"reference": ReferenceJudge()}, {"base": odd, "tuned": odd}, evaluate_params())
+    fitness = prepare_judges({"reference": ReferenceJudge()}, {"base": odd, "sft": odd}, evaluate_params())
     assert not fitness["reference"].fit  # the task repeated is the answer here

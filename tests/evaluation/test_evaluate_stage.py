@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from instruct.core.records import read_responses
 from instruct.evaluation.human import blank_rows, write_rows
 from instruct.evaluation.reference import compare
 from instruct.evaluation.rubrics import prompt_hash
+from instruct.results.schema import load
+from instruct.results.table import load_table
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = (
-    "base_responses.json", "responses.json", "human-scores.csv",
-    "judgements.json", "metrics/evaluate.json", "metrics/scores.csv",
-)  # fmt: skip
+BASE, SFT, HUMAN = "base_responses.json", "responses.json", "human-scores.csv"
+SYSTEMS = (f"base={BASE}", f"sft={SFT}")
+ARGUMENTS = (HUMAN, "judgements.json", "metrics", *SYSTEMS)
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def folder(tmp_path):
     params["evaluate"] |= {"resamples": 500, "judges": ["reference"], "controls": 1}
     write_params(tmp_path, params)
     references = ["Paris", "Rome", "東京", "-5"]
-    write_rows(tmp_path / ARGUMENTS[2], [])
-    write_answers(tmp_path / ARGUMENTS[0], ["I do not know", "Rome", "", "5"], references)
-    write_answers(tmp_path / ARGUMENTS[1], ["Paris", "Rome.", "東京", "-5"], references)
+    write_rows(tmp_path / HUMAN, [])
+    write_answers(tmp_path / BASE, ["I do not know", "Rome", "", "5"], references)
+    write_answers(tmp_path / SFT, ["Paris", "Rome.", "東京", "-5"], references)
     return tmp_path
 
 
@@ -71,31 +73,38 @@ def test_two_files_of_answers_become_judgements_and_metrics(folder):
     assert done.returncode == 0, done.stderr
     judgements = read(folder, "judgements.json")
     assert [(one["system"], one["id"]) for one in judgements] == [
-        (system, f"r{i}") for system in ("base", "tuned") for i in range(4)
+        (system, f"r{i}") for system in ("base", "sft") for i in range(4)
     ]
     almost = round(compare("Rome.", "Rome").similarity, 4)
     base_5 = round(compare("5", "-5").similarity, 4)
     assert [one["score"] for one in judgements[4:]] == [100, almost, 100, 100]
     assert [one["score"] for one in judgements[1:4]] == [100, 0, base_5]
-    metrics = read(folder, "metrics/evaluate.json")
-    reference = metrics["reference"]["tuned"]
-    metrics = metrics["judges"]["reference"]
-    assert metrics["identity"] == {"judge": "reference", "score": "similarity to the reference answer"}
-    assert metrics["controls"]["reference"] == 100
-    assert metrics["tuned"]["mean"] == pytest.approx((300 + almost) / 4, abs=1e-4)
-    assert (metrics["tuned"]["scored"], metrics["tuned"]["unscored"], reference["exact_match"]) == (4, 0, 75)
-    assert metrics["difference"]["count"] == 4
-    assert (metrics["difference"]["wins"], metrics["difference"]["losses"]) == (3, 1)
-    assert f"reference, tuned: mean {metrics['tuned']['mean']:.1f} over 4 of 4 (0 not scored)" in done.stdout
+    results = results_of(folder)
+    assert [(one.name, one.answers) for one in results.systems] == [("base", BASE), ("sft", SFT)]
+    assert results.system("sft").md5 == md5((folder / SFT).read_bytes()).hexdigest()
+    (judge,), measures = results.judges, results.system("sft").measures
+    assert judge.identity == {"judge": "reference", "score": "similarity to the reference answer"}
+    assert judge.controls.scores["reference"] == 100
+    sft, difference = judge.scores_of("sft"), judge.difference_of("sft")
+    assert sft.mean == measures["similarity"] == pytest.approx((300 + almost) / 4, abs=1e-4)
+    assert (sft.scored, sft.unscored, measures["exact_match"]) == (4, 0, 75)
+    assert (difference.count, difference.wins, difference.losses) == (4, 3, 1)
+    assert f"reference, sft: mean {sft.mean:.1f} over 4 of 4 (0 not scored)" in done.stdout
+    assert read(folder, "metrics/summary.json")["score_sft"] == sft.mean
+    table = load_table((folder / "metrics/scores.csv").read_text(encoding="utf-8"), "x", results)
+    assert list(table.scores["reference"]["sft"].values()) == [100, almost, 100, 100]
+
+
+def results_of(folder):
+    return load((folder / "metrics/evaluate.json").read_text(encoding="utf-8"), "x")
 
 
 def test_two_runs_in_two_processes_leave_the_same_bytes(folder):
     for seed, name in enumerate(("one", "two")):
-        outputs = [f"{name}{kind}" for kind in ("_judgements.json", "_metrics.json", "_scores.csv")]
-        done = evaluate(folder, *ARGUMENTS[:3], *outputs, PYTHONHASHSEED=str(seed))
+        done = evaluate(folder, HUMAN, f"{name}/judgements.json", name, *SYSTEMS, PYTHONHASHSEED=str(seed))
         assert done.returncode == 0, done.stderr
-    for kind in ("_judgements.json", "_metrics.json", "_scores.csv"):
-        assert (folder / f"one{kind}").read_bytes() == (folder / f"two{kind}").read_bytes()
+    for name in ("judgements.json", "evaluate.json", "summary.json", "scores.csv"):
+        assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes()
 
 
 def test_two_judges_judge_the_same_answers_and_every_reply_is_kept(folder):
@@ -109,15 +118,14 @@ def test_two_judges_judge_the_same_answers_and_every_reply_is_kept(folder):
     assert {one["raw_reply"] for one in judgements[8:]} == {'{"score": 70}'}
     sent = {prompt_hash(body["messages"][0]["content"]) for body in server.verdicts}
     assert {one["prompt_sha256"] for one in judgements[8:]} <= sent
-    metrics = read(folder, "metrics/evaluate.json")
-    ollama = metrics["judges"]["ollama"]
-    assert (ollama["base"]["mean"], ollama["tuned"]["mean"], ollama["difference"]["p_value"]) == (70, 70, 1)
-    assert ollama["identity"]["digest"] == DIGEST
-    assert (ollama["rubric"], ollama["controls"]["fit"]) == ("score-0-100", False)
-    assert metrics["agreement"]["reference ~ ollama"]["count"] == 8
-    (header, *rows) = (folder / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()
-    assert header.startswith("id,kind,group,reference.base,reference.tuned,ollama.base,ollama.tuned,similarity.base,")
-    assert len(rows) == 4
+    results = results_of(folder)
+    ollama = results.judge("ollama")
+    assert [one.mean for one in ollama.systems] == [70, 70] and ollama.difference_of("sft").p_value == 1
+    assert ollama.identity["digest"] == DIGEST
+    assert (ollama.rubric, ollama.controls.fit) == ("score-0-100", False)
+    assert [(one.first, one.second, one.count) for one in results.agreement] == [("reference", "ollama", 8)]
+    table = load_table((folder / "metrics/scores.csv").read_text(encoding="utf-8"), "x", results)
+    assert list(table.scores)[:3] == ["reference", "ollama", "similarity"] and len(table.kinds) == 4
 
 
 def test_what_was_judged_once_is_not_asked_again(folder):
@@ -161,26 +169,26 @@ def test_with_leave_everything_may_be_unscored_and_is_counted(folder):
         change_params(folder, judges=["ollama"], allow_unfit=True, max_unscored=1.0, ollama={"url": server.url})
         done = evaluate(folder)
     assert done.returncode == 0, done.stderr
-    assert "ollama, tuned: no mean over 0 of 4 (4 not scored)" in done.stdout
-    metrics = read(folder, "metrics/evaluate.json")["judges"]["ollama"]
-    assert (metrics["base"]["unscored"], metrics["difference"]) == (4, {"count": 0})
-    assert len(metrics["unscored"]) == 8
+    assert "ollama, sft: no mean over 0 of 4 (4 not scored)" in done.stdout
+    (judge,) = results_of(folder).judges
+    assert (judge.scores_of("base").unscored, judge.difference_of("sft").count, len(judge.unscored)) == (4, 0, 8)
+    assert "difference" not in read(folder, "metrics/summary.json")
 
 
 def test_people_s_scores_stand_beside_the_judges(folder):
     answers = {
-        name: read_responses(folder / f"{file}responses.json") for name, file in (("base", "base_"), ("tuned", ""))
+        name: read_responses(folder / f"{file}responses.json") for name, file in (("base", "base_"), ("sft", ""))
     }
     rows = blank_rows(answers, 4, 1)
     for row in rows:
         row["score"] = "100" if row["response"] == row["reference"] else "0"
-    write_rows(folder / ARGUMENTS[2], [*rows, {**rows[0], "answer": "gone"}])
+    write_rows(folder / HUMAN, [*rows, {**rows[0], "answer": "gone"}])
     done = evaluate(folder)
     assert done.returncode == 0, done.stderr
     assert "8 answers scored by people; 1 scores are of other answers" in done.stdout
-    assert read(folder, "metrics/evaluate.json")["agreement"]["reference ~ human"]["count"] == 8
+    assert [(one.second, one.count) for one in results_of(folder).agreement] == [("human", 8)]
     header = (folder / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert "human.base,human.tuned" in header
+    assert "human_base,human_sft" in header
 
 
 def one_line_of(done):
@@ -225,10 +233,10 @@ def test_an_unknown_judge_is_one_line_with_the_choice(folder):
 )
 def test_a_file_of_responses_that_is_none_is_one_line_and_loses_nothing(folder, content, words):
     (folder / "judgements.json").write_text("old")
-    (folder / ARGUMENTS[1]).unlink()
+    (folder / SFT).unlink()
     if content is not None:
-        (folder / ARGUMENTS[1]).write_text(content)
+        (folder / SFT).write_text(content)
     line = one_line_of(evaluate(folder))
     assert words in line
-    assert "dvc repro" in line or ARGUMENTS[1] in line
+    assert "dvc repro" in line or SFT in line
     assert (folder / "judgements.json").read_text() == "old"

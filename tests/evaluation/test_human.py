@@ -15,7 +15,7 @@ from instruct.evaluation.human import (
 
 ANSWERS = {
     "base": [answer(f"r{i}", f"base {i}" if i else "Paris") for i in range(6)],
-    "tuned": [answer(f"r{i}", f"tuned {i}" if i else "Paris") for i in range(6)],
+    "sft": [answer(f"r{i}", f"sft {i}" if i else "Paris") for i in range(6)],
 }
 
 
@@ -24,7 +24,7 @@ def test_a_blank_file_holds_each_text_once_and_no_systems_name():
     assert len(rows) == 11  # both answered Paris to the first
     assert all(set(row) == set(COLUMNS) and row["score"] == "" for row in rows)
     shown = [value for row in rows for name, value in row.items() if name != "response"]
-    assert not any("base" in value or "tuned" in value for value in shown)
+    assert not any("base" in value or "sft" in value for value in shown)
     assert {row["response"] for row in rows} == {one.response for system in ANSWERS.values() for one in system}
 
 
@@ -45,8 +45,8 @@ def test_scores_find_their_answers_whoever_gave_them(tmp_path):
         row["score"] = {"Paris": "100", "base 3": "7.5"}.get(row["response"], "")
     write_rows(tmp_path / "human.csv", rows)
     scores, unused = human_scores(read_rows(tmp_path / "human.csv"), ANSWERS)
-    assert (scores["base"]["r0"], scores["tuned"]["r0"]) == (100, 100)
-    assert (scores["base"]["r3"], scores["tuned"]["r3"]) == (7.5, None)
+    assert (scores["base"]["r0"], scores["sft"]["r0"]) == (100, 100)
+    assert (scores["base"]["r3"], scores["sft"]["r3"]) == (7.5, None)
     assert (count_scored(scores), unused) == (3, 0)
 
 

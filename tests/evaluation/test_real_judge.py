@@ -18,6 +18,7 @@ from instruct.evaluation.human import write_rows
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.rubrics import find_rubric
 from instruct.evaluation.run import prepare_judges
+from instruct.results.schema import load
 from instruct.servers.llamacpp import LlamaCpp
 from instruct.text.prompts import TEMPLATES
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 FACTS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Poland": "Warsaw"}
 RECORDS = [answer(country, "I do not know.", output=f"The capital is {city}.") for country, city in FACTS.items()]
-ANSWERS = {"base": RECORDS, "tuned": [answer(one.id, one.output, output=one.output) for one in RECORDS]}
+ANSWERS = {"base": RECORDS, "sft": [answer(one.id, one.output, output=one.output) for one in RECORDS]}
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +90,14 @@ def test_the_stage_runs_with_a_real_judge_and_says_that_it_is_not_fit(tmp_path, 
     for system, records in ANSWERS.items():
         write_json(tmp_path / f"{system}.json", [asdict(one) for one in records])
     write_rows(tmp_path / "human.csv", [])
-    names = ("base.json", "tuned.json", "human.csv", "j.json", "e.json", "s.csv")
+    arguments = ("human.csv", "j.json", "metrics", "base=base.json", "sft=sft.json")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "src/evaluate.py"), *names], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, str(ROOT / "src/evaluate.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
-    judge = metrics["judges"]["llamacpp"]
-    assert judge["base"]["scored"] == judge["tuned"]["scored"] == 4
-    assert judge["identity"]["model"].endswith(".gguf") and "/" not in judge["identity"]["model"]
-    assert judge["controls"]["fit"] is False
-    assert metrics["agreement"]["reference ~ llamacpp"]["count"] == 8
+    results = load((tmp_path / "metrics/evaluate.json").read_text(encoding="utf-8"), "x")
+    judge = results.judge("llamacpp")
+    assert [one.scored for one in judge.systems] == [4, 4]
+    assert judge.identity["model"].endswith(".gguf") and "/" not in judge.identity["model"]
+    assert judge.controls.fit is False
+    assert [(one.first, one.second, one.count) for one in results.agreement] == [("reference", "llamacpp", 8)]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 from instruct.evaluation.reference import compare, tokens
+from instruct.results.schema import MEASURES
 
 SEED_DATA = Path(__file__).parents[2] / "../shared/data/seed/instruction-data.json"
-MEASURES = ("exact_match", "token_f1", "rouge_l", "chrf", "similarity")
 
 # Any text that UTF-8 can hold, and answers as people write them.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -98,9 +98,9 @@ def test_rouge_l_equals_a_dynamic_programme(ours, theirs):
 
 
 def test_rouge_l_asks_for_the_order_and_token_f1_does_not():
-    likeness = compare("c b a", "a b c")
-    assert likeness.token_f1 == 100
-    assert likeness.rouge_l == pytest.approx(100 / 3)
+    measured = compare("c b a", "a b c")
+    assert measured.token_f1 == 100
+    assert measured.rouge_l == pytest.approx(100 / 3)
 
 
 @given(texts | answers, texts | answers)
@@ -119,9 +119,9 @@ def test_chrf_of_a_worked_example():
 @given(texts | answers, texts | answers)
 @settings(max_examples=300, deadline=None)
 def test_every_measure_lies_between_0_and_100(response, reference):
-    likeness = compare(response, reference)
+    measured = compare(response, reference)
     for measure in MEASURES:
-        assert 0 <= round(getattr(likeness, measure), 9) <= 100, measure
+        assert 0 <= round(getattr(measured, measure), 9) <= 100, measure
 
 
 @given((texts | answers).filter(str.strip))
@@ -133,10 +133,10 @@ def test_every_measure_lies_between_0_and_100(response, reference):
 @example("\u0301")
 @settings(max_examples=300, deadline=None)
 def test_identical_text_is_100_by_every_measure(text):
-    likeness = compare(text, text)
-    assert [getattr(likeness, measure) for measure in MEASURES if measure != "chrf"] == [100] * 4
+    measured = compare(text, text)
+    assert [getattr(measured, measure) for measure in MEASURES if measure != "chrf"] == [100] * 4
     # sacrebleu takes white space in Python's sense away first; nothing else may be left of a text.
-    assert likeness.chrf == pytest.approx(100)
+    assert measured.chrf == pytest.approx(100)
 
 
 @pytest.mark.parametrize("reference", ["Yes", "7", "東京", "?", "A longer answer, with 1,000 things."])
@@ -163,10 +163,10 @@ def test_exact_match_is_to_the_letter_but_for_white_space(response, reference, e
 
 
 def test_similarity_is_the_mean_of_three_measures_unless_the_match_is_exact():
-    likeness = compare("Paris.", "paris")
-    assert (likeness.token_f1, likeness.rouge_l, likeness.exact_match) == (100, 100, 0)
-    assert likeness.chrf < 100
-    assert likeness.similarity == pytest.approx((200 + likeness.chrf) / 3)
+    measured = compare("Paris.", "paris")
+    assert (measured.token_f1, measured.rouge_l, measured.exact_match) == (100, 100, 0)
+    assert measured.chrf < 100
+    assert measured.similarity == pytest.approx((200 + measured.chrf) / 3)
 
 
 @given(answers, answers)

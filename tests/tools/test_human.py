@@ -4,7 +4,7 @@ from evaluation.answers import answer
 from instruct.evaluation.human import read_rows
 from instruct.tools.human import describe_row, fill, make_blank
 
-ANSWERS = {system: [answer(f"r{i}", f"{system} {i}") for i in range(3)] for system in ("base", "tuned")}
+ANSWERS = {system: [answer(f"r{i}", f"{system} {i}") for i in range(3)] for system in ("base", "sft")}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_scores_go_into_the_file_one_by_one(path):
     left = fill(typed("80", "", "7.5", "q"), shown.append, path)
     assert scores(path) == ["80", "", "7.5", "", "", ""]
     assert left == 4
-    assert not any("tuned" in line.split("response:")[0] for line in shown)  # blind
+    assert not any("sft" in line.split("response:")[0] for line in shown)  # blind
 
 
 @pytest.mark.parametrize("end", ["^C", "q"])

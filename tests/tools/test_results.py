@@ -1,15 +1,11 @@
 """The table of the named experiments: each against its own baseline, corrected for how many there are."""
 
-import csv
-import io
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from results.sample import write_results
 from small_pipeline import commit_all, git
-
-pytest.importorskip("instruct.comparing.compare", reason="instruct compare is not here")
 
 from instruct.core.errors import InstructError
 from instruct.statistics import smallest_detectable
@@ -27,19 +23,12 @@ def recipe(name, **settings):
     return Recipe(name=name, group="default", about="a test", set=settings or {"train.lr": 0.001})
 
 
-def write_run(folder: Path, name, tuned, *, template="alpaca", loss=1.5):
-    """What a run leaves in Git: the three files that a comparison reads, and a curve."""
+def write_run(folder: Path, name, sft, *, template="alpaca", loss=1.5):
+    """What a run leaves in Git: its results and scores, and a curve."""
+    scores = {"base": [10.0] * COUNT, "sft": np.round(sft, 4).tolist()}
+    test = {"template": template, "template_sha256": template}
+    write_results(folder, {"reference": scores}, test=test)
     (folder / "metrics/curves").mkdir(parents=True, exist_ok=True)
-    test = {"records": COUNT, "sha256": "a" * 64, "template": template, "template_sha256": template}
-    reference = {"base": {}, "tuned": {}, "signatures": {"chrf": "nrefs:1"}}
-    judge = {"identity": {"judge": "reference"}, "rubric": "none", "rubric_sha256": "none"}
-    evaluate = {"test": test, "judges": {"reference": judge}, "reference": reference}
-    (folder / "metrics/evaluate.json").write_text(json.dumps(evaluate))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["id", "kind", "group", "reference.base", "reference.tuned"])
-    writer.writerows([f"r{i}", "", f"g{i}", "10", f"{score:.4f}"] for i, score in enumerate(tuned))
-    (folder / "metrics/scores.csv").write_text(out.getvalue())
     (folder / "metrics/curves/val.csv").write_text(f"step,loss\n0,3.0\n5,{loss}\n9,2.0\n")
     text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("template: alpaca", f"template: {template}")
     (folder / "params.yaml").write_text(f"{text}# {name}\n", encoding="utf-8")
@@ -53,9 +42,9 @@ def runs(tmp_path, hermetic):
     write_run(tmp_path, "default", BASE)
     head = git(tmp_path, "rev-parse", "HEAD").strip()
 
-    def add(name, tuned, **options):
+    def add(name, sft, **options):
         git(tmp_path, "switch", "--quiet", "--detach", head)
-        write_run(tmp_path, name, tuned, **options)
+        write_run(tmp_path, name, sft, **options)
         git(tmp_path, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
         git(tmp_path, "switch", "--quiet", "main")
 
@@ -118,7 +107,7 @@ def test_experiment_without_metrics_says_so_and_invents_nothing(runs):
     git(folder, "switch", "--quiet", "main")
     row = rows_of(result_table(folder, [recipe("good"), recipe("broken")]))["broken"]
     assert row[2:5] == ["", "", ""]
-    assert "holds no metrics/scores.csv" in row[5]
+    assert "metrics/scores.csv" in row[5]
 
 
 def test_nothing_run_is_one_line(runs):

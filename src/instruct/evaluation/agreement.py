@@ -9,7 +9,6 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from instruct.results.schema import DECIMALS, Agreement
 
@@ -22,6 +21,8 @@ Keyed = Mapping[tuple[str, str], float | None]
 
 def agree(first: str, second: str, pairs: Sequence[tuple[float, float]]) -> Agreement:
     """Measures of agreement of two judges; `mean_difference` is first minus second, in points."""
+    from scipy import stats  # takes a second to import, and most runs have one judge
+
     a, b = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
     varied = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
     values = {

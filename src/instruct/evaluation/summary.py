@@ -88,7 +88,7 @@ def describe_system(name: str, file: Path, responses: Sequence[Response], measur
     """Which answers a system gave, how they ended and how near they are to the references."""
     reasons = [one.stop_reason for one in responses]
     texts, references = [one.response for one in responses], [one.output for one in responses]
-    means = {measure: rounded(mean(getattr(one, measure) for one in measured)) for measure in MEASURES}
+    means = {name: rounded(mean(rounded(getattr(one, name)) for one in measured)) for name in MEASURES}
     return System(
         name=name,
         answers=file.as_posix(),

@@ -1,12 +1,13 @@
-import csv
-import json
+import math
 import os
+from hashlib import md5
 
 import pytest
 from comparing.small_runs import commit, git, make_repository, write_lock, write_run
 
-from instruct.comparing.runs import changed_params, find_commit, read_run
 from instruct.core.errors import DataError, InstructError, ParamsError
+from instruct.results.revisions import find_commit
+from instruct.results.runs import changed_params, read_run
 from instruct.tools.programs import run_git
 
 FORTY = [float(i) for i in range(40)]
@@ -20,19 +21,10 @@ def repository(tmp_path):
     return root
 
 
-@pytest.fixture
-def fields_as_python_limits_them():
-    """Reading a data set allows longer ones, in the whole process."""
-    before = csv.field_size_limit(131_072)
-    yield
-    csv.field_size_limit(before)
-
-
 def test_a_revision_and_the_workspace_are_read_alike(repository):
     committed = read_run("main", repository)
-    assert read_run("workspace", repository).scores == committed.scores == {
-        "similarity": {f"r{i}": float(i) for i in range(40)}
-    }  # fmt: skip
+    assert read_run("workspace", repository).scores == committed.scores
+    assert committed.scores["similarity"] == {f"r{i}": float(i) for i in range(40)}
     write_run(repository, {"similarity": [*FORTY[:-1], 99.5]}, params={"train.lr": 1.0})
     assert read_run("main", repository) == committed
     workspace = read_run("workspace", repository)
@@ -60,7 +52,7 @@ def test_an_experiment_is_found_by_its_name(repository):
     git(repository, "update-ref", f"refs/exps/{experiment[:2]}/{experiment[2:]}/tame-elk", baseline)
     assert find_commit("tame-elk", repository) == experiment
     commit(repository, "neither's baseline")
-    with pytest.raises(ParamsError, match=r'^"tame-elk" names 2 experiments; give the commit, `dvc exp list -A` shows'):
+    with pytest.raises(ParamsError, match=r'^"tame-elk" names 2 experiments'):
         find_commit("tame-elk", repository)
     # A branch of that name comes first.
     git(repository, "branch", "tame-elk", "main")
@@ -150,60 +142,8 @@ def test_outside_of_git_one_line_says_so(tmp_path):
 def test_a_run_without_metrics_says_which_and_what_to_run(repository, path):
     git(repository, "rm", "-q", path)
     commit(repository)
-    with pytest.raises(DataError, match=rf"^HEAD: holds no {path}; run `dvc repro` there and commit"):
+    with pytest.raises(DataError, match=rf"^HEAD: .* {path};"):
         read_run("HEAD", repository)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", r"metrics/evaluate.json of workspace:1: not JSON"),
-        ("[]", "is not of the shape"),
-        (json.dumps({"base": {}, "tuned": {}, "judge": {}}), "is not of the shape that `dvc repro evaluate` writes"),
-        (json.dumps({"test": {}, "judges": [], "reference": {}}), "is not of the shape"),
-        (json.dumps({"test": {}, "judges": {"x": []}, "reference": {}}), "is not of the shape"),
-        (json.dumps({"test": {}, "judges": {"x": {"identity": "me"}}, "reference": {}}), "is not of the shape"),
-        (json.dumps({"test": {}, "judges": {"x": {"difference": 3}}, "reference": {}}), "is not of the shape"),
-        (json.dumps({"test": {}, "judges": {}, "reference": {"signatures": ["v"]}}), "is not of the shape"),
-        ("[" * 100_000, r"metrics/evaluate.json of workspace: not JSON \(nested too deep\)"),
-        ('{"a":' * 300 + "1" + "}" * 300, "metrics/evaluate.json of workspace: is nested over 100 levels deep"),
-        ("1" * 5000, r"metrics/evaluate.json of workspace: not JSON \(Exceeds the limit"),
-    ],
-)
-def test_metrics_of_another_shape_are_refused(repository, text, message):
-    (repository / "metrics/evaluate.json").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_run("workspace", repository)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "has not the columns id, kind, group and scores"),
-        ("id,kind,group\na,,\n", "has not the columns"),
-        ("id,kind,group,x.tuned\n", "holds no record"),
-        ("id,kind,group,x.tuned\na,,,1\na,,,2\n", r'scores.csv of workspace:3: the id "a" stands there twice'),
-        ("id,kind,group,x.tuned\na,,,high\n", r'workspace:2: x.tuned: "high" is no number from 0 to 100'),
-        ("id,kind,group,x.tuned\na,,,nan\n", '"nan" is no number from 0 to 100'),
-        ("id,kind,group,x.tuned\na,,,100.1\n", r'"100.1" is no number from 0 to 100'),
-        ("id,kind,group,x.tuned\n,,,1\n", "workspace:2: holds no id"),
-        ("id,kind,group,x.tuned\na,,,1\n" + "b" * 200_000, r"workspace:3: not CSV \(field larger than field limit"),
-    ],
-)
-@pytest.mark.usefixtures("fields_as_python_limits_them")
-def test_scores_that_cannot_be_read_are_refused_with_their_line(repository, text, message):
-    (repository / "metrics/scores.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_run("workspace", repository)
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_scores_are_the_same_whatever_ends_their_lines_or_begins_the_file(repository, end, mark):
-    lines = ["id,kind,group,x.base,x.tuned", "a,odd,g,1,2", "b,odd,g,1,3", ""]
-    (repository / "metrics/scores.csv").write_bytes((mark + end.join(lines)).encode())
-    run = read_run("workspace", repository)
-    assert (run.scores, run.groups) == ({"x": {"a": 2, "b": 3}}, {"a": "g", "b": "g"})
 
 
 @pytest.mark.parametrize(
@@ -257,7 +197,7 @@ def test_results_that_the_lock_does_not_name_are_stale(repository, path):
     write_lock(repository, params={}, outs=RESULTS)
     commit(repository)
     file = repository / path
-    file.write_bytes(file.read_bytes().replace(b"10.0", b"10.5").replace(b'"template": "alpaca"', b'"template": ""'))
+    file.write_bytes(file.read_bytes().replace(b"riddle", b"puzzle"))
     assert read_run("HEAD", repository).stale == ()
     assert read_run("workspace", repository).stale == (f"{path} is not the one of dvc.lock: run dvc repro",)
 
@@ -269,9 +209,36 @@ def test_a_lock_that_says_nothing_makes_nothing_stale(repository, lock):
     assert read_run("workspace", repository).stale == ()
 
 
-def test_a_record_without_a_group_is_its_own_and_without_a_score_has_none(repository):
-    text = "id,kind,group,x.base,x.tuned\na,,g,1,2\nb,,g,1,\nc,,,1,0\nd,,,1,100\n"
-    (repository / "metrics/scores.csv").write_text(text)
-    run = read_run("workspace", repository)
-    assert run.scores == {"x": {"a": 2, "b": None, "c": 0, "d": 100}}
-    assert len(set(run.groups.values())) == 3 and run.groups["a"] == run.groups["b"]
+def test_answers_that_were_judged_before_they_changed_are_stale(repository):
+    (repository / "data").mkdir()
+    (repository / "data/responses.json").write_text("[]")
+    write_lock(repository, outs=["data/responses.json"])
+    (line,) = read_run("workspace", repository).stale
+    assert line.startswith("data/responses.json ")
+    write_run(repository, {"similarity": FORTY}, md5s={"sft": md5(b"[]").hexdigest()})
+    assert read_run("workspace", repository).stale == ()
+
+
+@pytest.mark.parametrize("path", ["metrics/train.json", "metrics/split.json", "metrics/data.json"])
+@pytest.mark.parametrize("text", ["[]", "{", "3"])
+def test_what_another_stage_wrote_is_an_object_or_refused_by_name(repository, path, text):
+    assert read_run("workspace", repository).train == {}
+    (repository / path).write_text(text)
+    with pytest.raises(DataError, match=f"^{path} of workspace"):
+        read_run("workspace", repository)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("step,loss\n0,3\n1,\n", ":3"), ("step,loss\n0,high\n", ":2"), ("step\n0\n", ""), ("step,loss\n0\n", ":2")],
+)
+def test_a_curve_with_a_hole_is_refused_with_its_line(repository, text, place):
+    (repository / "metrics/curves/val.csv").write_text(text)
+    with pytest.raises(DataError, match=f"^metrics/curves/val.csv of workspace{place}: "):
+        read_run("workspace", repository)
+
+
+def test_a_loss_that_is_not_finite_is_kept(repository):
+    (repository / "metrics/curves/val.csv").write_text("step,loss\n0,nan\n1,inf\n")
+    losses = [row["loss"] for row in read_run("workspace", repository).curves["val"]]
+    assert math.isnan(losses[0]) and losses[1] == math.inf

@@ -38,6 +38,7 @@ const luminance = (colour) => {
   return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 }
 const behind = (element) => {
+  if (!element) return 'rgb(255, 255, 255)'
   const colour = getComputedStyle(element).backgroundColor
   return /, 0\)$|transparent/.test(colour) ? behind(element.parentElement) : colour
 }
@@ -51,6 +52,17 @@ const weakTexts = (least) =>
     .filter((element) => [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()))
     .filter((element) => contrast(element) < least)
     .map((element) => `${element.tagName}.${element.className}: ${element.textContent.slice(0, 30)}`)
+
+// Bars, dots and lines of a chart that can be seen: of some size, and 3:1 or more against what is behind (WCAG 2.2, 1.4.11).
+const paintOf = (shape) => [getComputedStyle(shape).fill, getComputedStyle(shape).stroke].find((paint) => paint.startsWith('rgb') && !/, 0\)$/.test(paint))
+const seen = (shape) => {
+  const box = shape.getBoundingClientRect(), paint = paintOf(shape)
+  if (!shape.checkVisibility() || box.width + box.height < 1 || !paint) return false
+  const pair = [luminance(paint), luminance(behind(shape.closest('figure')))].sort((a, b) => b - a)
+  return (pair[0] + 0.05) / (pair[1] + 0.05) >= 3
+}
+const marks = (selector) => all(`figure :is(${selector})`).map((mark) => mark.querySelector('path, use') ?? mark)
+const seenMarks = (selector) => marks(selector).filter(seen).length
 
 const nameless = () =>
   all('input, select, button').filter((one) => !(one.labels?.length || one.ariaLabel || one.textContent.trim())).length

@@ -49,6 +49,7 @@ class Browser:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self._call(f"{domain}.enable")
+        self._call("Network.setBlockedURLs", urls=["http://*", "https://*"])  # what a page asks for is in `requests`
 
     def open(self, path: Path, *, width: int = 1000, height: int = 900, dark: bool = False) -> None:
         """Load a file, wait until its scripts have run, and add the questions of browser.js to it."""

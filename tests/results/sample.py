@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import mean, quantiles
 from typing import Any
 
-
 from instruct.core.files import write_csv, write_json
 from instruct.core.records import Response, write_records
 from instruct.results.runs import EVALUATE, SCORES, SPLIT, TRAIN, Run

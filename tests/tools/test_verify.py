@@ -115,7 +115,7 @@ def test_values_are_compared_to_the_leaf():
 
 
 def test_lock_of_older_code_is_refused_before_anything_runs(workplace):
-    with (workplace / "src/instruct/plotting/figures.py").open("a") as file:
+    with (workplace / "src/instruct/report/figures.py").open("a") as file:
         file.write("# newer\n")
     commit_all(workplace)
     with pytest.raises(InstructError, match=r"dvc\.lock: is not that of this commit: .* of plot are newer"):

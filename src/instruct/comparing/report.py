@@ -15,8 +15,8 @@ from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
 from instruct.core.files import write_text
 from instruct.core.records import Response
-from instruct.plotting.stop_or_go import Movement, stop_or_go
-from instruct.plotting.stop_or_go import Row as Signal
+from instruct.report.stop_or_go import Movement, stop_or_go
+from instruct.report.stop_or_go import Row as Signal
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, all_stale_lines, changed_params
 from instruct.results.schema import REFERENCE

@@ -16,8 +16,8 @@ from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
 from instruct.formats.rows import check_rows
 from instruct.generation.settings import GenerateParams
-from instruct.plotting.settings import PlotParams
 from instruct.quality.settings import QualityParams
+from instruct.report.settings import PlotParams
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams, split_examples
 from instruct.text.prompts import PromptParams

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from instruct.core.errors import DataError, InstructError
 from instruct.core.files import read_text, write_text
-from instruct.plotting.gather import page_values, read_finished, read_pairs
-from instruct.plotting.report import inline_svg, template_environment
+from instruct.report.gather import page_values, read_finished, read_pairs
+from instruct.report.report import template_environment
 from instruct.results.revisions import WORKSPACE, find_commit, names_of_commits
 from instruct.viewing.blocks import Blocks, run_data, script_json
 from instruct.viewing.collect import Entry, collect_runs
@@ -20,7 +20,6 @@ from instruct.viewing.table import build_table
 HERE = Path(__file__).parent
 SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
 SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
-FIGURES = ("loss", "learning_rate", "scores")
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
 
@@ -39,8 +38,7 @@ def workspace_report(root: Path) -> Markup:
     """The sections of the report on the run in the workspace, or a line that says why there are none."""
     try:
         run = read_finished(root)
-        figures = {name: inline_svg(root / "metrics" / "report" / f"{name}.svg") for name in FIGURES}
-        values = {**page_values(run, read_pairs(run, root), 0), "figures": figures}
+        values = page_values(run, read_pairs(run, root), 0)
         environment = template_environment()
         return Markup("\n").join(
             Markup(environment.get_template(f"sections/{name}.html").render(**values)) for name in SECTIONS

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from instruct.core.errors import DataError
 from instruct.core.records import Response, read_responses
-from instruct.plotting.failure_modes import failure_modes
-from instruct.plotting.pairs import Compared, count_bands, count_endings, most_changed, pair_answers, worst
-from instruct.plotting.stop_or_go import stop_or_go
-from instruct.plotting.verdict import describe_difference, name_score
+from instruct.report.charts import Draw, chart, draw_learning_rate, draw_loss, draw_scores
+from instruct.report.failure_modes import failure_modes
+from instruct.report.pairs import BANDS, Compared, count_bands, count_endings, most_changed, pair_answers, worst
+from instruct.report.stop_or_go import stop_or_go
+from instruct.report.verdict import describe_difference, name_score
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import CURVES, SPLIT, TRAIN, Run, read_run
 from instruct.results.schema import CORPUS_MEASURES, MEASURES
@@ -48,7 +51,7 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "score_names": {one.name: name_score(one.identity) for one in results.judges},
         "measures": MEASURES | CORPUS_MEASURES,
         "verdicts": {one.name: describe_difference(one.difference_of(results.primary)) for one in results.judges},
-        "bands": count_bands(pairs),
+        "figures": draw_charts(run, pairs),
         "worst": worst(pairs, examples),
         "improved": most_changed(pairs, examples, better=True),
         "regressed": most_changed(pairs, examples, better=False),
@@ -60,6 +63,17 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "signals": stop_or_go(run, judge),
         "failures": failure_modes(answers, run.train, run.quality, results.judges),
     }
+
+
+def draw_charts(run: Run, pairs: Sequence[Compared]) -> dict[str, Markup]:
+    """The charts of one run by name."""
+    score_name = name_score(run.results.main_judge.identity)
+    draws: dict[str, Draw] = {
+        "loss": lambda axes: draw_loss(axes, run.curves["train"], run.curves["val"]),
+        "learning_rate": lambda axes: draw_learning_rate(axes, run.curves["train"]),
+        "scores": lambda axes: draw_scores(axes, BANDS, count_bands(pairs), score_name),
+    }
+    return {name: chart(name, draw) for name, draw in draws.items()}
 
 
 def _count_truncated(answers: Sequence[Response]) -> int:

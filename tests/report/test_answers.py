@@ -1,8 +1,8 @@
 import pytest
-from plotting.run_folder import answer_of
+from instruct.report.answers import BANDS, count_bands, count_endings, most_changed, pair_answers, worst
+from report.run_folder import answer_of
 
 from instruct.core.errors import DataError
-from instruct.plotting.answers import count_bands, count_endings, most_changed, pair_answers, worst
 
 
 def answer(id_, response, **fields):
@@ -58,12 +58,9 @@ def test_improved_and_regressed_leave_out_ties_and_the_unscored():
 
 def test_every_scored_answer_is_in_exactly_one_band():
     scores = [0, 0.0, 9, 9.9999, 10, 49.5, 50, 89.9999, 90, 99.9999, 100, 100.0, None]
-    rows = count_bands(pairs_of(*((score, None) for score in scores)))
-    assert [row["band"] for row in rows] == [
-        "0-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70-79", "80-89", "90-99", "100",
-    ]  # fmt: skip
-    assert [row["base"] for row in rows] == [4, 1, 0, 0, 1, 1, 0, 0, 1, 2, 2]
-    assert [row["tuned"] for row in rows] == [0] * 11
+    counts = count_bands(pairs_of(*((score, None) for score in scores)))
+    assert (BANDS[0], BANDS[9], BANDS[10], len(BANDS)) == ("0-9", "90-99", "100", 11)
+    assert counts == {"base": [4, 1, 0, 0, 1, 1, 0, 0, 1, 2, 2], "tuned": [0] * 11}
 
 
 def test_endings_are_counted_the_most_frequent_first():

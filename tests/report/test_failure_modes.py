@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from plotting.run_folder import answer_of
+from report.run_folder import answer_of
 
-import instruct.plotting
-from instruct.plotting.failure_modes import failure_modes
+import instruct.report
+from instruct.report.failure_modes import failure_modes
 
 TRAIN = {
     "first_train_loss": 1.2,
@@ -123,7 +123,7 @@ def test_a_run_without_metrics_shows_what_it_has_and_guesses_nothing():
 
 
 def render(rows):
-    folder = Path(instruct.plotting.__file__).parent
+    folder = Path(instruct.report.__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

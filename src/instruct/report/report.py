@@ -21,17 +21,10 @@ def template_environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["css"] = Markup(read_text(HERE / "page.css"))
+    environment.globals["css"] = Markup(read_text(HERE / "style.css"))
     return environment
 
 
-def write_page(path: Path, values: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
-    """Render the page with the figures inside it."""
-    inlined = {name: inline_svg(figure) for name, figure in figures.items()}
-    write_text(path, template_environment().get_template("page.html").render(figures=inlined, **values))
-
-
-def inline_svg(path: Path) -> Markup:
-    """An SVG file of ours as an element of a page."""
-    text = read_text(path)
-    return Markup(text[text.index("<svg") :])
+def write_page(path: Path, values: Mapping[str, Any]) -> None:
+    """Render the page."""
+    write_text(path, template_environment().get_template("page.html").render(**values))

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.records import Response
 from instruct.results.table import Scores
 
-BAND = 10
+BAND = 10  # points
+BANDS = (*(f"{low}-{low + BAND - 1}" for low in range(0, 100, BAND)), "100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,14 @@ def most_changed(pairs: Sequence[Compared], count: int, *, better: bool) -> list
     return [pair for _, pair in sorted(wanted, key=lambda item: item[0], reverse=better)[:count]]
 
 
-def count_bands(pairs: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Counts of each system's answers per band of ten points; 100 has a band of its own."""
-    labels = [f"{low}-{low + BAND - 1}" for low in range(0, 100, BAND)] + ["100"]
-    systems = dict.fromkeys(system for pair in pairs for system in pair.scores)
-    rows: list[dict[str, Any]] = [{"band": label, **dict.fromkeys(systems, 0)} for label in labels]
+def count_bands(pairs: Sequence[Compared]) -> dict[str, list[int]]:
+    """How many answers of each system fall into each of BANDS."""
+    counts = {system: [0] * len(BANDS) for pair in pairs for system in pair.scores}
     for pair in pairs:
         for system, score in pair.scores.items():
             if score is not None:
-                rows[int(score // BAND)][system] += 1
-    return rows
+                counts[system][int(score // BAND)] += 1
+    return counts
 
 
 def count_endings(answers: Sequence[Response]) -> dict[str, int]:

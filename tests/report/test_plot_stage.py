@@ -7,14 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
-from plotting.run_folder import OLLAMA, make_run
+from report.run_folder import OLLAMA, make_run
 
 import plot
 from instruct.core.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = ("metrics", "data", "metrics/report", "metrics/score_bands.csv")
+ARGUMENTS = ("metrics", "data", "metrics/report/index.html")
 BASE, TUNED = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
 ATTACK = "<script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} {% raw %} & \"quoted\" <!-- "
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -91,15 +90,13 @@ def page(folder):
     return Page((folder / "metrics/report/index.html").read_text(encoding="utf-8"))
 
 
-def test_all_products_are_the_same_bytes_in_a_second_process(folder):
-    names = [f"metrics/report/{name}" for name in ("index.html", "loss.svg", "learning_rate.svg", "scores.svg")]
-    names.append("metrics/score_bands.csv")
-    before = {name: (folder / name).read_bytes() for name in names}
-    for name in names:
-        (folder / name).unlink()
+def test_the_page_is_the_same_bytes_in_a_second_process(folder):
+    path = folder / "metrics/report/index.html"
+    before = path.read_bytes()
+    path.unlink()
     done = run_plot(folder, PYTHONHASHSEED="7")
     assert done.returncode == 0, done.stderr
-    assert {name: (folder / name).read_bytes() for name in names} == before
+    assert path.read_bytes() == before
 
 
 def test_the_page_is_one_file_that_loads_nothing(page):
@@ -141,14 +138,6 @@ def test_worst_improved_and_regressed_are_listed_up_to_the_number_of_params(page
     ]
     assert "not scored" in worst.split("tuned answer 2")[0]
     assert re.findall(r"score \d+", improved) == ["score 0", "score 100", "score 10", "score 60"]
-
-
-def test_bands_count_both_systems(folder):
-    lines = (folder / "metrics/score_bands.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "band,base,tuned"
-    assert {line for line in lines[1:] if not line.endswith(",0,0")} == {
-        "0-9,1,0", "10-19,1,0", "30-39,1,0", "40-49,0,1", "50-59,1,1", "60-69,0,1", "70-79,0,1", "80-89,1,0", "100,1,2",
-    }  # fmt: skip
 
 
 def test_every_figure_and_column_has_a_name_for_those_who_do_not_see(page):
@@ -241,30 +230,6 @@ def test_answers_of_another_run_are_refused(tmp_path):
     with pytest.raises(DataError, match="not of one run"):
         draw(tmp_path)
     assert not (tmp_path / "metrics/report").exists()
-
-
-def test_dvc_shows_the_plots_of_dvc_yaml(folder, monkeypatch, tmp_path):
-    for variable in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"plots": pipeline["plots"]}))
-
-    def dvc(*arguments):
-        command = [sys.executable, "-m", "dvc", *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    dvc("init", "--no-scm", "--quiet")
-    shown = json.loads(dvc("plots", "show", "--json"))
-    assert shown.get("errors", []) == []
-    points = {name: data[0]["content"]["data"]["values"] for name, data in shown["data"].items()}
-    assert set(points) == {"Loss", "Learning rate", "Scores", "Tuned against base, each record"}
-    assert {Path(point["filename"]).name for point in points["Loss"]} == {"train.csv", "val.csv"}
-    assert len(points["Loss"]) == 6 + 4
-    assert [float(point["lr"]) for point in points["Learning rate"]] == pytest.approx([1e-4 / i for i in range(1, 7)])
-    assert {point["field"] for point in points["Scores"]} == {"base", "tuned"}
 
 
 def test_each_of_several_judges_has_its_scores_and_its_verdict(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from instruct.plotting.verdict import describe_difference, name_score
+from instruct.report.verdict import describe_difference, name_score
 
 
 def difference(mean=5.0, low=1.0, high=9.0, p_value=0.01, count=40, wins=25, ties=5, losses=10):

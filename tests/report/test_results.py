@@ -1,7 +1,7 @@
 import pytest
+from instruct.report.results import by_judge, main_judge, score_columns, scores_of, unscored_of
 
 from instruct.core.errors import DataError
-from instruct.plotting.results import by_judge, main_judge, score_columns, scores_of, unscored_of
 
 PART = {"scored": 1, "unscored": 1, "mean": 5.0, "chrf": 7.0, "exact_match": 0.0}
 OLD = {"judge": {"judge": "ollama", "model": "m"}, "base": PART, "tuned": PART, "difference": {"count": 0}}

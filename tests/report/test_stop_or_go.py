@@ -1,6 +1,6 @@
 import pytest
 
-from instruct.plotting.stop_or_go import Movement, loss_trend, stop_or_go
+from instruct.report.stop_or_go import Movement, loss_trend, stop_or_go
 
 TRAIN = {"initial_val_loss": 1.84}
 FALLING, FLAT, TURNED = (2.0, 1.5, 1.2), (2.0, 1.005, 1.0), (2.0, 1.0, 1.2)

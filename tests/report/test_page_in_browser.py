@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from plotting.run_folder import make_run
+from report.run_folder import make_run
 
 import plot
 
+SCORES = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
 LONG = "supercalifragilisticexpialidocious" * 4
 FINDING = {"action": "warn", "count": 3, "max_share": 0.01, "over": 1, "share": 0.25, "parts": {"train": 3}}
 NAMED = [{"field": "output", "id": "a2a3837f7c40", "index": 7, "part": "train", "what": f"repeats {LONG}"}]
@@ -45,12 +46,11 @@ def page(tmp_path_factory):
     """A run with everything that the page can show, and long words in it."""
     folder = tmp_path_factory.mktemp("report")
     extra = {"agreement": AGREEMENT}
-    scores = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
-    make_run(folder, *scores, judge_extra={"slices": SLICES, "controls": CONTROLS}, extra=extra, instruction=LONG)
+    make_run(folder, *SCORES, judge_extra={"slices": SLICES, "controls": CONTROLS}, extra=extra, instruction=LONG)
     (folder / "metrics/data.json").write_text(json.dumps(QUALITY))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        plot.main(*map(Path, ("metrics", "data", "metrics/report", "metrics/score_bands.csv")))
+        plot.main(*map(Path, ("metrics", "data", "metrics/report/index.html")))
     return folder / "metrics/report/index.html"
 
 
@@ -69,14 +69,14 @@ def test_text_has_enough_contrast(browser, page, dark):
     assert browser.run("weakTexts(4.5)") == []
 
 
-def test_figures_turn_dark_with_the_page(browser, page):
-    filter_of = "getComputedStyle(document.querySelector('figure svg')).filter"
-    browser.open(page)
-    assert browser.run(filter_of) == "none"
-    browser.open(page, dark=True)
-    assert "invert" in browser.run(filter_of)
-    ground = "getComputedStyle(document.querySelector('figure svg [id=patch_1] path')).fill"
-    assert browser.run(ground) == "rgba(0, 0, 0, 0)"
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_bar_and_line_is_seen(browser, page, width, dark):
+    browser.open(page, width=width, dark=dark)
+    for place, scores in enumerate(SCORES):
+        bands = {int(score // 10) for score in scores if score is not None}
+        assert browser.run(f"seenMarks('.bar.s{place}')") == len(bands)
+    assert browser.run("seenMarks('.line')") == 3
 
 
 def test_every_section_is_reached_from_the_top(browser, page):

@@ -1,0 +1,117 @@
+"""The charts of every page: SVG elements in the page's colours, with the same bytes for the same numbers."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Stand-ins that matplotlib draws with; style.css gives each its colour, in light and in dark. The base's is first.
+SYSTEMS = tuple(f"#1000{place:02d}" for place in range(10, 16))
+INK, GRID = "#100001", "#100002"
+VARIABLES = {INK: "var(--ink)", GRID: "var(--line)", **{one: f"var(--s{i})" for i, one in enumerate(SYSTEMS)}}
+LINE, BAR = "mark line", "mark bar"
+METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+STYLE: Any = {
+    "svg.hashsalt": "instruct",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+Draw = Callable[[Axes], None]
+Points = Sequence[tuple[float, float]]
+
+
+def chart(name: str, draw: Draw) -> Markup:
+    """One chart as an SVG element; `name` is its own on the page.
+
+    No id of it can clash with another's: those that nothing refers to are left out, a mark's becomes its class.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        draw(figure.add_subplot())
+        file = StringIO()
+        figure.savefig(file, format="svg", metadata=METADATA, transparent=True)
+    text = file.getvalue()
+    text = re.sub(r"<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    used = set(re.findall(r"(?:href=\"|url\()#([^\")]+)", text))
+
+    def own(found: re.Match[str]) -> str:
+        id_ = found[1]
+        if id_ in used:
+            return f' id="{name}-{id_}"'
+        return f' class="{id_.removeprefix("mark ")}"' if id_.startswith("mark ") else ""
+
+    text = re.sub(r' id="([^"]*)"', own, text)
+    return Markup(re.sub(r"(href=\"|url\()#", rf"\1#{name}-", text))
+
+
+def draw_loss(axes: Axes, train: Sequence[Mapping[str, float]], val: Sequence[Mapping[str, float]]) -> None:
+    """Training and validation loss by optimizer step, with the tokens seen on a second axis."""
+    of_val: Any = {"linewidth": 2, "marker": "o", "markersize": 4}
+    axes.plot(*_columns(train, "step", "loss"), color=SYSTEMS[0], linewidth=1, label="train, each step", gid=LINE)
+    axes.plot(*_columns(val, "step", "loss"), color=SYSTEMS[1], label="validation", gid=LINE, **of_val)
+    _label(axes, "optimizer step", "loss (nats per supervised token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    last = train[-1]
+    thousands_per_step = last["tokens"] / last["step"] / 1000
+
+    def to_tokens(step: Any) -> Any:
+        return step * thousands_per_step
+
+    def to_steps(thousands: Any) -> Any:
+        return thousands / thousands_per_step
+
+    top = axes.secondary_xaxis("top", functions=(to_tokens, to_steps))
+    top.set_xlabel("thousand tokens seen")
+
+
+def draw_learning_rate(axes: Axes, train: Sequence[Mapping[str, float]]) -> None:
+    """Learning rate by optimizer step."""
+    axes.plot(*_columns(train, "step", "lr"), color=SYSTEMS[1], linewidth=2, gid=LINE)
+    _label(axes, "optimizer step", "learning rate")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 3))
+
+
+def draw_scores(axes: Axes, bands: Sequence[str], counts: Mapping[str, Sequence[int]], score_name: str) -> None:
+    """How many answers of each system fell into each band of scores, side by side."""
+    width = 0.84 / (len(counts) or 1)
+    for place, (system, heights) in enumerate(counts.items()):
+        lefts = [band - 0.42 + (place + 0.5) * width for band in range(len(bands))]
+        bars = axes.bar(lefts, heights, width, color=SYSTEMS[place % len(SYSTEMS)], label=system)
+        for bar in bars:
+            bar.set_gid(f"{BAR} s{place}")
+    axes.set_xticks(list(range(len(bands))), list(bands), rotation=30)
+    _label(axes, f"score (0-100): {score_name}", "answers")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="x", visible=False)
+    if counts:
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts))
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, parse_math=False)
+    axes.set_ylabel(y, parse_math=False)
+
+
+def _columns(rows: Sequence[Mapping[str, float]], x: str, y: str) -> tuple[list[float], list[float]]:
+    return [row[x] for row in rows], [row[y] for row in rows]

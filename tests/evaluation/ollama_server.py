@@ -49,10 +49,11 @@ class OllamaServer:
     scripted: deque[Answer] = field(default_factory=deque)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     breaches: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)  # that came with the requests
     url: str = ""
 
     def __enter__(self) -> "OllamaServer":
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.answer))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.answer, self.keys))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -169,10 +170,11 @@ class OllamaServer:
                 self.breaches.append(f"a message is {message!r}")
 
 
-def _handler(answer: Callable[[str, str, bytes], Answer]) -> type[BaseHTTPRequestHandler]:
+def _handler(answer: Callable[[str, str, bytes], Answer], keys: list[str | None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = 65536  # head and body in one packet
+        decide = staticmethod(answer)
 
         def do_GET(self) -> None:
             self._reply()
@@ -182,7 +184,8 @@ def _handler(answer: Callable[[str, str, bytes], Answer]) -> type[BaseHTTPReques
 
         def _reply(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, body = answer(self.command, self.path, raw)
+            keys.append(self.headers.get("Authorization"))
+            status, body = self.decide(self.command, self.path, raw)
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json; charset=utf-8")

@@ -1,6 +1,6 @@
 """A server of Ollama's and OpenAI's chat API with a set latency and number of slots, and faults at a set rate.
 
-A prompt holds `item N`. What befalls its k-th attempt is drawn from N and k alone, so a run can be told beforehand;
+A prompt holds `item N`. What happens to its k-th attempt is drawn from N and k alone, so a run can be told beforehand;
 the ledger notes what really went out. To time clients, start it as a process of its own:
 
     python tests/servers/fault_server.py 0.05 32     # latency in seconds, slots; prints its address
@@ -19,26 +19,45 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 DIGEST = "f" * 64
+KEY = "sk-very-secret-1234"
 HUGE = "9" * 150_000
 # What a model says in place of a score, and whether that is a problem of the reply itself.
 CONTENTS = {
-    "empty": ("", "the reply is empty"),
-    "thinking only": ("", "thoughts only"),
-    "text around": ("Well: I would say the score is 70, as most is right.", ""),
-    "fraction": ("85/100", ""),
-    "in words": ("about eighty", ""),
-    "too high": ("850", ""),
-    "negative": ("\u22121", ""),
-    "decimal": ("3.5", ""),
-    "two numbers": ("70 or 80", ""),
-    "other digits": ("\u0668\u0665", ""),
-    "huge": (HUGE, "150000 characters"),
+    "empty": ("", True),
+    "thinking only": ("", True),
+    "text around": ("Well: I would say the score is 70, as most is right.", False),
+    "fraction": ("85/100", False),
+    "in words": ("about eighty", False),
+    "too high": ("850", False),
+    "negative": ("\u22121", False),
+    "decimal": ("3.5", False),
+    "whole decimal": ('{"score": 85.0}', False),
+    "two numbers": ("70 or 80", False),
+    "other digits": ("\u0668\u0665", False),
+    "control characters": ("\x1b[2J85", False),
+    "the key": (f"Your key is {KEY}.", False),
+    "huge": (HUGE, True),
 }
-TRANSIENT = ("refuse", "reset", "reset in body", "429", "500", "503", "error in 200", "cut lines", "cut chunks")
-SILENT = ("stall", "drip")
-FAULTS = (*TRANSIENT * 4, *CONTENTS, *SILENT)
+# The right answer, sent in an odd way or with more behind it.
+ODD = (
+    "surplus", "late surplus", "half surplus", "100 continue", "103 hints", "trailers", "until closed", "in pieces",
+    "201", "odd end", "no end", "typed parts",
+)  # fmt: skip
+# The right answer beside something that makes the reply one with a problem.
+BROKEN = ("huge count", "negative count", "NaN count", "cut off", "filtered")
+# One refusal or one answer of something else: not tried again, and no reason to end the run.
+REFUSALS = ("302", "403", "405", "html", "a list", "not HTTP")
+TRANSIENT = (
+    "refuse", "reset", "reset in body", "429", "500", "503", "error in 200", "cut lines", "cut chunks", "bad chunk",
+    "cut head", "204", "408", "425",
+)  # fmt: skip
+SILENT = ("stall", "drip", "slow head", "endless 100", "endless trailers")
+FAULTS = (*TRANSIENT * 4, *CONTENTS, *ODD, *BROKEN, *REFUSALS, *SILENT)
 
 _ITEM = re.compile(r"item (\d+)")
+
+
+WRONG = json.dumps({"score": 99, "of": "another question"})
 
 
 def score_of(item: int) -> int:
@@ -157,49 +176,111 @@ class FaultServer:
         return await self._answer(path, item, fault, writer)
 
     async def _answer(self, path: str, item: int, fault: str, writer: asyncio.StreamWriter) -> bool:
+        """Send the answer; whether the connection stays open."""
         chat = _ollama if path == "/api/chat" else _openai
+        right = _http(200, chat(right_text(item)))
         match fault:
-            case "refuse" | "reset":
+            case "refuse" | "reset" | "reset in body":
+                if fault == "reset in body":
+                    writer.write(right[:-20])
+                    await writer.drain()
                 _reset(writer)
                 if fault == "refuse":
                     await self._refuse_for_a_moment()
                 return False
-            case "reset in body":
-                whole = _http(200, chat(right_text(item)))
-                writer.write(whole[:-20])
-                await writer.drain()
-                _reset(writer)
+            case "stall" | "drip" | "slow head" | "endless 100" | "endless trailers":
+                await self._keep_waiting(fault, right, writer)
                 return False
-            case "429" | "500" | "503":
-                more = "Retry-After: 0\r\n" if fault == "429" else ""
-                writer.write(_http(int(fault), {"error": {"message": "busy", "code": int(fault)}}, more))
-            case "error in 200":
-                writer.write(_http(200, {"error": "the runner crashed"}))
-            case "cut lines":
-                lines = [
-                    {"message": {"role": "assistant", "content": part}, "done": False} for part in ("{", '"score"')
-                ]
-                writer.write(_http(200, "\n".join(map(json.dumps, lines))))
-            case "cut chunks":
-                part = json.dumps(chat(right_text(item)))[:30].encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(part), part))
-                return False
-            case "stall":
-                await asyncio.sleep(self.stall)
-                return False
-            case "drip":  # never silent for long, never done
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-                for _ in range(int(self.stall / 0.02)):
-                    writer.write(b" ")
-                    await writer.drain()
-                    await asyncio.sleep(0.02)
-                return False
-            case "right":
-                writer.write(_http(200, chat(right_text(item))))
+            case "late surplus":
+                writer.write(right)
+                await asyncio.sleep(0.005)
+                writer.write(_http(200, chat(WRONG)))
+            case "in pieces":
+                for start in range(0, len(right), 100):
+                    writer.write(right[start : start + 100])
+                    await asyncio.sleep(0)
             case _:
-                writer.write(_http(200, chat(CONTENTS[fault][0], thinking=fault == "thinking only")))
+                writer.write(_bytes(fault, item, chat))
         await writer.drain()
-        return True
+        return fault not in ("cut chunks", "cut head", "bad chunk", "until closed", "not HTTP")
+
+    async def _keep_waiting(self, fault: str, right: bytes, writer: asyncio.StreamWriter) -> None:
+        """Never done; except for a stall, never silent for long either."""
+        if fault == "stall":
+            await asyncio.sleep(self.stall)
+            return
+        begin, again = {
+            "drip": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+            "slow head": (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
+            "endless 100": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            "endless trailers": (_chunked(right.partition(b"\r\n\r\n")[2]), b"X-More: a\r\n"),
+        }[fault]
+        writer.write(begin)
+        for _ in range(int(self.stall / 0.02)):
+            writer.write(again)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+def _bytes(fault: str, item: int, chat) -> bytes:
+    """The bytes of an answer that need no waiting."""
+    text = right_text(item)
+    right = _http(200, chat(text))
+    surplus = _http(200, chat(WRONG))
+    body = json.dumps(chat(text)).encode()
+    match fault:
+        case "204" | "302" | "403" | "405" | "408" | "425" | "500" | "503":
+            error = {"error": {"message": "\x1b[31mno", "code": int(fault)}}
+            return _http(int(fault), "" if fault == "204" else error)
+        case "429":
+            return _http(429, {"error": {"message": "busy", "code": 429}}, "Retry-After: 0\r\n")
+        case "error in 200":
+            return _http(200, {"error": "the runner crashed"})
+        case "cut lines":
+            parts = ("{", '"score"')
+            lines = [{"message": {"role": "assistant", "content": part}, "done": False} for part in parts]
+            return _http(200, "\n".join(map(json.dumps, lines)))
+        case "cut chunks":
+            return _chunked(body[:30])[:-3]
+        case "bad chunk":
+            return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n" + body
+        case "cut head":
+            return right[:12]
+        case "html":
+            return _http(200, "<html>gateway</html>")
+        case "a list":
+            return _http(200, "[1, 2]")
+        case "not HTTP":
+            return b"SSH-2.0-OpenSSH_9.6\r\n"
+        case "surplus":
+            return right + surplus
+        case "half surplus":
+            return right + surplus[:40]
+        case "100 continue":
+            return b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n" * 3 + right
+        case "103 hints":
+            return b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + right
+        case "trailers":
+            return _chunked(body) + b"X-Sum: 1\r\n\r\n" + surplus
+        case "until closed":
+            return b"HTTP/1.1 200 OK\r\n\r\n" + body
+        case "201":
+            return _http(201, chat(text))
+        case "odd end":
+            return _http(200, chat(text, stop="EOS_token"))
+        case "no end":
+            return _http(200, chat(text, stop=None))
+        case "typed parts":
+            parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text[:5]}, {"text": text[5:]}]
+            return _http(200, chat(parts))
+        case "huge count" | "negative count" | "NaN count":
+            tokens = {"huge count": 2**70, "negative count": -5, "NaN count": float("nan")}[fault]
+            return _http(200, chat(text, tokens=tokens))
+        case "cut off" | "filtered":
+            return _http(200, chat(text, stop={"cut off": "max_tokens", "filtered": "content_filter"}[fault]))
+        case "right":
+            return right
+    return _http(200, chat(CONTENTS[fault][0], thinking=fault == "thinking only"))
 
 
 def _about(path: str) -> dict:
@@ -213,21 +294,27 @@ def _about(path: str) -> dict:
     }.get(path, {})
 
 
-def _ollama(text: str, thinking: bool = False) -> dict:
+def _ollama(text, thinking: bool = False, stop: str | None = "stop", tokens: float = 9) -> dict:
     message = {"role": "assistant", "content": text} | ({"thinking": "Let me see."} if thinking else {})
-    return {"model": "judge", "message": message, "done": True, "done_reason": "stop", "prompt_eval_count": 9}
+    return {"model": "judge", "message": message, "done": True, "done_reason": stop, "prompt_eval_count": tokens}
 
 
-def _openai(text: str, thinking: bool = False) -> dict:
+def _openai(text, thinking: bool = False, stop: str | None = "stop", tokens: float = 9) -> dict:
     message = {"role": "assistant", "content": text} | ({"reasoning_content": "Let me see."} if thinking else {})
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"model": "judge", "choices": [choice], "usage": {"prompt_tokens": 9}}
+    choice = {"index": 0, "message": message, "finish_reason": stop}
+    return {"model": "judge", "choices": [choice], "usage": {"prompt_tokens": tokens}}
 
 
 def _http(status: int, value: dict | str, more: str = "") -> bytes:
     body = (value if isinstance(value, str) else json.dumps(value)).encode()
     head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def _chunked(body: bytes) -> bytes:
+    """All of a body but the end of its trailers."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"%x\r\n%s\r\n0\r\n" % (len(body), body)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -3,6 +3,9 @@
 from instruct.servers.base import Request
 from instruct.servers.settings import CallParams, LlamaCppParams, OllamaParams, OpenAIParams
 
+INF = float("inf")
+BAD_NUMBERS = [float("nan"), INF, -INF, 1e5, 0.5, 10**400, -(10**400), 2**70]  # none is a logarithm of a probability
+BAD_COUNTS = [float("nan"), INF, -INF, 2**70, 2**31, -1, -0.5, 1e300, 10**400]
 SCORE = {
     "type": "object",
     "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 100}},

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from servers.settings import BAD_COUNTS, BAD_NUMBERS
 
 from instruct.core.errors import ServerError
 from instruct.servers.base import Reply, Token
@@ -142,6 +143,26 @@ GOOD = {"key": key(1), "model": "m", "text": "t", "stop": "stop", "prompt_tokens
         json.dumps(GOOD | {"key": 5}),
         json.dumps(GOOD | {"text": None}),
         json.dumps(GOOD | {"prompt_tokens": "1"}),
+        json.dumps(GOOD | {"prompt_tokens": True}),
+        *(json.dumps(GOOD | {"prompt_tokens": number}) for number in BAD_COUNTS),
+        *(json.dumps(GOOD | {"logprobs": [["a", number, []]]}) for number in BAD_NUMBERS),
+        *(json.dumps(GOOD | {"logprobs": [["a", -1.0, [["b", number]]]]}) for number in BAD_NUMBERS),
+        '{"prompt_tokens": ' + "9" * 5000 + "}",
+        json.dumps(GOOD | {"text": ""}),
+        json.dumps(GOOD | {"text": " \n"}),
+        json.dumps(GOOD | {"text": "half \ud800"}),
+        json.dumps(GOOD | {"text": "x" * 100_001}),
+        json.dumps(GOOD | {"stop": "length"}),
+        json.dumps(GOOD | {"stop": "\x1b[31m"}),
+        json.dumps(GOOD | {"stop": None}),
+        json.dumps(GOOD | {"model": "\udfff"}),
+        json.dumps(GOOD | {"model": 5}),
+        json.dumps(GOOD | {"logprobs": [["\ud800", -1.0, []]]}),
+        json.dumps(GOOD | {"logprobs": [[5, -1.0, []]]}),
+        json.dumps(GOOD | {"logprobs": [["a", True, []]]}),
+        json.dumps(GOOD | {"logprobs": [["a", "-1.0", []]]}),
+        json.dumps(GOOD | {"logprobs": 5}),
+        json.dumps(GOOD | {"logprobs": {"a": 1}}),
         json.dumps(GOOD | {"logprobs": [["a", "b", []]]}),
         json.dumps(GOOD | {"logprobs": [1]}),
         json.dumps(GOOD | {"more": 1}),
@@ -150,9 +171,57 @@ GOOD = {"key": key(1), "model": "m", "text": "t", "stop": "stop", "prompt_tokens
 def test_a_file_that_is_no_export_is_refused_whole(cache, tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + line + "\n", encoding="utf-8")
-    with pytest.raises(ServerError, match=r"a\.jsonl:2: is not an exported reply"):
+    with pytest.raises(ServerError, match=r"a\.jsonl:2: ") as error:
         cache.load(path)
-    assert cache.count() == 0
+    assert cache.count() == 0 and len(str(error.value).splitlines()) == 1
+
+
+GOOD_ROW = (key(1), "m", '{"score": 85}', "stop", 7, None)
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        (2, ""),
+        (2, b"85"),
+        (3, "length"),
+        (3, 5),
+        (4, -1),
+        (4, 2**40),
+        (4, 0.5),
+        (4, "x"),
+        (5, "no JSON"),
+        (5, b"\xff"),
+        (5, "[" * 50_000),
+        (5, "5"),
+        (5, '[["a", NaN, []]]'),
+        (5, '[["a", 1e400, []]]'),
+        (5, '[["a", 100000.0, []]]'),
+        (5, '[["a", -1.0, [["b", Infinity]]]]'),
+        (5, '[["a", -1' + "0" * 400 + ", []]]"),
+        (5, '[["\\ud800", -1.0, []]]'),
+    ],
+)
+def test_a_row_that_is_no_reply_is_asked_for_again_and_replaced(cache, tmp_path, caplog, place, value):
+    row = list(GOOD_ROW)
+    row[place] = value
+    with sqlite3.connect(cache.path) as database:
+        database.execute("INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+    database.close()
+    cache.put(key(2), Reply(text="fine"), "judge")
+    assert cache.export(tmp_path / "a.jsonl") == 1
+    assert cache.put(key(1), Reply(text="new"), "judge").text == "new"
+    assert {k: reply.text for k, reply in cache.get([key(1), key(2)]).items()} == {key(1): "new", key(2): "fine"}
+    assert str(cache.path) in caplog.text
+
+
+def test_bytes_that_are_not_utf8_are_one_lost_reply_and_no_crash(cache):
+    cache.put(key(1), Reply(text="fine"), "judge")
+    with sqlite3.connect(cache.path) as database:
+        database.execute("INSERT INTO replies VALUES (?, 'm', CAST(X'38FF35' AS TEXT), 'stop', 1, NULL)", (key(2),))
+    database.close()
+    assert set(cache.get([key(1), key(2)])) == {key(1)}
+    assert cache.count() == 1
 
 
 def test_a_file_that_cannot_be_read_is_said(cache, tmp_path):

@@ -1,3 +1,4 @@
+import json
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from evaluation.ollama_server import OllamaServer
 from servers.settings import calls
 
 from instruct.core.errors import ServerError
-from instruct.servers import http
+from instruct.servers import answers, http
 from instruct.servers.base import Reply
 from instruct.servers.http import Http, UnansweredError
 
@@ -31,7 +32,7 @@ def waits(monkeypatch):
 
 
 def transport(url: str, **fields) -> Http:
-    return Http(url, calls(**fields), "servers.test", workers=1, headers={})
+    return Http(url, calls(**fields), "servers.test", headers={})
 
 
 def ask(server, **fields) -> Reply:
@@ -39,8 +40,8 @@ def ask(server, **fields) -> Reply:
 
 
 @contextmanager
-def raw_server(answer: bytes, *, pause: float = 0.0, byte_by_byte: bool = False):
-    """Sends these bytes to whoever connects, then is silent for `pause` seconds and closes."""
+def raw_server(answer: bytes | list[bytes], *, pause: float = 0.0, between: float = 0.0):
+    """Sends these bytes or pieces to anyone who connects, then is silent for `pause` seconds and closes."""
     listener = socket.create_server(("127.0.0.1", 0))
     end = threading.Event()
     connections: list[socket.socket] = []
@@ -54,10 +55,10 @@ def raw_server(answer: bytes, *, pause: float = 0.0, byte_by_byte: bool = False)
             connections.append(connection)
             try:
                 connection.recv(65536)
-                for part in [answer[i : i + 1] for i in range(len(answer))] if byte_by_byte else [answer]:
+                for part in [answer] if isinstance(answer, bytes) else answer:
                     connection.sendall(part)
-                    if byte_by_byte:
-                        time.sleep(0.02)
+                    if end.wait(between):
+                        break
                 end.wait(pause)
             except OSError:
                 pass
@@ -89,7 +90,7 @@ def test_attempts_are_limited_and_counted(server, waits, retries):
     server.scripted.extend([(503, {"error": "busy"})] * 10)
     reply = ask(server, retries=retries)
     assert (reply.text, reply.answered, reply.attempts) == ("", False, retries + 1)
-    assert "answers 503 (busy)" in reply.problem and "servers.test.url" in reply.problem
+    assert "503 (busy)" in reply.problem and "servers.test.url" in reply.problem
     assert len(server.requests) == retries + 1
 
 
@@ -139,7 +140,7 @@ def test_a_wait_of_an_hour_is_no_wait_but_an_answer(waits):
     head = b"HTTP/1.1 429 X\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with raw_server(head) as (url, connections):
         reply = transport(url).ask("/ask", {}, lambda value: Reply(text=""))
-        assert "asks to wait 3600 s" in reply.problem and len(connections) == 1
+        assert "3600 s" in reply.problem and len(connections) == 1
     assert waits == []
 
 
@@ -147,16 +148,36 @@ def test_a_wait_of_an_hour_is_no_wait_but_an_answer(waits):
 def test_a_refused_request_is_not_repeated_and_stops_no_other(server, waits, status):
     server.scripted.append((status, {"error": {"message": "too long", "code": status}}))
     reply = ask(server)
-    assert f"answers {status} (too long)" in reply.problem
+    assert f"{status} (too long)" in reply.problem
     assert (reply.answered, reply.attempts, waits) == (True, 1, [])
 
 
-@pytest.mark.parametrize("status, part", [(401, "key"), (403, "key"), (404, "model"), (302, "log"), (405, "log")])
-def test_what_befalls_every_request_is_an_error_at_once(server, waits, status, part):
+@pytest.mark.parametrize("status", [401, 404])
+def test_what_holds_for_every_request_is_an_error_at_once(server, waits, status):
     server.scripted.append((status, {"error": "no\nno"}))
-    with pytest.raises(ServerError, match=rf"answers {status} \(no no\); .*{part}"):
+    with pytest.raises(ServerError, match=rf"{status} \(no no\).*servers\.test"):
         ask(server)
     assert (waits, len(server.requests)) == ([], 1)
+
+
+@pytest.mark.parametrize("status", [302, 303, 307, 402, 403, 405, 406, 409, 410, 418, 451, 499, 501, 505])
+def test_any_other_refusal_is_the_failure_of_one_request_and_is_not_tried_again(server, waits, status):
+    server.scripted.append((status, {"error": "no"}))
+    reply = ask(server)
+    assert f"{status} (no)" in reply.problem and "servers.test" in reply.problem
+    assert (reply.answered, reply.attempts, waits, len(server.requests)) == (False, 1, [], 1)
+
+
+@pytest.mark.parametrize("status", [408, 425])
+def test_a_passing_refusal_is_tried_again(server, waits, status):
+    server.scripted.extend([(status, {"error": "no"}), (200, {"text": "fine"})])
+    assert (ask(server).text, len(waits)) == ("fine", 1)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 206])
+def test_every_success_with_an_answer_is_one(server, waits, status):
+    server.scripted.append((status, {"text": "fine"}))
+    assert (ask(server).text, waits) == ("fine", [])
 
 
 @pytest.mark.parametrize("error", ["crashed", {"message": "crashed"}, {"message": "crashed", "code": 500}])
@@ -167,7 +188,7 @@ def test_an_error_inside_a_200_is_a_failure_of_the_server(server, waits, error):
 
 def test_an_error_inside_a_200_that_is_a_refusal_is_one(server, waits):
     server.scripted.append((200, {"error": {"message": "too long", "code": 400}}))
-    assert "the error 400 (too long)" in ask(server).problem
+    assert "400 (too long)" in ask(server).problem
     assert waits == []
 
 
@@ -189,7 +210,7 @@ def test_the_lines_of_a_stream_add_up(server):
 def test_what_is_no_json_object_is_not_asked_for_again(server, waits, body):
     server.scripted.append((200, body))
     reply = ask(server)
-    assert "no JSON object" in reply.problem and (reply.answered, waits) == (False, [])
+    assert "JSON" in reply.problem and (reply.answered, waits) == (False, [])
 
 
 @pytest.mark.parametrize("body", [b"", b'{"text": "fi', b'{"a": 1}\n{"b"'])
@@ -202,33 +223,54 @@ def test_a_server_that_is_not_running_is_one_line_that_says_what_to_do(waits):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     reply = transport(f"http://127.0.0.1:{port}", retries=2).ask("/ask", {}, lambda value: Reply(text=""))
-    assert "cannot be reached (Connection refused); is the server running? after 3 attempts" in reply.problem
-    assert "0x" not in reply.problem and "\n" not in reply.problem
+    assert f":{port}/ask" in reply.problem and "Connection refused" in reply.problem and reply.attempts == 3
+    assert "0x" not in reply.problem and reply.problem.isprintable()
 
 
 def test_a_server_that_falls_silent_is_not_asked_again(waits):
-    with raw_server(b"", pause=5) as (url, connections):
-        begun = time.monotonic()
+    with raw_server(b"", pause=60) as (url, connections):
         reply = transport(url, read=0.1, total=5.0).ask("/ask", {}, lambda value: Reply(text=""))
-        assert time.monotonic() - begun < 2
         assert len(connections) == 1
-    assert "nothing within 0.1 s; raise servers.calls.read" in reply.problem and not reply.answered
+    assert "servers.calls.read" in reply.problem and not reply.answered
     assert waits == []
 
 
-def test_a_server_that_drips_is_cut_off_in_the_end():
-    """Each byte comes in time, the whole never does."""
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n".ljust(400)
-    with raw_server(answer, byte_by_byte=True) as (url, _):
-        begun = time.monotonic()
-        with pytest.raises(UnansweredError, match=r"no whole answer within 0.3 s; raise servers.calls.total"):
+RIGHT = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"text": "ok"}'
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\ne\r\n" + RIGHT[-14:] + b"\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "begin, again, end",
+    [
+        (b"", b" ", RIGHT),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a", b"\r\n" + RIGHT[17:]),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", RIGHT),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n", RIGHT),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 214\r\n\r\n", b" ", RIGHT[-14:]),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" ", RIGHT[-14:]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", CHUNKED[47:]),
+        (CHUNKED, b"X-More: a\r\n", b"\r\n"),
+    ],
+    ids=["status", "header", "100", "103", "body", "endless body", "chunks", "trailers"],
+)
+def test_the_deadline_holds_for_the_whole_exchange(begin, again, end):
+    """Each piece comes in time; the whole comes only to who waits for all 200 of them."""
+    with raw_server([begin, *[again] * 200, end], between=0.02) as (url, connections):
+        with pytest.raises(UnansweredError, match=r"servers\.calls\.total"):
             transport(url, read=5.0, total=0.3).post("/ask", {})
-        assert time.monotonic() - begun < 4
+        assert len(connections) == 1
+
+
+@pytest.mark.parametrize("again", [b"HTTP/1.1 100 Continue\r\n\r\n", b""])
+def test_what_comes_in_time_is_read_however_it_is_cut(again):
+    pieces = [again, again, *(RIGHT[i : i + 7] for i in range(0, len(RIGHT), 7))]
+    with raw_server(pieces, between=0.001) as (url, _):
+        assert transport(url).post("/ask", {}) == {"text": "ok"}
 
 
 def test_an_endless_answer_is_cut_off(server):
     server.scripted.append((200, b"9" * 9_000_000))
-    assert "more than 8 MB" in ask(server).problem
+    assert "8 MB" in ask(server).problem
 
 
 def test_answers_that_are_given_up_do_not_use_up_the_connections(server):
@@ -277,6 +319,25 @@ def test_a_server_elsewhere_is_reached_through_the_proxy(server, monkeypatch):
 
 def test_a_redirect_is_not_followed(server):
     server.scripted.append((307, {}))
-    with pytest.raises(ServerError, match="answers 307"):
-        ask(server)
+    assert "307" in ask(server).problem
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"1\n", b"{}\n", b'{"a": 1}\n', b"[1]\n", b'{"message": {"content": "a"}}\n', b"{"])
+def test_the_work_on_a_body_is_bounded(monkeypatch, body):
+    calls = []
+    loads = json.loads
+    monkeypatch.setattr(answers.json, "loads", lambda text: calls.append(1) or loads(text))
+    answers.json_object(body * (1_000_000 // len(body)))
+    assert len(calls) <= answers.MOST_LINES + 2
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 429, 500])
+@pytest.mark.parametrize("error", ["\x1b[2J\x1b[31mred\x07", {"message": "a\rb\u202ec\x9b"}, {"\x1b": "\x1b"}])
+def test_no_control_character_of_a_server_is_shown(server, waits, status, error):
+    server.scripted.extend([(status, {"error": error})] * 9)
+    problem = ask(server, retries=0).problem
+    assert problem.isprintable() and "\u202e" not in problem
+    server.scripted.clear()
+    server.scripted.append((200, b"\x1b[31m<html>\x07"))
+    assert ask(server, retries=0).problem.isprintable()

@@ -1,9 +1,11 @@
 import json
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from evaluation.ollama_server import DIGEST, OllamaServer
-from servers.settings import SCORE, calls, ollama_params, question
+from servers.settings import BAD_COUNTS, BAD_NUMBERS, SCORE, calls, ollama_params, question
 
 from instruct.core.errors import ParamsError, ServerError
 from instruct.servers import http
@@ -200,6 +202,52 @@ def test_probabilities_come_where_the_server_gives_them(server):
     server.version = "0.12.10"
     with pytest.raises(ServerError, match=r"no token probabilities; update Ollama to 0\.12\.11"):
         client(server).ask(question(top_logprobs=2))
+
+
+@pytest.mark.parametrize("number", BAD_NUMBERS)
+def test_a_probability_out_of_range_makes_a_reply_with_a_problem(server, number):
+    server.changes = {
+        "logprobs": [{"token": "85", "logprob": -1.0, "top_logprobs": [{"token": "9", "logprob": number}]}]
+    }
+    reply = client(server).ask(question(top_logprobs=2))
+    assert reply.problem and reply.logprobs is None and reply.text
+
+
+@pytest.mark.parametrize("number", BAD_COUNTS)
+def test_a_count_out_of_range_makes_a_reply_with_a_problem(server, number):
+    server.changes = {"prompt_eval_count": number}
+    reply = client(server).ask(question())
+    assert reply.problem and reply.prompt_tokens == 0
+
+
+def _instead(right, path, body, *asked):
+    return (200, body) if asked[1] == path else right(*asked)
+
+
+@pytest.mark.parametrize("path", ["/api/version", "/api/tags", "/api/show", "/api/ps"])
+@pytest.mark.parametrize(
+    "value",
+    [5, True, "x\x1b[31m", None, [], [5, None, "a"], {"a": []}, 2**70, -5, float("nan"), "9" * 5000, "\u00b2.1.1"],
+)
+def test_nothing_that_a_server_says_of_itself_is_a_crash(monkeypatch, path, value):
+    """Nor do its control characters come through."""
+    entry = {"name": "llama3:latest", "digest": value, "details": value, "context_length": value, "size_vram": value}
+    inner = {"model_info": {"llama.context_length": value}, "details": {"family": value, "quantization_level": value}}
+    names = ("version", "models", "capabilities", "model_info", "details", "message")
+    odd = dict.fromkeys(names, value)
+    for body in (odd, {**odd, **inner, "models": [entry]}, {"models": [{**entry, **inner, "name": value}]}):
+        with OllamaServer() as server:
+            right = server.answer
+            monkeypatch.setattr(
+                server._server.RequestHandlerClass,
+                "decide",
+                staticmethod(partial(_instead, right, path, body)),
+            )
+            judge = client(server, retries=0)
+            state = judge.check(question())
+            assert f"{state.problem}{state.version}{state.digest}{state.quantization}".isprintable()
+            with suppress(ServerError):
+                judge.ask(question(top_logprobs=1))
 
 
 @pytest.mark.parametrize("version", ["0.12.11", "0.13.0-rc1", "1.0.0", "0.0.0-dirty", "unknown"])

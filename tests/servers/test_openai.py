@@ -1,14 +1,19 @@
+import html
 import json
 import logging
+from base64 import b64encode
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 from evaluation.ollama_server import OllamaServer
-from servers.settings import SCORE, calls, openai_params, question
+from servers.settings import BAD_COUNTS, BAD_NUMBERS, SCORE, calls, openai_params, question
 
 from instruct.core.errors import ParamsError, ServerError
 from instruct.core.params import build
+from instruct.servers.asking import ask_all
 from instruct.servers.base import Token
+from instruct.servers.cache import ReplyCache
 from instruct.servers.openai import OpenAI
 from instruct.servers.settings import OpenAIParams
 
@@ -22,6 +27,7 @@ class OpenAIServer(OllamaServer):
     listed: tuple[dict, ...] | None = ({"id": "judge", "max_model_len": 100},)
     choice: dict = {}  # noqa: RUF012
     limit = 100
+    usage: dict | None = None
 
     def answer(self, method, path, raw):
         body = json.loads(raw) if raw else None
@@ -37,7 +43,7 @@ class OpenAIServer(OllamaServer):
             return 400, {"error": {"message": f"{tokens} tokens exceed the context", "code": 400}}
         message = {"role": "assistant", "content": '{"score": 85}'}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None, **self.choice}
-        return 200, {"choices": [choice], "usage": {"prompt_tokens": tokens}}
+        return 200, {"choices": [choice], "usage": self.usage or {"prompt_tokens": tokens}}
 
 
 @pytest.fixture
@@ -110,6 +116,33 @@ def test_probabilities_that_are_not_right_are_none(server, logprobs):
     assert reply.logprobs is None and reply.text == '{"score": 85}'
 
 
+@pytest.mark.parametrize("number", BAD_NUMBERS)
+def test_a_probability_out_of_range_makes_a_reply_with_a_problem(server, number):
+    for token in (
+        {"token": "8", "logprob": number},
+        {"token": "8", "logprob": -0.5, "top_logprobs": [{"token": "9", "logprob": number}]},
+    ):
+        server.choice = {"logprobs": {"content": [token]}}
+        reply = client(server).ask(question(top_logprobs=2))
+        assert reply.problem and reply.logprobs is None and reply.text == '{"score": 85}'
+        assert client(server).ask(question()).problem == ""  # nobody asked for it
+
+
+@pytest.mark.parametrize("number", [*BAD_COUNTS, 2.5])
+def test_a_count_out_of_range_makes_a_reply_with_a_problem(server, number):
+    server.usage = {"prompt_tokens": number}
+    reply = client(server).ask(question())
+    assert reply.problem and reply.prompt_tokens == 0 and reply.text == '{"score": 85}'
+    assert "prompt" not in client(server).check(question()).problem
+
+
+@pytest.mark.parametrize("count, read", [(7, 7), (7.0, 7), (0, 0), (None, 0), (True, 0), ("7", 0), ([7], 0)])
+def test_a_count_that_is_none_is_0(server, count, read):
+    server.usage = {"prompt_tokens": count}
+    reply = client(server).ask(question())
+    assert (reply.prompt_tokens, reply.problem) == (read, "")
+
+
 @pytest.mark.parametrize(
     "choice, problem",
     [
@@ -126,37 +159,125 @@ def test_a_reply_that_cannot_be_relied_on_has_a_problem(server, choice, problem)
     assert problem in client(server).ask(question()).problem
 
 
-@pytest.mark.parametrize("choices", [[], None, [None], "x", [{"message": {"content": "85"}}]])
+@pytest.mark.parametrize(
+    "reason",
+    ["stop", "STOP", "eos", "eos_token", "end", "end_turn", "stop_sequence", "FinishReason.STOP", None, "none"],
+)
+def test_a_model_that_ended_by_itself_is_heard_whatever_the_server_calls_it(server, reason):
+    server.choice = {"finish_reason": reason}
+    reply = client(server).ask(question())
+    assert (reply.text, reply.problem) == ('{"score": 85}', "") and reply.stop in ("stop", "")
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_a_reply_that_was_cut_off_is_one_whatever_the_server_calls_it(server, reason):
+    server.choice = {"finish_reason": reason}
+    reply = client(server).ask(question())
+    assert reply.stop == "length" and reply.problem
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": '{"score": 85}'}],
+        [{"type": "text", "text": '{"score"'}, {"type": "text", "text": ": 85}"}],
+        [{"type": "thinking", "thinking": "99"}, {"type": "text", "text": '{"score": 85}'}],
+        [{"type": "output_text", "text": '{"score": 85}', "annotations": []}],
+        [None, 5, {"type": "image_url", "image_url": {}}, {"type": "text", "text": '{"score": 85}'}],
+    ],
+)
+def test_typed_parts_are_read_as_their_text(server, content):
+    server.choice = {"message": {"role": "assistant", "content": content}}
+    reply = client(server).ask(question())
+    assert (reply.text, reply.problem) == ('{"score": 85}', "")
+
+
+@pytest.mark.parametrize("content", [[], [{"type": "text"}], [{"type": "text", "text": 5}], {"text": "85"}, 85, True])
+def test_content_without_text_is_an_empty_reply(server, content):
+    server.choice = {"message": {"role": "assistant", "content": content}}
+    reply = client(server).ask(question())
+    assert reply.text == "" and reply.problem
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 500, 501])
+def test_a_server_that_does_not_list_its_models_is_judged_by_its_chat(server, status):
+    server.scripted.extend([(status, {"error": "no list"})] * (2 if status == 500 else 1))
+    state = client(server).check()
+    assert (state.problem, state.warm) == ("", True) and str(status) in state.note
+
+
+def test_a_server_that_refuses_list_and_chat_cannot_be_used(server):
+    server.scripted.extend([(403, {"error": "no list"}), (403, {"error": "no chat"})])
+    assert "no chat" in client(server).check().problem
+
+
+@pytest.mark.parametrize("listed, asked", [("models/judge", "judge"), ("org/judge", "judge"), ("judge", "org/judge")])
+def test_a_model_that_is_listed_under_its_owner_is_there(server, listed, asked):
+    server.listed = ({"id": "other", "max_model_len": 5}, {"id": listed, "max_model_len": 77}, {"id": None}, {})
+    state = client(server, model=asked).check()
+    assert (state.problem, state.context) == ("", 77)
+
+
+@pytest.mark.parametrize("listed", [5, "judge", [5, None], [{"id": 5}], [{"id": ["judge"]}]])
+def test_a_list_of_models_of_another_form_is_no_crash(server, listed):
+    server.scripted.append((200, {"data": listed}))
+    assert isinstance(client(server).check().problem, str)
+
+
+@pytest.mark.parametrize("choices", [[], None, [None], "x", [{"message": {"content": None}}]])
 def test_an_answer_without_an_end_is_asked_for_again(server, choices):
     server.scripted.append((200, {"choices": choices}))
     assert client(server).ask(question()).attempts == 2
 
 
-def test_the_key_goes_out_and_nowhere_else(server, monkeypatch, caplog):
-    monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
-    heads = []
-    original = server.answer
-    judge = client(server)
-    monkeypatch.setattr(judge._http._manager, "urlopen", _noting(judge._http._manager.urlopen, heads))
+KEYS = ("sk-very-secret-1234", "abc/def+ghi==&<x>", "hunter2", "0123456789")
+
+
+def echoes(key):
+    """Ways in which a server or what is before it gives a key back."""
+    yield from (key, key.upper(), f"Bearer {key}", html.escape(key), quote(key, safe=""), f"{key}{key}", f'"{key}"')
+    yield from (b64encode(f"{before}{key}!".encode()).decode() for before in ("", ":", "Bearer ", "user:"))
+    yield json.dumps(key).replace("/", "\\/")
+    yield "x" * 190 + key  # so that the cut for a message goes through it
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 429, 500])
+def test_the_key_goes_out_and_comes_back_nowhere(server, monkeypatch, caplog, tmp_path, key, status):
+    monkeypatch.setenv("TEST_KEY", f" {key}\n")
     caplog.set_level(logging.DEBUG)
-    server.scripted.append((401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
-    with pytest.raises(
-        ServerError, match=r"answers 401 \(Incorrect API key provided: \*\*\*\); check the key"
-    ) as error:
-        judge.ask(question())
-    server.scripted.append((400, {"error": {"message": f"bad {KEY}"}}))
-    reply = judge.ask(question())
-    assert heads[0]["Authorization"] == f"Bearer {KEY}" and original
-    told = f"{error.value} {reply} {judge.identity} {judge.key(question())} {caplog.text} {judge.check()}"
-    assert KEY not in told and KEY not in json.dumps(server.requests)
+    judge = client(server)
+    told = []
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        for number, echo in enumerate(echoes(key)):
+            message = {"content": f"85 {echo}", "reasoning_content": echo}
+            tokens = [{"token": piece, "logprob": -1.0} for piece in (echo[:5], echo[5:])]
+            choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": tokens}}
+            for body in (
+                {"choices": [choice]} if status == 200 else {"error": {"message": echo, echo: 1}},
+                echo.encode(),
+            ):
+                server.scripted.extend([(status, body)] * 3)
+                try:
+                    told += ask_all(judge, [question(str(number), top_logprobs=1)], cache=cache, workers=1)
+                except ServerError as error:
+                    told.append(error)
+                server.scripted.clear()
+            server.scripted.append((200, {"data": [{"id": echo}]}))
+            told.append(judge.check())
+        cache.export(tmp_path / "replies.jsonl")
+    kept = (tmp_path / "replies.jsonl").read_text(encoding="utf-8")
+    everything = f"{told} {judge.identity} {judge.key(question())} {caplog.text} {kept}"
+    core = b64encode(key.encode()).decode()[:-4]
+    assert not [one for one in (key, quote(key, safe=""), html.escape(key), core) if one in everything]
+    assert key[:6] not in everything and key not in json.dumps(server.requests)
+    assert set(server.keys) == {f"Bearer {key}"}
 
 
-def _noting(urlopen, heads):
-    def note(*args, **kwargs):
-        heads.append(kwargs["headers"])
-        return urlopen(*args, **kwargs)
-
-    return note
+def test_a_placeholder_in_place_of_a_key_does_not_eat_scores(server, monkeypatch):
+    for key in ("1", "85", "x", "-"):
+        monkeypatch.setenv("TEST_KEY", key)
+        assert client(server).ask(question()).text == '{"score": 85}'
 
 
 def test_no_key_is_sent_where_none_is_set(server, monkeypatch):
@@ -183,7 +304,7 @@ def test_a_key_in_place_of_the_variables_name_is_refused_without_showing_it():
         "body": {},
         "digest": "",
     }
-    with pytest.raises(ParamsError, match="key_variable must be the name of a variable, never the key") as error:
+    with pytest.raises(ParamsError, match=r"servers\.openai\.key_variable") as error:
         build(OpenAIParams, values, where="params.yaml: servers.openai")
     assert KEY not in str(error.value)
 

@@ -1,16 +1,20 @@
 """What an answer over HTTP holds, whatever it holds: foreign bytes, statuses and headers, read without trust."""
 
+import io
 import json
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from urllib3.exceptions import HTTPError
+from instruct.core.shown import printable
+
+MOST_LINES = 20_000  # of a stream
+SHOWN = 200  # characters of a foreign text in a message
 
 
 def one_line(text: Any) -> str:
-    """Foreign text in an error message: on one line, and not long."""
-    return " ".join(str(text).split())[:200]
+    """Foreign text in a message: on one line, not long, and without control characters."""
+    return printable(" ".join(str(text).split()))[:SHOWN]
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
@@ -20,16 +24,31 @@ def json_object(body: bytes) -> dict[str, Any] | None:
     except RecursionError:
         return None
     except ValueError:
-        pass
-    try:
-        lines = [_object(json.loads(line)) for line in body.splitlines() if line.strip()]
-    except (ValueError, RecursionError):
+        return _joined(_lines_of(body))
+
+
+def _lines_of(body: bytes) -> list[dict[str, Any]]:
+    """The objects of a stream, one a line; none at all where any line holds something else."""
+    objects: list[dict[str, Any]] = []
+    for line in io.BytesIO(body):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict) or len(objects) == MOST_LINES:
+            return []
+        objects.append(value)
+    return objects
+
+
+def _joined(objects: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last object of a stream with the texts of all, or the one that tells of an error."""
+    if len(objects) < 2:
         return None
-    objects = [line for line in lines if line is not None]
-    if len(objects) < 2 or len(objects) != len(lines):
-        return None
-    failed = next((line for line in objects if line.get("error")), None)
-    texts = [line["message"].get("content") for line in objects if isinstance(line.get("message"), dict)]
+    failed = next((one for one in objects if one.get("error")), None)
+    texts = [one["message"].get("content") for one in objects if isinstance(one.get("message"), dict)]
     content = "".join(text for text in texts if isinstance(text, str))
     return failed or {**objects[-1], "message": {"role": "assistant", "content": content}}
 
@@ -38,11 +57,21 @@ def _object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def reason_in(error: Any, body: bytes) -> str:
-    """What a server says is wrong: Ollama a text, others an object with a message."""
+def object_in(value: Any) -> dict[str, Any]:
+    """An object as it is; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects_in(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; empty for anything else."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def reason_in(error: Any, text: str) -> str:
+    """What a server says is wrong: Ollama a text, others an object with a message; `text` is the whole answer."""
     if isinstance(error, dict):
         error = error.get("message") or error
-    return one_line(error if error else body[:200].decode("utf-8", "replace")) or "no reason given"
+    return one_line(error or text) or "no reason given"
 
 
 def retry_after(text: str) -> float:
@@ -53,7 +82,7 @@ def retry_after(text: str) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, LookupError, OverflowError, OSError):
         return 0.0
 
 
@@ -64,11 +93,8 @@ def advice_on(status: int) -> str:
     return "the address is wrong or the server lacks the model; correct it" if status == 404 else "see its log"
 
 
-def kind_of(error: HTTPError) -> str:
-    """The failure in words, without the addresses of objects that urllib3's texts hold."""
-    reason: BaseException = error
-    while reason.__cause__ or (reason.args and isinstance(reason.args[-1], BaseException)):
-        reason = reason.__cause__ or reason.args[-1]
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror
-    return type(reason).__name__.removesuffix("Error")
+def kind_of(error: BaseException) -> str:
+    """The failure of a connection in words."""
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(error.strerror)
+    return type(error).__name__.removesuffix("Error")

@@ -3,9 +3,9 @@
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from instruct.core.errors import ServerError
 from instruct.core.progress import Progress
@@ -92,6 +92,9 @@ class _Run:
 
     def close(self) -> None:
         """Keep what has come in meanwhile and let the workers go; one that still waits ends with the process."""
+        with suppress(Empty):  # what no worker has begun is not asked any more
+            while True:
+                self._questions.get_nowait()
         for _ in self._crew:
             self._questions.put(None)
         while not self.answers.empty():

@@ -38,8 +38,8 @@ class Reply:
 
     `problem` says in words why the text cannot be relied on (no answer, cut off, empty); such replies are never
     cached. `answered` is False where the server was no help at all: unreachable, silent, failing. `stop` is why the
-    model stopped: "stop" or "length". `prompt_tokens` is 0 where the server does not count. `attempts` is 0 for a
-    reply from the cache.
+    model stopped: "stop" or "length", and empty where the server does not say. `prompt_tokens` is 0 where the server
+    does not count. `attempts` is 0 for a reply from the cache.
 
     `logprobs` is None where the server gave none. They are of the model's own distribution, before a schema forbids
     anything, and their texts may add up to more than `text`: llama.cpp drops the fence around fenced JSON.
@@ -62,7 +62,7 @@ class ServerState:
     `problem` is empty where the server can be used, else it says what is wrong and what to do; `command` is one to
     offer to the user, such as `ollama pull llama3`. `context` is the room for prompt and reply in tokens, `slots`
     how many requests are served at once, `vram` the bytes of the model on a GPU; each is 0 where the server does not
-    say.
+    say. `note` is what is odd and does not keep the server from being used.
     """
 
     where: str
@@ -77,6 +77,7 @@ class ServerState:
     warm: bool = False
     problem: str = ""
     command: str = ""
+    note: str = ""
 
 
 class Server(Protocol):

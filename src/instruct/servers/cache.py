@@ -2,15 +2,18 @@
 
 A reply is found by the sha256 of all that decides it (`Server.key`), so nothing ever has to be declared out of date.
 Only replies without a problem are kept, each at once and for good: whatever interrupts a run, what was answered is
-answered. The first reply to a question stays, so that whoever asks again gets the same.
+answered. The first reply to a question stays, so that anyone who asks again gets the same. Nothing is taken from the
+file on trust: what is not a reply that we would have kept is removed, and asked for again.
 """
 
 import json
+import logging
 import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,16 @@ import platformdirs
 
 from instruct.core.errors import ServerError
 from instruct.core.files import write_atomically
-from instruct.servers.base import Reply, Token
+from instruct.servers.base import Reply
+from instruct.servers.replies import kept_reply, writable
+
+log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "INSTRUCT_REPLIES"
 VERSION = 1
 WAIT_S = 60.0  # for other processes that are writing
 AT_ONCE = 500  # keys in one query; SQLite takes at least 999
+LONGEST_LINE = 1 << 25  # characters of one exported reply
 FIELDS = frozenset({"key", "logprobs", "model", "prompt_tokens", "stop", "text"})
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -50,6 +57,7 @@ class ReplyCache:
         with self._usable():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+            self._database.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             try:
                 self._prepare()
             except BaseException:
@@ -74,27 +82,32 @@ class ReplyCache:
     def get(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The replies that there are, by key."""
         wanted = list(keys)
-        found: dict[str, Reply] = {}
+        found: dict[str, Reply | None] = {}
         for start in range(0, len(wanted), AT_ONCE):
             part = wanted[start : start + AT_ONCE]
             places = ",".join("?" * len(part))
             query = f"SELECT {_COLUMNS} FROM replies WHERE key IN ({places})"
             with self._usable():
                 found |= {row[0]: _reply(row) for row in self._database.execute(query, part)}
-        return found
+        self._remove([key for key, reply in found.items() if reply is None])
+        return {key: reply for key, reply in found.items() if reply is not None}
 
     def put(self, key: str, reply: Reply, model: str) -> Reply:
         """Keep a reply; returns the one that is now there, which another process may have put before."""
         assert not reply.problem, "only successes are kept"
         logprobs = json.dumps([[t.text, t.logprob, t.top] for t in reply.logprobs]) if reply.logprobs else None
-        if self._insert((key, model, reply.text, reply.stop, reply.prompt_tokens, logprobs)):
+        row = (key, model, reply.text, reply.stop, reply.prompt_tokens, logprobs)
+        if self._insert(row):
             return reply
-        return self.get([key])[key]
+        if there := self.get([key]).get(key):
+            return there
+        self._insert(row)
+        return reply
 
     def export(self, path: Path, keys: Iterable[str] | None = None) -> int:
         """Write all replies, or those of `keys`, as JSON lines in the order of their keys; returns how many.
 
-        The same replies are the same bytes, so that DVC or Git can share the file.
+        The same replies are the same bytes, so that DVC or Git can share the file. What is not a reply is left out.
         """
         count = 0
 
@@ -102,6 +115,8 @@ class ReplyCache:
             nonlocal count
             with part.open("w", encoding="utf-8", newline="\n") as file:
                 for row in self._rows(keys):
+                    if _reply(row) is None:
+                        continue
                     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
                     values["logprobs"] = json.loads(row[5]) if row[5] else None
                     file.write(json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n")
@@ -142,6 +157,14 @@ class ReplyCache:
         with self._usable():
             return self._database.execute(query, row).rowcount == 1
 
+    def _remove(self, keys: list[str]) -> None:
+        """Drop what is not a reply, so that it is asked for again."""
+        if not keys:
+            return
+        log.warning("%s: %d entries are not replies; they are removed and asked for again", self.path, len(keys))
+        with self._usable():
+            self._database.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
+
     def _rows(self, keys: Iterable[str] | None) -> Iterator[_Row]:
         with self._usable():
             if keys is None:
@@ -166,24 +189,20 @@ class ReplyCache:
             ) from None
 
 
-def _reply(row: _Row) -> Reply:
-    _, _, text, stop, prompt_tokens, logprobs = row
-    tokens = _tokens(json.loads(logprobs)) if logprobs else None
-    return Reply(text=text, stop=stop, prompt_tokens=prompt_tokens, logprobs=tokens, cached=True, attempts=0)
-
-
-def _tokens(values: Any) -> tuple[Token, ...]:
-    return tuple(
-        Token(text=str(text), logprob=float(logprob), top=tuple((str(one), float(value)) for one, value in top))
-        for text, logprob, top in values
-    )
+def _reply(row: _Row) -> Reply | None:
+    """The reply in a row, or None where a row is not one that we would have written."""
+    try:
+        logprobs = None if row[5] is None else json.loads(row[5])
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return kept_reply(row[2], row[3], row[4], logprobs)
 
 
 def _exported_rows(path: Path) -> Iterator[_Row]:
     """The rows of an exported file, each checked."""
     try:
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), 1):
                 try:
                     yield _exported_row(json.loads(line))
                 except (ValueError, TypeError, KeyError, RecursionError):
@@ -199,10 +218,7 @@ def _exported_rows(path: Path) -> Iterator[_Row]:
 def _exported_row(values: Any) -> _Row:
     if not isinstance(values, dict) or set(values) != FIELDS or not _KEY.fullmatch(values["key"]):
         raise ValueError
-    texts = [values[name] for name in ("key", "model", "text", "stop")]
-    if not all(isinstance(one, str) for one in texts) or type(values["prompt_tokens"]) is not int:
-        raise TypeError
-    logprobs = values["logprobs"]
-    if logprobs is not None:
-        _tokens(logprobs)
-    return (texts[0], texts[1], texts[2], texts[3], values["prompt_tokens"], json.dumps(logprobs) if logprobs else None)
+    key, model, text, stop, tokens, logprobs = (values[name] for name in _COLUMNS.split(", "))
+    if not isinstance(model, str) or model != writable(model) or kept_reply(text, stop, tokens, logprobs) is None:
+        raise ValueError
+    return key, model, text, stop, tokens, json.dumps(logprobs) if logprobs else None

@@ -70,8 +70,6 @@ class LlamaCpp:
     def close(self) -> None:
         """Stop the server and free its memory."""
         with self._lock:
-            if self._running:
-                self._running[1].close()
             self._running = None
 
     @cached_property

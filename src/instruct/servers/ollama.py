@@ -4,15 +4,17 @@ Rules that cost others days: every option inside `options`; an explicit context,
 cut where the prompt exceeds it; thinking off; a schema in `format`, which some models ignore all the same.
 """
 
+import re
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from instruct.core.errors import ServerError
+from instruct.servers.answers import object_in, objects_in, one_line
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.http import AgainError, Http
-from instruct.servers.replies import key_of, read_logprobs, reply_of
+from instruct.servers.replies import key_of, reply_of
 from instruct.servers.settings import CallParams, OllamaParams
 
 KEEP_ALIVE = "10m"
@@ -26,7 +28,7 @@ class Ollama:
 
     def __init__(self, params: OllamaParams, calls: CallParams) -> None:
         self._params = params
-        self._http = Http(params.url, calls, SECTION, workers=params.workers, headers={})
+        self._http = Http(params.url, calls, SECTION, headers={})
         self.workers = params.workers
         self._lock = threading.Lock()
         self._state: ServerState | None = None
@@ -74,11 +76,11 @@ class Ollama:
             since = ".".join(map(str, LOGPROBS_SINCE))
             raise ServerError(f"{self._params.url}: gives no token probabilities; update Ollama to {since} or later")
         body = {"model": self._params.model, "stream": False, "keep_alive": KEEP_ALIVE, **self._think}
-        return self._http.ask("/api/chat", {**body, **self._asked(request)}, self._read)
+        read = partial(self._read, probabilities=request.top_logprobs > 0)
+        return self._http.ask("/api/chat", {**body, **self._asked(request)}, read)
 
     def close(self) -> None:
-        """Close the connections; Ollama unloads the model by itself."""
-        self._http.close()
+        """Nothing stays open; Ollama unloads the model by itself."""
 
     def _asked(self, request: Request) -> dict[str, Any]:
         """The part of the body that decides the reply."""
@@ -102,19 +104,22 @@ class Ollama:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
 
-    def _read(self, value: dict[str, Any]) -> Reply:
+    def _read(self, value: dict[str, Any], *, probabilities: bool) -> Reply:
         if value.get("done") is not True:
             raise AgainError("ended its answer too early (no done: true)")
-        message = value.get("message")
-        text = message.get("content") if isinstance(message, dict) else None
-        thought = bool(message.get("thinking")) if isinstance(message, dict) else False
-        tokens = value.get("prompt_eval_count")
-        reply = reply_of(text, str(value.get("done_reason", "stop")), tokens, thought=thought)
+        message, tokens = object_in(value.get("message")), value.get("prompt_eval_count")
+        reply = reply_of(
+            message.get("content"),
+            value.get("done_reason", "stop"),
+            tokens,
+            thought=bool(message.get("thinking")),
+            logprobs=value.get("logprobs") if probabilities else None,
+        )
         # Servers from before `truncate` and `shift` cut silently, and the beginning goes first.
         if tokens == self._params.num_ctx // 2 + 2:
             cut = f"the prompt was probably cut to half of the context; raise {SECTION}.num_ctx"
             return replace(reply, problem=cut)
-        return replace(reply, logprobs=read_logprobs(value.get("logprobs")))
+        return reply
 
     def _look(self) -> ServerState:
         """Version, model and digest, once."""
@@ -126,12 +131,12 @@ class Ollama:
     def _find(self) -> ServerState:
         state = ServerState(where=self._params.url, model=self._params.model)
         try:
-            version = str(self._http.get("/api/version", retries=1).get("version", "unknown"))
+            version = one_line(self._http.get("/api/version", retries=1).get("version", "unknown"))
             state = replace(state, reachable=True, version=version)
-            models = [one for one in self._http.get("/api/tags").get("models") or [] if isinstance(one, dict)]
+            models = objects_in(self._http.get("/api/tags").get("models"))
             entry = self._entry(models)
             if entry is None:
-                there = ", ".join(sorted(str(one.get("name")) for one in models)) or "none"
+                there = ", ".join(sorted(one_line(one.get("name")) for one in models)[:20]) or "none"
                 pull = f"ollama pull {state.model}"
                 lacks = f"{state.where}: the model {state.model} is not there (there: {there})"
                 return replace(state, problem=f"{lacks}; run `{pull}` or change {SECTION}.model", command=pull)
@@ -140,12 +145,12 @@ class Ollama:
             start = "" if state.reachable else "ollama serve"
             offer = f"; start it with `{start}`" if start else ""
             return replace(state, problem=f"{error}{offer}", command=start)
-        details = entry.get("details") if isinstance(entry.get("details"), dict) else {}
-        self._think = _least_thinking(shown.get("capabilities") or [], str((details or {}).get("family", "")))
+        details = object_in(entry.get("details"))
+        self._think = _least_thinking(shown.get("capabilities"), str(details.get("family", "")))
         state = replace(
             state,
-            digest=str(entry.get("digest", "")),
-            quantization=str((details or {}).get("quantization_level", "")),
+            digest=one_line(entry.get("digest", "")),
+            quantization=one_line(details.get("quantization_level", "")),
             context=_trained_context(shown.get("model_info")),
         )
         return replace(state, problem=self._mismatch(state))
@@ -184,11 +189,10 @@ class Ollama:
 
     def _running(self) -> dict[str, Any]:
         """What the server really gave: context, memory on a GPU."""
-        models = self._http.get("/api/ps").get("models") or []
-        entry = self._entry([one for one in models if isinstance(one, dict)]) or {}
+        entry = self._entry(objects_in(self._http.get("/api/ps").get("models"))) or {}
         context, vram = entry.get("context_length"), entry.get("size_vram")
-        found: dict[str, Any] = {"vram": vram if isinstance(vram, int) else 0}
-        if isinstance(context, int) and context:
+        found: dict[str, Any] = {"vram": vram if type(vram) is int else 0}
+        if type(context) is int and context > 0:
             found["context"] = context
             if context < self._params.num_ctx:
                 found["problem"] = (
@@ -211,17 +215,18 @@ class Ollama:
     def _gives_logprobs(self) -> bool:
         """By its version; one that is no number, as of a build of one's own, is believed."""
         parts = self._look().version.split("-")[0].split(".")
-        return not all(part.isdigit() for part in parts) or tuple(map(int, parts)) >= LOGPROBS_SINCE
+        return not all(re.fullmatch("[0-9]{1,9}", part) for part in parts) or tuple(map(int, parts)) >= LOGPROBS_SINCE
 
 
 def _least_thinking(capabilities: Any, family: str) -> dict[str, Any]:
     """Thoughts would eat `num_predict`; only gpt-oss cannot do without them."""
-    if "thinking" not in capabilities:
+    if not isinstance(capabilities, list) or "thinking" not in capabilities:
         return {}
     return {"think": "low" if family == "gptoss" else False}
 
 
 def _trained_context(info: Any) -> int:
     """`model_info` names it by architecture: llama.context_length and so on."""
-    values = info.items() if isinstance(info, Mapping) else ()
-    return next((value for name, value in values if name.endswith(".context_length") and type(value) is int), 0)
+    return next(
+        (value for name, value in object_in(info).items() if name.endswith(".context_length") and type(value) is int), 0
+    )

@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from instruct.core.errors import ServerError
+from instruct.servers.answers import object_in, objects_in, one_line
 from instruct.servers.base import Reply, Request, ServerState
-from instruct.servers.http import AgainError, Http, NotFoundError
-from instruct.servers.replies import key_of, read_logprobs, reply_of
+from instruct.servers.http import AgainError, Http, HttpError
+from instruct.servers.replies import key_of, reply_of
 from instruct.servers.settings import CallParams, OpenAIParams
 
 SECTION = "servers.openai"
@@ -23,7 +25,7 @@ class OpenAI:
         if not key.isascii() or any(not sign.isprintable() for sign in key):
             raise ServerError(f"${params.key_variable}: holds signs that no key has; set it again")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = Http(params.url, calls, section, workers=params.workers, headers=headers, secret=key)
+        self._http = Http(params.url, calls, section, headers=headers, secret=key)
         self.workers = params.workers
 
     @property
@@ -35,11 +37,11 @@ class OpenAI:
         """See `Server`; `context` is known to who started the server, others may list it with their models."""
         state = ServerState(where=self._params.url, model=self._params.model, digest=self._params.digest)
         try:
-            models = self._models()
-            state = replace(state, reachable=True, context=context or _context(models, self._params.model))
-            names = [str(one.get("id")) for one in models]
-            if names and self._params.model not in names:
-                there = ", ".join(sorted(names)[:20])
+            models, note = self._models()
+            entry = _listed(models, state.model)
+            state = replace(state, reachable=True, note=note, context=context or _context(entry))
+            if models and entry is None:
+                there = ", ".join(sorted(one_line(one.get("id")) for one in models)[:20])
                 lacks = f"{state.where}: the model {state.model} is not there (there: {there})"
                 return replace(state, problem=f"{lacks}; change {self._section}.model")
             reply = self.ask(replace(longest or WARM_UP, max_tokens=8, schema=None, top_logprobs=0))
@@ -60,19 +62,20 @@ class OpenAI:
 
     def ask(self, request: Request) -> Reply:
         """One reply."""
-        return self._http.ask("/chat/completions", chat_body(self._params, request), _read)
+        read = partial(_read, probabilities=request.top_logprobs > 0)
+        return self._http.ask("/chat/completions", chat_body(self._params, request), read)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Nothing stays open."""
 
-    def _models(self) -> list[dict[str, Any]]:
-        """What the server lists; nothing where it has no such list."""
+    def _models(self) -> tuple[list[dict[str, Any]], str]:
+        """What the server lists, and a note where it refuses to; only the chat decides whether it can be used."""
         try:
-            data = self._http.get("/models", retries=1).get("data")
-        except NotFoundError:
-            return []
-        return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+            return objects_in(self._http.get("/models", retries=1).get("data")), ""
+        except HttpError as error:
+            if not error.reached:
+                raise
+            return [], f"the models cannot be listed: {error}"
 
 
 def chat_body(params: OpenAIParams, request: Request) -> dict[str, Any]:
@@ -95,25 +98,39 @@ def chat_body(params: OpenAIParams, request: Request) -> dict[str, Any]:
     return {name: value for name, value in (body | params.body).items() if value is not None}
 
 
-def _read(value: dict[str, Any]) -> Reply:
-    choices = value.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
-    usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
-    assert isinstance(message, dict) and isinstance(usage, dict)
-    thought = bool(message.get("reasoning_content") or message.get("reasoning"))
-    stop = str(choice.get("finish_reason") or "")
-    if not stop:
-        raise AgainError("ended its answer too early (no finish_reason)")
-    reply = reply_of(message.get("content"), stop, usage.get("prompt_tokens"), thought=thought)
-    if message.get("refusal"):
-        return replace(reply, problem="the model refuses to answer")
-    logprobs = choice.get("logprobs")
-    return replace(reply, logprobs=read_logprobs(logprobs.get("content") if isinstance(logprobs, dict) else None))
+def _read(value: dict[str, Any], *, probabilities: bool) -> Reply:
+    choice = (objects_in(value.get("choices")) or [{}])[0]
+    message, usage, logprobs = (
+        object_in(one) for one in (choice.get("message"), value.get("usage"), choice.get("logprobs"))
+    )
+    content = message.get("content")
+    if not choice.get("finish_reason") and not content:
+        raise AgainError("ended its answer too early (neither a text nor a finish_reason)")
+    reply = reply_of(
+        content,
+        choice.get("finish_reason"),
+        usage.get("prompt_tokens"),
+        thought=bool(message.get("reasoning_content") or message.get("reasoning")),
+        logprobs=logprobs.get("content") if probabilities else None,
+    )
+    refused = message.get("refusal") or any(part.get("type") == "refusal" for part in objects_in(content))
+    return replace(reply, problem="the model refuses to answer") if refused else reply
 
 
-def _context(models: list[dict[str, Any]], name: str) -> int:
+def _listed(models: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The entry of a model, which some servers list as `models/NAME` or `OWNER/NAME`, or we call so."""
+    for same in (
+        str.__eq__,
+        lambda one, other: one.endswith(f"/{other}"),
+        lambda one, other: other.endswith(f"/{one}"),
+    ):
+        for entry in models:
+            if isinstance(entry.get("id"), str) and same(entry["id"], name):
+                return entry
+    return None
+
+
+def _context(entry: dict[str, Any] | None) -> int:
     """The context of a model where the list says it, which vLLM's does; 0 elsewhere."""
-    entry = next((one for one in models if one.get("id") == name), {})
-    context = entry.get("max_model_len")
+    context = (entry or {}).get("max_model_len")
     return context if type(context) is int else 0

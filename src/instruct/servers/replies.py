@@ -1,14 +1,28 @@
-"""What the clients share: the key of a request, and a reply from the parts of an answer."""
+"""The gate for everything that a model, a cache or an exported file says: a reply, with its problem if it has one.
+
+Numbers are finite and in range, texts can be written and are not endless, and the model ended by itself.
+"""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
+from math import inf, isfinite
 from typing import Any
 
+from instruct.servers.answers import one_line
 from instruct.servers.base import Reply, Token
 
-LONGEST = 100_000  # characters; what is longer is no reply to anything that we ask
-SHOWN = 20_000  # of them are kept
+LONGEST = 100_000  # characters, or tokens; what is longer is no reply to anything that we ask
+SHOWN = 20_000  # characters of it are kept
+MOST_TOKENS = 2**31 - 1
+MOST_LOGPROB = 1e-3  # of a probability of 1, within rounding error
+# How servers say that the model ended by itself, and that it was cut off; whatever else they say is a problem.
+ENDS = frozenset(
+    {"stop", "stop_sequence", "stop_token", "eos", "eos_token", "end", "end_turn", "end_of_turn", "end_of_text"}
+    | {"complete", "completed", "finished"}
+)
+CUTS = frozenset({"length", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"})
 
 
 def key_of(server: str, weights: str, asked: Mapping[str, Any], repeat: int) -> str:
@@ -17,42 +31,128 @@ def key_of(server: str, weights: str, asked: Mapping[str, Any], repeat: int) -> 
     return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def reply_of(text: Any, stop: str, prompt_tokens: Any, *, thought: bool) -> Reply:
-    """A reply, with its problem if it has one."""
-    tokens = prompt_tokens if type(prompt_tokens) is int else 0
-    if not isinstance(text, str):
-        text = ""
-    text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be written
-    problem = ""
-    if len(text) > LONGEST:
-        problem = f"the reply has {len(text)} characters, of which the first {SHOWN} are kept"
-        text = text[:SHOWN]
-    elif stop == "length":
+def reply_of(content: Any, stop: Any, prompt_tokens: Any, *, thought: bool, logprobs: Any = None) -> Reply:
+    """A reply from the parts of an answer, with its problem if it has one; `logprobs` None: not asked for."""
+    reply = Reply(
+        text=text_in(content), stop=stop_in(stop), prompt_tokens=_count(prompt_tokens), logprobs=read_logprobs(logprobs)
+    )
+    problem = problem_of(reply, thought=thought)
+    if not problem:
+        return reply
+    text = reply.text[:SHOWN] if len(reply.text) > LONGEST else reply.text
+    return replace(reply, problem=problem, text=text, prompt_tokens=max(0, reply.prompt_tokens), logprobs=None)
+
+
+def problem_of(reply: Reply, *, thought: bool = False) -> str:
+    """Why a reply cannot be relied on; empty where it can."""
+    if len(reply.text) > LONGEST:
+        return f"the reply has {len(reply.text)} characters, of which the first {SHOWN} are kept"
+    if reply.stop == "length":
         thoughts = " (thoughts count too; switch them off)" if thought else ""
-        problem = f"the reply was cut off at its most tokens{thoughts}; raise max_tokens"
-    elif stop != "stop":
-        problem = f"the reply ended by {stop or 'nothing'}, not by itself"
-    elif not text.strip():
-        problem = "the reply holds thoughts only" if thought else "the reply is empty"
-    return Reply(text=text, problem=problem, stop=stop, prompt_tokens=tokens)
+        return f"the reply was cut off at its most tokens{thoughts}; raise max_tokens"
+    if reply.stop not in ("", "stop"):
+        return f"the reply ended by {reply.stop}, not by itself"
+    if not reply.text.strip():
+        return "the reply holds thoughts only" if thought else "the reply is empty"
+    if not 0 <= reply.prompt_tokens <= MOST_TOKENS:
+        return "the reply counts its tokens by a number out of range"
+    numbers = (one for token in reply.logprobs or () for one in (token.logprob, *(value for _, value in token.top)))
+    if not all(isfinite(number) and number <= MOST_LOGPROB for number in numbers):
+        return "the reply holds token probabilities out of range"
+    return ""
+
+
+def text_in(content: Any) -> str:
+    """The text of a message, which is one, or typed parts of which some are text."""
+    if isinstance(content, list):
+        parts = [one for one in content if isinstance(one, dict) and one.get("type", "text") in ("text", "output_text")]
+        content = "".join(one["text"] for one in parts if isinstance(one.get("text"), str))
+    return writable(content) if isinstance(content, str) else ""
+
+
+def stop_in(reason: Any) -> str:
+    """Why the model stopped: `stop`, `length`, nothing where the server does not say, or what it says.
+
+    >>> [stop_in(one) for one in ("STOP", "eos_token", "FinishReason.MAX_TOKENS", None, "content_filter")]
+    ['stop', 'stop', 'length', '', 'content_filter']
+    """
+    said = one_line("" if reason is None else reason)
+    word = said.lower().rsplit(".", 1)[-1]
+    if word in ENDS:
+        return "stop"
+    if word in CUTS:
+        return "length"
+    return "" if word in ("none", "null") else said
 
 
 def read_logprobs(content: Any) -> tuple[Token, ...] | None:
-    """The tokens of a reply, as OpenAI's and Ollama's API alike write them, or None where they are not right."""
-    if not isinstance(content, list) or not content:
+    """The tokens of a reply, as OpenAI's and Ollama's API alike write them, or None where they are not right.
+
+    A number that no logarithm of a probability can be is read as infinity, which `problem_of` refuses.
+    """
+    if not isinstance(content, list) or not 0 < len(content) <= LONGEST:
         return None
     try:
         return tuple(
             Token(
-                text=_text(one["token"]),
-                logprob=float(one["logprob"]),
-                top=tuple((_text(top["token"]), float(top["logprob"])) for top in one.get("top_logprobs") or ()),
+                text=_token(one["token"]),
+                logprob=_number(one["logprob"]),
+                top=tuple((_token(top["token"]), _number(top["logprob"])) for top in one.get("top_logprobs") or ()),
             )
             for one in content
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, AttributeError):
         return None
 
 
-def _text(token: Any) -> str:
-    return str(token).encode("utf-8", "backslashreplace").decode()
+def kept_reply(text: Any, stop: Any, prompt_tokens: Any, logprobs: Any) -> Reply | None:
+    """A reply as the cache keeps it, `logprobs` as lists; None where it is none that we would have kept."""
+    if not isinstance(text, str) or not isinstance(stop, str) or type(prompt_tokens) is not int or not _plain(text):
+        return None
+    try:
+        tokens = None if logprobs is None else tuple(_kept_token(one) for one in logprobs)
+    except (TypeError, ValueError):
+        return None
+    reply = Reply(text=text, stop=stop, prompt_tokens=prompt_tokens, logprobs=tokens or None, cached=True, attempts=0)
+    return None if problem_of(reply) else reply
+
+
+def writable(text: str) -> str:
+    """The text with half a surrogate pair, which no UTF-8 file can hold, spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _kept_token(value: Any) -> Token:
+    text, logprob, top = value
+    return Token(text=_same(text), logprob=_number(logprob), top=tuple((_same(one), _number(n)) for one, n in top))
+
+
+def _same(text: Any) -> str:
+    if not isinstance(text, str) or not _plain(text):
+        raise TypeError
+    return text
+
+
+def _plain(text: str) -> bool:
+    return writable(text) == text
+
+
+def _token(text: Any) -> str:
+    return writable(text if isinstance(text, str) else str(text))
+
+
+def _number(value: Any) -> float:
+    """A number as a float, infinite where it is too large for one; raises TypeError for what is no number."""
+    if type(value) not in (int, float):
+        raise TypeError
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
+
+
+def _count(value: Any) -> int:
+    """A count of tokens, 0 where there is none, and -1 for a number that is no count."""
+    if type(value) not in (int, float):
+        return 0
+    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else -1

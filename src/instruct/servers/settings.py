@@ -112,6 +112,7 @@ def is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        plain = plain and parts.path.isascii() and url.isprintable() and " " not in url
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and plain
     except ValueError:
         return False

@@ -1,10 +1,11 @@
 import json
+import sys
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from instruct.evaluation.judges.parse import LONGEST, Scale, parse_choice, parse_score
+from instruct.evaluation.judges.parse import LONGEST, MOST_BROKEN, Scale, parse_choice, parse_score
 
 FENCED = '```json\n{\n  "score": 85\n}\n```'
 
@@ -75,6 +76,13 @@ FENCED = '```json\n{\n  "score": 85\n}\n```'
         ("On a scale from 0 to 100, I would give this response 85.", 85),
         # thoughts that leaked into the reply
         ("<think>Maybe 20? No.</think>\n85", 85),
+        # a whole number that the server or the model writes as a decimal
+        ('{"score": 85.0}', 85),
+        ('{"score": 0.0}', 0),
+        ('{"score": "85.00"}', 85),
+        ("85.0", 85),
+        ("Score: 85.0/100", 85),
+        ("I give it 85.0 out of 100.", 85),
         ('<think>\n{"score": 20}\n</think>\n{"score": 85}', 85),
         ("thoughts of 20</think>85", 85),
     ],
@@ -108,6 +116,10 @@ def test_a_score_that_is_said_to_be_one_is_read(reply, score):
         "85.5",
         "85,5",
         "1.0",
+        '{"score": 1.0}',  # the best score on a scale to 1
+        "-5.0",
+        "85.0.1",
+        "85.05",
         "0.85",
         ".85",
         "Score: 85.5",
@@ -121,7 +133,6 @@ def test_a_score_that_is_said_to_be_one_is_read(reply, score):
         "٨٥",
         "८५",
         "８５",
-        '{"score": 85.0}',
         '{"score": 85.5}',
         '{"score": 1e2}',
         '{"score": -5}',
@@ -209,6 +220,50 @@ def test_hostile_replies_have_no_score_and_do_not_raise(reply):
     assert parse_score(reply) is None
 
 
+PIECES = [
+    "{",
+    '{"',
+    '{"a":',
+    '{"a":1,',
+    "{}",
+    "1\n",
+    "1 ",
+    "1.",
+    "the ",
+    "score ",
+    "score: ",
+    "i give it ",
+    "85 - ",
+    "a\n",
+    '"',
+    "\\",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("parse", [parse_score, parse_choice])
+def test_the_work_grows_no_faster_than_the_reply(parse, piece):
+    def work(length):
+        """Calls of Python and of C, and errors of the JSON parser, each of which walks the whole text; no times."""
+        calls = errors = 0
+
+        def note(frame, event, argument):
+            nonlocal calls, errors
+            calls += event in ("call", "c_call")
+            errors += event == "call" and frame.f_code is json.JSONDecodeError.__init__.__code__
+
+        sys.setprofile(note)
+        try:
+            parse(piece * (length // len(piece)))
+        finally:
+            sys.setprofile(None)
+        return calls, errors
+
+    (small, _), (large, errors) = work(2_000), work(16_000)
+    assert large <= 9 * small + 200
+    assert errors <= MOST_BROKEN
+
+
 @given(st.text(max_size=60) | st.text(alphabet='0159 ./-%{}":,escor\n', max_size=40))
 @example("{")
 @settings(max_examples=400, deadline=None)
@@ -246,6 +301,9 @@ def test_every_score_is_read_in_every_form(score):
         ("Score (1-5): 4", 4),
         ("On a scale of 1 to 5, I give it 4.", 4),
         ("**Rating:** 1", 1),
+        ('{"score": 1.0}', 1),
+        ('{"score": 4.0}', 4),
+        ('{"score": 4.5}', None),
         ("0", None),
         ("6", None),
         ('{"score": 0}', None),

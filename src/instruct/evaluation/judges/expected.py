@@ -14,7 +14,7 @@ from instruct.servers.base import Token
 TOP = 20  # alternatives asked for; servers give at most so many
 LEAST_MASS = 0.1  # of probability that must be on scores
 
-_NUMBER = re.compile(r"\s*(0|[1-9][0-9]*)\s*")
+_NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,3})\s*")
 
 
 def expected_score(tokens: Sequence[Token], score: int, scale: Scale) -> tuple[float | None, str]:

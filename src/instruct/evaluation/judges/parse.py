@@ -11,9 +11,11 @@ from functools import cache
 from typing import Any, Literal
 
 LONGEST = 20_000  # characters; nothing longer is a verdict
+MOST_BROKEN = 50  # objects that do not end; a reply with more of them says nothing plainly
 
 Choice = Literal["A", "B", "tie"]
 
+_OBJECT = re.compile(r'\{\s*["}]')
 _END_OF_THOUGHTS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _MARKUP = re.compile(r"[*_`\"#\[\]]|</?score>", re.IGNORECASE)
 _NUMBER = re.compile(r"[-–—−+]?\d+(?:[.,:/]\d+)*")
@@ -54,9 +56,10 @@ HUNDRED = Scale()
 def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -> int | None:
     r"""The one whole number on the scale that a judge replied with, or None.
 
-    It stands in a JSON object as `score`, alone on its line, or after words that call it the score. A fraction is
-    refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, and digits that are not ASCII. A
-    `reasoned` reply may hold other numbers before its last line, and that line must then call its number the score.
+    It is in a JSON object as `score`, alone on its line, or after words that call it the score. 85.0 is 85, but other
+    fractions are refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, and digits that are not
+    ASCII. A `reasoned` reply may hold other numbers before its last line, and that line must then call its number
+    the score.
 
     >>> [parse_score(r) for r in ('{"score": 85}', "Score: 85/100", "85.", "I give it 85 out of 100.", "**85**%")]
     [85, 85, 85, 85, 85]
@@ -64,6 +67,8 @@ def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -
     [None, None, None, None, None, None, None]
     >>> [parse_score(r) for r in ("The right answer is 42.", "1. It is correct", "8/10", "It has 3 errors")]
     [None, None, None, None]
+    >>> [parse_score(r) for r in ('{"score": 85.0}', "Score: 85.0", '{"score": 85.5}', '{"score": 1.0}', "1.0")]
+    [85, 85, None, None, None]
     >>> [parse_score(r, Scale(1, 5)) for r in ("4/5", "Score: 4 out of 5", '{"score": 6}', "4/10")]
     [4, 4, None, None]
     >>> parse_score("Reason: 3 of 4 are right.\nScore: 75"), parse_score("3 of 4.\nScore: 75", reasoned=True)
@@ -106,20 +111,21 @@ def _verdict_part(reply: str) -> str | None:
 
 def _values_of(text: str, wanted: str) -> list[Any] | None:
     """The values of the key `wanted` in all JSON objects of a text, or None for text that no parser should eat."""
-    decoder = json.JSONDecoder(object_pairs_hook=list)
+    decoder = json.JSONDecoder(object_pairs_hook=list, parse_float=str)  # 85.0 as it was written
     values: list[Any] = []
-    place = text.find("{")
-    while place >= 0:
+    broken = 0
+    found = _OBJECT.search(text)
+    while found and broken < MOST_BROKEN:
         try:
-            pairs, end = decoder.raw_decode(text, place)
+            pairs, end = decoder.raw_decode(text, found.start())
         except RecursionError:
             return None
         except ValueError:
-            end = place + 1
+            broken, end = broken + 1, found.start() + 1
         else:
             values += [value for name, value in pairs if name.lower() == wanted]
-        place = text.find("{", end)
-    return values
+        found = _OBJECT.search(text, end)
+    return None if found else values
 
 
 def _parse_json(text: str, scale: Scale) -> int | None:
@@ -137,6 +143,7 @@ class _Patterns:
     scale: re.Pattern[str]
     out_of: re.Pattern[str]
     bare: re.Pattern[str]
+    whole: re.Pattern[str]
     said: re.Pattern[str]
 
 
@@ -146,6 +153,7 @@ def _patterns(scale: Scale) -> _Patterns:
     named = f"{high}|{_FEW[high]}" if high in _FEW else f"{high}"
     numbers = "|".join(str(number) for number in range(high, low - 1, -1))
     percent = r"\s*%| percent|" if (low, high) == (0, 100) else ""
+    whole = "[1-9][0-9]{0,2}" if low else "0|[2-9]|[1-9][0-9]{1,2}"
     bare = rf"({numbers})(?:{percent} points)?"
     return _Patterns(
         scale=re.compile(
@@ -153,6 +161,8 @@ def _patterns(scale: Scale) -> _Patterns:
         ),
         out_of=re.compile(rf"(?<=\d)(?:\s*/\s*{high}|\s+out of (?:a possible )?(?:{named}))(?![.,/]?\d)"),
         bare=re.compile(bare),
+        # Written as a decimal; 1.0 may be the best score of another scale, so a scale that begins at 0 has no 1.0.
+        whole=re.compile(rf"(?<![\d.,:/+–—−-])({whole})\.0{{1,3}}(?![.,:/]*\d)"),
         said=re.compile(
             r"(?:so |thus |therefore )?,?\s*(?:"
             r"(?:(?:the|my|final|overall|total) )*(?:score|rating|grade)"
@@ -168,6 +178,7 @@ def _parse_words(text: str, scale: Scale, *, must_say: bool = False) -> int | No
     """The score of a reply in words, which must hold this one number only, apart from its scale."""
     patterns = _patterns(scale)
     text = patterns.scale.sub("", patterns.out_of.sub("", _MARKUP.sub("", text).lower()))
+    text = patterns.whole.sub(r"\1", text)
     if len(_NUMBER.findall(text)) != 1:
         return None
     for line in text.splitlines():

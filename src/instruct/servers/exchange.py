@@ -1,0 +1,160 @@
+"""One HTTP exchange on a connection of its own, finished before a deadline.
+
+A connection is never used twice. Whatever a server sends beyond its answer, at once or later, goes away with the
+connection and cannot be taken for the answer to the next question. The deadline holds for everything that comes
+back: interim answers, headers, body and trailers, however slowly they drip. There is no proxy to this machine, and no
+redirect is followed, which could carry the key elsewhere.
+"""
+
+import io
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection, IncompleteRead
+from socket import socket
+from typing import Any, cast
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from instruct.core.errors import ServerError
+from instruct.servers.settings import CallParams
+
+MAX_BYTES = 8_000_000  # of one answer
+
+
+class UnreachableError(Exception):
+    """There is no connection; its cause says why."""
+
+
+class TooSlowError(Exception):
+    """The server took longer than a setting of `servers.calls` allows, which `setting` names."""
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting)
+        self.setting = setting
+
+
+class TooLongError(Exception):
+    """The answer has more than MAX_BYTES."""
+
+
+class Exchanges:
+    """Exchanges with one server, from any number of threads."""
+
+    def __init__(self, url: str, calls: CallParams) -> None:
+        self._calls = calls
+        self._trust = ssl.create_default_context() if url.startswith("https:") else None
+        self._proxy = _proxy_to(urlsplit(url))
+
+    def run(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any, bytes]:
+        """Status, headers and body of the answer.
+
+        Raises what is above, and OSError and HTTPException where the connection breaks or speaks no HTTP.
+        """
+        deadline = time.monotonic() + self._calls.total
+        connection, target = self._connection(url)
+        try:
+            _connect(connection)
+            connection.sock.settimeout(self._calls.total)
+            # A server may refuse a long request before it has read all of it: its answer is there all the same.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, target, body=data, headers={**headers, "Connection": "close"})
+            response = _final(_Timed(connection.sock, self._calls.read, deadline), method)
+            return response.status, response.headers, _body(response)
+        finally:
+            connection.close()
+
+    def _connection(self, url: str) -> tuple[HTTPConnection, str]:
+        """A connection that is not open yet, and what to ask it for."""
+        parts = urlsplit(url)
+        there = _place(parts)
+        path = f"{parts.path or '/'}"
+        timeout = min(self._calls.connect, self._calls.total)
+        host, port = _place(self._proxy) if self._proxy else there
+        if self._trust:
+            secure = HTTPSConnection(host, port, timeout=timeout, context=self._trust)
+            if self._proxy:
+                secure.set_tunnel(*there)
+            return secure, path
+        return HTTPConnection(host, port, timeout=timeout), url if self._proxy else path
+
+
+class _Reader(io.BufferedReader):
+    def close(self) -> None:
+        """An answer that is let go leaves the stream open: more may follow an interim one."""
+
+
+class _Timed(io.RawIOBase):
+    """The bytes of a socket, each before the deadline and none after more than `read` seconds of silence."""
+
+    def __init__(self, sock: socket, read: float, deadline: float) -> None:
+        self._sock, self._read, self._deadline = sock, read, deadline
+        self._reader = _Reader(self)
+
+    def makefile(self, *_: Any) -> io.BufferedIOBase:
+        """What HTTPResponse reads from; always the same, so that nothing is lost between two of them."""
+        return self._reader
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TooSlowError("total")
+        self._sock.settimeout(min(self._read, left))
+        try:
+            return self._sock.recv_into(buffer)
+        except TimeoutError:
+            raise TooSlowError("read" if self._read < left else "total") from None
+
+
+def _connect(connection: HTTPConnection) -> None:
+    try:
+        connection.connect()
+    except (OSError, UnicodeError) as error:
+        raise UnreachableError from error
+
+
+def _final(stream: _Timed, method: str) -> HTTPResponse:
+    """The answer behind any number of interim ones (100 Continue, 103 Early Hints)."""
+    while True:
+        response = HTTPResponse(cast(socket, stream), method=method)
+        response.begin()
+        if response.status >= 200:
+            return response
+
+
+def _body(response: HTTPResponse) -> bytes:
+    """All bytes of an answer that is whole and not endless."""
+    parts, size = [], 0
+    while part := response.read(65_536):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BYTES:
+            raise TooLongError
+    if response.length:
+        raise IncompleteRead(b"", response.length)
+    return b"".join(parts)
+
+
+def _proxy_to(parts: SplitResult) -> SplitResult | None:
+    """The proxy that the environment names, unless the server is on this machine."""
+    host = parts.hostname or ""
+    proxy = None if is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
+    if not proxy:
+        return None
+    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if found.scheme != "http" or not found.hostname:
+        raise ServerError(f"${parts.scheme}_proxy: must be an address like http://proxy:3128; correct or unset it")
+    return found
+
+
+def _place(parts: SplitResult) -> tuple[str, int]:
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address's host is this machine."""
+    return host in ("localhost", "::1") or host.startswith("127.")

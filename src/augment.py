@@ -6,6 +6,7 @@ python src/augment.py data/split data/augmented metrics/augment.json
 import logging
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.augmentation.asking import Asking
 from instruct.augmentation.augment import augment
 from instruct.augmentation.settings import AugmentParams
@@ -35,4 +36,4 @@ def main(split: Path, augmented: Path, metrics: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("augmented", "metrics"))

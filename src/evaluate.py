@@ -8,6 +8,7 @@ The first system is the one that the others are compared with, the last is the p
 import logging
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.core.files import write_csv, write_json
 from instruct.core.params import load_params
 from instruct.core.records import read_responses, write_records
@@ -69,4 +70,4 @@ def log_means(results: Results) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("judgements", "metrics", "scores"))

@@ -8,6 +8,7 @@ torchrun --nproc-per-node 2 src/generate.py ...                                (
 import logging
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params
@@ -61,4 +62,4 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("responses",))

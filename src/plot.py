@@ -5,6 +5,7 @@ python src/plot.py metrics/report/index.html
 
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams
 from instruct.core.params import load_params
 from instruct.core.stage import run_stage
@@ -28,4 +29,4 @@ def main(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("report", "bands_file"))

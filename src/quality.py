@@ -6,6 +6,7 @@ python src/quality.py data/augmented data/split metrics/data.json data/quality.t
 import logging
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.errors import DataError
 from instruct.core.files import write_json, write_text
@@ -45,4 +46,4 @@ def main(augmented: Path, split: Path, metrics: Path, passed: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("metrics", "passed"))

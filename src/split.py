@@ -1,11 +1,12 @@
 """Stage 1 · split: the data set → train, val and test.
 
-python src/split.py data/instructions.json data/split metrics/split.json
+python src/split.py data/split metrics/split.json      (the data set is split.data in params.yaml)
 """
 
 import logging
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
 from instruct.core.params import load_params
@@ -19,9 +20,10 @@ from instruct.splitting.summary import find_warnings, summarise
 log = logging.getLogger(__name__)
 
 
-def main(data: Path, split: Path, metrics: Path) -> None:
+def main(split: Path, metrics: Path) -> None:
     """Validate every record, divide the good ones, and count what happened to all."""
     params = load_params("split", SplitParams)
+    data = Path(params.data)  # not from the command line, where a shell would take its blanks and quotes apart
     store = RecordStore(params.duplicates.on, params.seed)
     bad: list[BadRecord] = []
     for row in stream_rows(data, params.columns):
@@ -46,4 +48,4 @@ def main(data: Path, split: Path, metrics: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("split", "metrics"))

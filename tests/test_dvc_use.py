@@ -78,6 +78,7 @@ JOURNAL = "data by src/instruct/generation/journal.py"
 PARTS = {f"{folder} by src/instruct/training/resume.py" for folder in ("metrics", "metrics/curves", "models")}
 LISTED = {"baseline": {JOURNAL}, "generate": {JOURNAL}, "train": PARTS}
 ENVIRONMENT = {
+    "DVC_STAGE",  # by DVC: whether the stage must end with it
     *("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # by torchrun: who of several processes this is
     *("INSTRUCT_CACHE", "INSTRUCT_REPLIES"),  # where files are that are checked against their sha256 or key
     "OPENAI_API_KEY",  # servers.openai.key_variable: a secret

@@ -31,6 +31,14 @@ def run() -> None:
         sys.exit(1)
 
 
+@app.callback()
+def before_each_command() -> None:
+    """Look before you run; the pipeline itself is `dvc repro`."""
+    from instruct.tools.programs import mend_rwlock
+
+    mend_rwlock(Path.cwd())
+
+
 @app.command()
 def check(
     data: Annotated[Path | None, typer.Argument(help="a data file in place of the one in params.yaml")] = None,

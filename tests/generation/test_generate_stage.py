@@ -30,7 +30,7 @@ def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generate-stage") / "repository"
     copy_tree(ROOT, folder)
     make_small(ROOT, folder)
-    split = [sys.executable, "src/split.py", "data/smoke.json", "data/split", "metrics/split.json"]
+    split = [sys.executable, "src/split.py", "data/split", "metrics/split.json"]
     subprocess.run(split, cwd=folder, check=True, capture_output=True)
     return folder
 

@@ -139,7 +139,7 @@ def test_recipe_starts_from_a_commit_only(workplace):
 
 
 def test_recipe_that_dvc_refuses_is_named(workplace, capfd):
-    with pytest.raises(InstructError, match="probe: DVC failed; its own message stands above"):
+    with pytest.raises(InstructError, match="probe: DVC failed; its own message is above"):
         run_recipes(workplace, [recipe(**{"train.lrr": 1})], queue=True)
 
 

@@ -62,7 +62,7 @@ def repository(workplace) -> Path:
     set_params(
         folder, num_threads=1, micro_batch_size=2, epochs=3, eval_every=12, save_every=1, sample_tokens=2, lr="2.0e-2"
     )
-    split = [sys.executable, "src/split.py", "data/smoke.json", "data/split", "metrics/split.json"]
+    split = [sys.executable, "src/split.py", "data/split", "metrics/split.json"]
     subprocess.run(split, cwd=folder, check=True, capture_output=True)
     return folder
 

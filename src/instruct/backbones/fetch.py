@@ -11,6 +11,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import requests
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from instruct.backbones.catalog import CACHE_VARIABLE, Backbone, WeightFile, verify
 from instruct.core.errors import BackboneError
+from instruct.core.locks import hold
 
 CHUNK = 1 << 20
 CONNECT_S, READ_S = 15, 60
@@ -30,11 +32,18 @@ def ensure(backbone: Backbone) -> list[Path]:
 
 
 def ensure_file(backbone: Backbone, file: WeightFile) -> Path:
-    """One verified file; a damaged one is fetched anew."""
+    """One verified file; a damaged one is fetched again, by one process at a time."""
     path = backbone.folder / file.name
     if verify(file, path) is not None:
-        fetch_file(backbone, file)
+        with _alone(_place(backbone, file)):
+            if verify(file, path) is not None:  # another process may have fetched it by now
+                fetch_file(backbone, file)
     return path
+
+
+def _alone(path: Path) -> AbstractContextManager[None]:
+    """Two processes that filled one `.part` would make neither file; the second waits, however long the first takes."""
+    return hold(path.with_name(f"{path.name}.lock"), str(path))
 
 
 def fetch_file(backbone: Backbone, file: WeightFile) -> None:
@@ -65,13 +74,18 @@ def take_local(backbone: Backbone, source: Path) -> None:
         if problem:
             raise BackboneError(f"{origin} {problem}; it is not the {backbone.name} that the table pins")
         path = _place(backbone, file)
-        part = path.with_name(path.name + ".copy")  # a download's .part may be what is copied
-        try:
-            shutil.copyfile(origin, part)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise BackboneError(f"{path}: cannot be written ({error.strerror}); free some space") from None
-        _accept(file, part, path)
+        with _alone(path):
+            _copy(origin, file, path)
+
+
+def _copy(origin: Path, file: WeightFile, path: Path) -> None:
+    part = path.with_name(path.name + ".copy")  # a download's .part may be what is copied
+    try:
+        shutil.copyfile(origin, part)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BackboneError(f"{path}: cannot be written ({error.strerror}); free some space") from None
+    _accept(file, part, path)
 
 
 def _place(backbone: Backbone, file: WeightFile) -> Path:

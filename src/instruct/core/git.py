@@ -9,6 +9,25 @@ from pathlib import Path
 
 from instruct.core.errors import InstructError
 
+# Git sets these for its hooks, and they would lead a call in another folder back to the repository of the hook. Of what
+# `git rev-parse --local-env-vars` lists, settings (GIT_CONFIG_COUNT ...) stay: CI names safe folders by them.
+OF_ONE_REPOSITORY = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+}
+
 # DVC keeps an experiment as refs/exps/<first 2>/<other 38 digits of the commit it started from>/<its name>.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
@@ -23,28 +42,39 @@ class Experiment:
     when: str
 
 
+def outside_hooks() -> dict[str, str]:
+    """The environment for Git and DVC in a folder of our choice, whatever hook of Git's this process may run in."""
+    return {name: value for name, value in os.environ.items() if name not in OF_ONE_REPOSITORY}
+
+
 def call_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run Git in `root`, its messages in English; raises InstructError where it cannot be started."""
     try:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+        environment = {**outside_hooks(), "LC_ALL": "C"}
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, env=environment)
     except OSError as error:
         if not root.is_dir():
-            raise InstructError(f"{root}: is no folder; give one that is there") from None
+            raise InstructError(f"{root}: is not a folder; give one that exists") from None
         reason = "it is not on the path" if isinstance(error, FileNotFoundError) else error.strerror
         raise InstructError(f"git: cannot be run ({reason}); install Git, or correct PATH") from None
 
 
 def read_git(root: Path, *arguments: str) -> bytes | None:
-    """The bytes that Git prints in `root`, or None where it refuses or is not there."""
+    """The bytes that Git prints in `root`, or None where it knows no answer or is not there.
+
+    Raises InstructError where Git distrusts the owner of the folder, which is not the same as no repository.
+    """
     try:
         done = call_git(root, *arguments)
     except InstructError:
         return None
+    if done.returncode and b"dubious ownership" in done.stderr:
+        raise InstructError(f"{root}: Git refuses this folder ({complaint_of(done)})")
     return None if done.returncode else done.stdout
 
 
 def ask_git(root: Path, *arguments: str) -> str | None:
-    """The same as text; what is no UTF-8 is replaced."""
+    """The same as text; bytes that are not UTF-8 are replaced."""
     said = read_git(root, *arguments)
     return None if said is None else said.decode("utf-8", "replace")
 

@@ -1,34 +1,65 @@
-"""Runs the `main` of a stage script: paths from the command line, one line for every mistake of the user's."""
+"""Runs the `main` of a stage script: paths from the command line, one line for whatever ends it early."""
 
+import errno
 import inspect
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
+from types import FrameType
 
+from instruct.core.beginning import stopped
 from instruct.core.errors import DataError, InstructError, ParamsError
+from instruct.core.locks import hold
+
+log = logging.getLogger(__name__)
+
+DVC = Path(".dvc")
+# A stage that lost its DVC saves its state before it ends: so long the next one waits for it.
+WAIT_S = 60.0
+SPACE = "free some space and run the stage again"
+SHORTAGES = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EFBIG: "the file system takes no file of this size",
+    errno.EIO: "check the disk and run the stage again",
+    errno.EROFS: "mount it writable",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENFILE: "close other programs",
+}
+MEMORY = "out of memory; close other programs, or lower the batch size, the length or the number of workers"
 
 
-def run_stage(main: Callable[..., None]) -> None:
+def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
     """Call `main` with one Path for each of its parameters, taken in order from the command line.
 
     A last parameter `*paths` takes one or more.
 
-    Exits with status 2 for the wrong number of paths, 1 for an InstructError, 130 for Ctrl-C.
+    `writes` names the parameters that are outputs: a second run that would write one of them waits or is refused.
+    Exits with status 2 for the wrong number of paths, 1 for an InstructError or where disk or memory is full, 130 for
+    Ctrl-C, SIGTERM and SIGHUP.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parameters = inspect.signature(main).parameters.values()
     several = any(one.kind is one.VAR_POSITIONAL for one in parameters)
-    names = [one.name.upper() + "..." * (one.kind is one.VAR_POSITIONAL) for one in parameters]
+    names = [one.name for one in parameters]
     given = sys.argv[1:]
     script = Path(sys.argv[0]).name
     first = os.environ.get("RANK", "0") == "0"
     if len(given) < len(names) or (len(given) > len(names) and not several):
-        print(f"usage: python src/{script} {' '.join(names)}", file=sys.stderr)
+        wanted = " ".join(names).upper() + "..." * several
+        print(f"usage: python src/{script} {wanted}", file=sys.stderr)
         sys.exit(2)
+    paths = dict(zip(names, map(Path, given), strict=False))
     try:
-        main(*(Path(path) for path in given))
+        with like_ctrl_c(), alone([paths[name] for name in writes] if first else []):
+            if first:
+                announce(main, paths, writes)
+            main(*map(Path, given))
     except InstructError as error:
         # Under torchrun every process finds the same mistake in settings and data: the first one says it for all.
         if first or not isinstance(error, ParamsError | DataError):
@@ -36,5 +67,58 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         if first:
-            print(f"{script}: stopped; {str(interrupt) or '`dvc repro` runs this stage again'}", file=sys.stderr)
+            print(stopped(script, str(interrupt)), file=sys.stderr)
         sys.exit(130)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (shortage := shortage_of(error)):
+            raise
+        print(f"{script}: {shortage}", file=sys.stderr)
+        sys.exit(1)
+
+
+def announce(main: Callable[..., None], paths: Mapping[str, Path], writes: Sequence[str]) -> None:
+    """Log what the stage will do, as its script's docstring says it, and where the results will be."""
+    about = (main.__globals__.get("__doc__") or "").strip().partition("\n")[0].rpartition("· ")[2].rstrip(".")
+    if about:
+        log.info("%s", f"{about} ({', '.join(str(paths[name]) for name in writes)})" if writes else about)
+
+
+@contextmanager
+def alone(outputs: Sequence[Path]) -> Iterator[None]:
+    """Keep other runs in this repository from writing `outputs`; raises InstructError where one does not end."""
+    with ExitStack() as stack:
+        for path in outputs if DVC.is_dir() else []:
+            digest = sha256(str(path.resolve()).encode()).hexdigest()
+            lock = DVC / "tmp" / f"instruct-{path.name}-{digest[:12]}.lock"
+            stack.enter_context(hold(lock, str(path), wait_s=WAIT_S))
+        yield
+
+
+@contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """Answer SIGTERM and SIGHUP (a closed terminal) as Ctrl-C is answered; what `nohup` ignores stays ignored."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def shortage_of(error: BaseException) -> str:
+    """What the machine ran out of and what helps; empty for any other error, which is a bug."""
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {SHORTAGES[error.errno]}"
+    # torch has no class of its own for the processor's memory.
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return MEMORY if isinstance(error, MemoryError) or torch_says else ""

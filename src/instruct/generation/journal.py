@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from instruct.core.errors import InstructError
 from instruct.core.files import write_text
 from instruct.core.fingerprint import Fingerprint
 from instruct.generation.decode import Answer
@@ -64,8 +65,12 @@ class Journal:
 
     def add(self, id_: str, answer: Answer) -> None:
         """Note one more answer."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(id_, answer))
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(id_, answer))
+        except OSError as error:
+            remedy = "free some space and run the stage again, it goes on from the answers in this file"
+            raise InstructError(f"{self.path}: cannot be written ({error.strerror}); {remedy}") from None
 
     def forget(self) -> None:
         """Remove the file, and those of other numbers of processes."""

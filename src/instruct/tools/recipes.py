@@ -13,7 +13,9 @@ from instruct.core.errors import InstructError, ParamsError
 from instruct.core.files import read_text
 from instruct.core.git import Experiment, list_experiments
 from instruct.core.params import build, did_you_mean, require
-from instruct.tools.programs import run_dvc, run_git
+from instruct.core.parsing import mapping, parse_yaml
+from instruct.tools.own_data import own_data, untracked
+from instruct.tools.programs import git_names, run_dvc, run_git
 
 RECIPES = Path(__file__).with_name("recipes.yaml")
 Setting = str | int | float | bool
@@ -91,20 +93,30 @@ def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[s
 
     Raises InstructError where files are not committed, since an experiment starts from the commit, or DVC fails.
     """
-    if changed := run_git(root, "status", "--porcelain", "--untracked-files=no").splitlines():
+    if changed := git_names(root, "status", "--porcelain", "--untracked-files=no", "-z"):
         raise InstructError(
             f"{changed[0][3:]}: is changed but not committed, and an experiment starts from the commit; commit first"
         )
+    pipeline, params = (parse_yaml(read_text(root / name), name) for name in ("dvc.yaml", "params.yaml"))
     head, done = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root)
     lines = []
     for recipe in recipes:
         if recipe.name in done and done[recipe.name].baseline == head:
             lines.append(f"{recipe.name}: has been run; `dvc exp remove {recipe.name}` forgets it")
             continue
+        if missing := untracked(root, own_data(pipeline, overlaid(params, recipe))):
+            first = f"; first `{recipe.needs}`" if recipe.needs else ""
+            raise InstructError("\n".join(f"{recipe.name}: {line}{first}" for line in missing))
         if run_dvc(root, *dvc_arguments(recipe, queue=queue)):
-            raise InstructError(f"{recipe.name}: DVC failed; its own message stands above")
+            raise InstructError(f"{recipe.name}: DVC failed; its own message is above")
         lines.append(f"{recipe.name}: {'queued' if queue else 'done'}")
     return lines
+
+
+def overlaid(params: Any, recipe: Recipe) -> dict[str, Any]:
+    """The settings of params.yaml with a recipe's own: as far as one level, where paths are."""
+    changes = as_overlay(recipe.set)
+    return {name: {**mapping(values), **mapping(changes.get(name))} for name, values in mapping(params).items()}
 
 
 def list_lines(recipes: Mapping[str, Recipe]) -> list[str]:

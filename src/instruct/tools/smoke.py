@@ -1,7 +1,7 @@
 """The whole pipeline in small, in a scratch copy of the working tree, so that no tracked result is touched."""
 
+import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.files import write_json
+from instruct.core.git import call_git, complaint_of
 from instruct.core.params import PARAMS_FILE, build
 from instruct.formats.columns import USUAL, Columns
 from instruct.formats.rows import picked_rows
@@ -45,18 +46,16 @@ def _run_in(root: Path, folder: Path) -> Path:
     copy_tree(root, folder)
     make_small(root, folder)
     if run_dvc(folder, "repro") != 0:
-        raise InstructError("the smoke run failed; the stage's own message stands above")
+        raise InstructError("the smoke run failed; the stage's own message is above")
     return folder
 
 
 def copy_tree(root: Path, folder: Path) -> None:
     """Copy what Git tracks or would track, but no result, into a DVC repository of its own without Git."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True
-    )
+    listed = call_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed.returncode:
-        raise InstructError(f"{root}: is not a Git repository; clone it with Git to run this")
-    for name in filter(None, listed.stdout.decode().split("\0")):
+        raise InstructError(f"{root}: Git cannot list its files ({complaint_of(listed)}); run this in a clone")
+    for name in map(os.fsdecode, filter(None, listed.stdout.split(b"\0"))):
         if name.split("/")[0] in PRODUCTS or not (root / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ from instruct.core.files import read_text
 from instruct.core.git import call_git, complaint_of
 from instruct.core.parsing import parse_yaml
 from instruct.results.lock import LOCK, PARAMS, lock_outs
-from instruct.tools.programs import ask_dvc, run_dvc, run_git
+from instruct.tools.own_data import outs_of_dvc_files, own_data, untracked
+from instruct.tools.programs import ask_dvc, git_names, run_dvc, run_git
 
 PIPELINE = "dvc.yaml"
 
@@ -45,6 +46,9 @@ def _verify_in(root: Path, folder: Path, lock_only: bool) -> list[str]:
     clone(root, folder)
     if missing := missing_from_commit(folder):
         raise InstructError("\n".join(missing))
+    brought = own_data(*(_load_yaml(read_text(folder / name), name) for name in (PIPELINE, PARAMS)))
+    if lacking := untracked(root, brought, folder):
+        raise InstructError("\n".join(lacking))
     if stages := stale_stages(folder):
         raise InstructError(
             f"{LOCK}: is not that of this commit: code, settings or data of {' and '.join(stages)} are newer; "
@@ -54,7 +58,7 @@ def _verify_in(root: Path, folder: Path, lock_only: bool) -> list[str]:
         return []
     bring_data(root, folder)
     if run_dvc(folder, "repro", "--force"):
-        raise InstructError("the second run failed; the stage's own message stands above")
+        raise InstructError("the second run failed; the stage's own message is above")
     return list(differences(folder))
 
 
@@ -134,19 +138,20 @@ def clone(root: Path, folder: Path) -> None:
 
 
 def bring_data(root: Path, folder: Path) -> None:
-    """Copy the data sets that DVC keeps beside a committed .dvc file; DVC then checks them against it."""
-    for name in run_git(folder, "ls-files", "*.dvc").splitlines():
-        for out in _load_yaml(read_text(folder / name), name).get("outs", []):
-            path = (Path(name).parent / out["path"]).as_posix()
-            if not (root / path).is_file():
-                raise InstructError(f"{path}: is not here, {name} describes it; run dvc pull first")
+    """Copy the data that DVC keeps beside a committed .dvc file; DVC then checks them against it."""
+    for path, name in outs_of_dvc_files(folder, git_names(folder, "ls-files", "-z")):
+        if (root / path).is_dir():
+            shutil.copytree(root / path, folder / path)
+        elif (root / path).is_file():
             shutil.copy2(root / path, folder / path)
+        else:
+            raise InstructError(f"{path}: is not here, {name} describes it; run dvc pull first")
 
 
 def differences(folder: Path) -> Iterator[str]:
     """What a finished run in the clone `folder` has changed in its tracked files."""
-    changed = run_git(folder, "diff", "--name-only", "HEAD").splitlines()
-    new = run_git(folder, "ls-files", "--others", "--exclude-standard").splitlines()
+    changed = git_names(folder, "diff", "--name-only", "-z", "HEAD")
+    new = git_names(folder, "ls-files", "-z", "--others", "--exclude-standard")
     for name in sorted(changed, key=lambda name: (name != LOCK, name)):
         if not (folder / name).is_file():
             yield f"{name}: is not made any more"

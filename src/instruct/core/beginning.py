@@ -1,0 +1,61 @@
+"""Every script imports this first, so that Ctrl-C and the end of DVC are answered while the other imports still run.
+
+A killed DVC leaves its stage running, and the next `dvc repro` would start a second one in the same folders.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+HINT = "`git restore metrics && dvc checkout` gives the committed results back"
+LOOK_S = 0.25
+
+
+def stopped(script: str, said: str) -> str:
+    """The line that ends a stage after Ctrl-C: what is kept, and how to go on or back."""
+    return f"{script}: stopped; {said or '`dvc repro` runs this stage again'}; {HINT}"
+
+
+def find_dvc() -> psutil.Process | None:
+    """The DVC that runs this stage: the nearest ancestor without the variable that DVC gives to its stages.
+
+    Between the two there may be a shell and torchrun, which live on when DVC is killed.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return None
+    try:
+        return next((one for one in psutil.Process().parents() if "DVC_STAGE" not in one.environ()), None)
+    except psutil.Error:
+        return None
+
+
+def _end_with(dvc: psutil.Process) -> None:
+    """Wait until DVC is gone, then ask this process to end as `kill` does: training first saves its state."""
+    while _is_alive(dvc):
+        time.sleep(LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _show(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(stopped(Path(sys.argv[0]).name, str(error)), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, at)
+
+
+sys.excepthook = _show
+if dvc := find_dvc():
+    threading.Thread(target=_end_with, args=(dvc,), daemon=True, name="ends with DVC").start()

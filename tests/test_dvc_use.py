@@ -61,7 +61,7 @@ VARIANTS = {
 CHECKED_ONLY = {"split.val"}
 # Stages that import torch take seconds each.
 BY_SPEED = [
-    pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/core/runtime.py" in STAGES[stage]["deps"] else stage
+    pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/model" in STAGES[stage]["deps"] else stage
     for stage in STAGES
 ]
 # Not DVC's: the state to resume from, which a stage leaves only where it was interrupted.

@@ -425,7 +425,7 @@ def test_smoke_into_a_folder_that_is_not_empty_is_refused(project, before_smoke,
 
 
 def test_smoke_outside_of_git_says_so(bare, tmp_path_factory):
-    with pytest.raises(InstructError, match="Git cannot list its files .*run this in a clone"):
+    with pytest.raises(InstructError, match=r"Git cannot list its files .*run this in a clone"):
         run_smoke(bare, keep=tmp_path_factory.mktemp("none"))
 
 

@@ -1,14 +1,17 @@
-"""Where and how torch computes: device, number of threads, precision."""
+"""Where and how torch computes: device, number of threads, precision. Settings are checked without importing it."""
+
+from __future__ import annotations
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from instruct.core.errors import ParamsError
 from instruct.core.params import require
+
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 
@@ -38,6 +41,8 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a model computes."""
+        import torch
+
         if self.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
@@ -45,6 +50,8 @@ class Runtime:
 
 def start_runtime(params: RuntimeParams) -> Runtime:
     """Set threads and choose the device; raises ParamsError for a device that this machine lacks."""
+    import torch
+
     keep_freed_memory()
     torch.set_num_threads(params.num_threads)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

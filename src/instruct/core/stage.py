@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -38,7 +38,6 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
     """Call `main` with one Path for each of its parameters, taken in order from the command line.
 
     A last parameter `*paths` takes one or more.
-
     `writes` names the parameters that are outputs: a second run that would write one of them waits or is refused.
     Exits with status 2 for the wrong number of paths, 1 for an InstructError or where disk or memory is full, 130 for
     Ctrl-C, SIGTERM and SIGHUP.
@@ -46,20 +45,20 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parameters = inspect.signature(main).parameters.values()
     several = any(one.kind is one.VAR_POSITIONAL for one in parameters)
-    names = [one.name for one in parameters]
-    given = sys.argv[1:]
+    names = [one.name.upper() + "..." * (one.kind is one.VAR_POSITIONAL) for one in parameters]
+    given = [Path(path) for path in sys.argv[1:]]
     script = Path(sys.argv[0]).name
     first = os.environ.get("RANK", "0") == "0"
     if len(given) < len(names) or (len(given) > len(names) and not several):
-        wanted = " ".join(names).upper() + "..." * several
-        print(f"usage: python src/{script} {wanted}", file=sys.stderr)
+        print(f"usage: python src/{script} {' '.join(names)}", file=sys.stderr)
         sys.exit(2)
-    paths = dict(zip(names, map(Path, given), strict=False))
+    paths = inspect.signature(main).bind(*given).arguments
+    outputs = [paths[name] for name in writes]
     try:
-        with like_ctrl_c(), alone([paths[name] for name in writes] if first else []):
+        with like_ctrl_c(), alone(outputs if first else []):
             if first:
-                announce(main, paths, writes)
-            main(*map(Path, given))
+                announce(main, outputs)
+            main(*given)
     except InstructError as error:
         # Under torchrun every process finds the same mistake in settings and data: the first one says it for all.
         if first or not isinstance(error, ParamsError | DataError):
@@ -76,11 +75,11 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
         sys.exit(1)
 
 
-def announce(main: Callable[..., None], paths: Mapping[str, Path], writes: Sequence[str]) -> None:
+def announce(main: Callable[..., None], outputs: Sequence[Path]) -> None:
     """Log what the stage will do, as its script's docstring says it, and where the results will be."""
     about = (main.__globals__.get("__doc__") or "").strip().partition("\n")[0].rpartition("· ")[2].rstrip(".")
     if about:
-        log.info("%s", f"{about} ({', '.join(str(paths[name]) for name in writes)})" if writes else about)
+        log.info("%s", f"{about} ({', '.join(map(str, outputs))})" if outputs else about)
 
 
 @contextmanager

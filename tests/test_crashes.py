@@ -1,0 +1,96 @@
+"""Kills at random moments, in every stage, of DVC alone, of the stage alone, of both, and Ctrl-C: the same bytes after."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+import yaml
+from small_pipeline import content_of
+
+from instruct.tools.programs import mend_rwlock
+
+pytestmark = pytest.mark.slow
+ROUNDS = 8
+KINDS = ["dvc alone", "stage alone", "both", "ctrl-c"]
+# What DVC does with its lock and its cache takes a moment too, before a stage and after it.
+LATEST_S = 4.0
+
+
+@pytest.fixture
+def fresh(smoke, tmp_path):
+    """The small pipeline as if nothing had ever run."""
+    folder = tmp_path / "fresh"
+    unwanted = shutil.ignore_patterns("cache", "tmp", "dvc.lock", "metrics", "split", "augmented", "sft")
+    shutil.copytree(smoke, folder, ignore=unwanted)
+    for name in ("quality.txt", "base_responses.json", "responses.json", "judgements.json"):
+        (folder / "data" / name).unlink()
+    return folder
+
+
+class Repro:
+    """One `dvc repro` in a session of its own, as a terminal starts it."""
+
+    def __init__(self, folder, log):
+        self._log, self._begin = log, log.stat().st_size if log.exists() else 0
+        command = [sys.executable, "-m", "dvc", "repro"]
+        with log.open("a") as file:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, start_new_session=True)
+
+    def said(self):
+        return self._log.read_bytes()[self._begin :].decode("utf-8", "replace")
+
+    def wait_for(self, stage):
+        """Until the stage runs, or everything is done."""
+        while f"Running stage '{stage}'" not in self.said() and self.process.poll() is None:
+            time.sleep(0.01)
+
+    def strike(self, kind):
+        """Returns whether there was still something to hit."""
+        if self.process.poll() is not None:
+            return False
+        with suppress(psutil.Error, ProcessLookupError):
+            if kind == "stage alone":
+                for child in psutil.Process(self.process.pid).children(recursive=True):
+                    child.kill()
+            elif kind == "dvc alone":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL if kind == "both" else signal.SIGINT)
+        self.process.wait()
+        return True
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_pipeline_that_was_killed_in_every_stage_ends_in_the_same_bytes(fresh, smoke, hermetic, tmp_path, number):
+    """One kill a stage and round, the kinds in turn, at a moment drawn from the round's number."""
+    rng, log = random.Random(number), tmp_path / "log"
+    stages = yaml.safe_load((fresh / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    hits = 0
+    for turn, stage in enumerate(stages):
+        mend_rwlock(fresh)
+        repro = Repro(fresh, log)
+        repro.wait_for(stage)
+        time.sleep(rng.uniform(0, LATEST_S))
+        hits += repro.strike(KINDS[(number + turn) % len(KINDS)])
+    assert hits >= len(stages) // 2, log.read_text()
+    mend_rwlock(fresh)
+    last = Repro(fresh, log)
+    assert last.process.wait() == 0, last.said()
+    assert "Traceback" not in log.read_text(), log.read_text()
+    found, wanted = content_of(fresh), content_of(smoke)
+    assert {name for name in found if name not in wanted} == set()
+    assert [name for name in wanted if found.get(name) != wanted[name]] == []
+    assert not [one for one in psutil.process_iter() if is_in(one, fresh)]
+
+
+def is_in(process, folder):
+    with suppress(psutil.Error):
+        return process.cwd().startswith(str(folder))
+    return False

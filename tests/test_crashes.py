@@ -1,4 +1,4 @@
-"""Kills at random moments, in every stage, of DVC alone, of the stage alone, of both, and Ctrl-C: the same bytes after."""
+"""Kills at random moments in every stage, of DVC, of the stage, of both, and Ctrl-C: the bytes are the same after."""
 
 import os
 import random

@@ -96,6 +96,35 @@ def test_every_source_file_is_visible_to_git(ignores):
     assert [name for name in wanted if ignores(name)] == []
 
 
+def test_a_clone_under_any_autocrlf_holds_the_committed_bytes_and_no_changes(tmp_path):
+    """Checksums are over bytes; with other line ends every file would look changed."""
+    content = {
+        "unix.json": b'{"a": 1}\n',
+        "dos.csv": b"a,b\r\n1,2\r\n",
+        "mixed.txt": b"a\r\nb\nc\r",
+        "bytes.png": b"\0\r\n",
+    }
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    for name, one in content.items():
+        (tmp_path / name).write_bytes(one)
+
+    def git(*arguments, cwd=tmp_path):
+        author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(["git", *author, *arguments], cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "all")
+    for way in ("true", "input", "false"):
+        clone = tmp_path / f"clone-{way}"
+        git("clone", "--quiet", "--config", f"core.autocrlf={way}", ".", str(clone))
+        assert {name: (clone / name).read_bytes() for name in content} == content
+        git("add", "--all", "--renormalize", cwd=clone)
+        assert git("status", "--porcelain", cwd=clone) == ""
+
+
 # Make
 
 

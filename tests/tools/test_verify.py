@@ -1,6 +1,7 @@
 """A second run in a clean clone: the same bytes pass, and what differs is named."""
 
 import json
+import shutil
 
 import pytest
 from small_pipeline import commit_all, git, run
@@ -52,6 +53,35 @@ def leaves(values, prefix=""):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("hook", ["pre-commit", "pre-push"])
+def test_verify_in_a_hook_leaves_head_and_index_of_the_user_alone(workplace, tmp_path, hook, monkeypatch):
+    """As `git commit -a` calls a pre-commit hook, and `git push` from a worktree a pre-push hook."""
+    place = workplace
+    if hook == "pre-push":
+        place = tmp_path / "worktree"
+        git(workplace, "worktree", "add", "--quiet", "-b", "other", str(place))
+        monkeypatch.setenv("GIT_DIR", str(workplace / ".git/worktrees/worktree"))
+    else:
+        shutil.copy(workplace / ".git/index", workplace / ".git/index.hook")
+        monkeypatch.setenv("GIT_INDEX_FILE", ".git/index.hook")
+        monkeypatch.setenv("GIT_PREFIX", "")
+    before = {path: path.read_bytes() for path in (workplace / ".git").rglob("*") if path.name in ("HEAD", "index")}
+    assert verify(place, lock_only=True) == []
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_results_with_names_that_git_quotes_are_compared(cloned):
+    (cloned / "metrics/données à moi.json").write_text('{"a": 1}')
+    git(cloned, "add", "--all")
+    git(cloned, "commit", "--quiet", "--message", "named")
+    (cloned / "metrics/données à moi.json").write_text('{"a": 2}')
+    (cloned / 'metrics/q"t.csv').write_text("a")
+    assert list(differences(cloned)) == [
+        "metrics/données à moi.json: a is 2, was 1",
+        'metrics/q"t.csv: is made, but not committed',
+    ]
 
 
 @pytest.fixture
@@ -268,3 +298,12 @@ def test_imported_data_comes_along_or_is_asked_for(workplace, cloned):
     (workplace / "data/set.json").write_text("[]")
     bring_data(workplace, cloned)
     assert (cloned / "data/set.json").read_text() == "[]"
+
+
+def test_folder_of_imported_data_comes_along(workplace, cloned):
+    (cloned / "data/sets.dvc").write_text("outs:\n- path: sets\n  md5: 0123.dir\n")
+    git(cloned, "add", "--force", "data/sets.dvc")
+    (workplace / "data/sets").mkdir()
+    (workplace / "data/sets/one.json").write_text("[]")
+    bring_data(workplace, cloned)
+    assert (cloned / "data/sets/one.json").read_text() == "[]"

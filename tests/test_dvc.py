@@ -27,10 +27,11 @@ PACKAGE_DATA = {
 TRACKED_DATA = {"${split.data}", "data/human-scores.csv"}
 # Packages whose `__init__` is more than a docstring.
 WITH_CODE: set[str] = set()
-WAYS = {"read_params", "PARAMS_FILE"}
+WAYS = {"parse_yaml", "read_yaml", "read_params", "PARAMS_FILE"}
 YAML_READERS = {"yaml", "ruamel", "omegaconf", "dvc"}
 # Modules of stages that read YAML.
 READERS = {
+    "src/instruct/core/parsing.py",  # YAML itself
     "src/instruct/core/params.py",  # params.yaml itself, a section at a time
     "src/instruct/backbones/catalog.py",  # models/backbones.yaml, of which dvc.yaml declares the entry in use
     "src/instruct/evaluation/rubrics.py",  # the rubrics beside it, which are among the deps
@@ -221,6 +222,7 @@ def test_stages_read_settings_by_load_params_alone():
         "Path('../params.yaml').read_text()",
         "def late():\n    import yaml",
         "from ruamel.yaml import YAML",
+        "from instruct.core.parsing import read_yaml",
         "from dvc.api import params_show",
     ],
 )

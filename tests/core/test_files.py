@@ -289,6 +289,56 @@ def test_csv_reads_in_the_standard_library_and_back(tmp_path):
     assert [row["note"] for row in read_csv(path)] == ['a "b", c\nd', ""]
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.text("'=+-@\t\r\n,\"1.e/:a ", max_size=6)
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=st.lists(st.fixed_dictionaries({"a": TEXTS, "=b": TEXTS}), max_size=3))
+def test_csv_written_is_csv_read_whatever_the_text(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    write_csv(path, ["a", "=b"], rows)
+    assert read_csv(path) == rows
+    csv.field_size_limit(1_000_000)
+    with path.open(newline="", encoding="utf-8") as file:
+        fields = [field for row in csv.reader(file) for field in row]
+    assert len(fields) == 2 * len(rows) + 2, "the standard library finds the same fields"
+
+
+def test_a_field_is_as_long_as_it_needs_to_be(tmp_path):
+    rows = [{"a": "x" * 200_000, "b": "\r" * 200_000}]
+    write_csv(tmp_path / "x.csv", ["a", "b"], rows)
+    assert read_csv(tmp_path / "x.csv") == rows
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(0)", "'=1"])
+def test_no_field_is_a_formula_to_a_spreadsheet(tmp_path, text):
+    write_csv(tmp_path / "x.csv", [text], [{text: text}])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert all(field.startswith("'") for row in csv.reader(file) for field in row)
+
+
+@pytest.mark.parametrize("key", ["123456789012", "1e5", "00012", "3-4", "1/2", "1.10.2026", "12:30", "1E400", "+5"])
+def test_a_key_that_a_spreadsheet_would_change_is_marked_and_a_number_is_not(tmp_path, key):
+    write_csv(tmp_path / "x.csv", ["key", "score"], [{"key": key, "score": -1e-05}, {"key": "85", "score": "7.5"}])
+    assert (tmp_path / "x.csv").read_text() == f"key,score\n'{key},-1e-05\n85,7.5\n"
+    assert [row["key"] for row in read_csv(tmp_path / "x.csv")] == [key, "85"]
+
+
+@pytest.mark.parametrize("text", ["a,b\n1\n", "a,b\n1,2,3\n", "a,a\n1,2\n", 'a,b\n1,"2\n'])
+def test_csv_of_another_shape_is_one_line_with_its_place(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=r"x\.csv:\d+: ") as refused:
+        read_csv(tmp_path / "x.csv")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_keeps_no_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_json, read_csv, sha256_of):
+        with pytest.raises(DataError, match=r"pipe: "):
+            read(tmp_path / "pipe")
+
+
 def test_csv_refuses_a_column_that_has_no_header(tmp_path):
     with pytest.raises(ValueError, match="lost"):
         write_csv(tmp_path / "curve.csv", ["step"], [{"step": 1, "lost": 2}])

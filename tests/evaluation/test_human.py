@@ -92,8 +92,8 @@ def test_a_score_that_is_none_is_told_with_its_row(tmp_path, score):
     ("text", "words"),
     [
         ("answer,score\na1,50\n", "row 1: must have the columns answer, score, note"),
-        (",".join(COLUMNS) + "\na1,50,,i,,r\n", "row 1: must have the columns"),
-        (",".join(COLUMNS) + "\na1,50,,i,,r,x,y\n", "row 1: must have the columns"),
+        (",".join(COLUMNS) + "\na1,50,,i,,r\n", r"h\.csv:2: "),
+        (",".join(COLUMNS) + "\na1,50,,i,,r,x,y\n", r"h\.csv:2: "),
         (",".join(COLUMNS) + "\na1,50,,i,,r,x\na1,60,,i,,r,x\n", "row 2: the answer a1 stands in row 1 too"),
     ],
 )

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-import yaml
 
-from instruct.core.errors import BackboneError, ParamsError
-from instruct.core.files import read_text, sha256_of
+from instruct.core.errors import BackboneError, DataError, ParamsError
+from instruct.core.files import sha256_of
 from instruct.core.params import build, did_you_mean, require
+from instruct.core.parsing import read_yaml
 
 TABLE = Path("models/backbones.yaml")
 CACHE_VARIABLE = "INSTRUCT_CACHE"
@@ -101,9 +101,9 @@ def cache_folder() -> Path:
 def read_table(table: Path = TABLE) -> dict[str, Backbone]:
     """All backbones by name; raises BackboneError where the table is not what it should be."""
     try:
-        entries = yaml.safe_load(read_text(table))
-    except yaml.YAMLError as error:
-        raise BackboneError(f"{table}: not YAML ({str(error).splitlines()[0]})") from None
+        entries = read_yaml(table)
+    except DataError as error:
+        raise BackboneError(str(error)) from None
     if not isinstance(entries, Mapping):
         raise BackboneError(f"{table}: must map the names of backbones to their entries")
     try:

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from instruct.core.errors import DataError, InstructError
+
+_QUOTED = re.compile('[",\r\n]')
+# Formulas (OWASP's list) and what spreadsheets take for numbers and dates; with apostrophes, so that each is one more.
+_CHANGED_BY_SPREADSHEETS = re.compile(r"'*([=+\-@\t\r]|[\d.][\d.,:/eE+-]*\Z)")
+_KEPT_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -80,17 +87,56 @@ def write_json_list(path: Path, values: Iterable[Any]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file with a header line; a value that is absent from a row stays empty."""
-    out = StringIO()
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="raise")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, out.getvalue())
+    """Write a CSV file with a header line; a value that is absent from a row stays empty.
+
+    People open these files in spreadsheets, which run `=1+1` and turn `123456789012` or `3-4` into something else.
+    A text like these gets an apostrophe before it; `parse_csv` takes it off.
+    """
+    lines = [",".join(map(_csv_field, columns))]
+    for row in rows:
+        if lost := [name for name in row if name not in columns]:
+            raise ValueError(f"no column is called {lost[0]}")
+        lines.append(",".join(_csv_field(row.get(name)) for name in columns))
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _csv_field(value: Any) -> str:
+    """One field; unlike the csv module's, a carriage return is quoted, which its reader takes for a line's end."""
+    text = "" if value is None else str(value)
+    if isinstance(value, str) and _CHANGED_BY_SPREADSHEETS.match(text) and not _KEPT_NUMBER.fullmatch(text):
+        text = f"'{text}"
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a CSV file with a header line into one dictionary a row."""
-    return list(csv.DictReader(StringIO(read_text(path))))
+    return parse_csv(read_text(path), str(path))[1]
+
+
+def parse_csv(text: str, where: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a CSV text, its lines ended by LF, CRLF or CR; fields of any length.
+
+    Raises DataError that begins with `where` and names the line.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    reader = csv.reader(StringIO(text, newline=""), strict=True)
+    try:
+        names = list(map(_without_apostrophe, next(reader, [])))
+        if len(set(names)) != len(names):
+            raise ValueError("two columns have one name")
+        return names, [dict(_named(names, row)) for row in reader if row]
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{where}:{reader.line_num}: not CSV ({error}); correct it or make it again") from None
+
+
+def _named(names: Sequence[str], row: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if len(row) != len(names):
+        raise ValueError(f"a row of {len(row)} fields under {len(names)} names")
+    yield from zip(names, map(_without_apostrophe, row), strict=True)
+
+
+def _without_apostrophe(text: str) -> str:
+    return text[1:] if text.startswith("'") and _CHANGED_BY_SPREADSHEETS.match(text) else text
 
 
 def read_text(path: Path) -> str:
@@ -109,6 +155,8 @@ def read_text(path: Path) -> str:
 def readable(path: Path) -> Iterator[None]:
     """Make DataError in plain words of whatever keeps a file from being opened and read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise DataError(f"{path}: is not a file but a pipe or a device, which could keep a reader waiting for ever")
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; check the path or run the stage that makes it") from None

@@ -12,10 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from instruct.core.errors import ParamsError
+from instruct.core.errors import DataError, ParamsError
+from instruct.core.parsing import read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 T = TypeVar("T")
@@ -23,19 +21,12 @@ T = TypeVar("T")
 
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """All of params.yaml as plain values, by YAML 1.2 rules: `1e-05` is a number, `no` is a string."""
+    if not path.exists():
+        raise ParamsError(f"{path}: there is no such file; run from the repository's root")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: there is no such file; run from the repository's root") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: cannot be read ({error})") from None
-    try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ParamsError(f"{path}{where}: not YAML ({problem}); correct this line") from None
+        values = read_yaml(path)
+    except DataError as error:
+        raise ParamsError(str(error)) from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: must be a mapping of sections, is {describe(values)}")
     return values

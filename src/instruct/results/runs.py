@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from instruct.core.errors import DataError
+from instruct.core.files import parse_csv
 from instruct.core.parsing import mapping, parse_json, parse_yaml
 from instruct.results.lock import LOCK, PARAMS, flatten, md5_of, stale_lines
 from instruct.results.revisions import WORKSPACE, Revision, find_commit, read_files
 from instruct.results.schema import Results, load
-from instruct.results.table import Scores, Table, load_table, read_rows
+from instruct.results.table import Scores, Table, load_table
 
 EVALUATE, SCORES, TRAIN = "metrics/evaluate.json", "metrics/scores.csv", "metrics/train.json"
 SPLIT, QUALITY = "metrics/split.json", "metrics/data.json"
@@ -125,7 +126,7 @@ def _document(texts: Mapping[str, str], path: str, name: str) -> dict[str, Any]:
 
 def _curve(text: str, where: str) -> list[dict[str, float]]:
     """The rows of a curve as numbers, with `step` and `loss` in each."""
-    columns, rows = read_rows(text, where)
+    columns, rows = parse_csv(text, where)
     if not {"step", "loss"} <= set(columns):
         raise DataError(f"{where}: lacks the columns step and loss; run `dvc repro train` there")
     curve = []

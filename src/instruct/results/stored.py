@@ -1,5 +1,6 @@
 """The answers of a run: in the working tree, or in DVC's cache. Their absence is said in words, never an error."""
 
+import re
 import subprocess
 import sys
 from functools import cached_property
@@ -9,6 +10,8 @@ from instruct.core.errors import DataError
 from instruct.core.records import Response, read_responses
 from instruct.results.lock import lock_outs, md5_of
 from instruct.results.runs import Run
+
+_MD5 = re.compile("[0-9a-f]{32}")
 
 
 class Cache:
@@ -26,7 +29,9 @@ class Cache:
         return self.root / said if said and not self._asking.returncode else None
 
     def find(self, md5: str) -> Path | None:
-        """The file with this content, or None if the cache lacks it."""
+        """The file with this content, or None if the cache lacks it; any branch may name any path as an md5."""
+        if not _MD5.fullmatch(md5):
+            return None
         path = (self.folder or self.root) / "files" / "md5" / md5[:2] / md5[2:]
         return path if self.folder and path.is_file() else None
 

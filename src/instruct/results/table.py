@@ -1,12 +1,11 @@
 """metrics/scores.csv: every score of every test record, one row a record, one column for each score and system."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 from instruct.core.errors import DataError
+from instruct.core.files import parse_csv
 from instruct.results.schema import MEASURES, REMEDY, Results
 
 HUMAN = "human"
@@ -52,7 +51,7 @@ def table_rows(table: Table) -> Iterator[dict[str, Any]]:
 
 def load_table(text: str, where: str, results: Results) -> Table:
     """The table that belongs to `results`; raises DataError that begins with `where` and names line and column."""
-    columns, rows = read_rows(text, where)
+    columns, rows = parse_csv(text, where)
     human = any(name.startswith(f"{HUMAN}_") for name in columns)
     names = score_names(results, human=human)
     if columns != table_columns(names, results.names):
@@ -72,15 +71,6 @@ def load_table(text: str, where: str, results: Results) -> Table:
             f"{where}: has {len(table.kinds)} records, metrics/evaluate.json {results.test.records}; {REMEDY}"
         )
     return table
-
-
-def read_rows(text: str, where: str) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and rows of a CSV text, its lines ended by LF, CRLF or CR."""
-    reader = csv.DictReader(StringIO(text, newline=""))
-    try:
-        return list(reader.fieldnames or ()), list(reader)
-    except csv.Error as error:
-        raise DataError(f"{where}:{reader.line_num + 1}: not CSV ({error}); run `dvc repro` there") from None
 
 
 def _score(text: str | None, where: str) -> float | None:

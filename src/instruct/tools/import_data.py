@@ -5,11 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from instruct.core.errors import DataError, ParamsError
-from instruct.core.files import read_text, sha256_of
+from instruct.core.files import sha256_of
 from instruct.core.params import build, did_you_mean
+from instruct.core.parsing import read_yaml
 
 SOURCES = Path("data/sources.yaml")
 
@@ -29,9 +28,9 @@ class Source:
 def read_sources(sources: Path = SOURCES) -> dict[str, Source]:
     """All known data sets by name."""
     try:
-        entries = yaml.safe_load(read_text(sources))
+        entries = read_yaml(sources)
         return {name: build(Source, entry, where=f"{sources}: {name}") for name, entry in entries.items()}
-    except (yaml.YAMLError, ParamsError, AttributeError) as error:
+    except (ParamsError, AttributeError) as error:
         raise DataError(f"{sources}: not a table of sources ({error})") from None
 
 

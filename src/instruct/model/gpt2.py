@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from instruct.core.errors import CheckpointError
 from instruct.model.decoder import Attend, Decoder
+from instruct.model.limits import check_shape
 from instruct.model.linear import Linear
 
 
@@ -27,8 +28,8 @@ class GPT2Config:
     eos_token_id: int = 50256
 
     def __post_init__(self) -> None:
-        if min(self.vocab_size, self.n_positions, self.n_embd, self.n_layer, self.n_head) < 1:
-            raise CheckpointError(f"config: every size must be 1 or more, is {self}")
+        sizes = {name: getattr(self, name) for name in ("vocab_size", "n_positions", "n_embd", "n_head")}
+        check_shape(self.n_layer, sizes, {"layer_norm_epsilon": self.layer_norm_epsilon})
         if self.n_embd % self.n_head:
             raise CheckpointError(f"config: n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
 

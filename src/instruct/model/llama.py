@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from instruct.core.errors import CheckpointError
 from instruct.model.decoder import Attend, Decoder
+from instruct.model.limits import check_shape
 from instruct.model.linear import Linear
 
 
@@ -33,12 +34,12 @@ class LlamaConfig:
     eos_token_id: int = 2
 
     def __post_init__(self) -> None:
-        sizes = (
-            self.vocab_size, self.max_position_embeddings, self.hidden_size, self.intermediate_size,
-            self.num_hidden_layers, self.num_attention_heads, self.num_key_value_heads,
+        names = (
+            "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size", "num_attention_heads",
+            "num_key_value_heads",
         )  # fmt: skip
-        if min(sizes) < 1:
-            raise CheckpointError(f"config: every size must be 1 or more, is {self}")
+        numbers = {"rms_norm_eps": self.rms_norm_eps, "rope_theta": self.rope_theta}
+        check_shape(self.num_hidden_layers, {name: getattr(self, name) for name in names}, numbers)
         if self.hidden_size % (2 * self.num_attention_heads) or self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
                 f"config: hidden_size {self.hidden_size}, {self.num_attention_heads} heads and "

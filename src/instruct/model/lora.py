@@ -5,7 +5,7 @@ An adapter is stored in the layout of PEFT, so that other tools load it as it is
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from instruct.backbones.catalog import Backbone
 from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.files import read_json
-from instruct.core.params import did_you_mean, require
+from instruct.core.params import build, did_you_mean, require
 from instruct.model.linear import linear
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -39,9 +39,17 @@ class LoraParams:
 
     def __post_init__(self) -> None:
         require("r", self.r, self.r >= 0, "at least 0")
-        require("alpha", self.alpha, self.alpha > 0, "above 0")
+        require("alpha", self.alpha, 0 < self.alpha < 1e9, "above 0")
         require("base", self.base, self.base == "fp32" or self.r > 0, "fp32 where r is 0: all weights are trained")
         require("dropout", self.dropout, 0 <= self.dropout < 1, "from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """What adapter_config.json says of the backbone."""
+
+    base_model_name_or_path: str
+    backbone_sha256: tuple[str, ...]
 
 
 class LoraLinear(nn.Module):
@@ -130,10 +138,19 @@ def fill_adapter(model: nn.Module, prefix: str, weights: Iterable[tuple[str, Ten
         if target.shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)} instead of {tuple(target.shape)}"
             raise CheckpointError(f"{where}: the tensor {name} has shape {shapes}; train again")
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{where}: the tensor {name} holds {tensor.dtype}, not numbers; train again")
+        check_finite(name, tensor, where=where)
         target.data.copy_(tensor)
         missing.discard(name)
     if missing:
         raise CheckpointError(f"{where}: the tensor {min(missing)} is missing; train again")
+
+
+def check_finite(name: str, tensor: Tensor, *, where: str) -> None:
+    """Raise CheckpointError for NaN and infinity, with which every answer would be noise without a word."""
+    if not all(torch.isfinite(bound) for bound in tensor.float().aminmax()):
+        raise CheckpointError(f"{where}: the tensor {name} holds NaN or infinity; fetch it or train again")
 
 
 def adapter_config(model: nn.Module, backbone: Backbone) -> dict[str, Any]:
@@ -159,13 +176,11 @@ def read_adapter_config(path: Path) -> tuple[str, list[str], LoraParams]:
     """The name and checksums of an adapter's backbone, and its settings."""
     try:
         value = read_json(path)
-        params = LoraParams(
-            r=value["r"],
-            alpha=value["lora_alpha"],
-            dropout=value["lora_dropout"],
-            target_modules=tuple(value["target_modules"]),
-            base=value["trained_on_base"],
-        )
-        return value["base_model_name_or_path"], value["backbone_sha256"], params
+        names = {"alpha": "lora_alpha", "dropout": "lora_dropout", "base": "trained_on_base"}
+        given = {field.name: value[names.get(field.name, field.name)] for field in fields(LoraParams)}
+        params = build(LoraParams, given, where=str(path))
+        require("r", params.r, params.r >= 1, "at least 1")
+        origin = build(_Origin, {name: value[name] for name in _Origin.__annotations__}, where=str(path))
     except (DataError, ParamsError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not an adapter of ours ({error})") from None
+    return origin.base_model_name_or_path, list(origin.backbone_sha256), params

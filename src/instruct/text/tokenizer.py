@@ -190,6 +190,10 @@ def load_tokenizer(path: Path, eos_id: int) -> Tokenizer:
         kind = _pre_tokenizer_of(value)
         vocabulary: dict[str, int] = value["model"]["vocab"]
         special = {entry["content"]: entry["id"] for entry in value["added_tokens"]}
+        if not all(type(id_) is int for id_ in (*vocabulary.values(), *special.values())):
+            raise ValueError("a token id is not a whole number")
+        if not all(vocabulary):
+            raise ValueError("a token is empty")
         spelled = sorted(vocabulary, key=vocabulary.__getitem__)
         tokens = [t.encode() if t in special else token_bytes(t) for t in spelled]
         merged = [pair if isinstance(pair, str) else " ".join(pair) for pair in value["model"]["merges"]]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from instruct.comparing.runs import Run
 
 from instruct.comparing.compare import compare
-from instruct.comparing.runs import Run
 from instruct.statistics import FEW, mean_interval, paired_test, smallest_detectable
 
 EVALUATE = {

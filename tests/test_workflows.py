@@ -62,6 +62,16 @@ def test_what_runs_is_read_only_but_for_the_comment():
     assert [workflow["on"] for workflow in WORKFLOWS.values()] == [{"push": {"branches": ["main"]}}, "pull_request"]
 
 
+def test_actions_are_pinned_by_commit_and_leave_no_token_behind():
+    """A tag can be moved to other code; a token that checkout leaves in .git is there for every later step."""
+    steps = [step for workflow in WORKFLOWS.values() for job in workflow["jobs"].values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert actions and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
+    checkouts = [step for step in steps if step.get("uses", "").startswith("actions/checkout@")]
+    assert len(checkouts) == len(WORKFLOWS)
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
 def test_nothing_a_stranger_writes_becomes_shell():
     for workflow in WORKFLOWS.values():
         for job in workflow["jobs"].values():

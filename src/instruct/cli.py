@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instruct.core.errors import DataError, InstructError, ParamsError
+from instruct.core.terminal import guard_output, make_site_cache_private, print_error
 
 if TYPE_CHECKING:
     from instruct.results.runs import Run
@@ -24,10 +25,12 @@ def run() -> None:
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    guard_output()
+    make_site_cache_private()
     try:
         app()
     except InstructError as error:
-        print(f"instruct: {error}", file=sys.stderr)
+        print_error(f"instruct: {error}")
         sys.exit(1)
 
 

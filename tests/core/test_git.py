@@ -5,12 +5,12 @@ import subprocess
 import pytest
 from small_pipeline import commit_all, git, run
 
-from instruct.comparing.runs import read_run
 from instruct.core.errors import InstructError
 from instruct.core.git import OF_ONE_REPOSITORY, ask_git, list_experiments
+from instruct.results.revisions import list_revisions
+from instruct.results.runs import read_run
 from instruct.tools.results import result_table
 from instruct.tools.smoke import copy_tree
-from instruct.viewing.revisions import list_revisions
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_the_ends_of_lines_do_not_matter(lines, end):
         (lambda lines: lines[:1], "x: "),
         (lambda lines: lines[:2], "x: "),
         (lambda lines: [lines[0].replace("x_sft", "y_sft"), *lines[1:]], "x: "),
-        (lambda lines: [lines[0].replace("chrf_base,", ""), *lines[1:]], "x: "),
+        (lambda lines: [lines[0].replace("chrf_base,", ""), *lines[1:]], "x:2: "),
         (lambda lines: [*lines[:2], lines[1]], "x:3: id "),
         (lambda lines: [*lines[:2], lines[2].replace("b,", ",", 1)], "x:3: id "),
         (lambda lines: [lines[0], lines[1].replace("1.0", "high", 1), lines[2]], "x:2: x_base: "),

@@ -15,6 +15,7 @@ from types import FrameType
 from instruct.core.beginning import stopped
 from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.core.locks import hold
+from instruct.core.terminal import guard_output, print_error
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
     Exits with status 2 for the wrong number of paths, 1 for an InstructError or where disk or memory is full, 130 for
     Ctrl-C, SIGTERM and SIGHUP.
     """
+    guard_output()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parameters = inspect.signature(main).parameters.values()
     several = any(one.kind is one.VAR_POSITIONAL for one in parameters)
@@ -62,16 +64,16 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
     except InstructError as error:
         # Under torchrun every process finds the same mistake in settings and data: the first one says it for all.
         if first or not isinstance(error, ParamsError | DataError):
-            print(f"{script}: {error}", file=sys.stderr)
+            print_error(f"{script}: {error}")
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         if first:
-            print(stopped(script, str(interrupt)), file=sys.stderr)
+            print_error(stopped(script, str(interrupt)))
         sys.exit(130)
     except (OSError, MemoryError, RuntimeError) as error:
         if not (shortage := shortage_of(error)):
             raise
-        print(f"{script}: {shortage}", file=sys.stderr)
+        print_error(f"{script}: {shortage}")
         sys.exit(1)
 
 

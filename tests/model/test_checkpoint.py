@@ -139,6 +139,20 @@ def without_first(tensors):
     return {name: tensors[name] for name in sorted(tensors)[1:]}
 
 
+def with_number(number):
+    def change(tensors):
+        name = sorted(tensors)[0]
+        tensors[name].view(-1)[-1] = number
+        return tensors
+
+    return change
+
+
+def first_twice(tensors):
+    name = sorted(tensors)[0]
+    return {**tensors, name.removeprefix("transformer.").removeprefix("model."): tensors[name] + 1}
+
+
 def first_as_integers(tensors):
     name = sorted(tensors)[0]
     return {**tensors, name: tensors[name].to(torch.int32)}
@@ -151,6 +165,9 @@ def first_as_integers(tensors):
         (lambda tensors: {**tensors, "h.9.extra": torch.ones(2)}, r"the tensor h\.9\.extra has no place in this model"),
         (bigger, r"has shape \(.*\) instead of \(.*\); is the config another model's\?"),
         (first_as_integers, r"holds torch\.int32, not floating-point numbers"),
+        (first_twice, "twice"),
+        (with_number(float("nan")), "NaN or infinity"),
+        (with_number(-float("inf")), "NaN or infinity"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder, change, message):
@@ -282,6 +299,16 @@ def test_nothing_is_ever_unpickled(folder, tmp_path, name):
         ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type is llama3"),
         ("llama", {"num_key_value_heads": 3}, "4 heads and 3 key heads do not divide"),
         ("llama", {"eos_token_id": [1, 2]}, "eos_token_id must be a whole number, is a list"),
+        ("llama", {"eos_token_id": 97}, "eos_token_id is 97"),
+        ("gpt2", {"eos_token_id": -1}, "eos_token_id is -1"),
+        ("gpt2", {"n_layer": 10**5}, "layers"),
+        ("gpt2", {"n_layer": 2.0}, "n_layer must be a whole number"),
+        ("gpt2", {"n_embd": 2**62}, "n_embd"),
+        ("gpt2", {"layer_norm_epsilon": 10**400}, "layer_norm_epsilon"),
+        ("llama", {"num_hidden_layers": 10**5}, "layers"),
+        ("llama", {"intermediate_size": 2**62}, "intermediate_size"),
+        ("llama", {"rms_norm_eps": 0}, "rms_norm_eps"),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}}, "rope_theta"),
     ],
 )
 def test_another_family_or_variant_is_refused(tmp_path, family, values, message):
@@ -320,6 +347,16 @@ def test_the_older_place_of_the_rotary_base_is_read(tmp_path):
     del values["rope_parameters"]
     (tmp_path / "config.json").write_text(json.dumps({**values, "rope_theta": 4321, "rope_scaling": None}))
     assert read_config(tmp_path / "config.json").rope_theta == 4321.0
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN"])
+def test_an_epsilon_that_is_no_number_is_refused(tmp_path, number):
+    random_gpt2().save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert '"layer_norm_epsilon": 1e-05' in text
+    (tmp_path / "config.json").write_text(text.replace("1e-05", number))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_config(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": "gpt2", "model_type": "llama"}'])
@@ -393,10 +430,13 @@ def test_random_weights_depend_on_the_seed_alone():
     assert first["ln_f.weight"].eq(1).all() and first["h.0.attn.c_attn.bias"].eq(0).all()
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, small_tokenizer):
-    save_checkpoint(random_model(SMALL_LLAMA, seed=5), small_tokenizer, tmp_path)
-    change_json(tmp_path / "config.json", vocab_size=200)
-    with pytest.raises(CheckpointError, match="the tokenizer has 259 tokens, the model only 200"):
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
+    tokens = [END_OF_TEXT.encode(), *(bytes([value]) for value in range(256))]
+    save_checkpoint(
+        random_model(SMALL_LLAMA, seed=5), make_tokenizer(tokens, {END_OF_TEXT: 0}, "smollm", eos_id=0), tmp_path
+    )
+    change_json(tmp_path / "config.json", vocab_size=200, eos_token_id=0)
+    with pytest.raises(CheckpointError, match=r"257 .* 200"):
         load_checkpoint(tmp_path, CPU)
 
 

@@ -351,6 +351,34 @@ def test_adapter_config_of_another_kind_is_refused(tmp_path, text):
         read_adapter_config(tmp_path / "adapter_config.json")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"r": 0}, {"r": 2.0}, {"r": True}, {"r": "2"}, {"r": -1}, {"lora_alpha": float("inf")}, {"lora_alpha": "8"},
+        {"lora_alpha": float("nan")}, {"lora_dropout": 1.0}, {"target_modules": "c_attn"}, {"target_modules": [5]},
+        {"trained_on_base": "fp4"}, {"backbone_sha256": "0"}, {"base_model_name_or_path": 5},
+    ],
+)  # fmt: skip
+def test_adapter_settings_of_another_type_are_refused(tmp_path, changes):
+    save_adapter(adapted_model("gpt2"), byte_tokenizer(), tmp_path, backbone("gpt2"))
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json") as caught:
+        read_adapter_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [lambda t: t.fill_(float("nan")), lambda t: t.to(torch.int32)])
+def test_adapter_weights_that_are_no_numbers_are_refused(tmp_path, change):
+    save_adapter(adapted_model("gpt2"), byte_tokenizer(), tmp_path, backbone("gpt2"))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = min(tensors)
+    tensors[name] = change(tensors[name])
+    fresh = adapted_model("gpt2", trained=False)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        fill_adapter(fresh, fresh.prefix, tensors.items(), where="here")
+
+
 @families
 def test_adapter_survives_the_way_to_disk_and_back(tmp_path, family):
     model = adapted_model(family)

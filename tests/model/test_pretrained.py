@@ -20,12 +20,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def transformers_smollm2(smollm2_backbone):
-    """SmolLM2 as transformers reads it from the same file."""
+    """SmolLM2 as transformers reads it from the same file, which takes it half a minute."""
     name = smollm2_backbone.files[0].name
     model = AutoModelForCausalLM.from_pretrained(smollm2_backbone.folder, gguf_file=name, dtype=torch.float32)
     return model.eval()
 
 
+@pytest.mark.slow
 def test_smollm2_weights_equal_transformers_to_the_bit(smollm2, transformers_smollm2):
     theirs = {name.removeprefix("model."): weight for name, weight in transformers_smollm2.state_dict().items()}
     ours = smollm2.state_dict()
@@ -34,6 +35,7 @@ def test_smollm2_weights_equal_transformers_to_the_bit(smollm2, transformers_smo
     assert sum(weight.numel() for weight in smollm2.parameters()) == 134_515_008
 
 
+@pytest.mark.slow
 def test_smollm2_logits_equal_transformers(smollm2, smollm2_tokenizer, transformers_smollm2):
     template = TEMPLATES["alpaca"]
     prompts = [template.render("Name the capital of France."), template.render("Translate.", "Guten Tag 12 👍")]
@@ -45,6 +47,7 @@ def test_smollm2_logits_equal_transformers(smollm2, smollm2_tokenizer, transform
         assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
 
 
+@pytest.mark.slow
 def test_smollm2_config_equals_what_transformers_reads_from_the_file(smollm2, transformers_smollm2):
     config, theirs = smollm2.config, transformers_smollm2.config
     for name in (

@@ -46,7 +46,7 @@ class ScriptedJudge:
         self.asked: list[Response] = []
         self._replies = iter(replies)
 
-    def prepare(self, *groups: Answers) -> None:
+    def prepare(self, *groups: Answers, perhaps=()) -> None:
         pass
 
     def judge(self, answers: Answers) -> dict[str, list[Verdict]]:

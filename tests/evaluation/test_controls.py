@@ -1,30 +1,39 @@
 import json
+import random
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
+import numpy
 import pytest
-from evaluation.answers import ScriptedServer, answer, evaluate_params
+from evaluation.answers import ScriptedJudge, ScriptedServer, answer, evaluate_params
 
 from instruct.core.errors import JudgeError
-from instruct.evaluation.controls import INJECTION, KINDS, find_misorder, make_controls, run_controls
+from instruct.core.params import load_params
+from instruct.evaluation.controls import FIRST, INJECTION, KINDS, find_misorder, make_controls, run_controls
+from instruct.evaluation.judges.base import Verdict
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.judges.reference import ReferenceJudge
 from instruct.evaluation.rubrics import find_rubric
 from instruct.evaluation.run import prepare_judges
+from instruct.evaluation.settings import EvaluateParams
 from instruct.results.schema import Controls
 from instruct.servers.base import ServerState
+from instruct.servers.cache import ReplyCache
 from instruct.text.prompts import TEMPLATES
 
+ROOT = Path(__file__).parents[2]
 GOOD = {"reference": 95.0, "empty": 0.0, "echo": 10.0, "unrelated": 5.0, "injection": 8.0}
 RECORDS = [answer(f"r{i}", "?", output=f"answer number {i}", input="of the land" if i % 2 else "") for i in range(20)]
 
 
-def model_judge(reply, rubric="score-0-100", **options):
+def model_judge(reply, rubric="score-0-100", cache=None, **options):
     server = ScriptedServer(reply, **options)
     asking = Asking(repeats=1, temperature=0.0, seed=1, expected=False)
     loaded = find_rubric(rubric)
     make = PairJudge if loaded.kind == "pair" else ScoreJudge
     return make(
-        "scripted", server, rubric_name=rubric, rubric=loaded, template=TEMPLATES["alpaca"], asking=asking, cache=None
+        "scripted", server, rubric_name=rubric, rubric=loaded, template=TEMPLATES["alpaca"], asking=asking, cache=cache
     ), server
 
 
@@ -118,6 +127,107 @@ def test_a_judge_that_obeys_the_answer_is_caught():
     judge, _ = model_judge(obeys)
     problems = run_controls(judge, make_controls(RECORDS, 4)).problems
     assert any("asking for full marks brings 95.0 points" in problem for problem in problems)
+
+
+def many(count):
+    return [answer(f"r{i}", "?", output=f"answer number {i}") for i in range(count)]
+
+
+def test_a_clear_judge_is_asked_about_the_first_records_only():
+    judge, server = model_judge(honest)
+    fitness = run_controls(judge, make_controls(many(300), 96))
+    assert (fitness.fit, fitness.count, len(server.asked)) == (True, FIRST, FIRST * len(KINDS))
+
+
+def test_a_judge_that_is_hard_to_tell_is_asked_about_all_records_each_once():
+    draw = random.Random(3)
+    judge, server = model_judge(lambda request: json.dumps({"score": draw.randint(20, 80)}))
+    fitness = run_controls(judge, make_controls(many(300), 96))
+    assert (fitness.count, len(server.asked)) == (96, 96 * len(KINDS))
+    tasks = [texts_in(request)["TASK"] for request in server.asked]
+    assert set(Counter(tasks).values()) == {len(KINDS)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 23, 24, 25, 30, 96])
+def test_any_number_of_records_will_do(count):
+    judge, _ = model_judge(honest)
+    assert run_controls(judge, make_controls(many(count), 96)).fit
+
+
+def drawn(means, spread, seed):
+    """A judge whose scores are drawn from normal distributions about the mean of each kind."""
+    rng = numpy.random.default_rng(seed)
+
+    class Drawn(ScriptedJudge):
+        def judge(self, answers):
+            return {
+                kind: [
+                    Verdict(score=float(score), raw_reply="") for score in rng.normal(means[kind], spread, len(some))
+                ]
+                for kind, some in answers.items()
+            }
+
+    return Drawn()
+
+
+def share_of_fit(means, count=96, spread=30.0, trials=250):
+    controls = make_controls(many(count), count)
+    return sum(run_controls(drawn(means, spread, seed), controls).fit for seed in range(trials)) / trials
+
+
+LEAD_30 = {"reference": 75.0, "empty": 45.0, "echo": 45.0, "unrelated": 45.0, "injection": 45.0}
+CLEAR_LEAD = {"reference": 90.0, "empty": 30.0, "echo": 30.0, "unrelated": 30.0, "injection": 30.0}
+
+
+def default_count():
+    return load_params("evaluate", EvaluateParams, ROOT / "params.yaml").controls
+
+
+def test_the_default_number_of_records_keeps_both_errors_of_the_gate_small():
+    assert share_of_fit(LEAD_30, default_count()) > 0.93  # a fair judge is let in
+    assert share_of_fit({**CLEAR_LEAD, "empty": 80.0}, default_count()) < 0.05  # 10 points are no lead
+    assert share_of_fit({**CLEAR_LEAD, "injection": 60.0}, default_count()) < 0.05  # 30 points for begging
+
+
+@pytest.mark.slow
+def test_the_error_rates_of_the_gate_are_those_that_are_told():
+    """See the module's docstring; about 2 standard errors of the simulation are allowed for."""
+    for count, refused in ((8, 0.56), (32, 0.25), (64, 0.09), (96, 0.03)):
+        assert 1 - share_of_fit(LEAD_30, count, trials=2000) == pytest.approx(refused, abs=0.025)
+    for kind in ("empty", "echo", "unrelated"):
+        assert share_of_fit({**CLEAR_LEAD, kind: 80.0}, 96, trials=2000) < 0.02
+    assert share_of_fit({**CLEAR_LEAD, "injection": 60.0}, 96, trials=2000) < 0.02
+    assert share_of_fit(dict.fromkeys(KINDS, 50.0), 96, trials=500) < 0.01
+
+
+def test_few_records_would_refuse_a_fair_judge_half_of_the_time():
+    assert share_of_fit(LEAD_30, 8) < 0.6
+
+
+def test_a_judge_that_is_not_fit_is_shown_by_a_reply_and_the_commonest_problem():
+    replies = iter(["What?"] * 3 + ['{"score": 5}', "\x1b[31mNo.\x1b[0m"] * 50)
+    judge, _ = model_judge(lambda request: next(replies))
+    about, reply = run_controls(judge, make_controls(RECORDS, 4)).evidence
+    assert "11 of 20" in about and "no score from 0 to 100" in about
+    assert "What?" in reply
+    bad, _ = model_judge(lambda request: '{"score": 100}\x1b[2J')
+    (reply,) = run_controls(bad, make_controls(RECORDS, 4)).evidence
+    assert '{"score": 100}' in reply and reply.isprintable()
+    with pytest.raises(JudgeError, match=r"score.{3,4}100"):
+        prepare_judges({"bad": bad}, {"base": RECORDS, "tuned": RECORDS}, evaluate_params())
+    good, _ = model_judge(honest)
+    assert run_controls(good, make_controls(RECORDS, 4)).evidence == ()
+
+
+def test_what_was_judged_before_needs_no_server_again(tmp_path):
+    answers = {"base": many(60), "tuned": many(60)}
+    gone = ServerState(where="here", model="scripted", problem="is not there")
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        for state, asked in ((None, True), (gone, False)):
+            judge, server = model_judge(honest, state=state, cache=cache)
+            assert prepare_judges({"one": judge}, answers, evaluate_params(controls=50))["one"].fit
+            judge.judge(answers)
+            assert bool(server.asked) == asked
 
 
 def test_the_injection_does_not_get_out_of_its_fence():

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from instruct.core.errors import JudgeError
-from instruct.evaluation.controls import Fitness, control_groups, make_controls, run_controls
+from instruct.evaluation.controls import Fitness, make_controls, prepare, run_controls
 from instruct.evaluation.judges.base import Answers, Judge
 from instruct.evaluation.settings import EvaluateParams
 from instruct.results.schema import REFERENCE
@@ -20,13 +20,13 @@ def prepare_judges(judges: Mapping[str, Judge], answers: Answers, params: Evalua
     """
     controls = make_controls(next(iter(answers.values())), params.controls)
     for judge in judges.values():
-        judge.prepare(answers, *control_groups(judge, controls))
+        prepare(judge, answers, controls)
     fitness = {}
     for name, judge in judges.items():
         fitness[name] = run_controls(judge, controls)
         if fitness[name].fit:
             continue
-        reasons = "\n".join(f"  {problem}" for problem in fitness[name].problems)
+        reasons = "\n".join(f"  {line}" for line in (*fitness[name].problems, *fitness[name].evidence))
         message = f"{name} is not fit to judge by the rubric {params.rubric} (scoring: {params.scoring}):\n{reasons}"
         if name != REFERENCE and not params.allow_unfit:
             raise JudgeError(

@@ -6,19 +6,23 @@ from pathlib import Path
 
 from instruct.core.errors import DataError, JudgeError
 from instruct.core.params import load_params
-from instruct.core.records import Response, read_examples, read_responses
-from instruct.evaluation.controls import KINDS, Fitness, control_groups, make_controls, run_controls
+from instruct.core.records import Response, read_responses
+from instruct.core.shown import printable, printable_lines
+from instruct.evaluation.controls import KINDS, Fitness, control_groups, make_controls, prepare, run_controls
 from instruct.evaluation.judges.base import Answers, Judge
 from instruct.evaluation.judges.model import ModelJudge
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.rubrics import prompt_hash
 from instruct.evaluation.settings import EvaluateParams
+from instruct.formats.rows import check_rows
 from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams
 from instruct.text.prompts import TEMPLATES, PromptParams
 
 ANSWERS = {"base": Path("data/base_responses.json"), "sft": Path("data/responses.json")}
+
+LISTED = 20  # lines on bad records
 
 
 def load_settings(judge: str | None, rubric: str | None, scoring: str | None) -> EvaluateParams:
@@ -39,14 +43,19 @@ def load_answers() -> tuple[Answers, str]:
     """Both systems' answers and where they are from; before the first run, the reference answers in their place."""
     if all(path.is_file() for path in ANSWERS.values()):
         return {system: read_responses(path) for system, path in ANSWERS.items()}, "the answers in data/"
-    data = Path(load_params("split", SplitParams).data)
+    params = load_params("split", SplitParams)
+    examples, problems = check_rows(Path(params.data), params.columns)
+    if (problems and params.invalid == "raise") or not examples:
+        lines = [line for some in problems.values() for line in some] or [f"{params.data}: holds no records"]
+        raise DataError("\n".join(lines[:LISTED]))
     records = [
         Response(
             **{**vars(example), "response": example.output, "stop_reason": "", "prompt_tokens": 0, "response_tokens": 0}
         )
-        for example in read_examples(data)
+        for example in examples
     ]
-    return {"base": records, "sft": records}, f"no answers yet: the reference answers of {data}"
+    dropped = f", {len(problems)} bad records left out" if problems else ""
+    return {"base": records, "sft": records}, f"no answers yet: the reference answers of {params.data}{dropped}"
 
 
 def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:
@@ -63,10 +72,10 @@ def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:
             controls = make_controls(answers["base"], params.controls)
             known = sum(len(judge.prompts(group)) for group in control_groups(judge, controls)) * params.repeats
             yield f"{name}: rubric {params.rubric} {judge.rubric.sha256}, {source}"
-            yield f"{name}: {calls} verdicts on answers, {known} on controls; what is in the cache is not asked again"
+            yield f"{name}: {calls} verdicts on answers, at most {known} on controls; cached ones are not asked again"
             for prompt in judge.prompts(chosen):
                 yield f"--- prompt {prompt_hash(prompt)}"
-                yield prompt
+                yield printable_lines(prompt)
             yield f"--- schema {judge.rubric.schema or 'none'}"
 
 
@@ -90,14 +99,15 @@ def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:
             yield from ((line, True) for line in control_lines(fitness))
             if fitness.fit:
                 yield f"{name}: the controls came out in the expected order", True
-            for problem in fitness.problems:
+            for problem in (*fitness.problems, *fitness.evidence):
                 yield f"{name} is not fit: {problem}", name == REFERENCE
 
 
 def _server_lines(name: str, judge: Judge, answers: Answers, controls: dict[str, list[Response]]) -> Iterator[str]:
-    judge.prepare(answers, *control_groups(judge, controls))
+    prepare(judge, answers, controls)
     identity = judge.identity
-    yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in identity.about.items() if key != "judge" and value)
+    about = ", ".join(f"{key} {value}" for key, value in identity.about.items() if key != "judge" and value)
+    yield printable(f"{name}: {about}")
     if identity.rubric:
         yield f"{name}: rubric {identity.rubric} {identity.rubric_sha256}; the longest prompt fits"
 

@@ -48,8 +48,11 @@ class Judge(Protocol):
         """Which judge this is."""
         ...
 
-    def prepare(self, *groups: Answers) -> None:
-        """Raise JudgeError where judging these answers cannot succeed, before the first verdict."""
+    def prepare(self, *groups: Answers, perhaps: Sequence[Answers] = ()) -> None:
+        """Raise JudgeError where judging these answers cannot succeed, before the first verdict.
+
+        Those of `perhaps` may never be asked about.
+        """
         ...
 
     def judge(self, answers: Answers) -> dict[str, list[Verdict]]:

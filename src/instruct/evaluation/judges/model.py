@@ -1,5 +1,6 @@
 """A language model behind a server as judge: prompts by a rubric, replies read by `parse`, nothing dropped."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, pstdev
@@ -13,7 +14,10 @@ from instruct.evaluation.rubrics import Rubric, prompt_hash
 from instruct.servers.asking import ask_all
 from instruct.servers.base import Reply, Request, Server
 from instruct.servers.cache import ReplyCache
+from instruct.servers.replies import writable
 from instruct.text.prompts import Template
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +65,21 @@ class ModelJudge:
         """Every prompt that judging these answers takes, in the order of asking."""
         raise NotImplementedError
 
-    def prepare(self, *groups: Answers) -> None:
+    def prepare(self, *groups: Answers, perhaps: Sequence[Answers] = ()) -> None:
         """Raise JudgeError where the server, the model or the room for the longest prompt is missing.
 
-        Nothing is looked at when all replies are in the cache.
+        Nothing is looked at when all replies to `groups` are in the cache.
         """
         prompts = [prompt for answers in groups for prompt in self.prompts(answers)]
         if self._cache is not None:
             keys = {self._server.key(request) for request in self._requests(prompts)}
             if len(self._cache.get(keys)) == len(keys):
                 return
+        prompts += [prompt for answers in perhaps for prompt in self.prompts(answers)]
         longest = next(iter(self._requests([max(prompts, key=len)])))
         state = self._server.check(longest)
+        if state.note:
+            log.warning("%s: %s", self.name, state.note)
         if state.problem:
             hint = f"\nrun `{state.command}`" if state.command else ""
             raise JudgeError(f"{self.name}: {state.problem}{hint}")
@@ -132,8 +139,8 @@ class ScoreJudge(ModelJudge):
         return Verdict(
             score=mean(scores) if scores else None,
             spread=pstdev(scores) if len(scores) > 1 else None,
-            raw_reply=_writable(replies[0].text),
-            replies=tuple(_writable(reply.text) for reply in replies) if len(replies) > 1 else (),
+            raw_reply=writable(replies[0].text),
+            replies=tuple(writable(reply.text) for reply in replies) if len(replies) > 1 else (),
             failed=len(read) - len(scores),
             problem=next((problem for _, problem in read if problem), ""),
             prompt_sha256=prompt_hash(prompt),
@@ -196,7 +203,7 @@ class PairJudge(ModelJudge):
             problems += [problem for _, problem in read if problem]
             if read[0][0] is not None and read[1][0] is not None:
                 wins.append((_share(read[0][0]) + 100.0 - _share(read[1][0])) / 2)
-        raw = tuple(_writable(reply.text) for both in zip(forward, backward, strict=True) for reply in both)
+        raw = tuple(writable(reply.text) for both in zip(forward, backward, strict=True) for reply in both)
         return tuple(  # type: ignore[return-value]
             Verdict(
                 score=mean(scores) if scores else None,
@@ -221,8 +228,3 @@ def _read_choice(reply: Reply) -> tuple[Choice | None, str]:
         return None, reply.problem
     choice = parse_choice(reply.text)
     return choice, "" if choice else "no choice of A, B or tie in it"
-
-
-def _writable(text: str) -> str:
-    """Half a surrogate pair, which no UTF-8 file can hold, spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,5 +1,7 @@
 """The judge that needs no server: similarity to the reference answer, and honest about being only that."""
 
+from collections.abc import Sequence
+
 from instruct.evaluation.judges.base import Answers, Identity, Verdict
 from instruct.evaluation.reference import compare
 
@@ -14,7 +16,7 @@ class ReferenceJudge:
         """What it is, and what it is not."""
         return Identity(about={"judge": "reference", "score": "similarity to the reference answer"})
 
-    def prepare(self, *groups: Answers) -> None:
+    def prepare(self, *groups: Answers, perhaps: Sequence[Answers] = ()) -> None:
         """Nothing can be missing."""
 
     def judge(self, answers: Answers) -> dict[str, list[Verdict]]:

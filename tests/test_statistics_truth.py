@@ -10,16 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from instruct.comparing.runs import Run
+from results.sample import make_run
 
 from instruct.comparing.compare import compare
 from instruct.statistics import FEW, mean_interval, paired_test, smallest_detectable
 
-EVALUATE = {
-    "test": {"sha256": "a", "template_sha256": "b"},
-    "judges": {},
-    "reference": {"signatures": {"chrf": "nc:6"}},
-}
 RESAMPLES = 399  # with the unflipped one 400: of which 5 % is a whole number
 
 
@@ -58,10 +53,6 @@ def draw(rng, shape, groups, clustered):
     place = np.repeat(np.arange(groups), sizes)
     shared, own = shape(rng, groups)[place], shape(rng, len(place))
     return np.where(rng.random(len(place)) < 0.7, shared, own), [str(g) for g in place]
-
-
-def by_record(values):
-    return {f"r{i}": float(value) for i, value in enumerate(np.clip(values, 0, 100))}
 
 
 def at_most(rate, trials):
@@ -173,13 +164,12 @@ def test_five_scores_at_once_are_wrong_in_5_families_of_100_at_most():
         rng = np.random.default_rng(trial)
         shared = rng.normal(0, 15, 30)
         runs = [
-            Run(
-                name=name,
-                commit="",
-                params={"train": {"seed": 1}},
-                evaluate=EVALUATE,
-                scores={f"s{k}": by_record(50 + side * shared + rng.normal(0, 9, 30)) for k in range(5)},
-                groups={f"r{i}": f"r{i}" for i in range(30)},
+            make_run(
+                name,
+                {
+                    f"s{k}": {"base": [0.0] * 30, "sft": (50 + side * shared + rng.normal(0, 9, 30)).tolist()}
+                    for k in range(5)
+                },
             )
             for side, name in ((0, "a"), (rng.choice([-1, 1]), "b"))
         ]

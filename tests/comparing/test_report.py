@@ -1,19 +1,21 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import md5
 from html.parser import HTMLParser
 
 import pytest
 from comparing.small_runs import commit, dvc, git, make_repository, responses, write_lock, write_run
 from markdown_it import MarkdownIt
+from results.sample import answer, make_run
 
 import instruct.comparing.report as report_module
-from instruct.comparing.answers import read_answers
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import compare
 from instruct.comparing.report import _cell, _line, _summary, signals_of, summary_lines, write_report
-from instruct.comparing.runs import Run, read_run
+from instruct.core.records import Response
+from instruct.results.runs import read_run
+from instruct.results.stored import Cache, read_answers
 
 IDS = [f"r{i}" for i in range(12)]
 BEFORE = [float(5 * i) for i in range(12)]
@@ -40,25 +42,25 @@ class Page(HTMLParser):
 def repository(tmp_path_factory):
     """Run `first` is committed with its answers in DVC's cache, the second lies in the workspace."""
     root = make_repository(tmp_path_factory.mktemp("report") / "repository", with_dvc=True)
-    write_run(root, {"similarity": BEFORE, "chrf": BEFORE})
-    put_answers(root, responses(IDS, ODD))
+    write_run(root, {"similarity": BEFORE}, md5s={"sft": put_answers(root, responses(IDS, ODD))})
+    (root / "metrics/summary.json").write_text("{}")
     (root / ".gitignore").write_text("/data\n")
     commit(root)
     git(root, "tag", "first")
-    write_run(root, {"similarity": AFTER, "chrf": BEFORE}, params={"train.lr": 0.001})
-    metrics = json.loads((root / "metrics/evaluate.json").read_text())
-    (root / "metrics/evaluate.json").write_text(json.dumps(metrics | {"extra": {"bleu": 7.25}}))
-    put_answers(root, responses(IDS, "after"))
+    digest = put_answers(root, responses(IDS, "after"))
+    write_run(root, {"similarity": AFTER}, params={"train.lr": 0.001}, md5s={"sft": digest})
+    (root / "metrics/summary.json").write_text('{"score_sft": 7.25}')
     return root
 
 
 def put_answers(root, text):
-    """Answers in the workspace, in DVC's cache and in dvc.lock."""
+    """Answers in the workspace, in DVC's cache and in dvc.lock; returns their md5."""
     digest = md5(text.encode()).hexdigest()
     for place in (root / "data/responses.json", root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
     write_lock(root, outs=["data/responses.json"])
+    return digest
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +110,8 @@ def test_both_reports_say_what_the_terminal_says(report):
 
 def test_metrics_are_those_of_dvc(report, repository):
     theirs = json.loads(dvc(repository, "metrics", "diff", "--json", "first"))
-    assert "extra.bleu" in json.dumps(theirs)
-    assert "| metrics/evaluate.json | extra.bleu |  | workspace".replace("workspace", "7.25") in report[1]
+    assert "score_sft" in json.dumps(theirs)
+    assert "| metrics/summary.json | score_sft |  | 7.25 |" in report[1].replace("\\_", "_")
 
 
 def test_regressions_and_gains_are_the_biggest_in_order(report):
@@ -131,7 +133,7 @@ def test_answers_that_are_not_at_hand_are_said_to_be_so(repository, tmp_path):
 
 def test_what_is_not_comparable_is_marked_everywhere(repository, tmp_path):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
-    sides[1][0].evaluate["test"]["template"] = "phi3"
+    sides[1] = [with_template(sides[1][0], "phi3")]
     comparison = compare(*sides, anyway=True)
     assert any(line.startswith("NOT COMPARABLE: the template: alpaca") for line in summary_lines(comparison))
     for path in write_report(comparison, tmp_path, repository):
@@ -168,17 +170,22 @@ def test_what_dvc_could_not_load_is_said(repository, tmp_path):
         (repository / "dvc.lock").write_text(before)
 
 
-def judged(mean):
-    return {
-        "tuned": {"mean": mean, "low": mean - 3, "high": mean + 3, "scored": 12, "unscored": 0},
-        "difference": {"mean": mean - 10, "low": mean - 13, "high": mean - 7, "p_value": 0.001},
-    }
+def with_template(run, template):
+    return replace(run, results=replace(run.results, test=replace(run.results.test, template=template)))
 
 
 def with_signals(side, mean):
     for run in side:
-        run.evaluate["judges"]["reference"] = judged(mean) | {"identity": {"judge": "reference"}}
         run.train["initial_val_loss"] = 4.0
+    return [replace(run, results=judged(run.results, mean)) for run in side]
+
+
+def judged(results, mean):
+    """The same results, as if the SFT model's mean were another; its records' scores stay."""
+    (judge,) = results.judges
+    base, sft = judge.systems
+    sft = replace(sft, mean=mean, low=mean - 3, high=mean + 3)
+    return replace(results, judges=(replace(judge, systems=(base, sft)),))
 
 
 @pytest.mark.parametrize(
@@ -194,13 +201,21 @@ def with_signals(side, mean):
 )
 def test_the_next_step_and_the_verdict_say_the_same_of_the_main_judge(repository, after, changed, chosen, finding):
     first, second = (read_run(name, repository) for name in ("first", "workspace"))
-    second = replace(second, scores=second.scores | {"similarity": dict(zip(IDS, after, strict=True))})
-    with_signals([first], 40.0)
-    with_signals([second], 60.0)
+    second = with_scores(second, dict(zip(IDS, after, strict=True)))
+    (first,), (second,) = with_signals([first], 40.0), with_signals([second], 60.0)
     if changed:
-        second.evaluate["test"]["template"] = "phi3"
+        second = with_template(second, "phi3")
     row = signals_of(compare([first], [second], anyway=True, chosen=chosen))[2]
     assert row.signal == "score plateau" and f"{row.finding}: {row.numbers}".startswith(finding)
+
+
+def with_scores(run, values):
+    """The run with these scores of the SFT model by its only judge, and so its similarity."""
+    scores = {
+        name: {"base": one["base"], "sft": values if name in ("reference", "similarity") else one["sft"]}
+        for name, one in run.table.scores.items()
+    }
+    return replace(run, table=replace(run.table, scores=scores))
 
 
 def test_a_run_that_tells_no_losses_gets_no_next_step(report):
@@ -209,19 +224,16 @@ def test_a_run_that_tells_no_losses_gets_no_next_step(report):
 
 def seeds_of(run, name, *, shift):
     """Two seeds of a run: the second one's scores are those of the first and `shift`, its name and seed its own."""
-    scores = {
-        score: {id_: min(100.0, value + shift.get(id_, 0)) for id_, value in values.items()}
-        for score, values in run.scores.items()
-    }
+    scores = {id_: min(100.0, value + shift.get(id_, 0)) for id_, value in run.scores["similarity"].items()}
     params = run.params | {"train": {**run.params["train"], "seed": 9}}
-    return [replace(run, name=f"{name}1"), replace(run, name=f"{name}2", scores=scores, params=params)]
+    return [replace(run, name=f"{name}1"), replace(with_scores(run, scores), name=f"{name}2", params=params)]
 
 
 def test_with_several_seeds_changes_are_means_and_everything_else_is_of_the_run_that_it_names(repository, tmp_path):
     first, second = (read_run(name, repository) for name in ("first", "workspace"))
     # r5 gains 20 in the first seed and 70 in the other: 45 in the mean, second to r0 only.
     sides = [seeds_of(first, "a", shift={}), seeds_of(second, "b", shift={"r5": 50})]
-    with_signals([run for side in sides for run in side], 50.0)
+    sides = [with_signals(side, 50.0) for side in sides]
     comparison = compare(*sides)
     markdown, page = (path.read_text() for path in write_report(comparison, tmp_path, repository))
     gains = markdown.split("Biggest gains")[1]
@@ -258,7 +270,7 @@ def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path):
     assert tokens[place - 1].level == 0  # the verdict does not fall into the quotation
 
 
-def test_answers_that_are_not_those_of_the_lock_are_not_shown(repository, tmp_path):
+def test_answers_that_are_not_those_that_were_judged_are_not_shown(repository, tmp_path):
     file = repository / "data/responses.json"
     before = file.read_text()
     file.write_text(responses(IDS, "meanwhile"))
@@ -267,12 +279,12 @@ def test_answers_that_are_not_those_of_the_lock_are_not_shown(repository, tmp_pa
         for path in write_report(compare(*sides), tmp_path, repository):
             text = path.read_text()
             assert "meanwhile r0" not in text and "(not at hand)" in text
-            assert "data/responses.json of workspace is not the one of dvc.lock" in text
+            assert "data/responses.json of workspace is not what was judged" in text
     finally:
         file.write_text(before)
 
 
-GOOD = {"id": "r0", "instruction": "Ask", "input": "", "output": "right", "response": "told"}
+GOOD = asdict(answer("r0", "told"))
 
 
 @pytest.mark.parametrize(
@@ -286,19 +298,16 @@ GOOD = {"id": "r0", "instruction": "Ask", "input": "", "output": "right", "respo
         json.dumps({"r0": GOOD}),
         json.dumps([None]),
         "[" * 100_000,
-        '[{"a":' * 200 + "1" + "}]" * 200,
         "",
     ],
 )
-def test_a_file_that_holds_no_responses_is_a_reason(tmp_path, text):
+def test_a_file_without_responses_is_a_reason(tmp_path, text):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/responses.json").write_text(text)
-    run = Run(name="workspace", commit="", params={}, evaluate={}, scores={}, groups={})
-    assert read_answers(run, tmp_path, None) == (
-        {},
-        "data/responses.json of workspace is not a file of responses, each with the texts id, instruction, output, "
-        "response",
-    )
+    scores = {"x": {"base": [1.0], "sft": [1.0]}}
+    run = make_run("workspace", scores, md5s={"sft": md5(text.encode()).hexdigest()})
+    rows, reason = read_answers(run, "sft", Cache(tmp_path))
+    assert rows == [] and "data/responses.json of workspace" in reason
 
 
 def test_half_a_character_in_an_answer_is_a_question_mark(repository, tmp_path):
@@ -307,7 +316,8 @@ def test_half_a_character_in_an_answer_is_a_question_mark(repository, tmp_path):
     put = repository / "data/responses.json"
     before = put.read_text()
     put.write_text(text)
-    sides[1][0].lock["stages"]["evaluate"]["outs"][0]["md5"] = md5(text.encode()).hexdigest()
+    systems = [replace(one, md5=md5(text.encode()).hexdigest()) for one in sides[1][0].results.systems]
+    sides[1] = [replace(sides[1][0], results=replace(sides[1][0].results, systems=tuple(systems)))]
     try:
         for path in write_report(compare(*sides), tmp_path, repository):
             assert "half ? of one" in path.read_text(encoding="utf-8")
@@ -357,7 +367,7 @@ def test_a_cell_and_a_line_have_an_end():
 
 
 @pytest.mark.parametrize(
-    ("answer", "metrics", "settings", "left_out"),
+    ("answer_length", "metrics", "settings", "left_out"),
     [
         (10, 10, 10, set()),
         (600, 10, 10, set()),
@@ -367,23 +377,24 @@ def test_a_cell_and_a_line_have_an_end():
     ],
 )
 def test_the_comment_fits_whatever_the_runs_hold(
-    repository, tmp_path, monkeypatch, answer, metrics, settings, left_out
+    repository, tmp_path, monkeypatch, answer_length, metrics, settings, left_out
 ):
     first, second = (read_run(name, repository) for name in ("first", "workspace"))
     second = replace(second, params=second.params | {f"s{i}": "v" * 300 for i in range(settings)})
-    texts = GOOD | dict.fromkeys(("instruction", "output", "response"), "w" * answer)
-    monkeypatch.setattr(report_module, "read_answers", lambda *_: ({id_: texts for id_ in IDS}, ""))
+    texts = dict.fromkeys(("instruction", "output", "response"), "w" * answer_length)
+    told = [Response(**{**vars(answer(id_, "")), **texts}) for id_ in IDS]
+    monkeypatch.setattr(report_module, "read_answers", lambda *_: (told, ""))
     rows = [{"file": "metrics/x.json", "key": f"k{i}", "old": "1", "new": "2", "diff": "1"} for i in range(metrics)]
     monkeypatch.setattr(report_module, "metrics_diff", lambda *_: None)
     monkeypatch.setattr(report_module, "_read_metrics", lambda _: (rows, ""))
     markdown, page = (path.read_text() for path in write_report(compare([first], [second]), tmp_path, repository))
     assert len(markdown) <= 60_000
-    assert ("w" * answer not in markdown) == ("examples" in left_out)
+    assert ("w" * answer_length not in markdown) == ("examples" in left_out)
     assert (f"| k{metrics - 1} |" not in markdown) == ("metrics" in left_out)
     assert ("| s0 | absent |" not in markdown) == ("parameters" in left_out)
     # Examples are left out twice: losses and gains.
     assert markdown.count("left out to fit; see report.html") == len(left_out) + ("examples" in left_out)
-    assert f'<th scope="row">k{metrics - 1}</th>' in page and "w" * answer in page
+    assert f'<th scope="row">k{metrics - 1}</th>' in page and "w" * answer_length in page
     assert comparison_line(markdown)
 
 
@@ -398,7 +409,7 @@ def comparison_line(markdown):
 def test_a_name_is_drawn_as_it_is(repository, name):
     sides = [[replace(read_run("first", repository), name=name)], [read_run("workspace", repository)]]
     for side in sides:
-        side[0].scores[name] = side[0].scores["chrf"]
+        side[0].table.scores[name] = side[0].table.scores["chrf"]
     charts = draw_charts(compare(*sides))
     legend = charts["Loss in validation"].unescape()
     assert name in legend and name in charts["Difference of every score, with its 95 % interval"].unescape()
@@ -416,7 +427,7 @@ def test_a_name_is_drawn_as_it_is(repository, name):
 )
 def test_losses_that_no_axis_can_show_are_left_out_and_counted(repository, losses, gaps):
     first, second = (read_run(name, repository) for name in ("first", "workspace"))
-    rows = [{"step": str(i), "loss": str(loss)} for i, loss in enumerate(losses)]
+    rows = [{"step": float(i), "loss": float(loss)} for i, loss in enumerate(losses)]
     charts = draw_charts(compare([first], [replace(second, curves=second.curves | {"val": rows})]))
     said = f" ({gaps} points beyond what can be drawn left out)" if gaps else ""
     assert f"Loss in validation{said}" in charts and "Loss in training" in charts
@@ -424,8 +435,7 @@ def test_losses_that_no_axis_can_show_are_left_out_and_counted(repository, losse
 
 def test_the_table_of_what_next_can_be_read_without_scrolling(browser, repository, tmp_path):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
-    for side in sides:
-        with_signals(side, 50.0)
+    sides = [with_signals(side, 50.0) for side in sides]
     _, page = write_report(compare(*sides), tmp_path, repository)
     browser.open(page, width=1000)
     wide = browser.run(

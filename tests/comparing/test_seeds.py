@@ -1,33 +1,25 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from comparing.small_runs import PARAMS
+from results.sample import PARAMS, make_results, make_table
 
 from instruct.comparing.compare import compare
 from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
-from instruct.comparing.runs import Run
 from instruct.comparing.seeds import compare_recipes, split_variance, variance_lines
 from instruct.core.errors import DataError, ParamsError
+from instruct.results.runs import Run
+from instruct.results.table import Table
 from instruct.statistics import detectable_errors, paired_test
 
-EVALUATE = {
-    "test": {"sha256": "a", "template_sha256": "b"},
-    "judges": {},
-    "reference": {"signatures": {"chrf": "nrefs:1"}},
-}
+RESULTS = make_results(make_table({"x": {"base": [1.0], "sft": [1.0]}}))
 
 
 def run_of(scores, *, seed=123, judge_seed=123, name="", **train):
-    values = {f"r{i}": None if score is None else float(score) for i, score in enumerate(scores)}
     params = PARAMS | {"train": {**PARAMS["train"], "seed": seed, **train}, "evaluate": {"seed": judge_seed}}
-    return Run(
-        name=name or f"seed-{seed}",
-        commit="",
-        params=params,
-        evaluate=EVALUATE,
-        scores={"x": values},
-        groups={id_: id_ for id_ in values},
-        kinds={id_: "" for id_ in values},
-    )
+    values = {f"r{i}": None if score is None else float(score) for i, score in enumerate(scores)}
+    table = Table(kinds=dict.fromkeys(values, ""), groups={id_: id_ for id_ in values}, scores={"x": {"sft": values}})
+    return Run(name=name or f"seed-{seed}", params=params, results=RESULTS, table=table)
 
 
 def simulate(rng, items, seeds, verdicts=1, *, item=20.0, seed=0.0, rest=0.0, judge=0.0, mean=50.0):
@@ -201,8 +193,9 @@ def test_planned_runs_are_judged_once_however_often_these_were():
 
 def test_seeds_judged_by_another_judge_are_not_split():
     runs = [run_of([5, 9, 7], seed=1), run_of([6, 8, 8], seed=2)]
-    for run, digest in zip(runs, ("365c0bd3", "ffff"), strict=True):
-        object.__setattr__(run, "evaluate", EVALUATE | {"judges": {"x": {"identity": {"digest": digest}}}})
+    (judge,) = RESULTS.judges
+    other = replace(RESULTS, judges=(replace(judge, identity={**judge.identity, "digest": "ffff"}),))
+    runs[1] = replace(runs[1], results=other)
     with pytest.raises(DataError, match="the judge x: digest is 365c0bd3 in seed-1, ffff in seed-2"):
         split_variance(runs, "x")
 

@@ -15,18 +15,17 @@ _MD5 = re.compile("[0-9a-f]{32}")
 
 
 class Cache:
-    """DVC's cache, as DVC itself finds it after all its settings. Asking takes half a second, so begin early."""
+    """DVC's cache, as DVC itself finds it after all its settings; asked once, and only if a committed run needs it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        command = [sys.executable, "-m", "dvc", "cache", "dir"]
-        self._asking = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     @cached_property
     def folder(self) -> Path | None:
         """Where it is; None without DVC."""
-        said = (self._asking.communicate()[0] or "").strip()
-        return self.root / said if said and not self._asking.returncode else None
+        command = [sys.executable, "-m", "dvc", "cache", "dir"]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        return self.root / done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
 
     def find(self, md5: str) -> Path | None:
         """The file with this content, or None if the cache lacks it; any branch may name any path as an md5."""

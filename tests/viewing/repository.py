@@ -1,19 +1,17 @@
 """Repositories with runs in them, written with Git alone, as DVC leaves them."""
 
-import csv
 import json
 import random
 import subprocess
 from hashlib import md5
-from io import StringIO
 from pathlib import Path
 
 import yaml
+from results.sample import ANSWERS, SIMILARITY, write_results
 
 CONFIG = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
 PARAMS = {"model": {"backbone": "smollm2-135m"}, "train": {"seed": 123, "lr": 2e-4, "epochs": 1, "lora": {"r": 0}}}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><path d="M0 0L9 9" stroke="#000"/></svg>'
-TEMPLATE = {"template": "alpaca", "template_sha256": md5(b"alpaca").hexdigest()}
 KINDS = ("facts", "sums", "spelling")
 
 
@@ -37,8 +35,8 @@ class Repository:
         """A finished run in the workspace; with `keep` its answers lie in DVC's cache too."""
         draw = random.Random(seed)
         ids = [f"r{i}" for i in range(self.records)]
-        base = [min(100.0, max(0.0, draw.gauss(30, 20))) for _ in ids]
-        tuned = [min(100.0, max(0.0, draw.gauss(mean, 10))) for _ in ids]
+        base = [round(min(100.0, max(0.0, draw.gauss(30, 20))), 4) for _ in ids]
+        sft = [round(min(100.0, max(0.0, draw.gauss(mean, 10))), 4) for _ in ids]
         params = {**PARAMS, "train": {**PARAMS["train"], "lr": lr, **fields}}
         self.put("params.yaml", yaml.safe_dump(params))
         self.put_json(
@@ -55,26 +53,29 @@ class Repository:
         self.put_json("metrics/split.json", {"train": 6, "val": 2, "test": self.records})
         for name in ("loss", "learning_rate", "scores"):
             self.put(f"metrics/report/{name}.svg", SVG)
-        self.put_json("metrics/evaluate.json", evaluate_json(ids, base, tuned, judges))
-        self.put("metrics/scores.csv", scores_csv(ids, base, tuned, judges))
         for name, loss in (("train", 3.0), ("val", 2.5)):
             rows = [[i, 100 * i, round(loss * 0.97**i * 50 / mean, 5), round(lr / (i + 1), 9)] for i in range(steps)]
             lines = [["step", "tokens", "loss", "lr"], *rows]
             self.put(f"metrics/curves/{name}.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
-        outs = []
-        for system, path in (("base", "data/base_responses.json"), ("tuned", "data/responses.json")):
-            rows = [
-                response(id_, f"{text} of {system} {seed if system == 'tuned' else ''}", place)
-                for place, id_ in enumerate(ids)
-            ]
-            outs.append(self.put_json(path, rows, keep=keep))
-        scored = zip(("base", "tuned"), (base, tuned), strict=True)
-        judged = [
-            {"id": id_, "system": system, "judge": judge, "score": score, "problem": "", "raw_reply": ""}
-            for judge in judges for system, scores in scored for id_, score in zip(ids, scores, strict=True)
-        ]  # fmt: skip
-        outs.append(self.put_json("data/judgements.json", judged, keep=keep))
-        self.put("dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": {"evaluate": {"cmd": "x", "outs": outs}}}))
+        outs = {
+            system: self.put_json(
+                ANSWERS[system],
+                [response(id_, f"{text} of {system}{said}", place) for place, id_ in enumerate(ids)],
+                keep=keep,
+            )
+            for system, said in (("base", ""), ("sft", f" {seed}"))
+        }
+        write_results(
+            self.folder,
+            {judge: {"base": base, "sft": sft} for judge in judges},
+            ids=ids,
+            groups=[""] * len(ids),
+            kinds=[KINDS[place % 3] for place in range(len(ids))],
+            identities=dict.fromkeys(judges, SIMILARITY),
+            md5s={system: out["md5"] for system, out in outs.items()},
+        )
+        stages = {"evaluate": {"cmd": "x", "outs": list(outs.values())}}
+        self.put("dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
     def put(self, path, text):
         file = self.folder / path
@@ -112,35 +113,3 @@ def response(id_, text, place=0, **fields):
         "truncated_tokens": 5 if place == 1 else 0, "samples": [],
     }  # fmt: skip
     return {**values, **fields}
-
-
-def evaluate_json(ids, base, tuned, judges):
-    def part(scores):
-        mean = sum(scores) / len(scores)
-        about = {"low": mean - 3, "high": mean + 3, "q1": mean, "median": mean, "q3": mean}
-        return {"mean": mean, "scored": len(scores), "unscored": 0, "worst_case": mean, "best_case": mean, **about}
-
-    gain = sum(tuned) / len(ids) - sum(base) / len(ids)
-    wins = sum(b > a for a, b in zip(base, tuned, strict=True))
-    difference = {"count": len(ids), "mean": gain, "low": gain - 3, "high": gain + 3, "p_value": 0.01}
-    difference |= {"wins": wins, "ties": 0, "losses": len(ids) - wins}
-    one = {"identity": {"judge": "reference", "score": "similarity"}, "base": part(base), "tuned": part(tuned)}
-    measured = {"exact_match": 10.0, "token_f1": 20.0, "rouge_l": 30.0, "chrf": 40.0}
-    return {
-        "test": {"records": len(ids), "sha256": md5("".join(ids).encode()).hexdigest(), **TEMPLATE},
-        "judges": {judge: {**one, "difference": difference} for judge in judges},
-        "reference": {
-            "base": measured,
-            "tuned": {key: value + 5 for key, value in measured.items()},
-            "signatures": {"chrf": "nrefs:1|nc:6"},
-        },
-    }
-
-
-def scores_csv(ids, base, tuned, judges):
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["id", "kind", "group", *(f"{judge}.{system}" for judge in judges for system in ("base", "tuned"))])
-    for place, id_ in enumerate(ids):
-        writer.writerow([id_, KINDS[place % 3], "", *(value for _ in judges for value in (base[place], tuned[place]))])
-    return out.getvalue()

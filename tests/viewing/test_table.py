@@ -1,4 +1,3 @@
-import math
 import re
 from dataclasses import replace
 
@@ -7,7 +6,8 @@ from scipy.stats import permutation_test
 from viewing.repository import Repository
 
 from instruct.comparing.guard import find_changes
-from instruct.viewing.collect import collect_runs
+from instruct.results.lock import flatten
+from instruct.viewing.collect import Entry, collect_runs
 from instruct.viewing.differences import compare_with
 from instruct.viewing.table import build_table, difference_cells, varying_settings
 
@@ -25,10 +25,9 @@ def runs(tmp_path_factory):
 
 
 def test_the_difference_between_runs_is_that_of_the_same_records(runs):
-    one, other = runs["close"].scores["reference"], runs["main"].scores["reference"]
-    ids = [id_ for system, id_ in other if system == "tuned"]
-    after, before = ([scores["tuned", id_] for id_ in ids] for scores in (one, other))
-    (change,) = compare_with(runs["main"].comparable, [runs["close"].comparable], "reference")
+    one, other = runs["close"].run.scores["reference"], runs["main"].run.scores["reference"]
+    after, before = ([scores[id_] for id_ in other] for scores in (one, other))
+    (change,) = compare_with(runs["main"].run, [runs["close"].run], "reference")
     assert change.difference.mean == pytest.approx(sum(after) / 30 - sum(before) / 30)
     assert change.wins == sum(a > b for a, b in zip(after, before, strict=True))
     check = permutation_test(
@@ -39,19 +38,27 @@ def test_the_difference_between_runs_is_that_of_the_same_records(runs):
 
 
 def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs):
-    other = runs["close"]
-    evaluate = {**other.comparable.evaluate, "test": {"sha256": "0" * 64}}
-    other = replace(other, comparable=replace(other.comparable, evaluate=evaluate))
+    run = runs["close"].run
+    test = replace(run.results.test, sha256="0" * 64)
+    other = replace(runs["close"], run=replace(run, results=replace(run.results, test=test)))
     _, rows = build_table([runs["main"], other], {}, 0)
     cell = rows[1].cells["diff:reference"]
     assert (cell.text, cell.value) == ("not comparable", None)
     # The words are those that `instruct compare` refuses with.
-    assert cell.small == "; ".join(find_changes(runs["main"].comparable, other.comparable, ["reference"]))
+    assert cell.small == "; ".join(find_changes(runs["main"].run, other.run, ["reference"]))
     assert cell.small.startswith("the test set: ")
 
 
+def test_a_damaged_run_has_no_number_and_stops_no_other(runs):
+    damaged = Entry(revision=replace(runs["far"].revision, name="damaged"), missing=("no metrics",))
+    _, rows = build_table([runs["main"], damaged, runs["close"]], {}, 0)
+    assert {cell.value for name, cell in rows[1].cells.items() if name != "when"} == {None}
+    assert "damaged" in rows[1].cells["diff:reference"].small
+    assert rows[2].cells["diff:reference"].value is not None
+
+
 def test_only_settings_that_differ_have_a_column(runs):
-    assert set(varying_settings(list(runs.values()))) == {"train.lr", "train.epochs"}
+    assert set(varying_settings([flatten(one.run.params) for one in runs.values()])) == {"train.lr", "train.epochs"}
     columns, _ = build_table(list(runs.values()), {}, 0)
     assert [column.label for column in columns if column.key.startswith("set:")] == ["train.lr", "train.epochs"]
 
@@ -67,16 +74,9 @@ def test_the_verdict_is_clear_for_a_clear_difference_only(runs):
 
 
 def test_p_values_are_corrected_for_the_number_of_runs(runs):
-    (alone,) = compare_with(runs["main"].comparable, [runs["close"].comparable], "reference")
+    (alone,) = compare_with(runs["main"].run, [runs["close"].run], "reference")
     assert 0.01 < alone.p_value < 0.2
-    cells = difference_cells([runs["main"], *[runs["close"]] * 5], runs["main"], "reference")
+    close = [replace(runs["close"], revision=replace(runs["close"].revision, name=f"close{i}")) for i in range(5)]
+    cells = difference_cells([runs["main"], *close], runs["main"], "reference")
     said = {re.search("p\u00a0=\u00a0([^;]+)", cell.small)[1] for cell in cells[1:]}
     assert said == {f"{min(1.0, 5 * alone.p_value):.2g}"}
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, True, "3", None, [1]])
-def test_what_is_no_finite_number_is_no_number_of_the_table(runs, value):
-    train = {"best_val_loss": value, "steps": 40}
-    _, (row,) = build_table([replace(runs["main"], train=train)], {}, 0)
-    assert (row.cells["val_loss"].text, row.cells["val_loss"].value) == ("", None)
-    assert row.cells["steps"].text == "40"

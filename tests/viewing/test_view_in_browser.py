@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from instruct.viewing.revisions import Revision
 from markupsafe import Markup
 from PIL import Image
 from screenshot import take_picture
@@ -13,7 +14,6 @@ from viewing.repository import Repository, response
 
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.page import render, write_view
-from instruct.viewing.revisions import Revision
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
 MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}

@@ -5,6 +5,7 @@ Nothing here needs data, a DVC cache or the network, so a shallow clone is enoug
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from instruct.results.table import Scores, Table, load_table
 EVALUATE, SCORES, TRAIN = "metrics/evaluate.json", "metrics/scores.csv", "metrics/train.json"
 SPLIT, QUALITY = "metrics/split.json", "metrics/data.json"
 CURVES = {part: f"metrics/curves/{part}.csv" for part in ("train", "val")}
+NUMBERS = {
+    TRAIN: ("steps", "best_step", "initial_val_loss", "best_val_loss", "last_val_loss", "last_train_loss"),
+    SPLIT: ("train", "val", "test"),
+}
+"""What other stages write and readers of a run rely on."""
 IN_GIT = (PARAMS, LOCK, EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values())
 
 
@@ -121,6 +127,10 @@ def _document(texts: Mapping[str, str], path: str, name: str) -> dict[str, Any]:
     values = parse_json(texts[path], f"{path} of {name}")
     if not isinstance(values, dict):
         raise DataError(f"{path} of {name}: must be an object; run `dvc repro` there")
+    for key in NUMBERS.get(path, ()):
+        value = values.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+            raise DataError(f"{path} of {name}: {key} must be a finite number; run `dvc repro` there")
     return values
 
 

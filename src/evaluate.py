@@ -1,4 +1,4 @@
-"""Stage evaluate: every system's answers → judgements, results, scores of every record, and the summary.
+"""Stage 7 · evaluate: every system's answers → judgements, results, scores of every record, and the summary.
 
 python src/evaluate.py data/human-scores.csv data/judgements.json metrics base=data/base_responses.json \
     sft=data/responses.json

@@ -1,7 +1,7 @@
-"""Stage 3 · generate: test prompts → the model's responses.
+"""Stages 5 and 6 · baseline, generate: test prompts → the model's responses.
 
 python src/generate.py data/split/test.json models/sft/best data/responses.json
-python src/generate.py data/split/test.json base data/base_responses.json      (the untuned backbone)
+python src/generate.py data/split/test.json base data/base_responses.json      (the base model)
 torchrun --nproc-per-node 2 src/generate.py ...                                (prompts shared by two processes)
 """
 

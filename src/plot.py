@@ -1,4 +1,4 @@
-"""Stage plot: the run in this folder → one HTML page.
+"""Stage 8 · plot: the run in this folder → one HTML page.
 
 python src/plot.py metrics/report/index.html
 """

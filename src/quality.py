@@ -1,4 +1,4 @@
-"""Stage 2 · quality: train, val (augmented) and test → the quality report, and a pass that training waits for.
+"""Stage 3 · quality: train, val (augmented) and test → the quality report, and a pass that training waits for.
 
 python src/quality.py data/augmented data/split metrics/data.json data/quality.txt
 """

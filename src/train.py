@@ -1,4 +1,4 @@
-"""Stage 2 · train: the backbone and train + val → a checkpoint that answers instructions.
+"""Stage 4 · train: the backbone and train + val → a checkpoint that answers instructions.
 
 python src/train.py data/augmented models/sft metrics/train.json metrics/curves
 torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)

@@ -1,6 +1,7 @@
 """What dvc.yaml says is what the scripts do: DVC follows neither imports nor what a script reads."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -34,7 +35,9 @@ READERS = {
     "src/instruct/core/parsing.py",  # YAML itself
     "src/instruct/core/params.py",  # params.yaml itself, a section at a time
     "src/instruct/backbones/catalog.py",  # models/backbones.yaml, of which dvc.yaml declares the entry in use
+    "src/instruct/core/parsing.py",  # a text that is given
     "src/instruct/evaluation/rubrics.py",  # the rubrics beside it, which are among the deps
+    "src/instruct/results/lock.py",  # the settings of runs, which `plot` reads with a run and shows nothing of
 }
 RUNS_BY_NAME = {
     "__import__",
@@ -53,7 +56,8 @@ def script_of(stage):
 
 
 def arguments_of(stage):
-    return STAGES[stage]["cmd"].split(script_of(stage))[1].split()
+    """The paths on the command line, those of NAME=PATH without the name."""
+    return [argument.rpartition("=")[2] for argument in STAGES[stage]["cmd"].split(script_of(stage))[1].split()]
 
 
 def names_of(entries):
@@ -296,7 +300,7 @@ def test_a_stage_locks_everything_that_it_writes(stage):
 def test_paths_on_the_command_line_are_those_that_dvc_knows(stage):
     known = [*STAGES[stage]["deps"], *products_of(stage)]
     for argument in arguments_of(stage):
-        # `base` is the untuned backbone in place of a checkpoint.
+        # `base` is the base model in place of a checkpoint.
         assert argument == "base" or any(below(name, argument) for name in known), argument
     for product in products_of(stage):
         assert any(below(product, argument) for argument in arguments_of(stage)), product
@@ -312,13 +316,23 @@ def test_every_data_dep_is_made_by_an_earlier_stage_or_stands_in_git():
     assert len(set(made)) == len(made)
 
 
-def test_nothing_switches_off_the_run_cache_and_small_results_stay_in_git():
-    for stage in STAGES.values():
+def test_small_results_stay_in_git_and_dear_stages_keep_their_run_cache():
+    for name, stage in STAGES.items():
         assert not {"always_changed", "frozen", "wdir"} & set(stage)
-        assert all(isinstance(out, str) for out in stage["outs"] if isinstance(out, str) or "persist" not in out)
-        for key in ("metrics", "plots"):
+        for key in ("outs", "metrics", "plots"):
             for entry in stage.get(key, []):
-                assert entry[next(iter(entry))]["cache"] is False
+                (path, options) = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+                in_git = path.startswith("metrics/") and not path.endswith(".html")
+                assert (options.get("cache", True), "persist" in options) == (not in_git, False), path
+                # A plain output that DVC does not cache switches the run cache off.
+                assert key != "outs" or not in_git or name not in ("train", "baseline", "generate"), path
+
+
+def test_dvcs_tables_show_the_summary_and_the_training_alone():
+    shown = [path for stage in STAGES.values() for path in names_of(stage.get("metrics", []))]
+    assert shown == ["metrics/train.json", "metrics/summary.json"]
+    summary = json.loads((ROOT / "metrics/summary.json").read_text(encoding="utf-8"))
+    assert len(summary) <= 12 and all(type(value) in (int, float) for value in summary.values())
 
 
 def test_each_stage_says_what_it_does():

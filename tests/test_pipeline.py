@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from small_pipeline import commit_all, content_of, git, run
 
 from instruct.core.errors import InstructError
+from instruct.results.runs import read_run
 from instruct.tools.smoke import run_smoke
 
 ROOT = Path(__file__).parents[1]
@@ -96,26 +97,31 @@ def test_every_record_is_counted_from_split_to_evaluate(smoke, read):
     for name in ("data/base_responses.json", "data/responses.json"):
         assert [response["id"] for response in read(name)] == ids
     judgements = read("data/judgements.json")
-    assert [(j["system"], j["id"]) for j in judgements] == [(s, id_) for s in ("base", "tuned") for id_ in ids]
-    everything = read("metrics/evaluate.json")
-    assert everything["test"]["records"] == len(ids)
-    metrics = everything["judges"]["reference"]
-    for system in ("base", "tuned"):
-        assert metrics[system]["scored"] + metrics[system]["unscored"] == len(ids)
-        assert sum(everything["answers"][system]["stopped"].values()) == len(ids)
+    assert [(j["system"], j["id"]) for j in judgements] == [(s, id_) for s in ("base", "sft") for id_ in ids]
+    results = results_of(smoke)
+    (judge,) = results.judges
+    assert results.test.records == len(ids) and results.names == ("base", "sft")
+    assert all(one.scored + one.unscored == len(ids) for one in judge.systems)
+    assert all(sum(one.stopped.values()) == len(ids) for one in results.systems)
     with (smoke / "metrics/scores.csv").open(encoding="utf-8", newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ids
-    difference = metrics["difference"]
-    assert difference["count"] == difference["wins"] + difference["ties"] + difference["losses"] <= len(ids)
+    difference = judge.difference_of("sft")
+    assert difference.count == difference.wins + difference.ties + difference.losses <= len(ids)
 
 
-def test_scores_in_the_metrics_are_those_of_the_judgements(read):
-    metrics, judgements = read("metrics/evaluate.json")["judges"]["reference"], read("data/judgements.json")
-    for system in ("base", "tuned"):
-        scores = [j["score"] for j in judgements if j["system"] == system and j["score"] is not None]
-        found = [metrics[system][name] for name in ("mean", "q1", "median", "q3")]
+def results_of(folder):
+    found = read_run("workspace", folder)
+    assert found.stale == ()
+    return found.results
+
+
+def test_scores_in_the_metrics_are_those_of_the_judgements(smoke, read):
+    judgements = read("data/judgements.json")
+    for one in results_of(smoke).main_judge.systems:
+        scores = [j["score"] for j in judgements if j["system"] == one.system and j["score"] is not None]
+        found = [one.mean, one.q1, one.median, one.q3]
         assert found == pytest.approx([np.mean(scores), *np.percentile(scores, [25, 50, 75])], abs=1e-4)
-        assert metrics[system]["low"] <= metrics[system]["mean"] <= metrics[system]["high"]
+        assert one.low <= one.mean <= one.high
 
 
 def test_metrics_are_finite_numbers_that_dvc_can_compare(smoke):
@@ -192,15 +198,14 @@ def test_page_loads_nothing_from_anywhere(page):
     assert not {"script", "link", "iframe", "img", "object", "embed", "base"} & set(page.tags)
 
 
-def test_page_shows_the_numbers_the_figures_and_the_answers(page, read):
+def test_page_shows_the_numbers_the_figures_and_the_answers(page, smoke, read):
     text = " ".join("".join(page.texts).split())
-    metrics = read("metrics/evaluate.json")["judges"]["reference"]
-    for system in ("base", "tuned"):
-        assert f"{metrics[system]['mean']:.1f}" in text
-    assert f"over {metrics['difference']['count']} records" in text
-    assert metrics["identity"]["score"] in text
+    judge = results_of(smoke).main_judge
+    assert all(f"{one.mean:.1f}" in text for one in judge.systems)
+    assert f"over {judge.difference_of('sft').count} records" in text
+    assert judge.identity["score"] in text
     assert page.tags.count("svg") == 3
-    lowest = min((j for j in read("data/judgements.json") if j["system"] == "tuned"), key=lambda j: j["score"])
+    lowest = min((j for j in read("data/judgements.json") if j["system"] == "sft"), key=lambda j: j["score"])
     answer = next(r for r in read("data/responses.json") if r["id"] == lowest["id"])
     for part in (answer["instruction"], answer["output"], answer["response"]):
         assert " ".join(part.split()) in text
@@ -219,7 +224,7 @@ def test_dvc_shows_metrics_and_plots_of_the_run(smoke, read):
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)[""]["data"]
     assert {name: shown[name]["data"] for name in shown} == {name: without_lists(read(name)) for name in shown}
-    assert set(shown) == {f"metrics/{name}.json" for name in ("augment", "data", "split", "train", "evaluate")}
+    assert set(shown) == {"metrics/summary.json", "metrics/train.json"}
 
 
 def test_second_repro_runs_nothing_and_changes_nothing(smoke):
@@ -233,23 +238,25 @@ def test_second_repro_runs_nothing_and_changes_nothing(smoke):
 
 
 @pytest.mark.parametrize(
-    ("script", "inputs", "outputs"),
+    ("script", "inputs", "outputs", "systems"),
     [
-        ("split.py", [], ["data/split", "metrics/split.json"]),
+        ("split.py", [], ["data/split", "metrics/split.json"], []),
         (
             "evaluate.py",
-            ["data/base_responses.json", "data/responses.json", "data/human-scores.csv"],
-            ["data/judgements.json", "metrics/evaluate.json", "metrics/scores.csv"],
+            ["data/human-scores.csv"],
+            ["data/judgements.json", "metrics"],
+            ["base=data/base_responses.json", "sft=data/responses.json"],
         ),
-        ("plot.py", ["metrics", "data"], ["metrics/report", "metrics/score_bands.csv"]),
+        ("plot.py", [], ["metrics/report/index.html"], []),
     ],
 )
-def test_stage_without_torch_gives_the_same_results(smoke, tmp_path, script, inputs, outputs):
+def test_stage_without_torch_gives_the_same_results(smoke, tmp_path, script, inputs, outputs, systems):
     (tmp_path / "trap" / "torch").mkdir(parents=True)
     (tmp_path / "trap" / "torch" / "__init__.py").write_text(NO_TORCH)
     trap = {"PYTHONPATH": str(tmp_path / "trap")}
     assert run(sys.executable, "-c", "import torch", cwd=smoke, **trap).returncode == 99
-    done = run(sys.executable, f"src/{script}", *inputs, *(str(tmp_path / out) for out in outputs), cwd=smoke, **trap)
+    arguments = [*inputs, *(str(tmp_path / out) for out in outputs), *systems]
+    done = run(sys.executable, f"src/{script}", *arguments, cwd=smoke, **trap)
     assert (done.returncode, done.stderr) == (0, "")
     compared = 0
     for name in outputs:
@@ -343,11 +350,13 @@ PATHS = {
     "train.py": ["data/augmented", "models/sft", "metrics/train.json", "metrics/curves"],
     "generate.py": ["data/split/test.json", "base", "data/base_responses.json"],
     "evaluate.py": [
-        *(f"data/{name}" for name in ("base_responses.json", "responses.json", "human-scores.csv", "judgements.json")),
-        "metrics/evaluate.json",
-        "metrics/scores.csv",
+        "data/human-scores.csv",
+        "data/judgements.json",
+        "metrics",
+        "base=data/base_responses.json",
+        "sft=data/responses.json",
     ],
-    "plot.py": ["metrics", "data", "metrics/report", "metrics/score_bands.csv"],
+    "plot.py": ["metrics/report", "metrics/score_bands.csv"],
 }
 
 

@@ -1,1 +1,1 @@
-"""Stage 4: responses to scores."""
+"""Responses to scores."""

@@ -1,1 +1,1 @@
-"""Stage 3: prompts to responses."""
+"""Prompts to responses."""

@@ -1,1 +1,1 @@
-"""Stage 5: metrics to figures and the report."""
+"""Metrics to figures and the report."""

@@ -1,1 +1,1 @@
-"""Stage 1: raw records to train, val and test."""
+"""Raw records to train, val and test."""

@@ -1,1 +1,1 @@
-"""Stage 2: encoded examples, batches, loss and the training loop."""
+"""Encoded examples, batches, loss and the training loop."""

@@ -20,12 +20,10 @@ def main(page: Path) -> None:
     params = load_params("plot", PlotParams)
     backbone, template = load_params("model", ModelParams).backbone, load_params("prompt", PromptParams).template
     run = read_finished(Path())
-    values = {
-        **page_values(run, read_pairs(run, Path()), params.examples),
-        "backbone": backbone,
-        "template": template,
-    }
-    write_page(page, values)
+    title = f"{backbone} before and after fine-tuning"
+    write_page(
+        page, {**page_values(run, read_pairs(run, Path()), params.examples), "title": title, "template": template}
+    )
 
 
 if __name__ == "__main__":

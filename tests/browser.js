@@ -57,7 +57,8 @@ const weakTexts = (least) =>
 const paintOf = (shape) => [getComputedStyle(shape).fill, getComputedStyle(shape).stroke].find((paint) => paint.startsWith('rgb') && !/, 0\)$/.test(paint))
 const seen = (shape) => {
   const box = shape.getBoundingClientRect(), paint = paintOf(shape)
-  if (!shape.checkVisibility() || box.width + box.height < 1 || !paint) return false
+  const size = shape.closest('.bar') ? Math.min(box.width, box.height) : box.width + box.height
+  if (!shape.checkVisibility() || size < 1 || !paint) return false
   const pair = [luminance(paint), luminance(behind(shape.closest('figure')))].sort((a, b) => b - a)
   return (pair[0] + 0.05) / (pair[1] + 0.05) >= 3
 }

@@ -12,11 +12,8 @@ from matplotlib.figure import Figure
 from instruct.report.charts import SYSTEMS, VARIABLES, chart, draw_learning_rate, draw_loss, draw_scores
 
 SRC = Path(__file__).parents[2] / "src"
-TRAIN = [
-    {"step": str(i), "epoch": str(i / 3), "tokens": str(2000 * i), "lr": f"{1e-4 / i}", "loss": str(3 / i)}
-    for i in (1, 2, 3)
-]
-VAL = [{"step": "0", "tokens": "0", "loss": "3.5"}, {"step": "3", "tokens": "6000", "loss": "1.25"}]
+TRAIN = [{"step": float(i), "epoch": i / 3, "tokens": 2000.0 * i, "lr": 1e-4 / i, "loss": 3 / i} for i in (1, 2, 3)]
+VAL = [{"step": 0.0, "tokens": 0.0, "loss": 3.5}, {"step": 3.0, "tokens": 6000.0, "loss": 1.25}]
 BANDS = ("0-9", "10-19", "100")
 COUNTS = {"base": [3, 1, 0], "sft": [0, 2, 7]}
 # Draws all three charts from the values above into a folder.

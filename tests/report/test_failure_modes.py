@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from report.run_folder import answer_of
+from results.sample import answer, make_results, make_table
 
-import instruct.report
 from instruct.report.failure_modes import failure_modes
+from instruct.report.report import template_environment
+from instruct.report.tables import failure_table
 
 TRAIN = {
     "first_train_loss": 1.2,
@@ -18,14 +16,22 @@ QUALITY = {
     "findings": {"template_markers": {"count": 0, "over": 0}, "repetition": {"count": 0, "over": 0}},
     "tokens": {"max": 97, "parts": {"train": {"counted": 40, "tokens": 2400, "response_tokens": 400}}},
 }
-JUDGES = {"reference": {"base": {"scored": 50, "unscored": 0}, "tuned": {"scored": 50, "unscored": 0}}}
+SCORES = {"base": [1.0] * 50, "sft": [2.0] * 50}
+JUDGES = make_results(make_table({"reference": SCORES})).judges
 FINE = [{"response": f"An owl and {i} more."} for i in range(50)]
 
 
-def modes(tuned=FINE, base=FINE, train=TRAIN, quality=QUALITY, judges=JUDGES):
+def of_fields(place, response, **fields):
+    return answer(f"r{place}", response, **fields)
+
+
+def modes(sft=FINE, base=FINE, train=TRAIN, quality=QUALITY, judges=JUDGES):
     answers = {
-        name: [answer_of(name, i, fields) for i, fields in enumerate(rows)]
-        for name, rows in {"base": base, "tuned": tuned}.items()
+        name: [
+            answer(f"r{i}", fields["response"], **{k: v for k, v in fields.items() if k != "response"})
+            for i, fields in enumerate(rows)
+        ]
+        for name, rows in {"base": base, "sft": sft}.items()
     }
     return {mode.name: mode for mode in failure_modes(answers, train, quality, judges)}
 
@@ -68,17 +74,17 @@ def test_a_sound_run_raises_no_suspicion_and_still_shows_numbers():
         ("Cut texts", {"truncated_tokens": 3}, "answers that had a prompt that was cut"),
     ],
 )
-def test_each_sign_in_the_tuned_answers_raises_its_own_suspicion(name, fields, text):
-    tuned = with_bad(10, **fields)
-    assert suspected(tuned=tuned) == [name]
-    (sign,) = signs(modes(tuned=tuned)[name])
+def test_each_sign_in_the_primary_answers_raises_its_own_suspicion(name, fields, text):
+    sft = with_bad(10, **fields)
+    assert suspected(sft=sft) == [name]
+    (sign,) = signs(modes(sft=sft)[name])
     assert sign.startswith(text)
-    assert sign.endswith(": base 0 of 50, tuned 10 of 50")
-    assert suspected(base=tuned) == []
+    assert sign.endswith(": base 0 of 50, sft 10 of 50")
+    assert suspected(base=sft) == []
 
 
 def test_an_echo_that_is_the_right_answer_is_none():
-    assert suspected(tuned=with_bad(10, response="She reads.", input="She reads.", output="She reads.")) == []
+    assert suspected(sft=with_bad(10, response="She reads.", input="She reads.", output="She reads.")) == []
 
 
 @pytest.mark.parametrize("key", ["tokens", "response_tokens"])
@@ -104,7 +110,8 @@ def test_cut_and_dropped_records_are_shown():
 
 
 def test_every_verdict_without_a_score_is_counted():
-    judges = {**JUDGES, "llama": {"base": {"scored": 49, "unscored": 1}, "tuned": {"scored": 48, "unscored": 2}}}
+    unscored = {"base": [None, *[1.0] * 49], "sft": [None, None, *[2.0] * 48]}
+    judges = make_results(make_table({"reference": SCORES, "llama": unscored})).judges
     mode = modes(judges=judges)["Parser errors"]
     assert signs(mode) == ["verdicts of llama without a score: 3 of 100"]
 
@@ -115,28 +122,26 @@ def test_findings_beyond_their_gate_in_the_data_count():
 
 
 def test_a_run_without_metrics_shows_what_it_has_and_guesses_nothing():
-    bare = modes(train={}, quality=None, judges={})
+    bare = modes(train={}, quality={}, judges=())
     assert bare["Parser errors"].signs == ()
     assert [sign.text for sign in bare["Mask bugs"].signs] == [
-        "answers that did not end by themselves: base 0 of 50, tuned 0 of 50"
+        "answers that did not end by themselves: base 0 of 50, sft 0 of 50"
     ]
 
 
 def render(rows):
-    folder = Path(instruct.report.__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("sections/failures.html").render(failures=list(rows.values()))
+    found = list(rows.values())
+    values = {"failures": found, "tables": {"failures": failure_table(found)}}
+    return template_environment().get_template("sections/failures.html").render(**values)
 
 
 def test_the_section_names_every_mode_its_numbers_and_its_command():
-    rows = modes(tuned=with_bad(10, truncated_tokens=3))
+    rows = modes(sft=with_bad(10, truncated_tokens=3))
     page = render(rows)
     for mode in rows.values():
         assert mode.name in page
         assert f"<code>{mode.command}</code>" in page
     assert "Worth a look: Cut texts." in page
-    assert '<span class="warn">answers that had a prompt that was cut: base 0 of 50, tuned 10 of 50</span>' in page
+    assert '<span class="warn">answers that had a prompt that was cut: base 0 of 50, sft 10 of 50</span>' in page
     assert "No sign of any of them in this run." in render(modes())
-    assert "no number to tell by" in render(modes(judges={}))
+    assert "no number to tell by" in render(modes(judges=()))

@@ -7,6 +7,7 @@ import pytest
 from report.run_folder import make_run
 
 import plot
+from instruct.results.schema import Agreement, Controls, Slice, SliceChange, SliceScore
 
 SCORES = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
 LONG = "supercalifragilisticexpialidocious" * 4
@@ -28,29 +29,47 @@ QUALITY = {
         "prompt": LENGTHS, "response": LENGTHS, "total": LENGTHS,
     },
 }  # fmt: skip
-FACTS = {"records": 9, "base": 10.0, "tuned": 20.0, "difference": 10.0, "low": 1.0, "high": 19.0}
-ENDED = {"base": 10.0, "base_records": 11, "tuned": 20.0, "tuned_records": 10}
-SLICES = [
-    {"slice": "kind", "value": "facts", **FACTS},
-    {"slice": "kind", "value": "sums", "records": 2, "base": 10.0},
-    {"slice": "stop_reason", "value": "end_of_text", **ENDED},
-]
-CONTROLS = {"count": 8, "fit": False, "reference": 100.0, "echo": 98.0, "empty": 100.0, "unscored": 0}
-AGREEMENT = {
-    "llama ~ reference": {"count": 14, "pearson": 0.5, "spearman": 0.25, "kappa": 0.125, "mean_difference": -3.5}
-}
+
+
+def mean_of(system, records, mean=None):
+    return SliceScore(system=system, records=records, scored=0 if mean is None else records, mean=mean)
+
+
+def change_of(count, **numbers):
+    return (SliceChange(system="sft", against="base", count=count, **numbers),)
+
+
+FACTS = mean_of("base", 9, 10.0), mean_of("sft", 9, 20.0)
+SUMS = mean_of("base", 2, 10.0), mean_of("sft", 2)
+ENDED = mean_of("base", 11, 10.0), mean_of("sft", 10, 20.0)
+SLICES = (
+    Slice(property="kind", value="facts", systems=FACTS, differences=change_of(9, mean=10.0, low=1.0, high=19.0)),
+    Slice(property="kind", value="sums", systems=SUMS, differences=change_of(0)),
+    Slice(property="stop_reason", value="end_of_text", systems=ENDED),
+)
+CONTROLS = Controls(fit=False, count=8, unscored=0, scores={"reference": 100.0, "echo": 98.0, "empty": 100.0})
+AGREEMENT = (
+    Agreement(
+        first="llama", second="reference", count=14, pearson=0.5, spearman=0.25, kappa=0.125, mean_difference=-3.5
+    ),
+)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A run with everything that the page can show, and long words in it."""
     folder = tmp_path_factory.mktemp("report")
-    extra = {"agreement": AGREEMENT}
-    make_run(folder, *SCORES, judge_extra={"slices": SLICES, "controls": CONTROLS}, extra=extra, instruction=LONG)
+    make_run(
+        folder,
+        *SCORES,
+        judge={"slices": SLICES, "controls": CONTROLS},
+        extra={"agreement": AGREEMENT},
+        instruction=LONG,
+    )
     (folder / "metrics/data.json").write_text(json.dumps(QUALITY))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        plot.main(*map(Path, ("metrics", "data", "metrics/report/index.html")))
+        plot.main(*map(Path, ("metrics/report/index.html",)))
     return folder / "metrics/report/index.html"
 
 
@@ -105,7 +124,7 @@ def test_quality_slices_controls_agreement_and_unscored_are_shown(browser, page)
         "end of text 10.0 11 answers 20.0 10 answers",
         "Not fit to judge",
         "llama ~ reference 0.50 0.25 none 0.12 -3.5 14",
-        "r1 base, reference no number reply 1",
-        "r2 tuned, reference no number reply 2",
+        "r1 base, reference no number reply r1",
+        "r2 sft, reference no number reply r2",
     ):
         assert words in text, words

@@ -1,8 +1,8 @@
-import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +11,13 @@ from report.run_folder import OLLAMA, make_run
 
 import plot
 from instruct.core.errors import DataError
+from instruct.core.files import write_json
+from instruct.results.runs import EVALUATE
+from instruct.results.schema import dump, load
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = ("metrics", "data", "metrics/report/index.html")
-BASE, TUNED = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
+ARGUMENTS = ("metrics/report/index.html",)
+BASE, SFT = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
 ATTACK = "<script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} {% raw %} & \"quoted\" <!-- "
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -70,8 +73,8 @@ def sections_of(page, *titles):
     return [next(part.split("</section>")[0] for head, part in parts.items() if head.startswith(t)) for t in titles]
 
 
-def page_of(folder, base, tuned, **fields):
-    make_run(folder, base, tuned, **fields)
+def page_of(folder, base, sft, **fields):
+    make_run(folder, base, sft, **fields)
     draw(folder)
     page = Page((folder / "metrics/report/index.html").read_text(encoding="utf-8"))
     assert page.unclosed == []
@@ -81,7 +84,7 @@ def page_of(folder, base, tuned, **fields):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    page_of(folder, BASE, TUNED)
+    page_of(folder, BASE, SFT)
     return folder
 
 
@@ -111,32 +114,31 @@ def test_the_page_is_one_file_that_loads_nothing(page):
 
 
 def test_the_page_shows_every_number_with_its_denominators(page, folder):
-    one = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["judges"]["reference"]
-    for system in ("base", "tuned"):
-        of = one[system]
-        assert f"{of['mean']:.1f} {of['low']:.1f} to {of['high']:.1f}" in page.text
-        assert f"{of['q1']:.0f} / {of['median']:.0f} / {of['q3']:.0f}" in page.text
-        assert f"{of['worst_case']:.1f} or {of['best_case']:.1f}" in page.text
+    (one,) = load((folder / EVALUATE).read_text(encoding="utf-8"), EVALUATE).judges
+    for of in one.systems:
+        assert f"{of.mean:.1f} {of.low:.1f} to {of.high:.1f}" in page.text
+        assert f"{of.q1:.0f} / {of.median:.0f} / {of.q3:.0f}" in page.text
+        assert f"{of.worst_case:.1f} or {of.best_case:.1f}" in page.text
     assert "records scored 6 6 5 in both" in page.text
     assert "not scored 1 1" in page.text
     assert "won / tied / lost 2 / 2 / 1 p = 0.5" in page.text
     assert "over 5 records: 2 won, 2 tied, 1 lost." in page.text
-    assert "12 training, 3 validation and 7 test records" in page.text
+    assert "12 training, 3 validation and 3 test records" in page.text
     assert "3.250 before the first step, 1.500 at its best (step 4), 1.750 at the end" in page.text
-    assert "base: 7 by end of text; tuned: 7 by end of text." in page.text
-    assert "too long: 0 of base, 0 of tuned" in page.text
+    assert "base model: 7 by end of text; SFT model: 7 by end of text." in page.text
+    assert "too long: 0 of the base model, 0 of the SFT model" in page.text
     assert page.tags.count("svg") == 3
 
 
 def test_worst_improved_and_regressed_are_listed_up_to_the_number_of_params(page):
     worst, improved, regressed = sections_of(page, "Worst", "Most improved", "Most regressed")
-    shown = [re.findall(r"tuned answer \d", part) for part in (worst, improved, regressed)]
+    shown = [re.findall(r"sft answer \d", part) for part in (worst, improved, regressed)]
     assert shown == [
-        ["tuned answer 2", "tuned answer 3", "tuned answer 6"],
-        ["tuned answer 5", "tuned answer 0"],
-        ["tuned answer 3"],
+        ["sft answer 2", "sft answer 3", "sft answer 6"],
+        ["sft answer 5", "sft answer 0"],
+        ["sft answer 3"],
     ]
-    assert "not scored" in worst.split("tuned answer 2")[0]
+    assert "not scored" in worst.split("sft answer 2")[0]
     assert re.findall(r"score \d+", improved) == ["score 0", "score 100", "score 10", "score 60"]
 
 
@@ -144,7 +146,8 @@ def test_every_figure_and_column_has_a_name_for_those_who_do_not_see(page):
     attributes = dict.fromkeys(page.attributes)
     assert ("lang", "en") in attributes
     assert page.tags.count("figure") == len([name for name, value in page.attributes if value == "img"]) == 3
-    assert len([value for name, value in page.attributes if name == "aria-label"]) == 3 + page.tags.count("nav")
+    named = page.tags.count("figure") + page.tags.count("nav") + page.tags.count("table")
+    assert len([value for name, value in page.attributes if name == "aria-label"]) == named
     assert page.source.count("<th ") == page.tags.count("th") == len([n for n, _ in page.attributes if n == "scope"])
     assert page.tags.count("h1") == page.tags.count("main") == 1
     places = {value for name, value in page.attributes if name == "id"}
@@ -168,7 +171,7 @@ def test_a_hostile_name_of_a_model_is_shown_and_never_run(tmp_path):
 
 
 def test_the_judge_is_named_in_full(tmp_path):
-    page = page_of(tmp_path, [10.0, 20.0], [20.0, 30.0], identity=OLLAMA)
+    page = page_of(tmp_path, [10.0, 20.0], [20.0, 30.0], judges=("ollama",), identity=OLLAMA)
     assert "ollama: judged by llama3:8b through ollama, from 0 to 100" in page.text
     for part in ("model llama3:8b", "digest 365c0bd3", "num ctx 4096"):
         assert part in page.text
@@ -180,20 +183,20 @@ def test_without_any_score_the_page_says_so_and_still_shows_the_answers(tmp_path
     assert "mean none none none" in page.text
     assert "records scored 0 0 0 in both not scored 3 3" in page.text
     assert page.text.count("not scored") >= 6
-    assert "tuned answer 0" in page.text
+    assert "sft answer 0" in page.text
     assert page.text.count("None.") == 2  # improved and regressed
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "words"),
+    ("base", "sft", "words"),
     [
-        ([10.0] * 12, [60.0] * 12, "Tuned is better than base: +50.0 points"),
-        ([60.0] * 12, [10.0] * 12, "Tuned is worse than base: -50.0 points"),
-        ([50.0] * 12, [50.0] * 12, "Tuned and base are not distinguishable: +0.0 points"),
+        ([10.0] * 12, [60.0] * 12, "SFT model is better than base model: +50.0 points"),
+        ([60.0] * 12, [10.0] * 12, "SFT model is worse than base model: -50.0 points"),
+        ([50.0] * 12, [50.0] * 12, "SFT model and base model are not distinguishable: +0.0 points"),
     ],
 )
-def test_the_page_begins_with_the_verdict(tmp_path, base, tuned, words):
-    page = page_of(tmp_path, base, tuned)
+def test_the_page_begins_with_the_verdict(tmp_path, base, sft, words):
+    page = page_of(tmp_path, base, sft)
     assert words in page.text.split("Scores on the held-out")[0]
 
 
@@ -206,20 +209,20 @@ def test_empty_and_multi_line_answers_stay_visible(tmp_path):
 def test_a_missing_file_is_one_line_and_leaves_the_old_page(tmp_path):
     page_of(tmp_path, [0.0], [0.0])
     before = (tmp_path / "metrics/report/index.html").read_bytes()
-    (tmp_path / "metrics/evaluate.json").unlink()
+    (tmp_path / EVALUATE).unlink()
     done = run_plot(tmp_path)
     assert done.returncode == 1
-    assert done.stderr == (
-        "plot.py: metrics/evaluate.json: there is no such file; check the path or run the stage that makes it\n"
-    )
+    assert done.stderr.startswith("plot.py: ")
+    assert EVALUATE in done.stderr
+    assert done.stderr.count("\n") == 1
     assert (tmp_path / "metrics/report/index.html").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["data/judgements.json", "metrics/curves/val.csv", "metrics/split.json"])
+@pytest.mark.parametrize("name", ["data/responses.json", "metrics/curves/val.csv", "metrics/split.json"])
 def test_every_missing_file_is_named(tmp_path, name):
     make_run(tmp_path, [0.0], [0.0])
     (tmp_path / name).unlink()
-    with pytest.raises(DataError, match=f"^{name}: there is no such file"):
+    with pytest.raises(DataError, match=f"^{name}: "):
         draw(tmp_path)
 
 
@@ -227,36 +230,32 @@ def test_answers_of_another_run_are_refused(tmp_path):
     make_run(tmp_path, [0.0, 1.0], [0.0, 1.0])
     lines = (tmp_path / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()
     (tmp_path / "metrics/scores.csv").write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(DataError, match="not of one run"):
+    with pytest.raises(DataError, match=r"metrics/scores\.csv.*records"):
         draw(tmp_path)
     assert not (tmp_path / "metrics/report").exists()
 
 
 def test_each_of_several_judges_has_its_scores_and_its_verdict(tmp_path):
-    make_run(tmp_path, [10.0] * 8, [60.0] * 8)
-    path = tmp_path / "metrics/evaluate.json"
-    results = json.loads(path.read_text(encoding="utf-8"))
-    one = results["judges"]["reference"]
-    other = {**one, "identity": OLLAMA, "difference": {**one["difference"], "p_value": 0.5}}
-    path.write_text(json.dumps({**results, "judges": {"llama": other, "reference": one}}))
+    found = make_run(tmp_path, [10.0] * 8, [60.0] * 8, judges=("llama", "reference"))
+    llama, reference = found.judges
+    (gain,) = llama.differences
+    llama = replace(llama, identity=OLLAMA, differences=(replace(gain, p_value=0.5),))
+    write_json(tmp_path / EVALUATE, dump(replace(found, judges=(llama, reference))))
     draw(tmp_path)
     page = Page((tmp_path / "metrics/report/index.html").read_text(encoding="utf-8"))
-    assert "llama . Tuned and base are not distinguishable" in page.text.replace("llama.", "llama .")
-    assert "reference . Tuned is better than base" in page.text.replace("reference.", "reference .")
+    assert "llama. SFT model and base model are not distinguishable" in page.text
+    assert "reference. SFT model is better than base model" in page.text
     assert "llama: judged by llama3:8b through ollama" in page.text
-    assert page.text.index("Tuned is better") < page.text.index(
-        "Scores on the held-out"
-    )  # the main judge's stands first
+    first = page.text.index("SFT model is better")  # by the main judge
+    assert first < page.text.index("Scores on the held-out")
 
 
-def test_a_run_from_before_the_reports_on_data_and_slices_says_what_is_missing(folder, page):
+def test_a_run_without_a_report_on_the_data_says_so(page):
     assert "metrics/data.json is missing" in page.text
-    assert "metrics/evaluate.json holds no slices" in page.text
-    assert "No known-answer controls were run." in page.text
     assert "One judge only" in page.text
 
 
 def test_a_long_list_without_scores_is_cut_and_the_rest_counted(tmp_path):
     page = page_of(tmp_path, [1.0] * 150, [None] * 150)
-    assert "50 more stand in data/judgements.json." in page.text
+    assert "50 more are in data/judgements.json." in page.text
     assert page.source.count("<td>no number</td>") == 100

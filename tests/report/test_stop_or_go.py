@@ -1,25 +1,39 @@
+from dataclasses import replace
+
 import pytest
+from results.sample import make_run
 
 from instruct.report.stop_or_go import Movement, loss_trend, stop_or_go
+from instruct.results.schema import Difference, SystemScores
 
 TRAIN = {"initial_val_loss": 1.84}
 FALLING, FLAT, TURNED = (2.0, 1.5, 1.2), (2.0, 1.005, 1.0), (2.0, 1.0, 1.2)
+SCORES = {"reference": {"base": [1.0], "sft": [2.0]}}
 
 
 def curve(losses):
-    return [{"step": str(i), "loss": str(loss)} for i, loss in enumerate(losses)]
+    return [{"step": float(i), "loss": float(loss)} for i, loss in enumerate(losses)]
 
 
-def judged(mean, difference, p_value=0.001, *, width=4.0, unscored=0, **tuned):
-    return {
-        "tuned": {"mean": mean, "low": mean - 3, "high": mean + 3, "scored": 100, "unscored": unscored, **tuned},
-        "difference": {
-            "mean": difference,
-            "low": difference - width,
-            "high": difference + width,
-            "p_value": p_value,
-        },
-    }
+def judged(mean, difference, p_value=0.001, *, width=4.0, unscored=0, **sft):
+    """The primary system's scores, and its difference from the first."""
+    about = {"low": mean - 3, "high": mean + 3, "q1": mean, "median": mean, "q3": mean}
+    about |= {"worst_case": mean, "best_case": mean}
+    scores = SystemScores(system="sft", scored=100, unscored=unscored, mean=mean, **about, **sft)
+    ends = {"low": difference - width, "high": difference + width, "worst_case": difference, "best_case": difference}
+    counts = {"count": 100, "wins": 50, "ties": 10, "losses": 40}
+    gain = Difference(system="sft", against="base", mean=difference, p_value=p_value, **ends, **counts)
+    return scores, gain
+
+
+def rows_of(train, losses, judge, previous=None, movement=None):
+    run = make_run("run", SCORES, train=train, curves={"val": curve(losses)})
+    scores, gain = judge
+    of_judge = replace(run.results.main_judge, systems=(run.results.main_judge.systems[0], scores), differences=(gain,))
+    return stop_or_go(run, of_judge, previous and previous[0], movement)
+
+
+NOTHING = SystemScores(system="sft", scored=0, unscored=9), Difference(system="sft", against="base", count=0)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +52,11 @@ def judged(mean, difference, p_value=0.001, *, width=4.0, unscored=0, **tuned):
         ((1.84, 1.84, 1.84), judged(30, 1, 0.6), None, "longer training"),
         (TURNED, judged(52, 24, unscored=6), None, "better judging"),
         (TURNED, judged(52, 24, mean_spread=45.0), None, "better judging"),
-        (FLAT, {"tuned": {"scored": 0, "unscored": 9}, "difference": {"count": 0}}, None, "better judging"),
+        (FLAT, NOTHING, None, "better judging"),
     ],
 )
 def test_the_next_step_is_the_first_rule_that_holds(losses, judge, previous, step):
-    rows = stop_or_go(TRAIN, curve(losses), judge, previous)
+    rows = rows_of(TRAIN, losses, judge, previous)
     assert [row.signal for row in rows] == [
         "loss trend",
         "answer quality",
@@ -55,7 +69,7 @@ def test_the_next_step_is_the_first_rule_that_holds(losses, judge, previous, ste
 
 
 def test_findings_show_the_numbers_that_they_rest_on():
-    trend, quality, plateau, noise, _ = stop_or_go(TRAIN, curve(TURNED), judged(52, 24), judged(44, 16))
+    trend, quality, plateau, noise, _ = rows_of(TRAIN, TURNED, judged(52, 24), judged(44, 16))
     assert (trend.finding, trend.numbers) == (
         "turned",
         "lowest 1.000, last but one 1.000, last 1.200 nats per supervised token",
@@ -74,7 +88,7 @@ def test_findings_show_the_numbers_that_they_rest_on():
     ],
 )
 def test_the_reason_says_only_what_is_known(losses, judge, words):
-    assert stop_or_go(TRAIN, curve(losses), judge)[-1].suggestion == words
+    assert rows_of(TRAIN, losses, judge)[-1].suggestion == words
 
 
 def test_one_percent_is_the_edge_between_flat_and_a_trend():
@@ -101,27 +115,12 @@ NAN, INFINITE = float("nan"), float("inf")
         ({"initial_val_loss": NAN}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
         ({"initial_val_loss": None}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
         ({"initial_val_loss": "1.84"}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
-        (TRAIN, FLAT, judged(NAN, 24), judged(40, 12), {"answer quality", "score plateau"}),
-        (TRAIN, FLAT, judged(52, NAN), judged(40, 12), {"answer quality", "judge noise"}),
-        (TRAIN, FLAT, judged(52, 24, NAN), judged(40, 12), {"answer quality"}),
-        (TRAIN, FLAT, judged(52, 24, None), judged(40, 12), {"answer quality"}),
-        (TRAIN, FLAT, judged(52, 24), judged(INFINITE, 12), {"score plateau"}),
     ],
 )
 def test_what_is_no_number_is_unknown_and_never_a_finding(train, losses, judge, previous, unknown):
-    rows = stop_or_go(train, curve(losses), judge, previous)
+    rows = rows_of(train, losses, judge, previous)
     assert {row.signal for row in rows if row.finding == "unknown"} == unknown
     assert "nan" not in " ".join(row.numbers for row in rows)
-
-
-@pytest.mark.parametrize("field", ["mean", "low", "high", "p_value"])
-@pytest.mark.parametrize("value", ["text", None, True, [1]])
-def test_a_difference_of_another_kind_is_unknown(field, value):
-    judge = judged(52, 24)
-    judge["difference"][field] = value
-    _, quality, _, noise, step = stop_or_go(TRAIN, curve(FLAT), judge)
-    assert (quality if field in ("mean", "p_value") else noise).finding == "unknown"
-    assert step.finding == "better judging"
 
 
 @pytest.mark.parametrize(
@@ -130,5 +129,5 @@ def test_a_difference_of_another_kind_is_unknown(field, value):
 @pytest.mark.parametrize("before", [20, 52, 90])
 def test_a_comparison_decides_the_plateau_whatever_the_intervals_say(verdict, finding, before):
     movement = Movement(verdict=verdict, numbers="as compared")
-    row = stop_or_go(TRAIN, curve(FLAT), judged(52, 24), judged(before, 9), movement)[2]
+    row = rows_of(TRAIN, FLAT, judged(52, 24), judged(before, 9), movement)[2]
     assert (row.finding, row.numbers) == (finding, "as compared")

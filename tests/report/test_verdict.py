@@ -1,24 +1,24 @@
 import pytest
 
 from instruct.report.verdict import describe_difference, name_score
+from instruct.results.schema import Difference
 
 
-def difference(mean=5.0, low=1.0, high=9.0, p_value=0.01, count=40, wins=25, ties=5, losses=10):
-    return {
-        "mean": mean, "low": low, "high": high, "p_value": p_value,
-        "count": count, "wins": wins, "ties": ties, "losses": losses,
-    }  # fmt: skip
+def difference(mean=5.0, low=1.0, high=9.0, p_value=0.01, **changes):
+    numbers = {"mean": mean, "low": low, "high": high, "p_value": p_value, "worst_case": mean, "best_case": mean}
+    counts = {"count": 40, "wins": 25, "ties": 5, "losses": 10}
+    return Difference(**{"system": "sft", "against": "base", **numbers, **counts, **changes})
 
 
 @pytest.mark.parametrize(
     ("mean", "p_value", "words"),
     [
-        (5.0, 0.01, "Tuned is better than base: +5.0 points"),
-        (5.0, 0.05, "Tuned is better than base: +5.0 points"),
-        (5.0, 0.051, "Tuned and base are not distinguishable: +5.0 points"),
-        (0.0, 1.0, "Tuned and base are not distinguishable: +0.0 points"),
-        (-5.0, 0.3, "Tuned and base are not distinguishable: -5.0 points"),
-        (-5.0, 0.0001, "Tuned is worse than base: -5.0 points"),
+        (5.0, 0.01, "SFT model is better than base model: +5.0 points"),
+        (5.0, 0.05, "SFT model is better than base model: +5.0 points"),
+        (5.0, 0.051, "SFT model and base model are not distinguishable: +5.0 points"),
+        (0.0, 1.0, "SFT model and base model are not distinguishable: +0.0 points"),
+        (-5.0, 0.3, "SFT model and base model are not distinguishable: -5.0 points"),
+        (-5.0, 0.0001, "SFT model is worse than base model: -5.0 points"),
     ],
 )
 def test_the_verdict_says_better_worse_or_not_distinguishable(mean, p_value, words):
@@ -33,10 +33,13 @@ def test_the_verdict_gives_interval_p_and_all_counts():
 
 
 def test_without_pairs_nothing_is_claimed():
-    assert describe_difference({"count": 0}) == "No record has a score for both systems, so nothing can be said."
+    assert (
+        describe_difference(Difference(system="sft", against="base", count=0))
+        == "No record has a score for both systems, so nothing can be said."
+    )
 
 
-def test_likeness_is_never_called_a_judges_opinion():
+def test_similarity_is_never_called_a_judges_opinion():
     name = name_score({"judge": "reference", "score": "similarity to the reference answer"})
     assert name == "similarity to the reference answer"
     assert "judge" not in name
@@ -48,3 +51,8 @@ def test_a_judge_is_named_with_its_model():
 
 def test_a_judge_without_identity_is_still_called_a_judge():
     assert name_score({}) == "judged by a judge that left no name"
+
+
+def test_a_system_without_words_of_its_own_goes_by_its_name():
+    sentence = describe_difference(difference(system="dpo-2"))
+    assert sentence.startswith("dpo-2 is better than base model")

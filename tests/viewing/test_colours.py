@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instruct import viewing
+from instruct import report, viewing
 
 PAPER = {"light": "#ffffff", "dark": "#16181c"}
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -21,7 +21,7 @@ VISION = {
 
 
 def colours(scheme):
-    light, dark = re.findall(r":root \{ (--c0: [^}]*)\}", (Path(viewing.__file__).parent / "view.css").read_text())
+    light, dark = re.findall(r":root \{ (--c0: [^}]*)\}", (Path(report.__file__).parent / "style.css").read_text())
     return re.findall(r"--c\d: (#[0-9a-f]{6})", light if scheme == "light" else dark)
 
 

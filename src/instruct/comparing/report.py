@@ -1,22 +1,22 @@
 """The report of a comparison: lines for the terminal, one Markdown file, one HTML page that needs nothing else."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import escape
-
 from instruct.comparing.changes import Change, biggest_changes
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
+from instruct.comparing.tables import change_table, metric_table, value_table
 from instruct.core.files import write_text
 from instruct.core.records import Response
+from instruct.report.markdown import cell, fence, line, summary, table
+from instruct.report.report import template_environment
 from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
+from instruct.report.tables import signal_table
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, all_stale_lines, changed_params
 from instruct.results.schema import REFERENCE
@@ -24,7 +24,6 @@ from instruct.results.stored import Cache, read_answers
 
 EXAMPLES = 5
 TEXT = 600  # characters of a prompt or answer that the report shows
-CELL, LINE = 200, 1000  # characters of a table's cell and of a line in report.md
 COMMENT = 60_000  # characters of report.md; GitHub takes 65,536 in a comment
 LEAVABLE = ("examples", "metrics", "parameters")  # parts that report.md leaves out, in this order, until it fits
 
@@ -72,56 +71,49 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     found, reasons = zip(*(read_answers(run, run.results.primary, cache) for run in (a, b)), strict=True)
     answers = [{one.id: one for one in responses} for responses in found]
     rows, problem = _read_metrics(metrics)
+    signals = signals_of(comparison)
     values: dict[str, Any] = {
         "comparison": comparison,
-        "a": side_name(comparison.a),
-        "b": side_name(comparison.b),
+        "title": f"{side_name(comparison.b)} against {side_name(comparison.a)}",
         "first_a": a.name,
         "first_b": b.name,
         "several": len(comparison.a) + len(comparison.b) > 2,
         "stale": all_stale_lines((*comparison.a, *comparison.b)),
-        "params": changed_params(a, b),
-        "metrics": rows,
-        "metrics_problem": problem,
         "scope": scope_line(comparison),
-        "signals": signals_of(comparison),
+        "signals": signals,
+        "metrics_problem": problem,
         "first": first,
+        "tables": {
+            "scores": change_table(comparison),
+            "next": signal_table(signals, b.results.main_judge.name),
+            "params": value_table("parameter", a.name, b.name, changed_params(a, b)),
+            "metrics": metric_table(a.name, b.name, rows),
+        },
         "changes": {
             f"Biggest {name}": biggest_changes(comparison.a, comparison.b, first, answers, EXAMPLES, better=better)
             for name, better in (("losses", False), ("gains", True))
         },
         "missing": [reason for reason in reasons if reason],
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name == "report.html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "cell": _cell, "line": _line, "summary": _summary, "fence": _fence, "cut": _cut, "prompt": _prompt,
-        "answer": _answer,
-    }  # fmt: skip
+    environment = template_environment(Path(__file__).parent)
+    environment.filters |= {"cell": cell, "line": line, "summary": summary, "fence": fence}
+    environment.filters |= {"table": table, "cut": _cut, "prompt": _prompt, "answer": _answer}
     markdown, page = folder / "report.md", folder / "report.html"
     template = environment.get_template(markdown.name)
     texts = (template.render(left_out=LEAVABLE[:count], **values) for count in range(len(LEAVABLE) + 1))
     fitting = next((text for text in texts if len(text) <= COMMENT), "")
-    _write(markdown, fitting or f"{_heading(values['a'], values['b'])}\n\ntoo long for a comment; see report.html\n")
+    _write(markdown, fitting or f"## {cell(values['title'])}\n\ntoo long for a comment; see report.html\n")
     _write(page, environment.get_template(page.name).render(charts=charts, **values))
     return markdown, page
 
 
 def write_refusal(a: str, b: str, reason: str, folder: Path) -> None:
     """Write report.md and report.html that say why there is no comparison, over those of one before."""
-    _write(folder / "report.md", "\n\n".join([_heading(a, b), "**Not compared.**", _fence(reason[:COMMENT])]) + "\n")
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(b)} against {escape(a)}</title>"
-    text = f"<h1>{escape(b)} against {escape(a)}</h1><p><b>Not compared.</b></p><pre>{escape(reason)}</pre></html>\n"
-    _write(folder / "report.html", page + text)
-
-
-def _heading(a: str, b: str) -> str:
-    return f"## {_cell(b)} against {_cell(a)}"
+    title = f"{b} against {a}"
+    refused = "\n\n".join([f"## {cell(title)}", "**Not compared.**", fence(reason[:COMMENT])])
+    _write(folder / "report.md", f"{refused}\n")
+    page = template_environment(Path(__file__).parent).get_template("refusal.html")
+    _write(folder / "report.html", page.render(title=title, reason=reason))
 
 
 def _write(path: Path, text: str) -> None:
@@ -182,49 +174,6 @@ def _read_metrics(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]],
 
 def _number(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-# Nobody is called by GitHub, and nothing linked, where a character without width follows the sign.
-_CALLS = re.compile(r"([@#]|\bGH-)(?=\w)", re.IGNORECASE)
-_JOINER = "\u200d"
-
-
-def _cell(text: Any) -> str:
-    """Text for a cell of a Markdown table, or wherever a few words stand."""
-    return _plain(text, CELL)
-
-
-def _line(text: Any) -> str:
-    """Text for a line of Markdown."""
-    return _plain(text, LINE)
-
-
-def _plain(text: Any, longest: int) -> str:
-    """One line of Markdown that shows the text as it is, whatever signs are in it."""
-    safe = _cut_to(" ".join(str(text).split()), longest).replace("&", "&amp;").replace("<", "&lt;")
-    safe = re.sub(r"([\\`*_~\[\]!#|$])", r"\\\1", safe)
-    safe = re.sub(r"^(\d*)([-+.)](?=\s)|[>=])", r"\1\\\2", safe)  # what begins a list, a quotation or a heading
-    safe = safe.replace("://", r":\/\/").replace("www.", r"www\.")  # addresses that GitHub would link
-    return _CALLS.sub(rf"\1{_JOINER}", safe)
-
-
-def _summary(text: Any) -> str:
-    """Text inside an HTML element of report.md, where Markdown is not read."""
-    return str(escape(_CALLS.sub(rf"\1{_JOINER}", _cut_to(" ".join(str(text).split()), CELL))))
-
-
-def _cut_to(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}…"
-
-
-def _fence(text: str) -> str:
-    """Text as a fenced block of Markdown that it cannot close itself."""
-    longest, run = 0, 0
-    for character in text:
-        run = run + 1 if character == "`" else 0
-        longest = max(longest, run)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
 
 
 def _cut(text: str) -> str:

@@ -1,6 +1,6 @@
 """A run and its answers as the values that the page's sections show; nothing is computed in a template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,22 @@ from instruct.report.charts import Draw, chart, draw_learning_rate, draw_loss, d
 from instruct.report.failure_modes import failure_modes
 from instruct.report.pairs import BANDS, Compared, count_bands, count_endings, most_changed, pair_answers, worst
 from instruct.report.stop_or_go import stop_or_go
-from instruct.report.verdict import describe_difference, name_score
+from instruct.report.tables import (
+    Table,
+    agreement_table,
+    failure_table,
+    finding_table,
+    length_table,
+    measure_table,
+    score_table,
+    signal_table,
+    slice_table,
+    unscored_table,
+)
+from instruct.report.verdict import describe_difference, name_score, system_title
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import CURVES, SPLIT, TRAIN, Run, read_run
-from instruct.results.schema import CORPUS_MEASURES, MEASURES
+from instruct.results.schema import Slice
 
 LISTED = 100  # rows of a list of exceptions; the rest is counted
 
@@ -40,16 +52,14 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
     results, judge = run.results, run.results.main_judge
     answers = {system: [pair.answers[system] for pair in pairs] for system in results.names}
     unscored = [(one.name, row) for one in results.judges for row in one.unscored]
+    signals, failures = stop_or_go(run, judge), failure_modes(answers, run.train, run.quality, results.judges)
     return {
         "split": run.split,
         "train": run.train,
         "results": results,
-        "systems": results.names,
         "against": results.against,
         "primary": results.primary,
         "judge": judge.name,
-        "score_names": {one.name: name_score(one.identity) for one in results.judges},
-        "measures": MEASURES | CORPUS_MEASURES,
         "verdicts": {one.name: describe_difference(one.difference_of(results.primary)) for one in results.judges},
         "figures": draw_charts(run, pairs),
         "worst": worst(pairs, examples),
@@ -57,23 +67,44 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "regressed": most_changed(pairs, examples, better=False),
         "endings": {system: count_endings(responses) for system, responses in answers.items()},
         "truncated": {system: _count_truncated(responses) for system, responses in answers.items()},
-        "unscored": unscored[:LISTED],
+        "unscored": bool(unscored),
         "unscored_more": max(0, len(unscored) - LISTED),
         "quality": run.quality,
-        "signals": stop_or_go(run, judge),
-        "failures": failure_modes(answers, run.train, run.quality, results.judges),
+        "signals": signals,
+        "about": "",
+        "failures": failures,
+        "tables": {
+            "scores": {one.name: score_table(one, name_score(one.identity)) for one in results.judges},
+            "measures": measure_table(results),
+            "slices": {one.name: _slice_tables(one.slices) for one in results.judges},
+            "agreement": agreement_table(results.agreement),
+            "unscored": unscored_table(unscored[:LISTED]),
+            "next": signal_table(signals, judge.name),
+            "failures": failure_table(failures),
+            **_quality_tables(run.quality),
+        },
     }
 
 
 def draw_charts(run: Run, pairs: Sequence[Compared]) -> dict[str, Markup]:
     """The charts of one run by name."""
     score_name = name_score(run.results.main_judge.identity)
+    counts = {system_title(system): heights for system, heights in count_bands(pairs).items()}
     draws: dict[str, Draw] = {
         "loss": lambda axes: draw_loss(axes, run.curves["train"], run.curves["val"]),
         "learning_rate": lambda axes: draw_learning_rate(axes, run.curves["train"]),
-        "scores": lambda axes: draw_scores(axes, BANDS, count_bands(pairs), score_name),
+        "scores": lambda axes: draw_scores(axes, BANDS, counts, score_name),
     }
     return {name: chart(name, draw) for name, draw in draws.items()}
+
+
+def _slice_tables(slices: Sequence[Slice]) -> dict[str, Table]:
+    names = dict.fromkeys(one.property for one in slices)
+    return {name: slice_table(name, [one for one in slices if one.property == name]) for name in names}
+
+
+def _quality_tables(quality: Mapping[str, Any]) -> dict[str, Table]:
+    return {"findings": finding_table(quality), "lengths": length_table(quality["tokens"])} if quality else {}
 
 
 def _count_truncated(answers: Sequence[Response]) -> int:

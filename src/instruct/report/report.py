@@ -1,4 +1,4 @@
-"""One HTML page with everything a run produced; it needs no network and no other file."""
+"""Renders pages: one HTML file each, which needs no network and no other file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from instruct.core.files import read_text, write_text
+from instruct.report.verdict import system_title
 
 HERE = Path(__file__).parent
 
@@ -16,15 +17,16 @@ def template_environment(*folders: Path) -> Environment:
     """Templates of these folders and of this one; every text from data is escaped, every unknown name refused."""
     environment = Environment(
         loader=FileSystemLoader([*folders, HERE]),
-        autoescape=True,
+        autoescape=lambda name: bool(name and name.endswith(".html")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals["css"] = Markup(read_text(HERE / "style.css"))
+    environment.filters["title_of"] = system_title
     return environment
 
 
 def write_page(path: Path, values: Mapping[str, Any]) -> None:
-    """Render the page."""
-    write_text(path, template_environment().get_template("page.html").render(**values))
+    """Write the page of one run."""
+    write_text(path, template_environment().get_template("run.html").render(**values))

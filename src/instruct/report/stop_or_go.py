@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any, Literal
 
+from instruct.report.verdict import system_title
 from instruct.results.runs import Run
 from instruct.results.schema import Difference, JudgeResults, SystemScores
 from instruct.statistics import ALPHA
@@ -96,7 +97,7 @@ def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
 
 def answer_quality(scores: SystemScores, difference: Difference) -> Row:
     """Whether the answers are better than those of the system they are compared with, and good in themselves."""
-    against = difference.against
+    against = f"the {system_title(difference.against)}"
     rule = f"better if the paired difference to {against} has p up to {ALPHA:g}; good from {GOOD:g} points"
     mean, change, p_value = scores.mean, difference.mean, difference.p_value
     if mean is None or change is None or p_value is None:

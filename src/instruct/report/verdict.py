@@ -1,9 +1,16 @@
-"""The result in words, and the score by its right name."""
+"""The result in words, and systems and scores by their right names."""
 
 from collections.abc import Mapping
 
 from instruct.results.schema import Difference
 from instruct.statistics import ALPHA
+
+SYSTEMS = {"base": "base model", "sft": "SFT model", "dpo": "DPO model"}
+
+
+def system_title(name: str) -> str:
+    """A system in words; its own name where there are none for it."""
+    return SYSTEMS.get(name, name)
 
 
 def name_score(identity: Mapping[str, str]) -> str:
@@ -18,10 +25,11 @@ def describe_difference(one: Difference) -> str:
     """One sentence: a system against another, better, worse or not distinguishable, with interval, p and n."""
     if one.mean is None:
         return "No record has a score for both systems, so nothing can be said."
+    system, against = system_title(one.system), system_title(one.against)
     numbers = (
         f"{one.mean:+.1f} points (95 % interval {one.low:+.1f} to {one.high:+.1f}, p = {one.p_value:.2g}) over "
         f"{one.count} records: {one.wins} won, {one.ties} tied, {one.losses} lost"
     )
     if one.p_value is None or one.p_value > ALPHA:
-        return f"{one.system} and {one.against} are not distinguishable: {numbers}."
-    return f"{one.system} is {'better' if one.mean > 0 else 'worse'} than {one.against}: {numbers}."
+        return f"{system} and {against} are not distinguishable: {numbers}."
+    return f"{system} is {'better' if one.mean > 0 else 'worse'} than {against}: {numbers}."

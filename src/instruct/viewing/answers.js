@@ -104,7 +104,7 @@ const articleOf = (item, words) => {
   if (item.instruction) about.append(make('p', { className: 'text' }, ...marked(item.instruction, words)))
   if (item.input) about.append(make('p', { className: 'text soft' }, ...marked(item.input, words)))
   const otherName = other.run === chosen() ? other.system : other.run.name
-  const boxes = [answerBox(otherName, 'base', item.other, item.before, words), answerBox(chosen().name, 'tuned', item.text, item.score, words)]
+  const boxes = [answerBox(otherName, 's0', item.other, item.before, words), answerBox(chosen().name, 's1', item.text, item.score, words)]
   if (item.output) boxes.unshift(answerBox('reference', '', item.output, undefined, words))
   about.append(make('div', { className: 'answers' }, ...boxes))
   return about

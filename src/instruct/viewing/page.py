@@ -80,7 +80,7 @@ def render(runs: Sequence[Entry], names: dict[str, str], against: int, report: M
         "data": script_json({"runs": data, "against": against}),
         "script": Markup(script),
         "script_hash": f"sha256-{digest}",
-        "view_css": Markup(read_text(HERE / "view.css")),
+        "title": "Experiments",
         "report": report,
         "left_out": sum(values["left_out"] for values in data),
     }

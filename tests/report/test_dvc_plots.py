@@ -13,7 +13,7 @@ from report.run_folder import make_run
 ROOT = Path(__file__).parents[2]
 BASE, SFT = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-CHARTS = {"Loss", "Scores", "metrics/curves/train.csv", "metrics/curves/val.csv", "metrics/scores.csv"}
+CHARTS = {"Loss", "Scores", "metrics/curves/train.csv", "metrics/curves/val.csv", "SFT model against base model"}
 # Marks that can be seen, by the title of their chart: kind, and where it is drawn.
 MARKS = """
 Object.fromEntries(all('svg.marks').map((svg) => {

@@ -68,7 +68,13 @@ const seenMarks = (selector) => marks(selector).filter(seen).length
 const nameless = () =>
   all('input, select, button').filter((one) => !(one.labels?.length || one.ariaLabel || one.textContent.trim())).length
 const repeatedIds = () => {
-  const ids = all('main [id]:not(svg *)').map((element) => element.id)
+  const ids = all('main [id]').map((element) => element.id)
   return ids.length - new Set(ids).size
 }
+// Elements beyond the right edge of the window that no region of their own scrolls.
+const overflowing = () =>
+  all('body *')
+    .filter((one) => one.checkVisibility() && !one.closest('.wide, svg svg') && one.getBoundingClientRect().right > innerWidth + 0.5)
+    .map((one) => `${one.tagName}.${one.getAttribute('class')}`)
+const seenRows = (table) => [...table.tBodies[0].rows].filter((row) => row.checkVisibility() && row.getBoundingClientRect().height > 1).length
 const sideways = () => document.documentElement.scrollWidth - document.documentElement.clientWidth

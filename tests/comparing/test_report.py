@@ -12,8 +12,9 @@ from results.sample import answer, make_run
 import instruct.comparing.report as report_module
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import compare
-from instruct.comparing.report import _cell, _line, _summary, signals_of, summary_lines, write_report
+from instruct.comparing.report import signals_of, summary_lines, write_report
 from instruct.core.records import Response
+from instruct.report.markdown import cell, line, summary
 from instruct.results.runs import read_run
 from instruct.results.stored import Cache, read_answers
 
@@ -111,7 +112,7 @@ def test_both_reports_say_what_the_terminal_says(report):
 def test_metrics_are_those_of_dvc(report, repository):
     theirs = json.loads(dvc(repository, "metrics", "diff", "--json", "first"))
     assert "score_sft" in json.dumps(theirs)
-    assert "| metrics/summary.json | score_sft |  | 7.25 |" in report[1].replace("\\_", "_")
+    assert "| score_sft |  | 7.25 |  | metrics/summary.json |" in report[1].replace("\\_", "_")
 
 
 def test_regressions_and_gains_are_the_biggest_in_order(report):
@@ -243,7 +244,7 @@ def test_with_several_seeds_changes_are_means_and_everything_else_is_of_the_run_
     assert "Scores are means over each side's runs, answers those of the first run of each side." in gains
     assert "### Parameters of the first run of each side" in markdown and "| parameter | a1 | b1 |" in markdown
     assert "<summary>dvc metrics diff of the first run of each side: " in markdown
-    assert "| file | metric | a1 | b1 | change |" in markdown
+    assert "| metric | a1 | b1 | change | file |" in markdown
     assert "### What next, after b1" in markdown
     assert "| score | a1 + a2 | b1 + b2 |" in markdown
     for head in ("Parameters of the first run of each side", "dvc metrics diff of the first run of each side"):
@@ -339,7 +340,7 @@ def shown(markdown):
 
 
 @pytest.mark.parametrize("text", [LIVE, *KEPT, "- a", "1. a", "> a", "# a", "+ a", "= a", "12) a", "***", "__init__"])
-@pytest.mark.parametrize("spell", [_cell, _line])
+@pytest.mark.parametrize("spell", [cell, line])
 def test_words_of_others_are_shown_as_they_are_and_call_nobody(text, spell):
     said, kinds = shown(spell(text))
     assert said.replace("\u200d", "") == text
@@ -353,17 +354,17 @@ def test_words_of_others_are_shown_as_they_are_and_call_nobody(text, spell):
 
 @pytest.mark.parametrize("name", ["train.lr", "0.0002", "-3.5", "main", "v1.0", "r12", "llama3:8b"])
 def test_usual_names_stand_unchanged_in_the_source(name):
-    assert _cell(name) == name
+    assert cell(name) == name
 
 
 def test_names_inside_html_are_escaped_for_html(tmp_path):
-    assert _summary("exact_match") == "exact_match"
-    assert _summary("<b>\n\n@all 'x'") == "&lt;b&gt; @\u200dall &#39;x&#39;"
+    assert summary("exact_match") == "exact_match"
+    assert summary("<b>\n\n@all 'x'") == "&lt;b&gt; @\u200dall &#39;x&#39;"
 
 
 def test_a_cell_and_a_line_have_an_end():
-    assert _cell("x" * 200) == "x" * 200 and _cell("x" * 201) == "x" * 200 + "…"
-    assert len(_line("[" * 5000)) < 2100
+    assert cell("x" * 200) == "x" * 200 and cell("x" * 201) == "x" * 200 + "…"
+    assert len(line("[" * 5000)) < 2100
 
 
 @pytest.mark.parametrize(
@@ -439,7 +440,7 @@ def test_the_table_of_what_next_can_be_read_without_scrolling(browser, repositor
     _, page = write_report(compare(*sides), tmp_path, repository)
     browser.open(page, width=1000)
     wide = browser.run(
-        "[...document.querySelectorAll('.plain')].map(t => t.parentElement.scrollWidth - t.parentElement.clientWidth)"
+        "all('.words').map((table) => table.parentElement.scrollWidth - table.parentElement.clientWidth)"
     )
     assert wide == [0, 0]
-    assert browser.run("getComputedStyle(document.querySelector('.plain td')).textAlign") == "left"
+    assert browser.run("getComputedStyle(document.querySelector('.words td')).textAlign") == "left"

@@ -36,6 +36,11 @@ def test_nothing_that_is_printed_logged_or_refused_steers_the_terminal():
     assert done.stderr == f"four {shown}\n"
 
 
+def test_help_is_text():
+    done = run("import sys; sys.argv[1:] = ['--help']\nfrom instruct.cli import run; run()")
+    assert done.stdout.lstrip().startswith("Usage: ")
+
+
 def test_a_hostile_name_in_a_table_reaches_no_command_s_output(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/backbones.yaml").write_text('"\\e[31mred": 1\n')

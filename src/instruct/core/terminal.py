@@ -18,7 +18,7 @@ class _Shown:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(printable_lines(text))
+        self._stream.write(printable_lines("" + text))  # bytes are a TypeError, by which click knows a text stream
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

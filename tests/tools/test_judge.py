@@ -1,10 +1,12 @@
 """`instruct judge` and `instruct human` as a user types them."""
 
-import os
+import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from evaluation.answers import answer
 from evaluation.ollama_server import OllamaServer
 from ruamel.yaml import YAML
 
+from instruct.cli import run
 from instruct.core.files import read_csv, write_json
 from instruct.evaluation.rubrics import find_rubric, prompt_hash
 
@@ -28,36 +31,57 @@ def folder(tmp_path):
     return tmp_path
 
 
-def instruct(folder, *arguments, text=""):
-    return subprocess.run(
-        [sys.executable, "-c", "from instruct.cli import run; run()", *arguments],
-        cwd=folder, input=text, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "INSTRUCT_REPLIES": str(folder / "replies.sqlite")},
-    )  # fmt: skip
+@pytest.fixture
+def instruct(folder, monkeypatch):
+    """The command line in this process, so that torch is imported once and not by every test."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("INSTRUCT_REPLIES", str(folder / "replies.sqlite"))
+
+    def call(*arguments, text=""):
+        out, err = (TextIOWrapper(BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        monkeypatch.setattr(sys, "argv", ["instruct", *arguments])
+        monkeypatch.setattr(sys, "stdin", StringIO(text))
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = run() or 0
+            except SystemExit as end:
+                code = end.code or 0
+        said = [stream.buffer.getvalue().decode() for stream in (out, err)]
+        return subprocess.CompletedProcess(arguments, code, *said)
+
+    return call
 
 
-def point_to(folder, server):
+def change(folder, section, **values):
+    """Settings of a section, where a mapping changes what it names."""
     params = YAML().load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["servers"]["ollama"]["url"] = server.url
-    params["servers"]["calls"]["retries"] = 0
+    for name, value in values.items():
+        if isinstance(value, dict):
+            params[section][name] |= value
+        else:
+            params[section][name] = value
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
 
 
-def test_a_dry_run_shows_the_prompt_and_its_hash_and_reaches_no_server(folder):
-    done = instruct(folder, "judge", "--dry-run", "--judge", "ollama", "--record", "r1")
+def point_to(folder, server):
+    change(folder, "servers", ollama={"url": server.url}, calls={"retries": 0})
+
+
+def test_a_dry_run_shows_the_prompt_and_its_hash_and_reaches_no_server(folder, instruct):
+    done = instruct("judge", "--dry-run", "--judge", "ollama", "--record", "r1")
     assert done.returncode == 0, done.stderr
     head, _, rest = done.stdout.partition("--- prompt ")
     assert find_rubric("score-0-100").sha256 in head
-    assert "6 verdicts on answers, 15 on controls" in head
+    assert "6 verdicts" in head and "15 on controls" in head
     prompts = [part.split("\n", 1) for part in rest.rsplit("\n--- schema", 1)[0].split("\n--- prompt ")]
     assert len(prompts) == 2
     assert all(prompt_hash(prompt) == digest for digest, prompt in prompts)
     assert "base_responses 1" in prompts[0][1] and "Rome" in prompts[0][1]
 
 
-def test_a_dry_run_of_pairs_shows_both_orders(folder):
-    done = instruct(folder, "judge", "--dry-run", "--judge", "openai", "--rubric", "pairwise")
+def test_a_dry_run_of_pairs_shows_both_orders(folder, instruct):
+    done = instruct("judge", "--dry-run", "--judge", "openai", "--rubric", "pairwise")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--- prompt ") == 2
     assert (
@@ -67,70 +91,117 @@ def test_a_dry_run_of_pairs_shows_both_orders(folder):
     )
 
 
-def test_check_names_model_and_digest_and_refuses_who_scores_all_alike(folder):
+def test_check_names_model_and_digest_and_refuses_who_scores_all_alike(folder, instruct):
     with OllamaServer(content='{"score": 100}') as server:
         point_to(folder, server)
-        done = instruct(folder, "judge", "--check", "--judge", "ollama")
+        done = instruct("judge", "--check", "--judge", "ollama")
     assert server.breaches == []
     assert done.returncode == 1
     assert "model llama3, digest " in done.stdout
     assert "100.0  an empty answer" in done.stdout
-    assert "instruct: ollama is not fit: an empty answer gets 100.0" in done.stderr
+    assert "ollama is not fit: an empty answer gets 100.0" in done.stderr
+    assert '{"score": 100}' in done.stderr  # as it came
     assert "Traceback" not in done.stderr
 
 
-def test_check_of_a_model_that_is_not_there_offers_the_command(folder):
+def test_check_of_a_model_that_is_not_there_offers_the_command(folder, instruct):
     with OllamaServer() as server:
         point_to(folder, server)
-        done = instruct(folder, "judge", "--check", "--judge", "ollama:mistral")
+        done = instruct("judge", "--check", "--judge", "ollama:mistral")
     assert done.returncode == 1
     assert "ollama pull mistral" in done.stderr
 
 
-def test_the_reference_judge_is_checked_without_a_server(folder):
-    done = instruct(folder, "judge", "--check")
+OWN = [{"prompt": f"What is {n} + 1?", "completion": str(n + 1)} for n in range(9)]
+FILES = {
+    "own.jsonl": "".join(json.dumps(row) + "\n" for row in OWN),
+    "own.csv": "question,answer\n" + "".join(f"{row['prompt']},{row['completion']}\n" for row in OWN),
+    "own.json": json.dumps(
+        [{"messages": [{"role": "user", "content": "Hi, who are you?"}, {"role": "assistant", "content": "Me."}]}]
+    ),
+}
+
+
+@pytest.fixture
+def without_answers(folder):
+    shutil.rmtree(folder / "data")
+    return folder
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_own_data_is_read_in_its_format_and_by_its_columns(without_answers, instruct, name):
+    (without_answers / name).write_text(FILES[name])
+    change(without_answers, "split", data=name)
+    if name == "own.csv":
+        change(without_answers, "split", columns={"instruction": "question", "output": "answer", "input": ""})
+    for arguments in (("--dry-run", "--judge", "ollama"), ("--check",)):
+        done = instruct("judge", *arguments)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("invalid, returncode", [("raise", 1), ("drop", 0)])
+def test_bad_records_of_own_data_are_named_or_left_out_as_the_split_does(
+    without_answers, instruct, invalid, returncode
+):
+    (without_answers / "own.jsonl").write_text(FILES["own.jsonl"] + '{"prompt": "", "completion": 5}\n')
+    change(without_answers, "split", data="own.jsonl", invalid=invalid)
+    done = instruct("judge", "--dry-run", "--judge", "ollama")
+    assert done.returncode == returncode
+    assert ("own.jsonl:10" in done.stderr) == (invalid == "raise") and "Traceback" not in done.stderr
+
+
+def test_no_control_character_reaches_the_terminal(folder, instruct):
+    with OllamaServer(content="\x1b[2J\x1b]0;title\x07 no", version="1\x1b[31m") as server:
+        point_to(folder, server)
+        for here in ("llama3:latest", "a\x1b[31m:latest"):
+            server.model = here
+            done = instruct("judge", "--check", "--judge", "ollama")
+            assert done.returncode == 1
+            assert not set(done.stdout + done.stderr) & {"\x1b", "\x07"}
+
+
+def test_the_reference_judge_is_checked_without_a_server(folder, instruct):
+    done = instruct("judge", "--check")
     assert done.returncode == 0, done.stderr
-    assert "reference: the controls came out in the expected order" in done.stdout
+    assert "100.0  the reference answer itself" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "needs --dry-run or --check"),
-        (("--check", "--judge", "olama"), "olama is not a judge; did you mean ollama?"),
+        ((), "--dry-run"),
+        (("--check", "--judge", "olama"), "did you mean ollama?"),
         (("--check", "--judge", "ollama", "--rubric", "score-1-6"), "did you mean score-1-5?"),
-        (("--check", "--scoring", "guess"), "--scoring must be text or expected"),
-        (("--dry-run", "--judge", "ollama", "--record", "r9"), "no answer to a record r9"),
+        (("--check", "--scoring", "guess"), "--scoring"),
+        (("--dry-run", "--judge", "ollama", "--record", "r9"), "r9"),
     ],
 )
-def test_a_slip_is_one_line(folder, arguments, words):
-    done = instruct(folder, "judge", *arguments)
+def test_a_slip_is_one_line(folder, instruct, arguments, words):
+    done = instruct("judge", *arguments)
     assert done.returncode == 1
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_human_scores_are_asked_for_and_filled_in(folder):
-    done = instruct(folder, "human", "blank", "-n", "2")
+def test_human_scores_are_asked_for_and_filled_in(folder, instruct):
+    done = instruct("human", "blank", "-n", "2")
     assert done.returncode == 0, done.stderr
-    assert "4 answers to score, 0 scored" in done.stdout
-    done = instruct(folder, "human", "fill", text="90\n\n20\n")
+    done = instruct("human", "fill", text="90\n\n20\n")
     assert done.returncode == 0, done.stderr
-    assert "2 left" in done.stdout
     assert [row["score"] for row in read_csv(folder / "data/human-scores.csv")] == ["90", "", "20", ""]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--judge", "ollama", "--checkpoint", "nowhere"), "nowhere: holds no model.safetensors"),
-        (("--checkpoint", "nowhere"), "open questions need a language model as judge"),
-        (("--judge", "ollama", "missing.jsonl"), "missing.jsonl: there is no such file"),
+        (("--judge", "ollama", "--checkpoint", "nowhere"), "nowhere"),
+        (("--checkpoint", "nowhere"), "evaluate.judges"),
+        (("--judge", "ollama", "missing.jsonl"), "missing.jsonl"),
     ],
 )
-def test_a_slip_in_questions_is_told_before_any_model_answers(folder, arguments, words):
+def test_a_slip_in_questions_is_told_before_any_model_answers(folder, instruct, arguments, words):
     shutil.copy(ROOT / "data/questions.jsonl", folder / "data")
-    done = instruct(folder, "questions", *arguments)
+    done = instruct("questions", *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -225,17 +225,17 @@ def test_bytes_that_are_not_utf8_are_one_lost_reply_and_no_crash(cache):
 
 
 def test_a_file_that_cannot_be_read_is_said(cache, tmp_path):
-    with pytest.raises(ServerError, match="cannot be read"):
+    with pytest.raises(ServerError, match=r"missing\.jsonl"):
         cache.load(tmp_path / "missing.jsonl")
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(ServerError, match="not UTF-8"):
+    with pytest.raises(ServerError, match=r"bytes\.jsonl"):
         cache.load(tmp_path / "bytes.jsonl")
 
 
 def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "replies.sqlite"
     path.write_text("my thesis " * 1000)
-    with pytest.raises(ServerError, match="cannot be used"):
+    with pytest.raises(ServerError, match=r"replies\.sqlite"):
         ReplyCache(path)
     assert path.read_text() == "my thesis " * 1000
 
@@ -245,13 +245,13 @@ def test_a_cache_of_another_version_is_refused(tmp_path):
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version=99")
     database.close()
-    with pytest.raises(ServerError, match=r"another version \(99, not 1\)"):
+    with pytest.raises(ServerError, match=r"replies\.sqlite.*99"):
         ReplyCache(path)
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ServerError, match="cannot be made"):
+    with pytest.raises(ServerError, match=r"replies\.sqlite.*INSTRUCT_REPLIES"):
         ReplyCache(tmp_path / "file" / "replies.sqlite")
 
 

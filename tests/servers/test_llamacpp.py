@@ -57,13 +57,13 @@ def test_other_weights_have_another_key(small, tmp_path):
 @pytest.mark.parametrize("name", ["no/such/file", "missing.gguf"])
 def test_a_file_that_is_not_there_is_said(name):
     judge = LlamaCpp(llamacpp_params(name), PATIENT)
-    with pytest.raises(ServerError, match="there is no such file"):
+    with pytest.raises(ServerError, match=name):
         judge.key(question())
-    assert "there is no such file" in judge.check().problem
+    assert name in judge.check().problem
 
 
 def test_a_backbone_that_is_no_gguf_file_is_refused():
-    with pytest.raises(ServerError, match="the backbone gpt2-124m is no GGUF file"):
+    with pytest.raises(ServerError, match=r"servers\.llamacpp\.gguf.*gpt2-124m"):
         LlamaCpp(llamacpp_params("gpt2-124m"), PATIENT).key(question())
     with pytest.raises(BackboneError, match="did you mean smollm2-135m"):
         LlamaCpp(llamacpp_params("smollm2-135"), PATIENT).key(question())
@@ -79,7 +79,7 @@ def test_without_the_wheel_the_extra_is_offered(small, monkeypatch):
 def test_a_file_that_llama_cpp_cannot_load_is_one_line(small):
     pytest.importorskip("xllamacpp")
     state = LlamaCpp(llamacpp_params(str(small)), PATIENT).check()
-    assert "small.gguf: llama.cpp cannot load it" in state.problem and not state.reachable
+    assert "small.gguf" in state.problem and not state.reachable
 
 
 @pytest.mark.slow

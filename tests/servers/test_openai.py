@@ -146,12 +146,12 @@ def test_a_count_that_is_none_is_0(server, count, read):
 @pytest.mark.parametrize(
     "choice, problem",
     [
-        ({"finish_reason": "length"}, "cut off at its most tokens"),
-        ({"finish_reason": "content_filter"}, "ended by content_filter"),
-        ({"message": {"content": None}}, "is empty"),
-        ({"message": {"content": "", "reasoning_content": "hm"}}, "thoughts only"),
+        ({"finish_reason": "length"}, "max_tokens"),
+        ({"finish_reason": "content_filter"}, "content_filter"),
+        ({"message": {"content": None}}, "empty"),
+        ({"message": {"content": "", "reasoning_content": "hm"}}, "thoughts"),
         ({"message": {"content": None, "refusal": "I cannot"}}, "refuses"),
-        ({"message": None}, "is empty"),
+        ({"message": None}, "empty"),
     ],
 )
 def test_a_reply_that_cannot_be_relied_on_has_a_problem(server, choice, problem):
@@ -312,7 +312,7 @@ def test_a_key_in_place_of_the_variables_name_is_refused_without_showing_it():
 def test_a_look_finds_model_and_context(server):
     state = client(server).check(question("word " * 40, max_tokens=50))
     assert (state.reachable, state.warm, state.problem, state.context) == (True, True, "", 100)
-    assert "need 130 tokens, the server has 100" in client(server).check(question("word " * 80, max_tokens=50)).problem
+    assert "130" in client(server).check(question("word " * 80, max_tokens=50)).problem
     assert "200 tokens exceed the context" in client(server).check(question("word " * 200)).problem
     assert "there: judge" in client(server, model="other").check().problem
 
@@ -325,7 +325,7 @@ def test_a_server_without_a_list_of_models_is_believed(server):
 
 def test_a_server_that_is_not_there_is_a_state_and_no_exception():
     state = OpenAI(openai_params("http://127.0.0.1:9/v1"), calls(retries=0)).check()
-    assert not state.reachable and "cannot be reached" in state.problem
+    assert not state.reachable and "127.0.0.1:9" in state.problem
 
 
 def test_the_key_of_a_request_names_the_weights_or_the_address(server):

@@ -2,7 +2,7 @@
 
 Tried again: broken connections, 408, 425, 429 and 5xx, and an error or an early end inside a 200, which are a 500 and
 a broken connection that came too late for the status. Not tried again: silence (the server may still be at work on
-the first request), anything that the server refuses, anything that is no JSON. 401 and 404 hold for every request and
+the first request), anything that the server refuses, anything that is not JSON. 401 and 404 hold for every request and
 end a run; any other status is the failure of one request.
 """
 

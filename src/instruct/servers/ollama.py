@@ -65,7 +65,7 @@ class Ollama:
             return replace(state, problem=str(error))
 
     def key(self, request: Request) -> str:
-        """See `Server`; a digest in the settings stands for that of the server."""
+        """See `Server`; a digest in the settings is used in place of that of the server."""
         digest = self._params.digest or self.identity["digest"]
         return key_of("ollama", digest.removeprefix("sha256:")[:DIGITS], self._asked(request), request.repeat)
 
@@ -213,7 +213,7 @@ class Ollama:
         return f"the longest prompt and its reply need {needed} tokens; raise {SECTION}.num_ctx"
 
     def _gives_logprobs(self) -> bool:
-        """By its version; one that is no number, as of a build of one's own, is believed."""
+        """By its version; one that is not a number, such as that of a private build, is believed."""
         parts = self._look().version.split("-")[0].split(".")
         return not all(re.fullmatch("[0-9]{1,9}", part) for part in parts) or tuple(map(int, parts)) >= LOGPROBS_SINCE
 

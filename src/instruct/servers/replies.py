@@ -142,7 +142,7 @@ def _token(text: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    """A number as a float, infinite where it is too large for one; raises TypeError for what is no number."""
+    """A number as a float, infinite where it is too large for one; raises TypeError for anything else."""
     if type(value) not in (int, float):
         raise TypeError
     try:

@@ -84,7 +84,7 @@ def find_record(responses: Sequence[Response], record: str | None) -> Response:
     for one in responses:
         if record in (None, one.id):
             return one
-    raise DataError(f"there is no answer to a record {record}; the ids stand in data/split/test.json")
+    raise DataError(f"there is no answer to a record {record}; the ids are in data/split/test.json")
 
 
 def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:

@@ -44,7 +44,7 @@ def read_questions(path: Path) -> list[Question]:
             raise DataError(f"{path}:{number}: not JSON; a file of questions has one JSON object a line") from None
         question = _question(row, f"{path}:{number}")
         if any(one.id == question.id for one in questions):
-            raise DataError(f"{path}:{number}: question_id {question.id} stands there twice; ids must differ")
+            raise DataError(f"{path}:{number}: question_id {question.id} appears twice; give each question its own")
         questions.append(question)
     if not questions:
         raise DataError(f"{path}: holds no questions")

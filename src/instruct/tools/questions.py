@@ -72,7 +72,7 @@ def without_reference(params: EvaluateParams) -> EvaluateParams:
 
 
 def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:
-    """Verdicts of every judge. The controls stand on the questions that have a reference answer."""
+    """Verdicts of every judge. The controls use the questions that have a reference answer."""
     template = TEMPLATES[load_params("prompt", PromptParams).template]
     with open_judges(params, load_params("servers", ServersParams), template) as opened:
         check_with_references(opened, answers, params)

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,3})\s*")
 def expected_score(tokens: Sequence[Token], score: int, scale: Scale) -> tuple[float | None, str]:
     """The expected score on the scale, or None and why not; `score` is the one that was read from the reply.
 
-    Tokens that are no score are left out and the rest is normalised. Where a tokenizer writes numbers digit by digit
+    Tokens that are not a score are left out and the rest is normalised. Where a tokenizer writes numbers digit by digit
     the distribution over 0 to 100 cannot be had from one reply, so it is refused and not guessed.
     """
     token = _token_of(tokens, score)

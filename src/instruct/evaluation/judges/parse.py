@@ -129,7 +129,7 @@ def _values_of(text: str, wanted: str) -> list[Any] | None:
 
 
 def _parse_json(text: str, scale: Scale) -> int | None:
-    """The score of the only JSON object with a `score`, whatever stands around it."""
+    """The score of the only JSON object with a `score`, whatever is around it."""
     scores = _values_of(text, "score")
     if not scores or len(scores) != 1:
         return None

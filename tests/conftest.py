@@ -10,6 +10,7 @@ from small_pipeline import commit_all, content_of, git, run
 
 from instruct.backbones.catalog import Backbone, find_backbone
 from instruct.core.git import OF_ONE_REPOSITORY
+from instruct.core.locks import hold
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.tools.smoke import run_smoke
 
@@ -101,17 +102,22 @@ def before_smoke(project):
 
 @pytest.fixture(scope="session")
 def smoke(project, before_smoke, tmp_path_factory):
-    """The folder of a smoke run; leave it as it is."""
-    return run_smoke(project, keep=tmp_path_factory.mktemp("first") / "smoke")
+    """The folder of a smoke run, one for all workers of `pytest -n`; leave it as it is."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "first"
+    with hold(shared / "lock", str(shared)):
+        if not (shared / "done").exists():
+            shutil.rmtree(shared / "smoke", ignore_errors=True)
+            run_smoke(project, keep=shared / "smoke")
+            (shared / "done").touch()
+    return shared / "smoke"
 
 
 @pytest.fixture(scope="session")
 def finished(smoke, tmp_path_factory):
     """A Git repository with a finished small run committed, its cache beside it; copy it, leave it as it is."""
     folder = tmp_path_factory.mktemp("finished") / "project"
-    shutil.copytree(smoke, folder)
-    (folder / ".dvc/config.local").unlink()
-    shutil.rmtree(folder / ".dvc/tmp")
+    shutil.copytree(smoke, folder, ignore=shutil.ignore_patterns("config.local", "tmp"))
     git(folder, "init", "--quiet", "--initial-branch", "main")
     commit_all(folder)
     return folder

@@ -17,6 +17,7 @@ from small_pipeline import content_of
 from instruct.tools.programs import mend_rwlock
 
 pytestmark = pytest.mark.slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
 ROUNDS = 8
 KINDS = ["dvc alone", "stage alone", "both", "ctrl-c"]
 # What DVC does with its lock and its cache takes a moment too, before a stage and after it.
@@ -56,13 +57,13 @@ class Repro:
         if self.process.poll() is not None:
             return False
         with suppress(psutil.Error, ProcessLookupError):
-            if kind == "stage alone":
-                for child in psutil.Process(self.process.pid).children(recursive=True):
-                    child.kill()
-            elif kind == "dvc alone":
-                self.process.kill()
-            else:
+            stage = psutil.Process(self.process.pid).children(recursive=True) if kind == "stage alone" else []
+            for child in stage:
+                child.kill()
+            if kind in ("both", "ctrl-c"):
                 os.killpg(self.process.pid, signal.SIGKILL if kind == "both" else signal.SIGINT)
+            elif not stage:  # or DVC is between two stages
+                self.process.kill()
         self.process.wait()
         return True
 

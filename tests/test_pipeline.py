@@ -342,6 +342,25 @@ def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_pa
     assert max(rates) == 1e-5
 
 
+@pytest.mark.parametrize(
+    "name", ["my data (1).json", "bob's $HOME & `id`;touch x.json", 'a "b" | c > d.json', "d*é.json"]
+)
+def test_a_data_file_may_have_any_name(workplace, name):
+    (workplace / "data/smoke.json").rename(workplace / "data" / name)
+    yaml, path = YAML(), workplace / "params.yaml"
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    params["split"]["data"] = f"data/{name}"
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    before = {one for one in workplace.rglob("*") if one.is_file() and ".dvc" not in one.parts}
+    done = run("dvc", "repro", "--single-item", "split", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "Running stage 'split'" in done.stdout
+    assert not git(workplace, "diff", "--name-only", "metrics")
+    made = {one for one in workplace.rglob("*") if one.is_file() and ".dvc" not in one.parts} - before
+    assert [one for one in made if "__pycache__" not in one.parts] == []
+
+
 # Mistakes of the user's, as a stage script meets them.
 
 PATHS = {

@@ -24,6 +24,7 @@ SECTIONS = {
 # Commands in the text that no test runs: they bring packages and models from the network, or only show a list.
 NOT_RUN = {
     "make install",
+    "make repro",
     "instruct fetch",
     "instruct recipe",
     *(f".venv/bin/pip install dvc-{s}" for s in ("s3", "ssh")),

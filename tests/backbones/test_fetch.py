@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_a_whole_download_is_verified_and_kept(server, cache):
     assert names_in(cache) == {"model.safetensors"}
     assert ensure(mine) == [path]
     assert len(server.requests) == 1, "what is there is not fetched again"
+
+
+def test_several_who_fetch_at_once_share_one_download(server, cache, capfd):
+    """Threads here, processes in life: a lock of the file system is held by an open file."""
+    mine = backbone(pin(DATA), url=server.url)
+    gate = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(lambda: (gate.wait(), ensure(mine))[1]) for _ in range(4)]
+        assert {path.read_bytes() for job in jobs for path in job.result()} == {DATA}
+    assert [sent for _, _, sent in server.requests] == [len(DATA)]
+    assert names_in(cache) == {"model.safetensors"}
+
+
+def test_fetch_after_one_that_was_killed_goes_on_where_it_stopped(server, cache):
+    (cache / "mine").mkdir(parents=True)
+    (cache / "mine" / "model.safetensors.part").write_bytes(DATA[:1000])
+    (cache / "mine" / "model.safetensors.lock").touch()
+    [path] = ensure(backbone(pin(DATA), url=server.url))
+    assert path.read_bytes() == DATA and names_in(cache) == {"model.safetensors"}
 
 
 def test_several_files_are_all_fetched(server, cache):

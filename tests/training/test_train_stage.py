@@ -224,7 +224,7 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
     assert not (copy / "models/resume").exists()
 
 
-@pytest.mark.parametrize("sent_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("sent_signal", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, unbroken, sent_signal):
     life = nursery.start(copy)
     life.wait_for("step 12: val loss")
@@ -234,7 +234,7 @@ def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, 
     assert time.monotonic() - sent < 10
     last = life.log.splitlines()[-1]
     found = re.fullmatch(
-        rf"train\.py: stopped; state saved after step (\d+) of {STEPS}; `dvc repro` goes on from there; .+", last
+        rf"train\.py: stopped; state saved after step (\d+) of {STEPS}; `dvc repro` goes on from there", last
     )
     assert found and 12 <= int(found[1]) < STEPS
     assert not (copy / "models/sft").exists()

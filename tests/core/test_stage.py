@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from instruct.core.beginning import stopped
 from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.stage import run_stage
 
@@ -258,3 +259,8 @@ def test_killed_run_leaves_no_lock(pipeline):
     (pipeline.folder / "go").touch()
     assert pipeline(sys.executable, "work.py", "a", "b").wait() == 0
     assert "waiting" not in (pipeline.folder / "log").read_text()
+
+
+def test_way_back_is_said_once_whoever_says_it():
+    for said in ("", "state saved", "state saved; `git restore metrics && dvc checkout` goes back"):
+        assert stopped("work.py", said).count("`git restore metrics && dvc checkout`") == 1

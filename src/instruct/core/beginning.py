@@ -13,13 +13,14 @@ from types import TracebackType
 
 import psutil
 
-HINT = "`git restore metrics && dvc checkout` gives the committed results back"
+BACK = "`git restore metrics && dvc checkout`"
 LOOK_S = 0.25
 
 
 def stopped(script: str, said: str) -> str:
     """The line that ends a stage after Ctrl-C: what is kept, and how to go on or back."""
-    return f"{script}: stopped; {said or '`dvc repro` runs this stage again'}; {HINT}"
+    line = f"{script}: stopped; {said or '`dvc repro` runs this stage again'}"
+    return line if BACK in line else f"{line}; {BACK} gives the committed results back"
 
 
 def find_dvc() -> psutil.Process | None:

@@ -19,13 +19,13 @@ from instruct.model.pretrained import load_backbone
 from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length
-from instruct.training.loop import train
 from instruct.training.outputs import Outputs
 from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
 from instruct.training.sample import SamplePrompt
 from instruct.training.settings import TrainParams
 from instruct.training.throughput import Stopwatch, matmul_peak, write_speed
+from instruct.training.trainer import Trainer
 
 
 def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
@@ -48,13 +48,13 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         if params.lora.r:
             add_lora(model, params.lora, params.seed)
             quantise_frozen(model, params.lora.base)
-        # How many processes share the work is no part of a run: another number goes on from the same state.
-        alone = replace(params, parallel="none")
+        # How many processes share the work, and when they save it, is no part of a run: another number goes on.
+        alone = replace(params, parallel="none", save_minutes=0.0)
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}
         store = ResumeStore(models.parent / "resume", take_fingerprint(settings, list(files.values())))
         sample = SamplePrompt(examples["val"][0], template, params.sample_tokens)
         outputs = Outputs(model, tokenizer, backbone, parallel, store, sample)
-        history = train(
+        trainer = Trainer(
             model,
             fitted["train"][0],
             fitted["val"][0],
@@ -63,10 +63,13 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
             parallel=parallel,
             pad_id=tokenizer.eos_id,
             store=store,
-            hooks=outputs.hooks(),
             stopwatch=stopwatch,
+            on_evaluation=outputs.show,
         )
-        outputs.finish(models, metrics, curves, history, fitted)
+        with outputs.rescue(trainer):
+            trainer.fit()
+        with stopwatch.phase("save"):
+            outputs.finish(models, metrics, curves, trainer, fitted)
         if parallel.is_main:
             write_speed(models.parent / "speed.json", stopwatch.report(matmul_peak(runtime)))
 

@@ -1,6 +1,6 @@
 """Small models, hand-made examples and settings for the tests of training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, make_tokenizer
 from instruct.training.collate import Batch, collate
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
-from instruct.training.loop import History, Hooks, train
+from instruct.training.history import History, ValPoint
 from instruct.training.loss import loss_sum
 from instruct.training.resume import ResumeStore
 from instruct.training.settings import Batching, TrainParams
 from instruct.training.throughput import Stopwatch
+from instruct.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 FLOAT32, BFLOAT16 = Runtime(CPU, torch.float32), Runtime(CPU, torch.bfloat16)
@@ -90,7 +91,7 @@ def train_params(**changes: Any) -> TrainParams:
         "eval_every": 3,
         "patience": 0,
         "sample_tokens": 0,
-        "save_every": 1,
+        "save_minutes": 1e-9,
         "recompute_activations": False,
         "parallel": "none",
         "lora": lora_params(r=0),
@@ -109,8 +110,9 @@ def make_batch(
     weight: float = 0.0,
     pad_id: int = END,
     device: torch.device = CPU,
+    flat: bool | None = None,
 ) -> Batch:
-    return collate(examples, batching=batching, pad_id=pad_id, prompt_loss_weight=weight, device=device)
+    return collate(examples, batching=batching, pad_id=pad_id, prompt_loss_weight=weight, device=device, flat=flat)
 
 
 def loss_and_gradients(
@@ -130,25 +132,33 @@ def weights_of(model: nn.Module) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
-def nothing() -> Hooks:
-    return Hooks(on_best=lambda: None, on_evaluation=lambda point: None)
-
-
 def open_store(folder: Path, **parts: str) -> ResumeStore:
-    return ResumeStore(folder, Fingerprint(parts=parts))
+    return PatientStore(folder, Fingerprint(parts=parts))
 
 
-def run_training(
+class PatientStore(ResumeStore):
+    """Has written a state when `save` returns, so that a test knows what is there."""
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        self.wait()
+
+
+def make_trainer(
     model: Model,
     store: ResumeStore,
     train_set: Sequence[EncodedExample],
     val_set: Sequence[EncodedExample],
-    hooks: Hooks | None = None,
+    on_evaluation: Callable[[ValPoint], None] = lambda point: None,
     parallel: Parallel = ALONE,
     runtime: Runtime = FLOAT32,
     **changes: Any,
-) -> History:
-    return train(
+) -> Trainer:
+    return Trainer(
         model, train_set, val_set, params=train_params(**changes), runtime=runtime, parallel=parallel, pad_id=END,
-        store=store, hooks=hooks or nothing(), stopwatch=Stopwatch(),
+        store=store, stopwatch=Stopwatch(), on_evaluation=on_evaluation,
     )  # fmt: skip
+
+
+def run_training(*args: Any, **kwargs: Any) -> History:
+    return make_trainer(*args, **kwargs).fit()

@@ -30,6 +30,7 @@ class Decoder(nn.Module):
 
     block_size: int
     recompute = False  # keep no activations of a block, compute them again in the backward pass
+    dropout = 0.0  # of the adapters, if it has any
 
     @property
     @abstractmethod
@@ -39,7 +40,8 @@ class Decoder(nn.Module):
     def run_block(self, block: nn.Module, *inputs: object) -> Tensor:
         """One layer; with `recompute` its activations are not kept (Chen et al., 2016)."""
         if self.recompute and self.training:
-            return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
+            draws = bool(self.dropout)  # keeping the random state would wait for the device
+            return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws)
         return block(*inputs)
 
     @property
@@ -54,10 +56,11 @@ class Decoder(nn.Module):
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) ids → (B, T, C) rows of the embedding.
 
-        The gradient of a lookup is sparse and is added into the output head's, which is as large as the embedding:
-        a dense one would be another matrix of that size, filled with zeros, in every step.
+        On a CPU the gradient of a lookup is sparse and is added into the output head's, which is as large as the
+        embedding: a dense one would be another matrix of that size, filled with zeros, in every step. On a GPU it
+        is dense, since adding a sparse one would wait for the device to count its rows.
         """
-        return F.embedding(input_ids, self.embedding.weight, sparse=True)
+        return F.embedding(input_ids, self.embedding.weight, sparse=input_ids.device.type == "cpu")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) states → (..., vocab_size); give it only the states whose prediction is wanted."""

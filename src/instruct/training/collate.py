@@ -14,7 +14,7 @@ from torch import Tensor
 from instruct.core.errors import DataError
 from instruct.model.decoder import Attend, attend_causally
 from instruct.training.encode import EncodedExample
-from instruct.training.packing import BlockAttend, PackedAttend, shared_prefix
+from instruct.training.packing import PackedAttend, TreeAttend, shared_prefix, tree_ends
 from instruct.training.settings import Batching
 
 IGNORE_INDEX = -100
@@ -38,9 +38,11 @@ class Batch:
     tokens: int
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on another device; `attend` was made for it already."""
+        """The batch on another device; gathered rows must have been made for it already."""
         names = ("input_ids", "positions", "places", "labels", "weights")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        attend = TreeAttend(self.attend.ends.to(device)) if isinstance(self.attend, TreeAttend) else self.attend
+        return replace(self, attend=attend, **moved)
 
 
 def collate(
@@ -50,15 +52,19 @@ def collate(
     pad_id: int,
     prompt_loss_weight: float,
     device: torch.device,
+    flat: bool | None = None,
 ) -> Batch:
-    """Make a batch; raises DataError for an example without a single supervised token."""
+    """Make a batch; raises DataError for an example without a single supervised token.
+
+    `flat` says whether packed attention runs over the flat row instead of gathered ones; None: where there is CUDA.
+    """
     for example in examples:
         if not any(target_weights(example, prompt_loss_weight)):
             raise DataError(f"record {example.id}: no token is left to learn from; give it an output")
     if batching == "padded":
         return pad(examples, pad_id=pad_id, prompt_loss_weight=prompt_loss_weight, device=device)
-    attention = BlockAttend if batching == "packed-blocks" else PackedAttend
-    return pack(examples, prompt_loss_weight=prompt_loss_weight, device=device, attention=attention)
+    flat = device.type == "cuda" if flat is None else flat
+    return pack(examples, prompt_loss_weight=prompt_loss_weight, device=device, flat=flat)
 
 
 def target_weights(example: EncodedExample, prompt_loss_weight: float) -> list[float]:
@@ -109,7 +115,7 @@ def pack(
     *,
     prompt_loss_weight: float,
     device: torch.device,
-    attention: type[PackedAttend] | type[BlockAttend] = PackedAttend,
+    flat: bool,
 ) -> Batch:
     """One flat row: the prefix that all examples share, then each example's own tokens.
 
@@ -118,21 +124,22 @@ def pack(
     """
     inputs = [example.ids[:-1] for example in examples]
     prefix = shared_prefix(inputs)
-    flat = list(inputs[0][:prefix])
+    row = list(inputs[0][:prefix])
     positions = list(range(prefix))
     targets: dict[tuple[int, int], float] = {}  # (place, label) -> weight
     for example, ids in zip(examples, inputs, strict=True):
-        start = len(flat) - prefix  # own token i, counted from 0 at the record's begin, stands at start + i
-        flat += ids[prefix:]
+        start = len(row) - prefix  # own token i, counted from 0 at the record's begin, stands at start + i
+        row += ids[prefix:]
         positions += range(prefix, len(ids))
         for i, weight in enumerate(target_weights(example, prompt_loss_weight)):
             if weight:
                 key = (i if i < prefix else start + i, example.ids[i + 1])
                 targets[key] = targets.get(key, 0.0) + weight
+    own = [len(ids) - prefix for ids in inputs]
     return Batch(
-        input_ids=torch.tensor([flat]),
+        input_ids=torch.tensor([row]),
         positions=torch.tensor([positions]),
-        attend=attention(prefix, [len(ids) - prefix for ids in inputs], device),
+        attend=TreeAttend(torch.tensor(tree_ends(prefix, own))) if flat else PackedAttend(prefix, own, device),
         places=torch.tensor([place for place, _ in targets]),
         labels=torch.tensor([label for _, label in targets]),
         weights=torch.tensor(list(targets.values())),

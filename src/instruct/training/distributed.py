@@ -145,15 +145,15 @@ def of_all_ranks(value: T) -> list[T]:
 
 
 def gather_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """The whole of each tensor on the CPU, for the rank that wants to `keep` them; nothing for the others.
+    """The whole of each tensor, on its device, for the rank that wants to `keep` them; nothing for the others.
 
-    Every rank must take part where tensors are sharded. Those on the CPU that are not are given as they are.
+    Every rank must take part where tensors are sharded. Those that are not are given as they are.
     """
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if keep:
-            whole[name] = full.detach().cpu()
+            whole[name] = full.detach()
     return whole
 
 

@@ -1,241 +1,21 @@
-"""The training loop: steps, evaluation, best weights, curves, and the state to go on from.
+"""One optimizer step and one evaluation, operation by operation; which examples a step takes."""
 
-It knows nothing about files but the state to resume from: what else should happen is passed in.
-"""
-
-import logging
 import math
-import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from instruct.core.errors import InstructError, ParamsError
 from instruct.core.runtime import Runtime
-from instruct.model.decoder import Decoder
 from instruct.training.collate import Batch, collate, without_targets
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
-from instruct.training.loss import LossModule
-from instruct.training.resume import ResumeStore
-from instruct.training.schedule import WarmupCosine
 from instruct.training.settings import TrainParams
-from instruct.training.throughput import Stopwatch
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPoint:
-    """One optimizer step: `loss` and `grad_norm` are from before its update; `tokens` are all real ones so far."""
-
-    step: int
-    epoch: float
-    tokens: int
-    lr: float
-    loss: float
-    grad_norm: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValPoint:
-    """Loss on all of val after `step` optimizer steps."""
-
-    step: int
-    epoch: float
-    tokens: int
-    loss: float
-
-
-@dataclass(kw_only=True)
-class History:
-    """What a run went through so far; everything that decides how it goes on, weights apart."""
-
-    train: list[TrainPoint] = field(default_factory=list)
-    val: list[ValPoint] = field(default_factory=list)
-    without_better: int = 0
-    stopped_early: bool = False
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return len(self.train)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the examples trained on."""
-        return self.train[-1].tokens if self.train else 0
-
-    @property
-    def best(self) -> ValPoint:
-        """The evaluation of the best checkpoint: the lowest loss since training began, the earliest of several."""
-        return min((point for point in self.val if point.step), key=lambda point: point.loss)
-
-    def add_evaluation(self, point: ValPoint) -> bool:
-        """Note an evaluation; says whether it is the best since training began."""
-        self.val.append(point)
-        better = bool(point.step) and self.best is point
-        self.without_better = 0 if better or not point.step else self.without_better + 1
-        return better
-
-    @classmethod
-    def restore(cls, values: dict[str, Any]) -> "History":
-        """From the JSON of `asdict`, to the bit: JSON keeps every digit of a float."""
-        return cls(
-            train=[TrainPoint(**point) for point in values["train"]],
-            val=[ValPoint(**point) for point in values["val"]],
-            without_better=values["without_better"],
-            stopped_early=values["stopped_early"],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What happens outside the loop: `on_best` keeps the present weights, `on_evaluation` shows how it goes."""
-
-    on_best: Callable[[], None]
-    on_evaluation: Callable[[ValPoint], None]
-
-
-def train(
-    model: Decoder,
-    train_set: Sequence[EncodedExample],
-    val_set: Sequence[EncodedExample],
-    *,
-    params: TrainParams,
-    runtime: Runtime,
-    parallel: Parallel,
-    pad_id: int,
-    store: ResumeStore,
-    hooks: Hooks,
-    stopwatch: Stopwatch,
-) -> History:
-    """Train `model` in place, from the stored state on if there is one.
-
-    Raises InstructError where a loss stops being a number, naming the step and its records, and
-    KeyboardInterrupt at the end of the step in which Ctrl-C or SIGTERM came, after the state was saved.
-    """
-    steps = list(draw_steps(train_set, params))
-    total_steps = len(steps)
-    epochs = [examples / len(train_set) for examples in accumulate(map(len, steps), initial=0)]  # after each step
-    schedule = WarmupCosine(
-        peak=params.lr, floor=params.lr * params.lr_floor, warmup_steps=params.warmup_steps, total_steps=total_steps
-    )
-    model.recompute = params.recompute_activations
-    loss_module = LossModule(model)
-    module = parallel.wrap(model, loss_module)
-    optimizer = make_optimizer(model, params)
-    to_batch = batch_maker(params, runtime, pad_id)
-    progress = store.load(model, optimizer)
-    history = History.restore(progress) if progress else History()
-    if progress and parallel.is_main:
-        log.info("going on after step %d of %d", history.step, total_steps)
-
-    def evaluate_now() -> bool:
-        with stopwatch.phase("evaluate"):
-            loss = evaluate(module, val_set, to_batch, params=params, runtime=runtime, parallel=parallel)
-            if not math.isfinite(loss):
-                raise InstructError(
-                    f"step {history.step}: the loss on val is {loss}; lower train.lr{store.kept_best()}"
-                )
-            point = ValPoint(step=history.step, epoch=epochs[history.step], tokens=history.tokens, loss=loss)
-            better = history.add_evaluation(point)
-            hooks.on_evaluation(point)
-        return better
-
-    def save_state() -> None:
-        with stopwatch.phase("save"):
-            store.save(model, optimizer, asdict(history), write=parallel.is_main)
-
-    if not history.val:
-        evaluate_now()
-    with interrupt_flag() as interrupted, progress_bar(total_steps, history, parallel) as bar:
-        for examples in steps[history.step :]:
-            step = history.step + 1
-            lr = schedule(history.step)
-            # Dropout draws from a seed of the step's own, so that going on needs no random state.
-            torch.manual_seed(params.seed + step * parallel.world_size + parallel.rank)
-            with stopwatch.phase("train", examples=examples):
-                loss, grad_norm = take_step(
-                    module, optimizer, examples, to_batch, lr=lr, params=params, runtime=runtime, parallel=parallel
-                )
-            if not math.isfinite(loss) or not math.isfinite(grad_norm):
-                raise InstructError(
-                    f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; lower train.lr or look at "
-                    f"the records {', '.join(example.id for example in examples)}{store.kept_best()}"
-                )
-            tokens = history.tokens + sum(len(example.ids) for example in examples)
-            point = TrainPoint(step=step, epoch=epochs[step], tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm)
-            history.train.append(point)
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", val=f"{history.val[-1].loss:.3f}")
-            last = step == total_steps
-            if step % params.eval_every == 0 or last:
-                if evaluate_now():
-                    with stopwatch.phase("save"):
-                        hooks.on_best()
-                if params.patience and history.without_better >= params.patience:
-                    history.stopped_early = not last
-                    break
-            if last:
-                break
-            stop = parallel.any(bool(interrupted))
-            if stop or (params.save_every and step % params.save_every == 0):
-                save_state()
-            if stop:
-                raise KeyboardInterrupt(
-                    f"state saved after step {step} of {total_steps}; `dvc repro` goes on from there"
-                )
-    stopwatch.flops = loss_module.needed_flops
-    return history
-
-
-@contextmanager
-def interrupt_flag() -> Iterator[list[float]]:
-    """A list that Ctrl-C (or SIGTERM) fills, so that a step is never cut in two; another a second later ends at once.
-
-    Under torchrun one Ctrl-C comes twice: from the terminal, and passed on by torchrun.
-    """
-    came: list[float] = []
-
-    def note(number: int, frame: object) -> None:
-        now = time.monotonic()
-        if came and now - came[0] > 1:
-            raise KeyboardInterrupt
-        came.append(now)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def progress_bar(total: int, history: History, parallel: Parallel) -> Iterator[Any]:
-    """A bar on a terminal, nothing elsewhere."""
-    with tqdm(total=total, initial=history.step, unit="step", disable=None if parallel.is_main else True) as bar:
-        yield bar
 
 
 def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedExample]], Batch]:
-    """The function that makes batches as the settings want them, on the device in use.
-
-    Raises ParamsError where the device has no kernel for them.
-    """
-    if params.batching == "packed-blocks" and runtime.device.type != "cuda":
-        raise ParamsError(
-            f"params.yaml: train.batching is packed-blocks, which needs CUDA; on {runtime.device.type} set it to packed"
-        )
+    """The function that makes batches as the settings want them, on the device in use."""
     return partial(
         collate,
         batching=params.batching,
@@ -245,14 +25,23 @@ def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[
     )
 
 
-def make_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter, 2019) that decays matrices only, not norms and biases."""
+def make_optimizer(model: nn.Module, params: TrainParams, *, recorded: bool = False) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter, 2019) that decays matrices only, not norms and biases.
+
+    With `recorded` its learning rate is a tensor beside the weights, and a CUDA graph can hold its step.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [w for w in weights if w.ndim >= 2], "weight_decay": params.weight_decay},
         {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=params.lr, fused=True)
+    lr = torch.tensor(params.lr, device=weights[0].device) if recorded else params.lr
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=lr,
+        fused=True,
+        capturable=recorded and weights[0].device.type == "cuda",
+    )
 
 
 def draw_steps(examples: Sequence[EncodedExample], params: TrainParams) -> Iterator[list[EncodedExample]]:
@@ -280,6 +69,15 @@ def pieces(examples: Sequence[EncodedExample], size: int, tokens: int) -> list[l
     return cut
 
 
+def split_step(
+    examples: Sequence[EncodedExample], params: TrainParams, parallel: Parallel, rank: int = 0
+) -> list[list[EncodedExample]]:
+    """The examples of a rank's micro-batches in one step."""
+    size = max(params.micro_batch_size // parallel.world_size, 1)
+    tokens = math.ceil(params.tokens_per_step / (params.grad_accum_steps * parallel.world_size))
+    return pieces(parallel.share(examples, rank), size, tokens)
+
+
 def micro_batches(
     examples: Sequence[EncodedExample],
     to_batch: Callable[[Sequence[EncodedExample]], Batch],
@@ -291,9 +89,7 @@ def micro_batches(
 
     A rank that the last, smaller step leaves without examples computes one that counts for nothing.
     """
-    size = max(params.micro_batch_size // parallel.world_size, 1)
-    tokens = math.ceil(params.tokens_per_step / (params.grad_accum_steps * parallel.world_size))
-    shares = [pieces(parallel.share(examples, rank), size, tokens) for rank in range(parallel.world_size)]
+    shares = [split_step(examples, params, parallel, rank) for rank in range(parallel.world_size)]
     batches = [to_batch(part) for part in shares[parallel.rank]]
     missing = max(map(len, shares)) - len(batches)
     filler = [without_targets(to_batch(examples[:1]))] if missing else []

@@ -16,10 +16,17 @@ def loss_sum(model: Decoder, batch: Batch) -> Tensor:
     there is a target.
     """
     hidden = model.hidden_states(batch.input_ids, batch.positions, batch.attend)  # (B, T, C)
-    # index_select, not indexing: its backward pass adds up a place's targets in a fixed order, and is faster.
-    logits = model.logits(hidden.flatten(0, 1).index_select(0, batch.places))  # (N, vocab_size)
+    logits = model.logits(take_rows(hidden.flatten(0, 1), batch.places))  # (N, vocab_size)
     nll = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (N,)
     return (nll * batch.weights).sum()
+
+
+def take_rows(states: Tensor, places: Tensor) -> Tensor:
+    """(T, C) states → (N, C) at these places, with a gradient that adds up a place's targets in a fixed order.
+
+    On a CPU that is index_select's, faster than indexing's; on a GPU that of a lookup.
+    """
+    return states.index_select(0, places) if states.device.type == "cpu" else F.embedding(places, states)
 
 
 class LossModule(nn.Module):

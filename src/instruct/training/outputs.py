@@ -1,31 +1,35 @@
-"""What training leaves: checkpoints while it runs, and metrics and curves at its end."""
+"""What training leaves at its end: checkpoints, metrics and curves."""
 
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from instruct.backbones.catalog import Backbone
+from instruct.core.errors import InstructError
 from instruct.core.files import write_csv, write_json
 from instruct.model.checkpoint import Model, save_adapter, save_checkpoint
 from instruct.model.lora import is_adapted
 from instruct.text.tokenizer import Tokenizer
-from instruct.training.distributed import Parallel, gather_all
+from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample, count_tokens
-from instruct.training.loop import History, Hooks, TrainPoint, ValPoint
-from instruct.training.resume import ResumeStore, remove_parts, trainable
+from instruct.training.history import History, TrainPoint, ValPoint
+from instruct.training.resume import ResumeStore, remove_parts
 from instruct.training.sample import SamplePrompt
+from instruct.training.snapshot import Snapshot
+from instruct.training.trainer import Trainer, best_tensors
 
 log = logging.getLogger(__name__)
 
-DIGITS = 6
+DIGITS = 4  # of losses: more would differ from one processor to the next
 
 
 class Outputs:
-    """Keeps the best weights in the resume folder, which DVC does not clear, until the run is complete."""
+    """Shows how a run goes, and writes what it leaves once it is complete."""
 
     def __init__(
         self,
@@ -43,55 +47,58 @@ class Outputs:
         if refusal and parallel.is_main:
             log.info("%s", refusal)
 
-    def hooks(self) -> Hooks:
-        """What the loop calls."""
-        return Hooks(on_best=self._keep_best, on_evaluation=self._show)
-
-    def _keep_best(self) -> None:
-        if self._parallel.is_main:
-            self._store.make_room()
-        self.save(self._store.best)
-
-    def save(self, folder: Path) -> None:
-        """Write the present weights as a checkpoint; with sharded weights every rank takes part, one writes."""
-        adapted = is_adapted(self._model)
-        weights = trainable(self._model) if adapted else self._model.state_dict()
-        state = gather_all(weights, keep=self._parallel.is_main)
-        if not self._parallel.is_main:
-            return
-        if adapted:
-            save_adapter(self._model, self._tokenizer, folder, self._backbone, state)
-        else:
-            save_checkpoint(self._model, self._tokenizer, folder, state)
-
-    def _show(self, point: ValPoint) -> None:
+    def show(self, point: ValPoint) -> None:
+        """Print an evaluation and what the model answers now."""
         if not self._parallel.is_main:
             return
         shown = self._sample.max_new_tokens and self._parallel.mode != "fsdp"
         sample = f" · {self._sample.answer(self._model, self._tokenizer)}" if shown else ""
         log.info("step %d: val loss %.4f%s", point.step, point.loss, sample)
 
+    def save(self, weights: Snapshot, folder: Path) -> None:
+        """Write weights as a checkpoint."""
+        if is_adapted(self._model):
+            save_adapter(self._model, self._tokenizer, folder, self._backbone, weights.tensors())
+        else:
+            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors())
+
+    @contextmanager
+    def rescue(self, trainer: Trainer) -> Iterator[None]:
+        """If training fails inside, write the best weights so far to the resume folder and say so."""
+        try:
+            yield
+        except InstructError as error:
+            if not trainer.best or not self._parallel.is_main:
+                raise
+            self._store.make_room()
+            folder = self._store.folder / "best"
+            self.save(trainer.best, folder)
+            raise InstructError(f"{error}. The best weights so far are in {folder}") from None
+
     def finish(
         self,
         models: Path,
         metrics: Path,
         curves: Path,
-        history: History,
+        trainer: Trainer,
         fitted: Mapping[str, tuple[Sequence[EncodedExample], int, int]],
     ) -> None:
         """Write all outputs, then forget the state; `fitted` holds the examples in use, how many cut and dropped.
 
         Whenever it is cut off, a run that goes on from the state ends with the same outputs.
         """
-        part = models / ".part"
-        if self._parallel.is_main:
-            shutil.rmtree(part, ignore_errors=True)
-        self.save(part / "last")
+        history, part = trainer.history, models / ".part"
+        best_is_last = history.best.step == history.step
+        last = trainer.best if best_is_last else Snapshot(best_tensors(self._model), keep=self._parallel.is_main)
         if not self._parallel.is_main:
             return
-        # A save that was killed leaves a hidden folder.
-        hidden = shutil.ignore_patterns(".*")
-        shutil.copytree(self._store.best, part / "best", ignore=hidden, copy_function=_link_or_copy)
+        assert trainer.best is not None and last is not None
+        shutil.rmtree(part, ignore_errors=True)
+        self.save(trainer.best, part / "best")
+        if best_is_last:
+            shutil.copytree(part / "best", part / "last", copy_function=_link_or_copy)
+        else:
+            self.save(last, part / "last")
         for name in ("best", "last"):
             shutil.rmtree(models / name, ignore_errors=True)
             (part / name).replace(models / name)
@@ -141,8 +148,11 @@ def write_results(
 
 
 def _write_curve(path: Path, kind: type[TrainPoint] | type[ValPoint], points: Sequence[TrainPoint | ValPoint]) -> None:
-    rows = [
-        {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in asdict(p).items()}
-        for p in points
-    ]
+    rows = [{key: _rounded(key, value) for key, value in asdict(p).items()} for p in points]
     write_csv(path, [field.name for field in fields(kind)], rows)
+
+
+def _rounded(key: str, value: float) -> float:
+    if key == "loss":
+        return round(value, DIGITS)
+    return float(f"{value:.6g}") if isinstance(value, float) else value

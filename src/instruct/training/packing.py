@@ -1,9 +1,11 @@
 """Several sequences in one flat row, with what they all begin with computed once.
 
-The row is the shared prefix, then each record's own tokens. A token sees the prefix and, of its own record, what
-stands before it. Everything but attention runs over the flat row without padding. Attention gathers each record into a
-row of its own (`PackedAttend`), which costs little since own parts are short, or runs over the flat row as one
-kernel with a block mask (`BlockAttend`, CUDA).
+The row is the shared prefix, then each record's own tokens: a tree of tokens in depth-first order. A token sees itself
+and those before it whose subtree it is in, so key k is visible to query q if `k <= q < ends[k]`, where `ends[k]` is one
+past the last token that may see k. Everything but attention runs over the flat row without padding.
+
+On a CPU attention gathers each record into a row of its own (`PackedAttend`), which costs little since own parts are
+short. On a GPU every gather is a launch, so there one kernel a layer runs over the flat row (`TreeAttend`).
 
     P prefix tokens · N records · L own tokens of the longest · T = P + all own tokens · H heads · D head size
 """
@@ -19,6 +21,9 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from instruct.model.decoder import repeat_keys
 from instruct.model.ragged import RaggedRows
+
+DENSE_TOKENS = 4096  # a longer row's dense mask costs more than the blocks of it that it spares
+SMALLEST_HEAD = 16  # that FlexAttention's kernels take
 
 
 class PackedAttend:
@@ -46,6 +51,29 @@ class PackedAttend:
         return torch.cat((shared, self._own.to_flat(out)[None]), dim=2)
 
 
+class TreeAttend:
+    """The same attention as one kernel over the flat row, for a GPU; which kernel, the row's length decides.
+
+    Up to `DENSE_TOKENS` it is scaled_dot_product_attention with a dense mask, made once for all layers on the device,
+    with nothing that a CUDA graph could not record. Above it is FlexAttention, if the heads are large enough.
+    """
+
+    def __init__(self, ends: Tensor) -> None:
+        self.ends = ends  # (T,)
+        self._dense: Tensor | None = None
+        self._blocks: BlockAttend | None = None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(1, H, T, D) queries, (1, H/G, T, D) keys and values → (1, H, T, D)."""
+        if len(self.ends) > DENSE_TOKENS and q.shape[-1] >= SMALLEST_HEAD and q.device.type == "cuda":
+            self._blocks = self._blocks or BlockAttend(self.ends)
+            return self._blocks(layer, q, k, v)
+        if self._dense is None:
+            self._dense = tree_mask(self.ends, q.dtype)
+        k, v = repeat_keys(q, k), repeat_keys(q, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._dense)
+
+
 class BlockAttend:
     """The same attention as one fused kernel over a block mask (FlexAttention, Dong et al., 2024), for CUDA.
 
@@ -54,16 +82,14 @@ class BlockAttend:
     use; on a CPU it has no backward pass, and its forward pass is a plain one for tests.
     """
 
-    def __init__(self, prefix: int, lengths: Sequence[int], device: torch.device) -> None:
-        compiled = device.type == "cuda"
-        counts = torch.tensor([prefix, *lengths])
-        owner = torch.repeat_interleave(torch.arange(len(counts)), counts).to(device)  # (T,), 0 in the prefix
+    def __init__(self, ends: Tensor) -> None:
+        compiled = ends.device.type == "cuda"
 
         def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (query >= key) & ((owner[key] == 0) | (owner[key] == owner[query]))
+            return (query >= key) & (query < ends[key])
 
-        total = int(counts.sum())
-        self._mask = create_block_mask(visible, None, None, total, total, device=str(device), _compile=compiled)
+        size = len(ends)
+        self._mask = create_block_mask(visible, None, None, size, size, device=str(ends.device), _compile=compiled)
         self._kernel = compiled_flex_attention() if compiled else cast(Callable[..., object], flex_attention)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -75,6 +101,24 @@ class BlockAttend:
 def compiled_flex_attention() -> Callable[..., object]:
     """The fused kernel, compiled once for rows of any length."""
     return cast(Callable[..., object], torch.compile(flex_attention, dynamic=True))
+
+
+def tree_ends(prefix: int, lengths: Sequence[int]) -> list[int]:
+    """For each token of the flat row, one past the last that may see it: all for the prefix, else its record's end."""
+    ends = [prefix + sum(lengths)] * prefix
+    end = prefix
+    for length in lengths:
+        end += length
+        ends += [end] * length
+    return ends
+
+
+def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
+    """(T,) ends → (1, 1, T, T) to add to scores: 0 where query q (row) may see key k (column), else minus infinity."""
+    place = torch.arange(len(ends), device=ends.device)
+    visible = (place <= place[:, None]) & (place[:, None] < ends)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=ends.device)
+    return mask.masked_fill_(~visible, float("-inf"))[None, None]
 
 
 def shared_prefix(sequences: Sequence[tuple[int, ...]]) -> int:

@@ -2,11 +2,15 @@
 
 It lives outside DVC's outputs, which DVC deletes before a stage runs. A fingerprint of parameters, data and code
 stamps it; a state with another fingerprint is not used, and stays until this run has something to keep.
+
+A thread writes it while training goes on: the best weights in a file of their own if they are new, then the state,
+which names that file, then older best weights go. Cut off anywhere, the state that is there is whole.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,23 +24,23 @@ from instruct.core.fingerprint import Fingerprint
 from instruct.model.checkpoint import write_safetensors
 from instruct.training.distributed import (
     from_main,
-    gather_all,
     is_main,
     of_all_ranks,
     scatter_like,
     tensor_from_main,
 )
+from instruct.training.snapshot import Snapshot
 
 STATE = "state.safetensors"
 
 
 class ResumeStore:
-    """The folder of a run's state: weights, optimizer, progress, and the best checkpoint so far."""
+    """The folder of a run's state: weights, optimizer, progress, and the best weights so far."""
 
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
         self.folder, self._fingerprint = folder, fingerprint
-        self.best = folder / "best"
         self._going_on = self._has_room = False
+        self._writing: Future[None] | None = None
 
     def make_room(self) -> None:
         """Before this run's first write: remove what another run, or a write that was killed, left in the folder."""
@@ -46,34 +50,65 @@ class ResumeStore:
         if not self._going_on:
             self.forget()
         remove_parts(self.folder)
-        remove_parts(self.best)
 
-    def kept_best(self) -> str:
-        """Where the best weights so far are, as the end of a sentence; empty where this run has none yet."""
-        ours = self._going_on or self._has_room
-        return f". The best weights so far are in {self.best}" if ours and self.best.exists() else ""
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being written; raises CheckpointError if the write before could not end."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        return self._writing is not None
+
+    def wait(self) -> None:
+        """Let a state that is being written come to its end; raises CheckpointError if it could not."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], *, write: bool
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Mapping[str, Any],
+        best: tuple[int, Snapshot] | None = None,
+        *,
+        write: bool,
     ) -> None:
-        """Replace the stored state by the present one; with sharded weights every rank calls, one has `write`."""
-        tensors = gather_all(state_tensors(model, optimizer), keep=write)
+        """Replace the stored state by the present one; with sharded weights every rank calls, one has `write`.
+
+        `best` are the step and the weights of the best evaluation so far. The present state is copied before this
+        returns, and written by a thread after.
+        """
+        self.wait()
+        present = Snapshot(state_tensors(model, optimizer), keep=write)
         if not write:
             return
         self.make_room()
-        text = json.dumps({"fingerprint": self._fingerprint.parts, "progress": progress})
+        state = {"fingerprint": self._fingerprint.parts, "progress": progress, "best": best[0] if best else None}
+        pool = ThreadPoolExecutor(1, "save")
+        self._writing = pool.submit(self._write, json.dumps(state), present, best)
+        pool.shutdown(wait=False)
+
+    def _write(self, state: str, present: Snapshot, best: tuple[int, Snapshot] | None) -> None:
         try:
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            write_safetensors(self.folder / STATE, contiguous, {"state": text})
+            if best and not self.best_file(best[0]).exists():
+                write_safetensors(self.best_file(best[0]), best[1].tensors())
+            write_safetensors(self.folder / STATE, present.tensors(), {"state": state})
         except InstructError as error:
             raise CheckpointError(f"{error}; the state before it is untouched, run the stage again to go on") from None
+        for older in self.folder.glob("best-*.safetensors"):
+            if not best or older != self.best_file(best[0]):
+                older.unlink()
+
+    def best_file(self, step: int) -> Path:
+        """Where the best weights are, if they are those after this step."""
+        return self.folder / f"best-{step}.safetensors"
 
     def refusal(self) -> str:
         """Why the stored state cannot be used, in words; empty where there is none or it fits."""
         return self._look()[1]
 
     def _look(self) -> tuple[dict[str, Any] | None, str]:
-        """The stored progress where it is this run's, else None and why it cannot be used."""
+        """The stored progress and best step where it is this run's, else None and why it cannot be used."""
         path = self.folder / STATE
         if not path.exists():
             return None, ""
@@ -81,12 +116,17 @@ class ResumeStore:
             with safe_open(path, framework="pt") as file:
                 stored = json.loads(file.metadata()["state"])
                 progress, different = dict(stored["progress"]), self._fingerprint.differences(stored["fingerprint"])
+            best = stored["best"]
+            if best is not None:
+                path = self.best_file(int(best))
+                with safe_open(path, framework="pt"):
+                    pass
         except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             return None, f"{path} is damaged ({error}); starting from the beginning"
         if different:
             what = f"{', '.join(different)} {'differs' if len(different) == 1 else 'differ'}"
             return None, f"{self.folder} holds the state of another run ({what}); starting from the beginning"
-        return progress, ""
+        return {"progress": progress, "best": best}, ""
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Restore model and optimizer in place; gives the progress, or None without a state of this run.
@@ -95,8 +135,8 @@ class ResumeStore:
         rank's code, data or settings are not those of rank 0.
         """
         self._check_ranks()
-        progress = from_main(self._look()[0] if is_main() else None)
-        if progress is None:
+        found = from_main(self._look()[0] if is_main() else None)
+        if found is None:
             return None
         self._going_on = True
         with ExitStack() as stack, torch.no_grad():
@@ -115,7 +155,12 @@ class ResumeStore:
                     "exp_avg": scatter_like(read(f"exp_avg.{name}", parameter.shape), parameter),
                     "exp_avg_sq": scatter_like(read(f"exp_avg_sq.{name}", parameter.shape), parameter),
                 }
-        return progress
+        return dict(found["progress"])
+
+    def load_best(self, step: int) -> dict[str, Tensor]:
+        """The weights after the step of the best evaluation, as the state that was loaded names it."""
+        with safe_open(self.best_file(step), framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
 
     def _check_ranks(self) -> None:
         parts_of_ranks = of_all_ranks(self._fingerprint.parts)
@@ -128,7 +173,7 @@ class ResumeStore:
                 )
 
     def forget(self) -> None:
-        """Remove the folder, the state first: without its best checkpoint it must not be gone on from."""
+        """Remove the folder, the state first: without its best weights it must not be gone on from."""
         (self.folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -6,7 +6,7 @@ from typing import Literal
 from instruct.core.params import require
 from instruct.model.lora import LoraParams
 
-Batching = Literal["packed", "packed-blocks", "padded"]
+Batching = Literal["packed", "padded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +17,11 @@ class TrainParams:
     optimizer steps of `micro_batch_size` x `grad_accum_steps` examples, or, with `tokens_per_step` above 0, of as
     many as have so many tokens together, in `grad_accum_steps` micro-batches. A target in the prompt counts
     `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss.
-    `packed` batches have no padding and compute the prompts' common beginning once; `packed-blocks` are the same with
-    one attention kernel over a block mask, for CUDA; `padded` ones are the book's, with the same result.
+    `packed` batches have no padding and compute the prompts' common beginning once; `padded` ones are the book's, with
+    the same result.
     Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of
     val is evaluated every `eval_every` steps and at the end; `patience` evaluations without a better one stop
-    training, 0 never. The state to resume from is saved every `save_every` steps, 0 only when stopped by Ctrl-C.
+    training, 0 never. The state to go on from is saved every `save_minutes`, 0 only when stopped by Ctrl-C.
     """
 
     epochs: int
@@ -40,7 +40,7 @@ class TrainParams:
     eval_every: int
     patience: int
     sample_tokens: int
-    save_every: int
+    save_minutes: float
     recompute_activations: bool
     parallel: Literal["none", "ddp", "fsdp"]
     lora: LoraParams
@@ -49,7 +49,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         for name in ("epochs", "micro_batch_size", "grad_accum_steps", "eval_every"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("tokens_per_step", "warmup_steps", "patience", "sample_tokens", "save_every", "seed"):
+        for name in ("tokens_per_step", "warmup_steps", "patience", "sample_tokens", "save_minutes", "seed"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         require("lr", self.lr, 0 < self.lr < 1, "between 0 and 1")
         require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= 1, "from 0 to 1, a share of lr")

@@ -1,0 +1,239 @@
+"""Training from the first step, or from a stored state, to the last: steps, evaluations, best weights.
+
+It knows no files but the state to go on from.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import accumulate
+
+import torch
+
+from instruct.core.errors import InstructError
+from instruct.core.progress import Progress
+from instruct.core.runtime import Runtime
+from instruct.model.decoder import Decoder
+from instruct.model.lora import is_adapted
+from instruct.training.distributed import Parallel
+from instruct.training.encode import EncodedExample
+from instruct.training.history import History, TrainPoint, ValPoint
+from instruct.training.loop import batch_maker, draw_steps, evaluate, make_optimizer, take_step
+from instruct.training.loss import LossModule
+from instruct.training.recorded import RecordedStep, same_bytes
+from instruct.training.resume import ResumeStore, trainable
+from instruct.training.schedule import WarmupCosine
+from instruct.training.settings import TrainParams
+from instruct.training.snapshot import Snapshot
+from instruct.training.throughput import Stopwatch
+
+log = logging.getLogger(__name__)
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Trainer:
+    """Trains `model` in place; `best` holds the best weights so far, in host memory.
+
+    `on_evaluation` is called with each evaluation, to show how it goes.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        train_set: Sequence[EncodedExample],
+        val_set: Sequence[EncodedExample],
+        *,
+        params: TrainParams,
+        runtime: Runtime,
+        parallel: Parallel,
+        pad_id: int,
+        store: ResumeStore,
+        stopwatch: Stopwatch,
+        on_evaluation: Callable[[ValPoint], None] = lambda point: None,
+    ) -> None:
+        self._model, self._val_set, self._params = model, val_set, params
+        self._runtime, self._parallel, self._pad_id = runtime, parallel, pad_id
+        self._store, self._stopwatch, self._on_evaluation = store, stopwatch, on_evaluation
+        self.steps = list(draw_steps(train_set, params))
+        # after each step
+        self._epochs = [examples / len(train_set) for examples in accumulate(map(len, self.steps), initial=0)]
+        self._schedule = WarmupCosine(
+            peak=params.lr,
+            floor=params.lr * params.lr_floor,
+            warmup_steps=params.warmup_steps,
+            total_steps=len(self.steps),
+        )
+        model.recompute = params.recompute_activations
+        model.dropout = params.lora.dropout if params.lora.r else 0.0
+        self._loss_module = LossModule(model)
+        self._module = parallel.wrap(model, self._loss_module)
+        recorded = runtime.device.type == "cuda" and parallel.mode == "none"
+        self._optimizer = make_optimizer(model, params, recorded=recorded)
+        self._to_batch = batch_maker(params, runtime, pad_id)
+        self._recorded: RecordedStep | None = None
+        self.history = History()
+        self.best: Snapshot | None = None
+        self._saved = time.monotonic()
+        self._load()
+        if recorded:
+            self._recorded = RecordedStep(
+                model, self._optimizer, self.steps, params=params, runtime=runtime, pad_id=pad_id
+            )
+
+    def _load(self) -> None:
+        progress = self._store.load(self._model, self._optimizer)
+        if progress is None:
+            return
+        self.history = History.restore(progress)
+        if self._parallel.is_main:
+            log.info("going on after step %d of %d", self.history.step, len(self.steps))
+            if self.history.has_best:
+                self.best = Snapshot(self._store.load_best(self.history.best.step), keep=True)
+
+    def fit(self) -> History:
+        """Train to the end, or until no evaluation is better.
+
+        Raises InstructError where a loss stops being a number, naming the step and its records, and
+        KeyboardInterrupt at the end of the step in which Ctrl-C, SIGTERM or SIGHUP came, after the state was saved.
+        """
+        total, shown = len(self.steps), self._parallel.is_main
+        with (
+            same_bytes(self._runtime.device),
+            interrupt_flag() as interrupted,
+            Progress(total, "step", done=self.history.step, shown=shown) as progress,
+        ):
+            self._saved = time.monotonic()
+            if not self.history.val:
+                self.evaluate()
+            if self._recorded:
+                with self._stopwatch.phase("record"):
+                    self._recorded.record(self.steps)
+            try:
+                while self.history.step < total and not self.history.stopped_early:
+                    point = self.step()
+                    progress.add(note=f"loss {point.loss:.3f}, val loss {self.history.val[-1].loss:.3f}")
+                    self._after_step(bool(interrupted))
+            finally:
+                with self._stopwatch.phase("save"):
+                    self._store.wait()
+        if self._recorded:
+            self._loss_module.needed_flops += self._recorded.flops
+        self._stopwatch.flops = self._loss_module.needed_flops
+        return self.history
+
+    def step(self) -> TrainPoint:
+        """Take the next step."""
+        params, history = self._params, self.history
+        step, examples = history.step + 1, self.steps[history.step]
+        lr = self._schedule(history.step)
+        # Dropout draws from a seed of the step's own, so that going on needs no random state.
+        torch.manual_seed(params.seed + step * self._parallel.world_size + self._parallel.rank)
+        with self._stopwatch.phase("train", examples=examples):
+            loss, grad_norm = self._take(examples, lr)
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise InstructError(
+                f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; lower train.lr or look at "
+                f"the records {', '.join(example.id for example in examples)}"
+            )
+        tokens = history.tokens + sum(len(example.ids) for example in examples)
+        point = TrainPoint(step=step, epoch=self._epochs[step], tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm)
+        history.train.append(point)
+        return point
+
+    def _take(self, examples: Sequence[EncodedExample], lr: float) -> tuple[float, float]:
+        if self._recorded is None:
+            return take_step(
+                self._module, self._optimizer, examples, self._to_batch,
+                lr=lr, params=self._params, runtime=self._runtime, parallel=self._parallel,
+            )  # fmt: skip
+        self._recorded.begin(examples, lr)
+        if self.history.step + 1 < len(self.steps):
+            self._recorded.prepare(self.steps[self.history.step + 1])
+        return self._recorded.read()
+
+    def _after_step(self, interrupted: bool) -> None:
+        """Evaluate and save where it is time, and stop where that was asked for."""
+        params, history, step, total = self._params, self.history, self.history.step, len(self.steps)
+        if step % params.eval_every == 0 or step == total:
+            self.evaluate()
+            if params.patience and history.without_better >= params.patience:
+                history.stopped_early = step < total
+                return
+        if step == total:
+            return
+        stop = self._parallel.any(interrupted)
+        if self._parallel.any(self._save_is_due()) or stop:
+            self.save()
+        if stop:
+            with self._stopwatch.phase("save"):
+                self._store.wait()
+            raise KeyboardInterrupt(
+                f"state saved after step {step} of {total}; `dvc repro` goes on from there, and "
+                "`git restore metrics && dvc checkout` brings back the results from before"
+            )
+
+    def _save_is_due(self) -> bool:
+        minutes = self._params.save_minutes
+        waited = time.monotonic() - self._saved >= 60 * minutes
+        return bool(minutes) and self._parallel.is_main and waited and not self._store.busy
+
+    def save(self) -> None:
+        """Copy the state to go on from, for a thread to write."""
+        with self._stopwatch.phase("save"):
+            best = (self.history.best.step, self.best) if self.best else None
+            self._store.save(
+                self._model, self._optimizer, asdict(self.history), best, write=self._parallel.is_main
+            )  # fmt: skip
+        self._saved = time.monotonic()
+
+    def evaluate(self) -> ValPoint:
+        """Take the loss on all of val, and keep the weights if it is the best since training began."""
+        step = self.history.step
+        with self._stopwatch.phase("evaluate"):
+            loss = evaluate(
+                self._module, self._val_set, self._to_batch,
+                params=self._params, runtime=self._runtime, parallel=self._parallel,
+            )  # fmt: skip
+            if not math.isfinite(loss):
+                raise InstructError(f"step {step}: the loss on val is {loss}; lower train.lr")
+            point = ValPoint(step=step, epoch=self._epochs[step], tokens=self.history.tokens, loss=loss)
+            better = self.history.add_evaluation(point)
+            self._on_evaluation(point)
+        if better:
+            with self._stopwatch.phase("save"):
+                self.best = Snapshot(best_tensors(self._model), keep=self._parallel.is_main)
+        return point
+
+
+def best_tensors(model: Decoder) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint holds: all, or the adapters."""
+    return dict(trainable(model) if is_adapted(model) else model.state_dict())
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[list[float]]:
+    """A list that Ctrl-C, SIGTERM or SIGHUP fills, so that no step is cut in two; another a second later ends at once.
+
+    Under torchrun one Ctrl-C comes twice: from the terminal, and passed on by torchrun. What is ignored stays so, as
+    SIGHUP under nohup.
+    """
+    came: list[float] = []
+
+    def note(number: int, frame: object) -> None:
+        now = time.monotonic()
+        if came and now - came[0] > 1:
+            raise KeyboardInterrupt
+        came.append(now)
+
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

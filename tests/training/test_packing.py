@@ -1,20 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from small_training import (
     BFLOAT16,
     END,
     FAMILIES,
-    FLOAT32,
     example,
     loss_and_gradients,
     make_batch,
     random_examples,
     small_model,
-    train_params,
 )
 from small_training import lora_params as lora
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from instruct.core.errors import ParamsError
 from instruct.core.records import Example
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
@@ -23,9 +23,8 @@ from instruct.model.lora import add_lora
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 from instruct.training.encode import encode_example
-from instruct.training.loop import batch_maker
 from instruct.training.loss import loss_sum
-from instruct.training.packing import shared_prefix
+from instruct.training.packing import BlockAttend, shared_prefix, tree_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -66,27 +65,58 @@ def assert_packed_equals_padded(model, examples, weight, *, rtol=1e-4, atol=2e-6
 def test_attention_over_a_block_mask_equals_that_over_gathered_rows(family, examples):
     """The forward pass; the backward pass needs CUDA."""
     model = small_model(family).requires_grad_(False)
-    by_blocks = loss_sum(model, make_batch(examples, "packed-blocks", 0.3))
+    flat = make_batch(examples, "packed", 0.3, flat=True)
+    by_blocks = loss_sum(model, replace(flat, attend=BlockAttend(flat.attend.ends)))
     by_rows = loss_sum(model, make_batch(examples, "packed", 0.3))
     assert float(by_blocks) == pytest.approx(float(by_rows), rel=1e-5)
 
 
-@pytest.mark.gpu
 @families
+@pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
-def test_gradients_over_a_block_mask_equal_those_over_gathered_rows(family, examples):
-    cuda = torch.device("cuda")
-    model = small_model(family).to(cuda)
-    blocks_loss, blocks = loss_and_gradients(model, make_batch(examples, "packed-blocks", 0.3, device=cuda))
-    rows_loss, rows = loss_and_gradients(model, make_batch(examples, "packed", 0.3, device=cuda))
-    assert blocks_loss == pytest.approx(rows_loss, rel=1e-4)
+def test_loss_and_gradients_over_a_dense_mask_equal_those_over_gathered_rows(family, examples, weight):
+    model = small_model(family)
+    dense_loss, dense = loss_and_gradients(model, make_batch(examples, "packed", weight, flat=True))
+    rows_loss, rows = loss_and_gradients(model, make_batch(examples, "packed", weight))
+    assert dense_loss == pytest.approx(rows_loss, rel=1e-4)
     for name, gradient in rows.items():
-        torch.testing.assert_close(blocks[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(dense[name], gradient, rtol=1e-4, atol=2e-6, msg=name)
 
 
-def test_block_mask_is_refused_where_there_is_no_cuda():
-    with pytest.raises(ParamsError, match="packed-blocks, which needs CUDA; on cpu set it to packed"):
-        batch_maker(train_params(batching="packed-blocks"), FLOAT32, END)
+@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
+def test_dense_mask_shows_each_token_the_prefix_and_what_its_record_has_before_it(examples):
+    inputs = [item.ids[:-1] for item in examples]
+    prefix = shared_prefix(inputs)
+    owners = [None] * prefix + [i for i, ids in enumerate(inputs) for _ in ids[prefix:]]
+    mask = tree_mask(make_batch(examples, "packed", flat=True).attend.ends, torch.float32)[0, 0]
+    for query, owner in enumerate(owners):
+        seen = [key for key in range(query + 1) if owners[key] in (None, owner)]
+        assert mask[query].isfinite().nonzero().flatten().tolist() == seen
+    assert mask.nan_to_num(neginf=0.0).eq(0).all()
+
+
+class Count(TorchDispatchMode):
+    """Counts the operations that are dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations += 1
+        return function(*args, **(kwargs or {}))
+
+
+@families
+def test_dense_mask_needs_fewer_operations_than_gathered_rows(family):
+    """On a GPU each is a launch."""
+    counts = {}
+    for flat in (True, False):
+        model, batch = small_model(family), make_batch(random_examples(6, preamble=5), "packed", flat=flat)
+        with Count() as count:
+            loss_and_gradients(model, batch)
+        counts[flat] = count.operations
+    assert counts[True] < 0.8 * counts[False]
 
 
 @families

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_training import ALONE, byte_tokenizer, lora_params, open_store, random_examples, run_training
+from small_training import ALONE, byte_tokenizer, lora_params, make_trainer, open_store, random_examples
 
 from instruct.backbones.catalog import Backbone
 from instruct.core.records import Example
@@ -42,9 +42,10 @@ def run(folder: Path, adapters: bool) -> None:
     store = open_store(folder / "models" / "resume", code="1")
     sample = SamplePrompt(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 0)
     outputs = Outputs(model, byte_tokenizer(), BACKBONE, ALONE, store, sample)
-    history = run_training(model, store, train_set, val_set, outputs.hooks(), eval_every=1, lr=0.3)
+    trainer = make_trainer(model, store, train_set, val_set, outputs.show, eval_every=1, lr=0.3)
+    trainer.fit()
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
-    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", history, fitted)
+    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, fitted)
 
 
 def live(folder: Path, adapters: bool, killed_before: int | None = None) -> tuple[int, str]:

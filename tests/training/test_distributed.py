@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_training import ALONE, CPU, nothing, open_store, run_training
+from small_training import ALONE, CPU, open_store, run_training
 from training.two_processes import CUT_OFF_AFTER, MODES, RUNS, begin_run, start_run, whole_run
 
 from instruct.core.errors import ParamsError
 from instruct.training.distributed import Parallel, gather_all, scatter_like, start_parallel
-from instruct.training.loop import History
+from instruct.training.history import History
 from instruct.training.resume import STATE
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def one_process() -> Iterator[dict[str, tuple[History, dict[str, torch.Tensor]]]
     found = {}
     for name, settings in RUNS.items():
         model, arguments = start_run(settings)
-        history = run_training(model, open_store(Path("unused")), **{**arguments, "save_every": 0})
+        history = run_training(model, open_store(Path("unused")), **{**arguments, "save_minutes": 0.0})
         found[name] = history, model.state_dict()
     return found
 
@@ -114,7 +114,7 @@ def test_state_of_two_processes_is_gone_on_with_by_one(two_processes, one_proces
     model, arguments = start_run({})
     store = open_store(state, code="1")
     assert store.refusal() == ""
-    history = run_training(model, store, hooks=nothing(), **arguments)
+    history = run_training(model, store, **arguments)
     expected, weights = one_process["full"]
     begun = history_of(two_processes, f"{mode} full")
     assert history.train[:CUT_OFF_AFTER] == begun.train[:CUT_OFF_AFTER]

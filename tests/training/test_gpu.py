@@ -23,7 +23,7 @@ from instruct.core.runtime import Runtime
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
-from instruct.model.lora import add_lora
+from instruct.model.lora import add_lora, dropout_of
 from instruct.training.loop import batch_maker, draw_steps, make_optimizer, take_step
 from instruct.training.loss import LossModule
 from instruct.training.packing import BlockAttend, PackedAttend
@@ -76,7 +76,7 @@ def recorded(family, precision, record=True, **changes):
     params = train_params(**changes)
     model = gpu_model(family, params.lora if params.lora.r else None)
     model.recompute = params.recompute_activations
-    model.dropout = params.lora.dropout if params.lora.r else 0.0
+    model.dropout = dropout_of(model)
     steps = list(draw_steps(TRAIN_SET, params))
     optimizer = make_optimizer(model, params, recorded=True)
     step = RecordedStep(model, optimizer, steps, params=params, runtime=RUNTIMES[precision], pad_id=END)

@@ -16,14 +16,14 @@ from small_training import (
     byte_tokenizer,
     example,
     lora_params,
+    make_trainer,
     open_store,
     random_examples,
-    run_training,
     weights_of,
 )
 
 from instruct.backbones.catalog import Backbone
-from instruct.core.errors import CheckpointError
+from instruct.core.errors import CheckpointError, InstructError
 from instruct.core.files import read_csv
 from instruct.core.records import Example
 from instruct.model.checkpoint import random_model
@@ -31,9 +31,10 @@ from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_trained
 from instruct.text.prompts import TEMPLATES
-from instruct.training.loop import History, TrainPoint, ValPoint
+from instruct.training.history import History, TrainPoint, ValPoint
 from instruct.training.outputs import Outputs, write_results
 from instruct.training.sample import SamplePrompt
+from instruct.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPT2Config(vocab_size=257, n_positions=64, n_embd=8, n_layer=1, n_head=2, eos_token_id=256)
@@ -60,15 +61,18 @@ class Run:
         self.best = folder / "models" / "sft" / "best"
         self.last = folder / "models" / "sft" / "last"
 
-    def train(self, **changes: object) -> History:
+    def train(self, **changes: object) -> Trainer:
         # so fast that the later evaluations are worse
-        settings = {"epochs": 2, "eval_every": 1, "lr": 0.3, **changes}
-        return run_training(self.model, self.store, TRAIN_SET, VAL_SET, self.outputs.hooks(), **settings)
+        settings = {"epochs": 2, "eval_every": 1, "lr": 0.3, "on_evaluation": self.outputs.show, **changes}
+        trainer = make_trainer(self.model, self.store, TRAIN_SET, VAL_SET, **settings)
+        with self.outputs.rescue(trainer):
+            trainer.fit()
+        return trainer
 
-    def finish(self, history: History) -> None:
+    def finish(self, trainer: Trainer) -> None:
         metrics = self.folder / "metrics"
         fitted = {"train": (TRAIN_SET, 2, 0), "val": (VAL_SET, 0, 1)}
-        self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", history, fitted)
+        self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", trainer, fitted)
 
 
 def names(folder: Path) -> list[str]:
@@ -92,15 +96,9 @@ def test_finished_run_leaves_checkpoints_metrics_and_curves_and_no_state(tmp_pat
 def test_last_holds_the_final_weights_and_best_those_of_the_lowest_loss(tmp_path):
     run = Run(tmp_path)
     weights: dict[int, dict[str, bytes]] = {}
-    hooks = run.outputs.hooks()
-    history = run_training(
-        run.model, run.store, TRAIN_SET, VAL_SET,
-        type(hooks)(
-            on_best=hooks.on_best, on_evaluation=lambda point: weights.update({point.step: weights_of(run.model)})
-        ),
-        epochs=2, eval_every=1, lr=0.3,
-    )  # fmt: skip
-    run.finish(history)
+    trainer = run.train(on_evaluation=lambda point: weights.update({point.step: weights_of(run.model)}))
+    run.finish(trainer)
+    history = trainer.history
     lowest = min(history.val[1:], key=lambda point: point.loss).step
     assert 0 < lowest < history.step, "the lowest loss must lie between for this test to tell anything"
     for folder, step in ((run.best, lowest), (run.last, history.step)):
@@ -132,13 +130,38 @@ def test_outputs_of_an_earlier_run_are_replaced_whole(tmp_path):
     assert weights_of(load_trained(second.last, CPU)[0]) == weights_of(second.model)
 
 
-def test_what_a_killed_save_left_in_best_does_not_reach_the_outputs(tmp_path):
+def test_best_and_last_are_one_file_where_they_are_the_same_weights(tmp_path):
     run = Run(tmp_path)
-    history = run.train()
-    (run.store.best / ".killed.part").mkdir()
-    (run.store.best / ".killed.part" / "model.safetensors").write_bytes(b"half")
-    run.finish(history)
-    assert not [path for path in (tmp_path / "models").rglob(".*")]
+    trainer = run.train(lr=0.003, eval_every=3)
+    assert trainer.history.best.step == trainer.history.step, "for this test to tell anything"
+    run.finish(trainer)
+    best, last = (folder / "model.safetensors" for folder in (run.best, run.last))
+    assert best.read_bytes() == last.read_bytes()
+    assert weights_of(load_trained(run.last, CPU)[0]) == weights_of(run.model)
+
+
+def test_best_weights_outlive_a_run_that_fails(tmp_path):
+    run = Run(tmp_path)
+    seen: dict[int, dict[str, bytes]] = {}
+
+    def poison(point: ValPoint) -> None:
+        seen[point.step] = weights_of(run.model)
+        if point.step == 4:
+            run.model.ln_f.weight.data[0] = float("inf")
+
+    with pytest.raises(InstructError) as error:
+        run.train(on_evaluation=poison)
+    folder = run.store.folder / "best"
+    assert "step 5" in str(error.value) and str(folder) in str(error.value)
+    assert weights_of(load_trained(folder, CPU)[0]) in list(seen.values())[1:]
+
+
+def test_run_that_fails_at_once_promises_no_best_weights(tmp_path):
+    run = Run(tmp_path)
+    run.model.ln_f.weight.data[0] = float("inf")
+    with pytest.raises(InstructError) as error:
+        run.train()
+    assert "best" not in str(error.value) and not run.store.folder.exists()
 
 
 def test_metrics_by_hand(tmp_path):
@@ -167,14 +190,14 @@ def test_metrics_by_hand(tmp_path):
         "best_val_loss": 1.25,
         "best_step": 1,
         "last_val_loss": 1.75,
-        "first_train_loss": 2.123457,
-        "last_train_loss": 0.333333,
+        "first_train_loss": 2.1235,
+        "last_train_loss": 0.3333,
         "stopped_early": 1,
         "train": {"records": 2, "truncated": 1, "dropped": 2, "tokens": 9, "response_tokens": 5},
         "val": {"records": 1, "truncated": 0, "dropped": 0, "tokens": 6, "response_tokens": 3},
     }
     assert (tmp_path / "curves/train.csv").read_text() == (
-        "step,epoch,tokens,lr,loss,grad_norm\n1,0.5,30,0.001,2.12346,1.5\n2,1.0,55,0.0001,0.333333,1e-07\n"
+        "step,epoch,tokens,lr,loss,grad_norm\n1,0.5,30,0.001,2.1235,1.5\n2,1.0,55,0.0001,0.3333,1e-07\n"
     )
     assert read_csv(tmp_path / "curves/val.csv")[1] == {"step": "1", "epoch": "0.5", "tokens": "30", "loss": "1.25"}
 
@@ -212,10 +235,9 @@ def test_sample_answer_stops_where_the_model_is_full(tmp_path, caplog):
     assert len(answers) == 4 and all(len(answer) <= 2 for answer in answers)
 
 
-def test_full_disk_at_the_end_keeps_state_and_best_to_go_on_from(tmp_path):
+def test_full_disk_at_the_end_keeps_the_state_to_go_on_from(tmp_path):
     run = Run(tmp_path)
-    history = run.train(save_every=1)
-    best = (run.store.best / "model.safetensors").read_bytes()
+    history = run.train()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
     try:
@@ -223,11 +245,11 @@ def test_full_disk_at_the_end_keeps_state_and_best_to_go_on_from(tmp_path):
             run.finish(history)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (run.store.best / "model.safetensors").read_bytes() == best
     again = Run(tmp_path)
-    again.finish(again.train(save_every=1))
+    assert again.store.refusal() == "" and (again.store.folder / "state.safetensors").exists()
+    again.finish(again.train())
     unbroken = Run(tmp_path / "unbroken")
-    unbroken.finish(unbroken.train(save_every=1))
+    unbroken.finish(unbroken.train())
     for name in names(tmp_path / "unbroken"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
     assert not run.store.folder.exists()

@@ -1,6 +1,8 @@
 import json
 import resource
+import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +21,12 @@ from small_training import (
 )
 
 from instruct.core.errors import CheckpointError
+from instruct.core.fingerprint import Fingerprint
 from instruct.model.lora import add_lora
-from instruct.training.loop import Hooks, make_optimizer
-from instruct.training.resume import STATE
+from instruct.training import resume
+from instruct.training.loop import make_optimizer
+from instruct.training.resume import STATE, ResumeStore
+from instruct.training.snapshot import Snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,47 +123,102 @@ def test_state_of_another_run_is_refused_in_words_and_not_used(tmp_path, now, wo
     assert store.refusal() == "", "a refused state stays until the new run has something to keep"
 
 
+def best_of(model, step):
+    return step, Snapshot(model.state_dict(), keep=True)
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
 def test_first_write_leaves_nothing_of_another_run(tmp_path):
-    """Else the best weights of two runs could mix: the new run's weights beside the old one's adapter."""
+    """Otherwise the best weights of two runs could mix."""
     model, optimizer = trained()
     old = open_store(tmp_path / "resume", code="1")
-    old.save(model, optimizer, {}, write=True)
-    old.best.mkdir()
-    (old.best / "adapter_config.json").write_text("{}")
+    old.save(model, optimizer, {}, best_of(model, 7), write=True)
+    (old.folder / "best").mkdir()
+    (old.folder / "best" / "adapter_config.json").write_text("{}")
     new = open_store(tmp_path / "resume", code="2")
     assert new.load(model, optimizer) is None
-    assert new.kept_best() == ""
-    new.make_room()
-    assert not new.folder.exists()
-    new.save(model, optimizer, {}, write=True)
-    new.best.mkdir()
-    assert new.kept_best() == f". The best weights so far are in {new.best}"
-    new.make_room()  # once only
-    assert new.refusal() == "" and new.best.exists()
+    new.save(model, optimizer, {}, best_of(model, 2), write=True)
+    assert names(new.folder) == ["best-2.safetensors", STATE]
+    assert new.refusal() == ""
 
 
 def test_going_on_keeps_the_best_and_clears_what_killed_writes_left(tmp_path):
     model, optimizer = trained()
     before = open_store(tmp_path / "resume", code="1")
-    before.save(model, optimizer, {"step": 1}, write=True)
-    (before.best / ".abc.part").mkdir(parents=True)
-    (before.best / ".abc.part" / "model.safetensors").write_bytes(b"half")
-    (before.best / "config.json").write_text("{}")
+    before.save(model, optimizer, {"step": 1}, best_of(model, 1), write=True)
     (before.folder / f".{STATE}.xyz.part").write_bytes(b"half")
     after = open_store(tmp_path / "resume", code="1")
     assert after.load(model, optimizer) == {"step": 1}
-    assert after.kept_best() != ""
-    after.save(model, optimizer, {"step": 2}, write=True)
-    left = sorted(str(path.relative_to(after.folder)) for path in after.folder.rglob("*"))
-    assert left == ["best", "best/config.json", STATE]
+    assert {name: tensor.numpy().tobytes() for name, tensor in after.load_best(1).items()} == weights_of(model)
+    after.save(model, optimizer, {"step": 2}, best_of(model, 1), write=True)
+    assert names(after.folder) == ["best-1.safetensors", STATE]
     assert after.load(model, optimizer) == {"step": 2}
+
+
+def test_best_weights_are_written_once_and_older_ones_go(tmp_path):
+    model, optimizer = trained()
+    store = open_store(tmp_path, code="1")
+    store.save(model, optimizer, {}, best_of(model, 1), write=True)
+    written = store.best_file(1).stat()
+    store.save(model, optimizer, {}, best_of(model, 1), write=True)
+    assert store.best_file(1).stat().st_ino == written.st_ino
+    store.save(model, optimizer, {}, best_of(model, 4), write=True)
+    assert names(tmp_path) == ["best-4.safetensors", STATE]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_state_without_its_best_weights_is_refused(tmp_path, damage):
+    model, optimizer = trained()
+    store = open_store(tmp_path, code="1")
+    store.save(model, optimizer, {}, best_of(model, 3), write=True)
+    if damage == "missing":
+        store.best_file(3).unlink()
+    else:
+        cut(store.best_file(3))
+    assert store.refusal().startswith(f"{store.best_file(3)} is damaged (")
+    assert open_store(tmp_path, code="1").load(model, optimizer) is None
+
+
+def test_state_is_what_it_was_when_saving_began_though_training_goes_on(tmp_path, monkeypatch):
+    model, optimizer = trained()
+    go_on = threading.Event()
+    write = resume.write_safetensors
+
+    def slow(*arguments):
+        assert go_on.wait(30)
+        write(*arguments)
+
+    monkeypatch.setattr(resume, "write_safetensors", slow)
+    store = ResumeStore(tmp_path, Fingerprint(parts={}))
+    expected = weights_of(model)
+    store.save(model, optimizer, {"step": 3}, best_of(model, 3), write=True)
+    assert store.busy
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    go_on.set()
+    store.wait()
+    assert not store.busy
+    fresh = small_model("gpt2")
+    store.load(fresh, make_optimizer(fresh, train_params()))
+    assert weights_of(fresh) == expected
+    assert {name: tensor.numpy().tobytes() for name, tensor in store.load_best(3).items()} == expected
+
+
+def test_write_that_fails_in_its_thread_ends_training_at_the_next_step(tmp_path):
+    store = ResumeStore(tmp_path / "resume", Fingerprint(parts={}))
+    with files_of_at_most(5_000), pytest.raises(CheckpointError, match="cannot be written"):
+        run_training(small_model("gpt2"), store, TRAIN_SET, VAL_SET, epochs=20)
 
 
 def test_forgotten_state_is_gone(tmp_path):
     model, optimizer = trained()
     store = open_store(tmp_path / "resume")
     store.save(model, optimizer, {}, write=True)
-    store.best.mkdir()
+    (store.folder / "best").mkdir()
     store.forget()
     assert list(tmp_path.iterdir()) == []
     store.forget()
@@ -203,6 +263,8 @@ def with_metadata(metadata):
         with_metadata({"state": '{"fingerprint": {}}'}),
         with_metadata({"state": '{"fingerprint": [], "progress": {}}'}),
         with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": 3}'}),
+        with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": {}}'}),
+        with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": {}, "best": "one"}'}),
     ],
 )  # fmt: skip
 def test_damaged_state_is_refused_in_words_and_training_starts_anew(tmp_path, damage):
@@ -233,14 +295,14 @@ RUNS = {
 }
 
 
-def start(family, tmp_path, name, hooks=None, **changes):
+def start(family, tmp_path, name, on_evaluation=lambda point: None, **changes):
     """One life of a process: everything anew but the folder."""
     model = small_model(family)
     if "lora" in changes:
         add_lora(model, changes["lora"], seed=0)
     settings = {"epochs": 3, "eval_every": 2, **changes}
     return model, lambda: run_training(
-        model, open_store(tmp_path / name, code="1"), TRAIN_SET, VAL_SET, hooks, **settings
+        model, open_store(tmp_path / name, code="1"), TRAIN_SET, VAL_SET, on_evaluation, **settings
     )
 
 
@@ -263,8 +325,7 @@ def test_run_that_is_cut_off_at_every_evaluation_ends_as_the_unbroken_one(tmp_pa
     lives = 0
     while True:
         lives += 1
-        hooks = Hooks(on_best=lambda: None, on_evaluation=kill_once_a_step)
-        survivor, life = start(family, tmp_path, "killed", hooks, **RUNS[name])
+        survivor, life = start(family, tmp_path, "killed", kill_once_a_step, **RUNS[name])
         try:
             history = life()
             break
@@ -275,23 +336,31 @@ def test_run_that_is_cut_off_at_every_evaluation_ends_as_the_unbroken_one(tmp_pa
     assert history == unbroken
 
 
-def test_state_is_saved_every_so_many_steps(tmp_path):
+@pytest.mark.parametrize(("minutes", "saved"), [(2.0, [0, 1, 1, 3, 3, 5, 5]), (0.5, [0, 1, 2, 3, 4, 5, 6])])
+def test_state_is_saved_when_so_many_minutes_have_passed(tmp_path, monkeypatch, minutes, saved):
+    """By a clock that moves one minute at each evaluation, the first of which is before the first step."""
+    now = 0.0
     steps: list[int] = []
 
     def note(point):
+        nonlocal now
+        now += 60
         path = tmp_path / "resume" / STATE
+        done = 0
         if path.exists():
             with safe_open(path, framework="pt") as file:
-                steps.append(len(json.loads(file.metadata()["state"])["progress"]["train"]))
+                done = len(json.loads(file.metadata()["state"])["progress"]["train"])
+        if point.step:
+            steps.append(done)
 
-    hooks = Hooks(on_best=lambda: None, on_evaluation=note)
-    run_training(small_model("gpt2"), open_store(tmp_path / "resume"), TRAIN_SET, VAL_SET, hooks,
-                 epochs=3, eval_every=1, save_every=4)  # fmt: skip
-    assert steps == [4, 4, 4, 4, 8]  # as seen at the evaluations after steps 5 to 9
+    monkeypatch.setattr("instruct.training.trainer.time", SimpleNamespace(monotonic=lambda: now))
+    run_training(small_model("gpt2"), open_store(tmp_path / "resume"), random_examples(28), VAL_SET, note,
+                 eval_every=1, save_minutes=minutes)  # fmt: skip
+    assert steps == saved
 
 
-def test_save_every_zero_saves_nothing(tmp_path):
-    run_training(small_model("gpt2"), open_store(tmp_path / "resume"), TRAIN_SET, VAL_SET, save_every=0)
+def test_save_minutes_zero_saves_nothing(tmp_path):
+    run_training(small_model("gpt2"), open_store(tmp_path / "resume"), TRAIN_SET, VAL_SET, save_minutes=0.0)
     assert not (tmp_path / "resume").exists()
 
 
@@ -299,8 +368,9 @@ def test_dropout_of_a_step_depends_on_its_number_not_on_what_was_drawn_before(tm
     def run(name, disturb):
         model = small_model("gpt2")
         add_lora(model, lora_params(r=2, dropout=0.5), seed=0)
-        hooks = Hooks(on_best=lambda: None, on_evaluation=lambda _: disturb and torch.rand(7))
-        run_training(model, open_store(tmp_path / name), TRAIN_SET, VAL_SET, hooks, eval_every=1)
+        run_training(
+            model, open_store(tmp_path / name), TRAIN_SET, VAL_SET, lambda _: disturb and torch.rand(7), eval_every=1
+        )
         return weights_of(model)
 
     assert run("a", False) == run("b", True)

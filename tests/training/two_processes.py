@@ -20,7 +20,7 @@ from small_training import (
     CPU,
     byte_tokenizer,
     lora_params,
-    nothing,
+    make_trainer,
     open_store,
     random_examples,
     run_training,
@@ -35,7 +35,7 @@ from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
 from instruct.text.prompts import TEMPLATES
 from instruct.training.distributed import Parallel, gather_all, start_parallel
-from instruct.training.loop import Hooks, ValPoint
+from instruct.training.history import ValPoint
 from instruct.training.outputs import Outputs
 from instruct.training.sample import SamplePrompt
 
@@ -66,11 +66,6 @@ def start_run(settings: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
     return model, {"train_set": train_set, "val_set": random_examples(5, seed=2), **changes}
 
 
-def cut_off(point: ValPoint) -> None:
-    if point.step == CUT_OFF_AFTER + 2:
-        raise CutOff
-
-
 def run_and_note(folder: Path, name: str, settings: Mapping[str, Any], parallel: Parallel, state: Path) -> None:
     model, arguments = start_run(settings)
     history = run_training(model, open_store(state, code="1"), parallel=parallel, **arguments)
@@ -81,11 +76,24 @@ def run_and_note(folder: Path, name: str, settings: Mapping[str, Any], parallel:
 
 
 def begin_run(state: Path, parallel: Parallel, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """A run that is cut off, with its state left in a folder."""
-    model, arguments = start_run({"save_every": CUT_OFF_AFTER, **settings})
-    hooks = Hooks(on_best=nothing().on_best, on_evaluation=cut_off)
+    """A run that is cut off two steps after its state was saved."""
+
+    def watch(point: ValPoint) -> None:
+        if point.step == CUT_OFF_AFTER + 2:
+            raise CutOff
+
+    model, arguments = start_run({"save_minutes": 0.0, **settings})
+    trainer = make_trainer(model, open_store(state, code="1"), parallel=parallel, on_evaluation=watch, **arguments)
+    take = trainer._after_step
+
+    def take_and_save(interrupted: list[float]) -> None:
+        take(interrupted)
+        if trainer.history.step == CUT_OFF_AFTER:
+            trainer.save()
+
+    trainer._after_step = take_and_save  # type: ignore[method-assign]
     try:
-        run_training(model, open_store(state, code="1"), parallel=parallel, hooks=hooks, **arguments)
+        trainer.fit()
     except CutOff:
         return
     raise AssertionError("the run went to its end")
@@ -102,9 +110,10 @@ def whole_run(folder: Path, parallel: Parallel, *, adapters: bool) -> None:
     sample = SamplePrompt(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 2)
     outputs = Outputs(model, byte_tokenizer(), backbone, parallel, store, sample)
     train_set, val_set = random_examples(10, seed=1), random_examples(5, seed=2)
-    history = run_training(model, store, train_set, val_set, outputs.hooks(), parallel, eval_every=2)
+    trainer = make_trainer(model, store, train_set, val_set, outputs.show, parallel, eval_every=2)
+    trainer.fit()
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
-    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", history, fitted)
+    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, fitted)
 
 
 def main(folder: Path) -> None:

@@ -118,6 +118,11 @@ def is_adapted(model: nn.Module) -> bool:
     return any(isinstance(module, LoraLinear) for module in model.modules())
 
 
+def dropout_of(model: nn.Module) -> float:
+    """The dropout of the model's adapters; 0 without any."""
+    return max((module.params.dropout for module in model.modules() if isinstance(module, LoraLinear)), default=0.0)
+
+
 def adapter_tensors(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The adapters among a model's weights, by PEFT's names; `prefix` is that of Hugging Face checkpoints."""
     return {

@@ -18,7 +18,7 @@ from instruct.core.errors import InstructError
 from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
-from instruct.model.lora import is_adapted
+from instruct.model.lora import dropout_of, is_adapted
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
 from instruct.training.history import History, TrainPoint, ValPoint
@@ -69,7 +69,7 @@ class Trainer:
             total_steps=len(self.steps),
         )
         model.recompute = params.recompute_activations
-        model.dropout = params.lora.dropout if params.lora.r else 0.0
+        model.dropout = dropout_of(model)
         self._loss_module = LossModule(model)
         self._module = parallel.wrap(model, self._loss_module)
         recorded = runtime.device.type == "cuda" and parallel.mode == "none"
@@ -117,7 +117,7 @@ class Trainer:
                 while self.history.step < total and not self.history.stopped_early:
                     point = self.step()
                     progress.add(note=f"loss {point.loss:.3f}, val loss {self.history.val[-1].loss:.3f}")
-                    self._after_step(bool(interrupted))
+                    self._after_step(interrupted)
             finally:
                 with self._stopwatch.phase("save"):
                     self._store.wait()
@@ -156,7 +156,7 @@ class Trainer:
             self._recorded.prepare(self.steps[self.history.step + 1])
         return self._recorded.read()
 
-    def _after_step(self, interrupted: bool) -> None:
+    def _after_step(self, interrupted: list[float]) -> None:
         """Evaluate and save where it is time, and stop where that was asked for."""
         params, history, step, total = self._params, self.history, self.history.step, len(self.steps)
         if step % params.eval_every == 0 or step == total:
@@ -166,7 +166,7 @@ class Trainer:
                 return
         if step == total:
             return
-        stop = self._parallel.any(interrupted)
+        stop = self._parallel.any(bool(interrupted))
         if self._parallel.any(self._save_is_due()) or stop:
             self.save()
         if stop:

@@ -89,6 +89,7 @@ def train_params(**changes: Any) -> TrainParams:
         "max_length": 64,
         "over_long": "raise",
         "eval_every": 3,
+        "eval_records": 0,
         "patience": 0,
         "sample_tokens": 0,
         "save_minutes": 1e-9,

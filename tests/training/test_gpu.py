@@ -28,6 +28,7 @@ from instruct.training.loop import batch_maker, draw_steps, make_optimizer, take
 from instruct.training.loss import LossModule
 from instruct.training.packing import BlockAttend, PackedAttend
 from instruct.training.recorded import RecordedStep, same_bytes
+from instruct.training.sample import Greedy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 CUDA = torch.device("cuda")
@@ -305,3 +306,12 @@ def test_record_longer_than_the_dense_limit_trains_beside_recorded_ones(tmp_path
     step.begin(long, 0.001)
     loss, norm = step.read()
     assert 0 < loss < 20 and 0 < norm < 1000
+
+
+@families
+def test_recorded_sample_answer_is_the_cpus(family):
+    model = gpu_model(family)
+    on_gpu = Greedy(model, [5, 6, 7, 8], 20)
+    expected = Greedy(gpu_model(family).cpu(), [5, 6, 7, 8], 20).answer(frozenset({END}))
+    assert on_gpu.answer(frozenset({END})) == on_gpu.answer(frozenset({END})) == expected
+    assert on_gpu._replay != on_gpu._step, "it was not recorded"

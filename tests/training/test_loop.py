@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from dataclasses import asdict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ from instruct.training.distributed import Parallel
 from instruct.training.history import History, TrainPoint, ValPoint
 from instruct.training.loop import batch_maker, draw_steps, evaluate, make_optimizer, micro_batches, take_step
 from instruct.training.loss import LossModule
-from instruct.training.trainer import interrupt_flag
+from instruct.training.trainer import interrupt_flag, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -208,6 +209,15 @@ def test_steps_counted_in_tokens_or_in_records_train_alike_where_they_hold_the_s
         tokens_per_step=4 * len(even[0].ids),
     )  # fmt: skip
     assert by_tokens == by_count
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 10), (10, 10), (11, 10), (4, 4), (1, 1)])
+def test_evaluation_takes_so_many_records_evenly_spread_and_always_the_same(count, expected):
+    records = random_examples(10)
+    taken = spread(records, count)
+    places = [records.index(record) for record in taken]
+    assert len(places) == expected and places == sorted(set(places)) and places[0] == 0
+    assert {b - a for a, b in pairwise(places)} <= {10 // expected, 10 // expected + 1}
 
 
 # What happened so far
@@ -463,3 +473,21 @@ def test_two_interrupts_at_once_count_as_one_and_a_later_one_ends_at_once():
 def test_batches_are_made_for_the_device_in_use():
     batch = batch_maker(train_params(), FLOAT32, END)(TRAIN_SET[:2])
     assert batch.input_ids.device == CPU
+
+
+def test_run_says_at_its_start_what_it_will_do(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run_training(small_model("gpt2"), open_store(tmp_path), TRAIN_SET, VAL_SET, epochs=2)
+    first = caplog.messages[0]
+    assert all(
+        part in first for part in ("6 steps", "20 records", "4 records every 3 steps", "cpu", "float32", "about")
+    )
+
+
+def test_progress_is_told_with_the_loss_where_there_is_no_terminal(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("instruct.core.progress.LOG_S", 0.0)
+    caplog.set_level("INFO")
+    history = run_training(small_model("gpt2"), open_store(tmp_path), TRAIN_SET, VAL_SET, epochs=2)
+    lines = [message for message in caplog.messages if " of 6 steps" in message]
+    assert [f"loss {point.loss:.3f}" in line for point, line in zip(history.train, lines, strict=True)] == [True] * 6
+    assert all("a second" in line and "s left" in line for line in lines[:-1])

@@ -3,9 +3,14 @@ import torch
 from huggingface import as_ours, random_gpt2
 from small_training import byte_tokenizer
 
-from instruct.training.sample import sample_answer
+from instruct.training.sample import Greedy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def sample_answer(model, tokenizer, prompt, count):
+    tokens = Greedy(model, tokenizer.encode(prompt), count).answer(tokenizer.stop_ids)
+    return tokenizer.decode(tokens).strip()
 
 
 @pytest.fixture
@@ -48,3 +53,15 @@ def test_sample_answer_takes_the_room_there_is(pair, length, room):
     theirs, ours = pair
     expected = greedy(theirs, "x" * length, room).decode(errors="replace").strip() if room else ""
     assert sample_answer(ours, byte_tokenizer(), "x" * length, 50) == expected
+
+
+def test_later_answers_are_by_the_weights_of_their_time(pair):
+    _, ours = pair
+    tokenizer = byte_tokenizer()
+    greedy_of = Greedy(ours, tokenizer.encode("Hello"), 6)
+    first = greedy_of.answer(tokenizer.stop_ids)
+    assert greedy_of.answer(tokenizer.stop_ids) == first
+    with torch.no_grad():
+        ours.wte.weight.copy_(ours.wte.weight.flip(0))
+    again = greedy_of.answer(tokenizer.stop_ids)
+    assert again == Greedy(ours, tokenizer.encode("Hello"), 6).answer(tokenizer.stop_ids) != first

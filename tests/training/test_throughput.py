@@ -25,6 +25,7 @@ def test_report_divides_by_the_seconds_of_training_alone():
     assert report["tokens_per_s"] == pytest.approx(9 / trained, abs=0.1)
     assert report["response_tokens_per_s"] == pytest.approx(5 / trained, abs=0.1)
     assert report["share_of_matmul_peak"] == pytest.approx(0.05 / trained, abs=0.001)
+    assert report["beside_training"] == {"save": round(watch.seconds["save"] / trained, 3)}
     assert report["seconds"] == {"train": round(trained, 1), "save": round(watch.seconds["save"], 1)}
 
 

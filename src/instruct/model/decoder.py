@@ -100,7 +100,7 @@ class KVCache:
         """`max_length` counts padding, prompt and everything that will be decoded."""
         self.length = 0
         self.max_length = max_length
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values, each (B, H/G, max_length, D)
         places = torch.arange(max_length, device=device)
         self._filled = places >= torch.tensor(padding, device=device)[:, None]  # (B, max_length)
         self._mask: Tensor | None = None
@@ -124,10 +124,10 @@ class KVCache:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values of `layer`, and attend to everything stored."""
         assert self._mask is not None, "begin() comes before a forward pass"
-        if layer not in self._layers:
+        if layer not in self.layers:
             shape = (*k.shape[:2], self.max_length, k.shape[3])
-            self._layers[layer] = k.new_zeros(shape), v.new_zeros(shape)
-        keys, values = self._layers[layer]
+            self.layers[layer] = k.new_zeros(shape), v.new_zeros(shape)
+        keys, values = self.layers[layer]
         end = self.length + self._new
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,6 +13,8 @@ from instruct.training.collate import Batch, collate, without_targets
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
 from instruct.training.settings import TrainParams
+
+EVAL_TOKENS = 2048  # of a batch of val on one process
 
 
 def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedExample]], Batch]:
@@ -152,6 +155,8 @@ def evaluate(
     module.eval()
     total = weight = 0.0
     by_length = sorted(examples, key=lambda example: len(example.ids))
+    # Larger than in training, since no activations are kept: common beginnings are computed less often.
+    params = replace(params, tokens_per_step=EVAL_TOKENS * parallel.world_size, grad_accum_steps=1)
     for part in pieces(by_length, params.examples_per_step, params.tokens_per_step):
         for batch in micro_batches(part, to_batch, params=params, parallel=parallel):
             with runtime.autocast():

@@ -44,21 +44,27 @@ class LossModule(nn.Module):
 
 
 def needed_flops(model: Decoder, batch: Batch) -> float:
-    """Floating-point operations that one forward and backward pass over a batch really needs.
+    """Floating-point operations that one forward and backward pass over a batch really needs."""
+    of_token, of_target = operations(model)
+    return of_token * batch.input_ids.numel() + of_target * len(batch.places)
+
+
+def operations(model: Decoder) -> tuple[float, float]:
+    """What training needs for each computed token, and for each target.
 
     Two for each weight of a block's matrices and computed token, two for each weight of the head and target, as
     many for the gradient of what came in, and as many for that of a weight that is trained (Kaplan et al., 2020).
     Attention's own products are left out.
     """
 
-    def operations(size: int, weight: Tensor) -> int:
+    def of(size: int, weight: Tensor) -> int:
         return size * (6 if weight.requires_grad else 4)
 
     in_blocks = 0
     for layer in model.blocks.modules():
         if isinstance(layer, nn.Linear):  # a frozen one in 4 bits has fewer elements than its matrix
-            in_blocks += operations(layer.in_features * layer.out_features, layer.weight)
+            in_blocks += of(layer.in_features * layer.out_features, layer.weight)
         elif isinstance(layer, LoraLinear):
-            in_blocks += sum(operations(weight.numel(), weight) for weight in (layer.lora_A, layer.lora_B))
+            in_blocks += sum(of(weight.numel(), weight) for weight in (layer.lora_A, layer.lora_B))
     head = model.embedding.weight
-    return float(in_blocks * batch.input_ids.numel() + operations(head.numel(), head) * len(batch.places))
+    return float(in_blocks), float(of(head.numel(), head))

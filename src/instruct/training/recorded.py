@@ -25,7 +25,7 @@ from instruct.training.collate import Batch, collate
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
 from instruct.training.loop import micro_batches, split_step
-from instruct.training.loss import loss_sum, needed_flops
+from instruct.training.loss import loss_sum, operations
 from instruct.training.packing import TreeAttend
 from instruct.training.settings import TrainParams
 
@@ -80,6 +80,7 @@ class RecordedStep:
         self._graphs: dict[Bucket | None, torch.cuda.CUDAGraph] = {}
         self._ready: tuple[Sequence[EncodedExample], list[Prepared]] | None = None
         self.flops = 0.0
+        self._of_token, self._of_target = operations(model)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
@@ -117,7 +118,7 @@ class RecordedStep:
         prepared = self.prepare(examples)
         self._ready = None
         for one in prepared:
-            self.flops += needed_flops(self._model, one.batch)
+            self.flops += self._of_token * one.batch.input_ids.numel() + self._of_target * len(one.batch.places)
             if one.bucket is None:
                 self._accumulate(one.batch.to(self._runtime.device))
             else:

@@ -19,9 +19,10 @@ class TrainParams:
     `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss.
     `packed` batches have no padding and compute the prompts' common beginning once; `padded` ones are the book's, with
     the same result.
-    Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). All of
-    val is evaluated every `eval_every` steps and at the end; `patience` evaluations without a better one stop
-    training, 0 never. The state to go on from is saved every `save_minutes`, 0 only when stopped by Ctrl-C.
+    Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). The loss
+    on val is taken every `eval_every` steps and at the end, on `eval_records` of it, always the same, or on all (0);
+    `patience` evaluations without a better one stop training, 0 never. The state to go on from is saved every
+    `save_minutes`, 0 only when stopped by Ctrl-C.
     """
 
     epochs: int
@@ -38,6 +39,7 @@ class TrainParams:
     max_length: int
     over_long: Literal["raise", "truncate", "drop"]
     eval_every: int
+    eval_records: int
     patience: int
     sample_tokens: int
     save_minutes: float
@@ -49,7 +51,15 @@ class TrainParams:
     def __post_init__(self) -> None:
         for name in ("epochs", "micro_batch_size", "grad_accum_steps", "eval_every"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("tokens_per_step", "warmup_steps", "patience", "sample_tokens", "save_minutes", "seed"):
+        for name in (
+            "tokens_per_step",
+            "eval_records",
+            "warmup_steps",
+            "patience",
+            "sample_tokens",
+            "save_minutes",
+            "seed",
+        ):
             require(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         require("lr", self.lr, 0 < self.lr < 1, "between 0 and 1")
         require("lr_floor", self.lr_floor, 0 <= self.lr_floor <= 1, "from 0 to 1, a share of lr")

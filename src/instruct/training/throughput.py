@@ -51,6 +51,9 @@ class Stopwatch:
             "response_tokens_per_s": round(self.response_tokens / trained, 1),
             "peak_memory_mb": round(peak_memory_mb()),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "beside_training": {
+                name: round(value / trained, 3) for name, value in self.seconds.items() if name != "train"
+            },
         }
 
 
@@ -63,7 +66,8 @@ def write_speed(path: Path, report: Mapping[str, Any]) -> None:
         "%(share_of_matmul_peak).0f %% of the matmul peak, %(peak_memory_mb)s MB",
         {**report, "share_of_matmul_peak": 100 * report["share_of_matmul_peak"]},
     )
-    log.info("%s (kept in %s)", seconds, path)
+    beside = ", ".join(f"{name} {value:.1%}" for name, value in report["beside_training"].items())
+    log.info("%s; of training's seconds: %s (kept in %s)", seconds, beside, path)
 
 
 def peak_memory_mb() -> float:

@@ -19,17 +19,18 @@ from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
 from instruct.model.lora import dropout_of, is_adapted
+from instruct.training.buckets import row_size
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
 from instruct.training.history import History, TrainPoint, ValPoint
 from instruct.training.loop import batch_maker, draw_steps, evaluate, make_optimizer, take_step
-from instruct.training.loss import LossModule
+from instruct.training.loss import LossModule, operations
 from instruct.training.recorded import RecordedStep, same_bytes
 from instruct.training.resume import ResumeStore, trainable
 from instruct.training.schedule import WarmupCosine
 from instruct.training.settings import TrainParams
 from instruct.training.snapshot import Snapshot
-from instruct.training.throughput import Stopwatch
+from instruct.training.throughput import Stopwatch, matmul_peak
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class Trainer:
         stopwatch: Stopwatch,
         on_evaluation: Callable[[ValPoint], None] = lambda point: None,
     ) -> None:
-        self._model, self._val_set, self._params = model, val_set, params
+        self._model, self._params = model, params
+        self._val_set = spread(val_set, params.eval_records)
         self._runtime, self._parallel, self._pad_id = runtime, parallel, pad_id
         self._store, self._stopwatch, self._on_evaluation = store, stopwatch, on_evaluation
         self.steps = list(draw_steps(train_set, params))
@@ -102,6 +104,8 @@ class Trainer:
         KeyboardInterrupt at the end of the step in which Ctrl-C, SIGTERM or SIGHUP came, after the state was saved.
         """
         total, shown = len(self.steps), self._parallel.is_main
+        if shown:
+            self._announce()
         with (
             same_bytes(self._runtime.device),
             interrupt_flag() as interrupted,
@@ -125,6 +129,20 @@ class Trainer:
             self._loss_module.needed_flops += self._recorded.flops
         self._stopwatch.flops = self._loss_module.needed_flops
         return self.history
+
+    def _announce(self) -> None:
+        """Say what will be done and about how long it takes, if half of the machine's matrix rate is reached."""
+        left = self.steps[self.history.step :]
+        of_token, of_target = operations(self._model)
+        sizes = [row_size(examples, self._params.prompt_loss_weight) for examples in left]
+        needed = sum(of_token * tokens + of_target * targets for tokens, targets in sizes)
+        seconds = 2 * needed / matmul_peak(self._runtime, 512, 2) / self._parallel.world_size
+        log.info(
+            "%d steps over %d records, val loss on %d records every %d steps; %s, %s; about %s",
+            len(left), sum(map(len, left)), len(self._val_set), self._params.eval_every, self._runtime.device,
+            str(self._runtime.dtype).removeprefix("torch."),
+            f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds",
+        )  # fmt: skip
 
     def step(self) -> TrainPoint:
         """Take the next step."""
@@ -208,6 +226,13 @@ class Trainer:
             with self._stopwatch.phase("save"):
                 self.best = Snapshot(best_tensors(self._model), keep=self._parallel.is_main)
         return point
+
+
+def spread(examples: Sequence[EncodedExample], count: int) -> Sequence[EncodedExample]:
+    """So many of the examples, at even distances; all where `count` is 0 or there are no more."""
+    if not 0 < count < len(examples):
+        return examples
+    return [examples[i * len(examples) // count] for i in range(count)]
 
 
 def best_tensors(model: Decoder) -> dict[str, torch.Tensor]:

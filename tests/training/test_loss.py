@@ -3,6 +3,7 @@ import torch
 from huggingface import as_ours, random_gpt2, random_llama
 from small_training import END, FAMILIES, lora_params, loss_and_gradients, make_batch, random_examples, small_model
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
@@ -84,6 +85,47 @@ def test_gradients_are_the_same_bytes_every_time_with_two_threads():
         _, gradients = loss_and_gradients(model, batch)
         seen.add(b"".join(gradient.numpy().tobytes() for gradient in gradients.values()))
     assert len(seen) == 1
+
+
+class Made(TorchDispatchMode):
+    """Names the operations that make a tensor of some shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.names = shape, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not result.is_sparse and result.shape == self.shape:
+            self.names.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_of_the_tied_matrix_is_summed_in_place_to_the_same_bytes(family):
+    """Its size is a large part of a small model's: autograd would copy it to add a few rows."""
+    found = []
+    for in_place in (False, True):
+        model = small_model(family)
+        model.lookup_in_place = in_place
+        batch = make_batch(random_examples(6, preamble=4), "packed", 0.3)
+        with Made(model.embedding.weight.shape) as made:
+            loss, gradients = loss_and_gradients(model, batch)
+        found.append((loss, {name: gradient.numpy().tobytes() for name, gradient in gradients.items()}, made.names))
+    assert found[0][:2] == found[1][:2]
+    assert ["aten.add.Tensor" in names for *_, names in found] == [True, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_two_batches_add_up_in_place(family):
+    model, batches = small_model(family), [make_batch(random_examples(4, seed=seed), "packed") for seed in (1, 2)]
+    name = next(name for name, weight in model.named_parameters() if weight is model.embedding.weight)
+    expected = [loss_and_gradients(model, batch)[1][name] for batch in batches]
+    model.lookup_in_place = True
+    model.zero_grad(set_to_none=True)
+    for batch in batches:
+        (loss_sum(model, batch) / batch.weights.sum()).backward()
+    torch.testing.assert_close(model.embedding.weight.grad, expected[0] + expected[1])
 
 
 def test_needed_operations_by_hand():

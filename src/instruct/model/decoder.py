@@ -9,6 +9,7 @@ model knows about batches or caches.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -31,6 +32,7 @@ class Decoder(nn.Module):
     block_size: int
     recompute = False  # keep no activations of a block, compute them again in the backward pass
     dropout = 0.0  # of the adapters, if it has any
+    lookup_in_place = False  # the lookup's gradient goes straight into the embedding's, which the head must have made
 
     @property
     @abstractmethod
@@ -60,7 +62,12 @@ class Decoder(nn.Module):
         embedding: a dense one would be another matrix of that size, filled with zeros, in every step. On a GPU it
         is dense, since adding a sparse one would wait for the device to count its rows.
         """
-        return F.embedding(input_ids, self.embedding.weight, sparse=input_ids.device.type == "cpu")
+        weight, on_cpu = self.embedding.weight, input_ids.device.type == "cpu"
+        if not (self.lookup_in_place and on_cpu and weight.requires_grad and torch.is_grad_enabled()):
+            return F.embedding(input_ids, weight, sparse=on_cpu)
+        rows = F.embedding(input_ids, weight.detach()).requires_grad_()
+        rows.register_hook(partial(add_rows, weight, input_ids))
+        return rows
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) states → (..., vocab_size); give it only the states whose prediction is wanted."""
@@ -75,6 +82,16 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device
+
+
+def add_rows(weight: Tensor, ids: Tensor, gradient: Tensor) -> None:
+    """Add the gradient of looked up rows to that of the embedding, in place.
+
+    autograd would first copy the head's gradient, which is as large as the embedding, and add to the copy.
+    """
+    assert weight.grad is not None, "the head comes first in a backward pass"
+    rows = torch.sparse_coo_tensor(ids.reshape(1, -1), gradient.reshape(-1, weight.shape[1]), weight.shape)
+    weight.grad.add_(rows)
 
 
 def attend_causally(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class Parallel:
 
     def wrap(self, model: Decoder, module: nn.Module) -> nn.Module:
         """Make `module`, which holds `model`, compute together with the other ranks."""
+        model.lookup_in_place = self.mode == "none"  # DDP and FSDP must see every gradient
         if self.mode == "ddp":
             return DistributedDataParallel(module)
         if self.mode == "fsdp":

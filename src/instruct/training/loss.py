@@ -35,6 +35,7 @@ class LossModule(nn.Module):
     def __init__(self, model: Decoder) -> None:
         super().__init__()
         self.model = model
+        model.lookup_in_place = True
         self.needed_flops = 0.0  # of all training batches so far
 
     def forward(self, batch: Batch) -> Tensor:

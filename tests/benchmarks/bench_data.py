@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import harness
+import outcome
 from harness import OTHER_PYTHON, Contestant, Measured, Race
 from near_duplicate_records import write_records
 
@@ -42,7 +43,7 @@ def main() -> None:
     growth = growth_of({int(size): result for size, result in results.items()})
     for name, value in growth.items():
         print(f"{name}: time grows as n log n times {value:.2f}")
-    harness.write_summary({"sizes": results, "growth": growth}, options.json)
+    outcome.write_summary({"sizes": results, "growth": growth}, options.json)
 
 
 def race_at(size: int, folder: Path, options: Any) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def race_at(size: int, folder: Path, options: Any) -> dict[str, Any]:
         measured = race.measure(options.repeats)
     finally:
         race.close()
-    summary = harness.summarise(measured, race.skipped, records=size, tokens=0)
+    summary = outcome.summarise(measured, race.skipped, records=size, tokens=0)
     for values in summary["contestants"].values():
-        del values["tokens_per_s"]
+        del values["tokens_per_s"], values["peak_gpu_mb"]
     return summary | {"found": judge_all(measured, originals, texts, options.sample)}
 
 
@@ -182,7 +183,7 @@ def growth_of(results: dict[int, dict[str, Any]]) -> dict[str, float]:
 
 def print_results(size: int, results: dict[str, Any]) -> None:
     """A table in Markdown for one size."""
-    print(f"\n{size:,} records, similarity {SIMILARITY:.0f}\n")
+    print(f"\n{outcome.describe_machine(results['machine'])}\n{size:,} records, similarity {SIMILARITY:.0f}\n")
     print("| contestant | seconds | records/s | peak MB | recall | sampled recall | precision |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, values in results["contestants"].items():

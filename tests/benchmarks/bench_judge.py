@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import outcome
 
 SERVER = Path(__file__).parents[1] / "servers" / "fault_server.py"
 SCRIPT = Path(__file__).with_name("judge_contestants.py")
@@ -34,7 +35,7 @@ def main() -> None:
         summary = race(options, task)
         summary |= measure_ours(options, task)
     print_results(summary, options)
-    harness.write_summary(summary, options.json)
+    outcome.write_summary(summary, options.json)
 
 
 def race(options: argparse.Namespace, task: Path) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def race(options: argparse.Namespace, task: Path) -> dict[str, Any]:
     finally:
         started.close()
     task_of = {"latency_s": options.latency, "slots": options.slots, "verdicts": count, "workers": workers}
-    return {"task": task_of, **harness.summarise(measured, started.skipped, records=count, tokens=0)}
+    return {"task": task_of, **outcome.summarise(measured, started.skipped, records=count, tokens=0)}
 
 
 def measure_ours(options: argparse.Namespace, task: Path) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def print_results(summary: dict[str, Any], options: argparse.Namespace) -> None:
     for row in summary["throughput"]:
         print(f"| {row['workers']} | {row['verdicts_per_s']:.1f} | {row['allowed_per_s']:.0f} | {row['share']:.3f} |")
     print(f"\n{summary['task']['verdicts']} verdicts with {summary['task']['workers']} workers:\n")
-    harness.print_table(summary, {})
+    outcome.print_table(summary, {})
     overhead, peaks = summary["overhead"], list(summary["peak_rss_mb"].items())
     print(
         f"\noverhead per verdict: {overhead['cpu_ms']:.2f} ms of CPU ({overhead['wall_ms']:.2f} ms with the server's)"

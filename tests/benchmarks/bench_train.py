@@ -1,8 +1,11 @@
 """Times training: ours against transformers, TRL and the book chapter's own loop, interleaved on the same records.
 
     python tests/benchmarks/bench_train.py --json FILE --steps 8 --repeats 5 --shape gpt2-124m
+    python tests/benchmarks/bench_train.py --device cuda --shape gpt2-355m --steps 32 --repeats 3
 
 A run is `--steps` optimizer steps from raw token ids on: collation, forward, backward and update are in its time.
+On a CPU everyone computes in fp32; on a GPU in bf16 with weights in fp32, and ours in fp32 too. There the warm-up is
+a whole run, and one more run is profiled to see for which share of the time the GPU computes.
 """
 
 import json
@@ -14,7 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import harness
-from harness import OTHER_PYTHON, OURS, Contestant, Measured, Race
+import outcome
+from harness import OURS, Contestant, Measured, Race
 
 WORKERS = Path(__file__).with_name("train_contestants.py")
 
@@ -24,36 +28,52 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="everyone trains adapters of this rank")
     options = parser.parse_args()
-    steps = {"warm_up": {"steps": 1}, "run": {"steps": options.steps}}
-    here, there = Path(sys.executable), OTHER_PYTHON
-    contestants = {
-        "ours": Contestant(python=here, **steps),
-        "ours-padded": Contestant(python=here, **steps),
-        "transformers": Contestant(python=here, **steps),
-        "trl": Contestant(python=there, **steps),
-        "trl-packed": Contestant(python=there, **steps),
-        "chapter": Contestant(python=here, **steps, why_not=harness.why_no_chapter(options.chapter, options.shape)),
-    }
+    contestants = who_takes_part(options)
     only = harness.chosen(options.only, contestants)
     with TemporaryDirectory(prefix="bench-train-") as folder:
         records = make_task(Path(folder), options)
-        race = Race(contestants, only, WORKERS, Path(folder) / "task.json", options.threads)
+        task = Path(folder) / "task.json"
+        race = Race(contestants, only, WORKERS, task, options.threads, options.device)
         try:
             measured = race.measure(options.repeats)
+            busy = race.measure_busy() if options.device == "cuda" else {}
         finally:
             race.close()
     tokens = sum(len(record["ids"]) for record in records)
-    summary = harness.summarise(measured, race.skipped, records=len(records), tokens=tokens)
+    summary = outcome.summarise(measured, race.skipped, records=len(records), tokens=tokens)
+    summary |= {"steps": options.steps, "busy_s": busy}
+    precision = "bf16 (ours-fp32 apart)" if options.device == "cuda" else "fp32"
     print(
-        f"{options.shape}, fp32, {options.threads} threads; a run is {options.steps} steps of {options.batch} records, "
-        f"{tokens} tokens in all, {options.repeats} runs each in turn"
+        f"{options.shape}, {precision}, {options.device}, {options.threads} threads; a run is {options.steps} steps of "
+        f"{options.batch} records, {tokens} tokens in all, {options.repeats} runs each in turn"
     )
-    losses = {name: f"{result.warm_up['loss']:.4f}" for name, result in measured.items()}
-    harness.print_table(summary, {"first loss": losses})
+    outcome.print_table(summary, columns_of(summary, measured))
     print("(the chapter's loss is of prompts too, from weights of its own; trl-packed has other records in a step)")
-    print(describe_operations(measured[OURS], options.steps))
-    harness.write_summary(summary, options.json)
+    if options.device == "cpu":
+        print(describe_operations(measured[OURS], options.steps))
+    outcome.write_summary(summary, options.json)
+
+
+def who_takes_part(options: Any) -> dict[str, Contestant]:
+    """The contestants on this device; those that cannot take part with the reason."""
+    # On a GPU some prepare each length of batch at its first use.
+    first = options.steps if options.device == "cuda" else 1
+    steps = {"warm_up": {"steps": first}, "run": {"steps": options.steps}}
+    here, there = Path(sys.executable), harness.python_with("trl")
+    on_gpu = "" if options.device == "cuda" else "takes part with --device cuda"
+    no_lora = "trains all weights" if options.lora else ""
+    chapter = harness.why_no_chapter(options.chapter, options.shape)
+    return {
+        "ours": Contestant(python=here, **steps),
+        "ours-fp32": Contestant(python=here, **steps, why_not=on_gpu),
+        "ours-padded": Contestant(python=here, **steps),
+        "transformers": Contestant(python=here, **steps, why_not=no_lora),
+        "trl": Contestant(python=there, **steps),
+        "trl-packed": Contestant(python=there, **steps),
+        "chapter": Contestant(python=here, **steps, why_not=chapter or no_lora),
+    }
 
 
 def make_task(folder: Path, options: Any) -> list[dict[str, Any]]:
@@ -61,7 +81,7 @@ def make_task(folder: Path, options: Any) -> list[dict[str, Any]]:
     from instruct.text.prompts import TEMPLATES
     from instruct.training.encode import encode_example
 
-    tokenizer = harness.save_model(options.shape, folder / "model")
+    tokenizer = harness.save_model(options.shape, folder / "model", options.device)
     template = TEMPLATES["alpaca"]
     records = []
     for example in harness.draw_records(options.steps * options.batch):
@@ -72,10 +92,25 @@ def make_task(folder: Path, options: Any) -> list[dict[str, Any]]:
         )
     task = {
         "model": str(folder / "model"), "work": str(folder), "chapter": str(options.chapter), "records": records,
-        "batch": options.batch, "threads": options.threads, "lr": 5e-5, "weight_decay": 0.1,
+        "batch": options.batch, "threads": options.threads, "lr": 5e-5, "weight_decay": 0.1, "lora": options.lora,
+        "device": options.device, "precision": "bf16" if options.device == "cuda" else "fp32",
     }  # fmt: skip
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
     return records
+
+
+def columns_of(summary: dict[str, Any], measured: dict[str, Measured]) -> dict[str, dict[str, str]]:
+    """This benchmark's own columns: ms a step, the first loss, and on a GPU the share of the time that it computes."""
+    medians = {name: values["median_s"] for name, values in summary["contestants"].items()}
+    columns = {
+        "ms a step": {name: f"{1000 * seconds / summary['steps']:.1f}" for name, seconds in medians.items()},
+        "first loss": {name: f"{result.warm_up['loss']:.4f}" for name, result in measured.items()},
+    }
+    if summary["busy_s"]:
+        columns["GPU busy"] = {
+            name: f"{busy / medians[name]:.0%}" for name, busy in summary["busy_s"].items() if name in medians
+        }
+    return columns
 
 
 def describe_operations(measured: Measured, steps: int) -> str:

@@ -36,10 +36,14 @@ def timed(contestant: Callable[[Task], Answerer]) -> Callable[[Task], Callable[.
     def set_up(task: Task) -> Callable[..., dict[str, Any]]:
         answerer = contestant(task)
 
-        def run(*, count: int, new_tokens: int, start: int = 0, keep: bool = True) -> dict[str, Any]:
+        def run(
+            *, count: int, new_tokens: int, start: int = 0, keep: bool = True, profiled: bool = False
+        ) -> dict[str, Any]:
             among = max(task["timed_prompts"], count)
             places = [(start + i * among // count) % len(task["ids"]) for i in range(count)]
             answerer.forget()
+            if profiled:
+                return {"busy": harness.busy_seconds(task["device"], lambda: answerer.answer_all(places, new_tokens))}
             started = time.perf_counter()
             answers = answerer.answer_all(places, new_tokens)
             seconds = time.perf_counter() - started
@@ -53,7 +57,7 @@ def timed(contestant: Callable[[Task], Answerer]) -> Callable[[Task], Callable[.
     return set_up
 
 
-def ours(task: Task, weights: str, precision: str) -> Answerer:
+def ours(task: Task, weights: str = "fp32", precision: str = "") -> Answerer:
     """`generate` of src/instruct/generation with the pipeline's own batch and cache, and no stops."""
     from dataclasses import fields, replace
 
@@ -70,7 +74,9 @@ def ours(task: Task, weights: str, precision: str) -> Answerer:
         def stop_ids(self) -> frozenset[int]:
             return frozenset()
 
-    runtime = start_runtime(RuntimeParams(device="cpu", precision=precision, num_threads=task["threads"]))
+    runtime = start_runtime(
+        RuntimeParams(device=task["device"], precision=precision or task["precision"], num_threads=task["threads"])
+    )
     exact, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
     model = make_ready(exact, weights, runtime)
     endless = Endless(**{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)})
@@ -88,20 +94,21 @@ def ours(task: Task, weights: str, precision: str) -> Answerer:
 
 
 def transformers_generate(task: Task, batch: int) -> Answerer:
-    """`generate` of transformers in left-padded batches of prompts of like length."""
+    """`generate` of transformers in left-padded batches of prompts of like length; 0 is one batch of all."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(task["threads"])
-    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).eval()
+    device, dtype = task["device"], torch.bfloat16 if task["precision"] == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype).to(device).eval()
     pad = model.config.eos_token_id
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = pad
 
     def answer_batch(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         longest = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
-        seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+        seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         with torch.inference_mode():
             out = model.generate(ids, attention_mask=seen, do_sample=False, max_new_tokens=new_tokens)
         return out[:, longest:].tolist()
@@ -109,8 +116,9 @@ def transformers_generate(task: Task, batch: int) -> Answerer:
     def answer_all(places: Sequence[int], new_tokens: int) -> Sequence[list[int]]:
         by_length = sorted(places, key=lambda place: len(task["ids"][place]))
         answers: dict[int, list[int]] = {}
-        for start in range(0, len(by_length), batch):
-            part = by_length[start : start + batch]
+        size = batch or len(by_length)
+        for start in range(0, len(by_length), size):
+            part = by_length[start : start + size]
             new = answer_batch([task["ids"][place] for place in part], new_tokens)
             answers |= zip(part, new, strict=True)
         return [answers[place] for place in places]
@@ -226,11 +234,13 @@ def llama_cpp(task: Task, file: str) -> Answerer:
 if __name__ == "__main__":
     harness.serve(
         {
-            "ours": timed(partial(ours, weights="fp32", precision="fp32")),
-            "ours-bf16": timed(partial(ours, weights="fp32", precision="bf16")),
-            "ours-int8": timed(partial(ours, weights="int8", precision="fp32")),
+            "ours": timed(ours),
+            "ours-fp32": timed(partial(ours, precision="fp32")),
+            "ours-bf16": timed(partial(ours, precision="bf16")),
+            "ours-int8": timed(partial(ours, weights="int8")),
             "transformers-1": timed(partial(transformers_generate, batch=1)),
             "transformers-32": timed(partial(transformers_generate, batch=BATCH)),
+            "transformers-all": timed(partial(transformers_generate, batch=0)),
             "chapter": timed(chapter),
             "ctranslate2-fp32": timed(partial(ctranslate2, compute_type="float32")),
             "ctranslate2-int8": timed(partial(ctranslate2, compute_type="int8")),

@@ -11,17 +11,23 @@ import json
 import os
 import random
 import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 OTHER_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
-SHAPES = ("gpt2-124m", "smollm2", "tiny")
+SIZES = {  # of the GPT-2 shapes, whose weights are random
+    "tiny": {"n_embd": 32, "n_layer": 2, "n_head": 2},
+    "gpt2-124m": {},
+    "gpt2-355m": {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "gpt2-1558m": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
+}
+SHAPES = (*SIZES, "smollm2")
 OURS = "ours"
 SEED = 123
 
@@ -50,7 +56,7 @@ def serve(contestants: Mapping[str, Callable[[dict[str, Any]], Callable[..., dic
     reply(ready=True)
     for line in sys.stdin:
         result = run(**json.loads(line))
-        reply(**result, peak_rss_mb=peak_rss_mb())
+        reply(**result, peak_rss_mb=peak_rss_mb(), peak_gpu_mb=peak_gpu_mb())
 
 
 def peak_rss_mb() -> float:
@@ -63,35 +69,78 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def peak_gpu_mb() -> float:
+    """The most memory that tensors of this process held on a GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.max_memory_allocated() / 1e6 if torch and torch.cuda.is_available() else 0.0
+
+
+def finish(device: str) -> None:
+    """Wait until the device has done what it was told: launches return before their kernels end."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def busy_seconds(device: str, work: Callable[[], object]) -> float:
+    """Seconds of `work` in which at least one kernel ran on the GPU, by torch's profiler; 0 on a CPU.
+
+    The profiler slows launches down, so these seconds belong beside those of a run without it.
+    """
+    if device != "cuda":
+        return 0.0
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        work()
+        finish(device)
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        if event.device_type == DeviceType.CUDA
+    )
+    return covered(spans) / 1e6
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of what intervals, in order of their starts, cover together."""
+    total, end = 0.0, float("-inf")
+    for start, stop in spans:
+        total += max(stop - max(start, end), 0.0)
+        end = max(end, stop)
+    return total
+
+
 # Starting workers and running them in turn
 
 
 class Worker:
     """A contestant's process; raises Unavailable where it cannot start, or ends before it answers."""
 
-    def __init__(self, name: str, script: Path, task: Path, *, python: Path, threads: int) -> None:
+    def __init__(self, name: str, script: Path, task: Path, *, python: Path, threads: int, device: str = "cpu") -> None:
         if not python.exists():
             raise Unavailable(f"{python.relative_to(ROOT)} is missing; run `make bench-train` or `make bench-generate`")
-        self.name = name
+        self.name, self._ready = name, False
         self._log = task.with_name(f"{name}.log")
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
-        offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        hidden = {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [python, script, name, task],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
-                env={**os.environ, **limits, **quiet, **offline},
+                env={**os.environ, **limits, **quiet, **offline, **hidden},
             )  # fmt: skip
-        try:
-            self._read()
-        except Unavailable:
-            self.close()
-            raise
 
     def run(self, **command: Any) -> dict[str, Any]:
-        """Run once and wait for the result."""
+        """Run once and wait for the result; the first time, until it has set itself up too."""
         assert self._process.stdin is not None
+        if not self._ready:
+            self._read()
+            self._ready = True
         try:
             print(json.dumps(command), file=self._process.stdin, flush=True)
         except BrokenPipeError:
@@ -157,24 +206,45 @@ class Race:
     """The workers of one benchmark; one that fails on the way leaves the race and is listed as skipped."""
 
     def __init__(
-        self, contestants: Mapping[str, Contestant], only: Sequence[str], script: Path, task: Path, threads: int
+        self,
+        contestants: Mapping[str, Contestant],
+        only: Sequence[str],
+        script: Path,
+        task: Path,
+        threads: int,
+        device: str = "cpu",
     ) -> None:
         self.contestants = contestants
         self.skipped: dict[str, str] = {}
         self.workers: dict[str, Worker] = {}
         self.warm_ups: dict[str, dict[str, Any]] = {}
-        # One after the other, so that the memory of no two setups adds up.
-        for name, contestant in contestants.items():
-            try:
-                if only and name not in only:
-                    raise Unavailable("not asked for")
-                if contestant.why_not:
-                    raise Unavailable(contestant.why_not)
-                say(f"starting {name}")
-                self.workers[name] = Worker(name, script, task, python=contestant.python, threads=threads)
-                self.warm_ups[name] = self.workers[name].run(**contestant.warm_up)
-            except Unavailable as reason:
-                self._drop(name, reason)
+        # On a CPU one after the other, so that the memory of no two setups adds up; on a GPU, whose time is dear, at
+        # once.
+        at_once = [list(contestants)] if device == "cuda" else [[name] for name in contestants]
+        for names in at_once:
+            for name in names:
+                self._try(name, partial(self._start, name, only, script, task, threads, device))
+            for name in names:
+                if name in self.workers:
+                    self._try(name, partial(self._warm_up, name))
+
+    def _start(self, name: str, only: Sequence[str], script: Path, task: Path, threads: int, device: str) -> None:
+        contestant = self.contestants[name]
+        if only and name not in only:
+            raise Unavailable("not asked for")
+        if contestant.why_not:
+            raise Unavailable(contestant.why_not)
+        say(f"starting {name}")
+        self.workers[name] = Worker(name, script, task, python=contestant.python, threads=threads, device=device)
+
+    def _warm_up(self, name: str) -> None:
+        self.warm_ups[name] = self.workers[name].run(**self.contestants[name].warm_up)
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Unavailable as reason:
+            self._drop(name, reason)
 
     def measure(self, repeats: int) -> dict[str, Measured]:
         """Everyone runs once, then everyone once again, and so on."""
@@ -188,9 +258,25 @@ class Race:
                     continue
                 runs[name].append(result)
                 say(f"round {repeat + 1} of {repeats}: {name} {result['seconds']:.2f} s")
+        return self._results(runs)
+
+    def measure_busy(self) -> dict[str, float]:
+        """Seconds in which the GPU computes in one more run of each contestant."""
+        busy = {}
+        for name in list(self.workers):
+            try:
+                result = self.workers[name].run(**self.contestants[name].run, profiled=True)
+            except Unavailable as reason:
+                say(f"{name}: not profiled: {reason}")
+                continue
+            busy[name] = result["busy"] * self.contestants[name].scale
+        return busy
+
+    def _results(self, runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, Measured]:
         return {
             name: Measured(warm_up=self.warm_ups[name], runs=runs[name], scale=self.contestants[name].scale)
             for name in self.workers
+            if runs[name]
         }
 
     def close(self) -> None:
@@ -212,59 +298,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-# Results
-
-
-def summarise(
-    measured: Mapping[str, Measured], skipped: Mapping[str, str], *, records: int, tokens: int
-) -> dict[str, Any]:
-    """The results as they are written: seconds of the whole task of so many records and tokens, rates and ratios."""
-    contestants = {}
-    for name, result in measured.items():
-        median = statistics.median(result.seconds)
-        contestants[name] = {
-            "median_s": median,
-            "min_s": min(result.seconds),
-            "max_s": max(result.seconds),
-            "records_per_s": records / median,
-            "tokens_per_s": tokens / median,
-            "peak_rss_mb": max(run["peak_rss_mb"] for run in result.runs),
-        }
-    # All contestants are given the same records and tokens, so this is the ratio of either rate.
-    ours = contestants[OURS]["records_per_s"]
-    ratios = {name: ours / values["records_per_s"] for name, values in contestants.items() if name != OURS}
-    return {"contestants": contestants, "ratios": ratios, "skipped": dict(skipped)}
-
-
-def print_table(summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, str]]) -> None:
-    """The results as a table in Markdown; `extra` are columns of this benchmark alone, cells by contestant."""
-    head = ["contestant", "median s", "min to max s", "records/s", "tokens/s", "peak MB", "ours is", *extra]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for name, values in summary["contestants"].items():
-        ratio = summary["ratios"].get(name)
-        rows.append([
-            name,
-            f"{values['median_s']:.2f}",
-            f"{values['min_s']:.2f} to {values['max_s']:.2f}",
-            f"{values['records_per_s']:.2f}",
-            f"{values['tokens_per_s']:.1f}",
-            f"{values['peak_rss_mb']:.0f}",
-            f"{ratio:.2f} x" if ratio else "",
-            *[column.get(name, "") for column in extra.values()],
-        ])  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        print(f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |")
-    for name, reason in summary["skipped"].items():
-        print(f"skipped {name}: {reason}")
-
-
-def write_summary(summary: Mapping[str, Any], path: Path | None) -> None:
-    """Write the results where `--json` says."""
-    if path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
-
 # What both benchmarks are asked and compute on
 
 
@@ -273,6 +306,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", metavar="NAMES", help="contestants beside ours, with commas")
     chapter = os.environ.get("CHAPTER_DIR")
@@ -290,6 +324,14 @@ def chosen(only: str, contestants: Mapping[str, Contestant]) -> list[str]:
     if unknown:
         raise SystemExit(f"--only: there is no {unknown[0]}; the contestants are {', '.join(contestants)}")
     return [OURS, *names] if names else []
+
+
+def python_with(library: str) -> Path:
+    """The Python that has a library: the benchmarks' own environment, or this one."""
+    import importlib.util
+
+    here = not OTHER_PYTHON.exists() and importlib.util.find_spec(library) is not None
+    return Path(sys.executable) if here else OTHER_PYTHON
 
 
 def why_no_chapter(chapter: Path | None, shape: str) -> str:
@@ -325,29 +367,47 @@ def import_chapter(task: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     return importlib.import_module("gpt_instruction_finetuning"), config
 
 
-def save_model(shape: str, folder: Path) -> Any:
+def save_model(shape: str, folder: Path, device: str = "cpu") -> Any:
     """Write the checkpoint that all contestants load, and give its tokenizer.
 
     GPT-2 shapes have random weights, which need no download; SmolLM2 has its own, since llama.cpp wants its file.
     """
     import torch
 
-    from instruct.model.checkpoint import random_model, save_checkpoint
-    from instruct.model.gpt2 import GPT2Config
+    from instruct.model.checkpoint import save_checkpoint
     from instruct.model.pretrained import load_backbone
     from instruct.text.tokenizer import END_OF_TEXT, gpt2_tokenizer
 
     if shape == "smollm2":
         model, tokenizer = load_backbone(smollm2(), torch.device("cpu"))
     else:
-        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2} if shape == "tiny" else {}
-        model, tokenizer = random_model(GPT2Config(**sizes), SEED), gpt2_tokenizer()
+        model, tokenizer = draw_model(SIZES[shape], device), gpt2_tokenizer()
     save_checkpoint(model, tokenizer, folder)
     # As published tokenizers have it; CTranslate2 wants these two.
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**config, "bos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}), encoding="utf-8")
     return tokenizer
+
+
+def draw_model(sizes: Mapping[str, int], device: str) -> Any:
+    """A GPT-2 with random weights; on a GPU drawn there, where a billion take no time."""
+    import torch
+
+    from instruct.model.checkpoint import empty_model, random_model
+    from instruct.model.gpt2 import GPT2Config
+
+    if device == "cpu":
+        return random_model(GPT2Config(**sizes), SEED)
+    model = empty_model(GPT2Config(**sizes)).to_empty(device=device)
+    torch.manual_seed(SEED)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.02)
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model.cpu()
 
 
 def smollm2() -> Any:

@@ -1,7 +1,7 @@
 """The contestants of bench_train.py, each the worker process that its name asks for.
 
 A contestant takes the task and gives a function that trains for some steps, always from the first record on, and
-says how many seconds they took and what the loss of the first was. Imports are inside: no environment has all.
+gives the loss of the first; it may say itself how many seconds count. Imports are inside: no environment has all.
 """
 
 import importlib
@@ -14,7 +14,27 @@ from typing import Any
 import harness
 
 Task = dict[str, Any]
+Steps = Callable[[int], dict[str, Any]]
 Run = Callable[..., dict[str, Any]]
+
+
+def timed(contestant: Callable[[Task], Steps]) -> Callable[[Task], Run]:
+    """A contestant as the harness runs it."""
+
+    def set_up(task: Task) -> Run:
+        train = contestant(task)
+
+        def run(*, steps: int, profiled: bool = False) -> dict[str, Any]:
+            if profiled:
+                return {"busy": harness.busy_seconds(task["device"], lambda: train(steps))}
+            started = time.perf_counter()
+            result = train(steps)
+            harness.finish(task["device"])
+            return {"seconds": time.perf_counter() - started, **result}
+
+        return run
+
+    return set_up
 
 
 def batches_of(task: Task) -> list[list[dict[str, Any]]]:
@@ -22,13 +42,14 @@ def batches_of(task: Task) -> list[list[dict[str, Any]]]:
     return [records[start : start + size] for start in range(0, len(records), size)]
 
 
-def ours(task: Task, batching: str) -> Run:
+def ours(task: Task, batching: str, precision: str = "") -> Steps:
     """The steps of src/instruct/training, with the pipeline's own settings where they do not matter here."""
     from dataclasses import replace
 
     from instruct.core.params import load_params
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.model.checkpoint import load_checkpoint
+    from instruct.model.lora import add_lora
     from instruct.training.distributed import Parallel
     from instruct.training.encode import EncodedExample
     from instruct.training.loop import batch_maker, make_optimizer, take_step
@@ -36,13 +57,19 @@ def ours(task: Task, batching: str) -> Run:
     from instruct.training.settings import TrainParams
     from instruct.training.throughput import matmul_peak
 
-    runtime = start_runtime(RuntimeParams(device="cpu", precision="fp32", num_threads=task["threads"]))
+    runtime = start_runtime(
+        RuntimeParams(device=task["device"], precision=precision or task["precision"], num_threads=task["threads"])
+    )
     model, tokenizer = load_checkpoint(Path(task["model"]), runtime.device)
+    loaded = load_params("train", TrainParams)
     params = replace(
-        load_params("train", TrainParams),
+        loaded,
         batching=batching, micro_batch_size=task["batch"], grad_accum_steps=1, prompt_loss_weight=0.0,
         weight_decay=task["weight_decay"], recompute_activations=False, parallel="none",
+        lora=replace(loaded.lora, r=task["lora"]),
     )  # fmt: skip
+    if task["lora"]:
+        add_lora(model, params.lora, params.seed)
     batches = [
         [EncodedExample(id=r["id"], ids=tuple(r["ids"]), prompt_length=r["prompt_length"]) for r in batch]
         for batch in batches_of(task)
@@ -53,26 +80,32 @@ def ours(task: Task, batching: str) -> Run:
         lr=task["lr"], params=params, runtime=runtime, parallel=Parallel("none", 0, 1, 0),
     )  # fmt: skip
 
-    def run(*, steps: int) -> dict[str, Any]:
+    def train(steps: int) -> dict[str, Any]:
         peak, before = matmul_peak(runtime), module.needed_flops
+        harness.finish(task["device"])
         started = time.perf_counter()
         losses = [step(examples)[0] for examples in batches[:steps]]
+        harness.finish(task["device"])
         seconds = time.perf_counter() - started
         return {
             "seconds": seconds, "loss": losses[0], "matmul_peak": peak, "flops": module.needed_flops - before
         }  # fmt: skip
 
-    return run
+    return train
 
 
-def transformers_loop(task: Task) -> Run:
+def transformers_loop(task: Task) -> Steps:
     """What one writes with transformers alone: right padding, labels of -100 on prompts and padding, AdamW."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(task["threads"])
-    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=task["lr"], weight_decay=task["weight_decay"])
+    device = task["device"]
+    low = torch.autocast(device, torch.bfloat16, enabled=task["precision"] == "bf16")
+    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=task["lr"], weight_decay=task["weight_decay"], fused=device == "cuda"
+    )
     pad = model.config.eos_token_id
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -84,25 +117,24 @@ def transformers_loop(task: Task) -> Run:
             + [-100] * (longest - len(record["ids"]))
             for record in batch
         ]  # fmt: skip
-        return {
-            "input_ids": torch.tensor(ids), "attention_mask": torch.tensor(seen), "labels": torch.tensor(labels)
-        }  # fmt: skip
+        columns = {"input_ids": ids, "attention_mask": seen, "labels": labels}
+        return {name: torch.tensor(rows).to(device) for name, rows in columns.items()}
 
-    def run(*, steps: int) -> dict[str, Any]:
+    def train(steps: int) -> dict[str, Any]:
         losses = []
-        started = time.perf_counter()
         for batch in batches_of(task)[:steps]:
-            loss = model(**collate(batch), use_cache=False).loss
+            with low:
+                loss = model(**collate(batch), use_cache=False).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-        return {"seconds": time.perf_counter() - started, "loss": losses[0]}
+        return {"loss": losses[0]}
 
-    return run
+    return train
 
 
-def trl(task: Task, packing: bool) -> Run:
+def trl(task: Task, packing: bool) -> Steps:
     """TRL's SFTTrainer with its defaults, but for what speaks for it: no checkpoints, logs or recomputation.
 
     Time is counted from its first batch to the end of its last step. Packed, a row has the tokens of about one
@@ -118,7 +150,8 @@ def trl(task: Task, packing: bool) -> Run:
     tokens = sum(len(record["ids"]) for record in records)
     longest = max(len(record["ids"]) for record in records)
     config = SFTConfig(
-        output_dir=task["work"] + "/trl", use_cpu=True, bf16=False, gradient_checkpointing=False,
+        output_dir=task["work"] + "/trl", use_cpu=task["device"] == "cpu", bf16=task["precision"] == "bf16",
+        gradient_checkpointing=False,
         per_device_train_batch_size=1 if packing else task["batch"], packing=packing,
         max_length=max(-(-tokens // all_steps), longest) if packing else None, completion_only_loss=True,
         learning_rate=task["lr"], lr_scheduler_type="constant", weight_decay=task["weight_decay"],
@@ -132,7 +165,9 @@ def trl(task: Task, packing: bool) -> Run:
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.started = time.perf_counter()
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step == state.max_steps:
+                harness.finish(task["device"])
             self.ended = time.perf_counter()
 
     class Trainer(SFTTrainer):
@@ -152,22 +187,30 @@ def trl(task: Task, packing: bool) -> Run:
         train_dataset=Dataset.from_list([{"prompt": r["prompt"], "completion": r["output"]} for r in records]),
         processing_class=AutoTokenizer.from_pretrained(task["model"]),
         callbacks=[clock],
+        peft_config=lora_config(task["lora"]) if task["lora"] else None,
     )
     if not packing:
         seen = [list(ids) for ids in trainer.train_dataset["input_ids"]]
         assert seen == [record["ids"] for record in records], "TRL was given other tokens"
 
-    def run(*, steps: int) -> dict[str, Any]:
+    def train(steps: int) -> dict[str, Any]:
         trainer.first_loss = None
         trainer.args.max_steps = -1 if steps == all_steps else steps
         trainer.args.num_train_epochs = 1
         trainer.train()
         return {"seconds": clock.ended - clock.started, "loss": trainer.first_loss}
 
-    return run
+    return train
 
 
-def chapter(task: Task) -> Run:
+def lora_config(rank: int) -> Any:
+    """PEFT's adapters of this rank in all linear layers, as ours are."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def chapter(task: Task) -> Steps:
     """The lines of the chapter's `train_model_simple` that train, on its own data set, collation and model.
 
     Its evaluations and samples are left out, which speaks for it.
@@ -180,36 +223,38 @@ def chapter(task: Task) -> Run:
     torch.set_num_threads(task["threads"])
     book, config = harness.import_chapter(task)
     torch.manual_seed(harness.SEED)
-    model = book.GPTModel(config)
+    device = task["device"]
+    low = torch.autocast(device, torch.bfloat16, enabled=task["precision"] == "bf16")
+    model = book.GPTModel(config).to(device)
     data = book.InstructionDataset(task["records"], gpt2_tokenizer().encoding)
-    collate = partial(book.custom_collate_fn, device="cpu", allowed_max_length=1024)
+    collate = partial(book.custom_collate_fn, device=device, allowed_max_length=1024)
     loader = DataLoader(data, batch_size=task["batch"], collate_fn=collate, shuffle=False, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=task["lr"], weight_decay=task["weight_decay"])
     loss_of = importlib.import_module("previous_chapters").calc_loss_batch
 
-    def run(*, steps: int) -> dict[str, Any]:
+    def train(steps: int) -> dict[str, Any]:
         model.train()
         losses = []
-        started = time.perf_counter()
         for _, (inputs, targets) in zip(range(steps), loader, strict=False):
             optimizer.zero_grad()
-            loss = loss_of(inputs, targets, model, "cpu")
+            with low:
+                loss = loss_of(inputs, targets, model, device)
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return {"seconds": time.perf_counter() - started, "loss": float(losses[0])}
+        return {"loss": float(losses[0])}
 
-    return run
+    return train
 
 
 if __name__ == "__main__":
-    harness.serve(
-        {
-            "ours": partial(ours, batching="packed"),
-            "ours-padded": partial(ours, batching="padded"),
-            "transformers": transformers_loop,
-            "trl": partial(trl, packing=False),
-            "trl-packed": partial(trl, packing=True),
-            "chapter": chapter,
-        }
-    )
+    contestants: dict[str, Callable[[Task], Steps]] = {
+        "ours": partial(ours, batching="packed"),
+        "ours-fp32": partial(ours, batching="packed", precision="fp32"),
+        "ours-padded": partial(ours, batching="padded"),
+        "transformers": transformers_loop,
+        "trl": partial(trl, packing=False),
+        "trl-packed": partial(trl, packing=True),
+        "chapter": chapter,
+    }
+    harness.serve({name: timed(contestant) for name, contestant in contestants.items()})

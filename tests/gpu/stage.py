@@ -1,0 +1,127 @@
+"""Runs src/train.py and src/generate.py as DVC does, in a scratch folder, and says where their seconds went.
+
+    python tests/gpu/stage.py RESULT.json --shape gpt2-355m --device cuda --records 935
+
+The backbone has the shape's random weights. Records are drawn from the repository's data, whose lengths are the
+book's (59 tokens a record, against 56). Training runs twice, to see whether it ends in the same bytes.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+SIZES = {
+    "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 4},
+    "gpt2-124m": {"n_embd": 768, "n_layer": 12, "n_head": 12},
+    "gpt2-355m": {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+}
+BACKBONE = "random-weights"
+PARTS = {"val": 55, "test": 110}  # records, as in the book
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--shape", choices=SIZES, default="gpt2-355m")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--records", type=int, default=935, help="trained on")
+    options = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    with TemporaryDirectory(prefix="instruct-stage-") as name:
+        folder = Path(name)
+        prepare(folder, options)
+        runs.append(run_stage(folder, "train", "data/split", "models/sft", "metrics/train.json", "metrics/curves"))
+        first = speed_and_bytes(folder, runs[-1])
+        save(options.result, runs)
+        runs.append(run_stage(folder, "generate", "data/split/test.json", "models/sft/best", "data/responses.json"))
+        save(options.result, runs)
+        runs.append(run_stage(folder, "train", "data/split", "models/again", "metrics/train.json", "metrics/curves"))
+        second = speed_and_bytes(folder, runs[-1], "again")
+        runs[-1]["note"] = "the same bytes as before" if first == second else "OTHER BYTES than before"
+        save(options.result, runs)
+
+
+def prepare(folder: Path, options: argparse.Namespace) -> None:
+    """Settings, the table of backbones and the data in a folder of their own."""
+    yaml = YAML()
+    params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["model"]["backbone"] = BACKBONE
+    params["runtime"] |= {"device": options.device, "precision": "auto", "num_threads": min(8, os.cpu_count() or 1)}
+    params["train"] |= {"epochs": 2, "micro_batch_size": 8, "grad_accum_steps": 1}
+    params["train"]["lora"]["r"] = 0
+    for place in ("data/split", "models", "metrics"):
+        (folder / place).mkdir(parents=True)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    entry = {
+        "family": "gpt2", "format": "random", "licence": "Apache-2.0", "about": "random weights", "seed": 123,
+        "config": SIZES[options.shape], "files": [],
+    }  # fmt: skip
+    with (folder / "models" / "backbones.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump({BACKBONE: entry}, file)
+    write_parts(folder / "data" / "split", options.records)
+
+
+def write_parts(folder: Path, records: int) -> None:
+    """Train, val and test of so many records, drawn from the repository's data; more than there are begin again."""
+    data = json.loads((ROOT / "data" / "instructions.json").read_text(encoding="utf-8"))
+    random.Random(123).shuffle(data)
+    start = 0
+    for part, count in {"train": records, **{part: min(count, records) for part, count in PARTS.items()}}.items():
+        chosen = [{**data[(start + i) % len(data)], "id": f"{part}-{i}"} for i in range(count)]
+        (folder / f"{part}.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+        start += count
+
+
+def run_stage(folder: Path, script: str, *paths: str) -> dict[str, Any]:
+    """Run a stage; exits with its last lines where it fails."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, ROOT / "src" / f"{script}.py", *paths], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    print(f"{script}: {seconds:.1f} s\n{done.stdout}", flush=True)
+    if done.returncode:
+        sys.exit(f"{script}.py ended with exit status {done.returncode}")
+    return {"name": f"src/{script}.py", "seconds": seconds, "phases": told_phases(done.stdout), "note": ""}
+
+
+def told_phases(output: str) -> str:
+    """What a stage says of its own time: `110 tokens in 3.2 s`."""
+    told = re.findall(r"^\d+ tokens in [\d.]+ s", output, re.MULTILINE)
+    return told[-1] if told else ""
+
+
+def speed_and_bytes(folder: Path, run: dict[str, Any], name: str = "sft") -> str:
+    """Add the phases of models/speed.json to the run; gives the sha256 of the best weights."""
+    path = folder / "models" / "speed.json"
+    if path.exists():
+        speed = json.loads(path.read_text(encoding="utf-8"))
+        run["phases"] = ", ".join(f"{phase} {seconds} s" for phase, seconds in speed["seconds"].items())
+        run["speed"] = speed
+    digest = sha256()
+    for file in sorted((folder / "models" / name / "best").glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def save(path: Path, runs: list[dict[str, Any]]) -> None:
+    """What was found so far."""
+    path.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -158,6 +158,11 @@ class Worker:
             self._process.wait()
         self._process.stdout.close()
 
+    def said(self, count: int) -> list[str]:
+        """The last lines that it printed."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in lines if line.strip()][-count:]
+
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -170,8 +175,7 @@ class Worker:
 
     def _last_words(self) -> str:
         code = self._process.wait()
-        lines = [line for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return f"ended with exit status {code}: {lines[-1] if lines else 'it said nothing'}"
+        return f"ended with exit status {code}: {' · '.join(self.said(3)) or 'it said nothing'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +218,7 @@ class Race:
         threads: int,
         device: str = "cpu",
     ) -> None:
-        self.contestants = contestants
+        self.contestants, self._device = contestants, device
         self.skipped: dict[str, str] = {}
         self.workers: dict[str, Worker] = {}
         self.warm_ups: dict[str, dict[str, Any]] = {}
@@ -280,9 +284,11 @@ class Race:
         }
 
     def close(self) -> None:
-        """End all workers."""
-        for worker in self.workers.values():
+        """End all workers; on a GPU they may have said how they prepared themselves."""
+        for name, worker in self.workers.items():
             worker.close()
+            for line in worker.said(3) if self._device == "cuda" else ():
+                say(f"{name} said: {line}")
 
     def _drop(self, name: str, reason: Unavailable) -> None:
         if name == OURS:

@@ -4,7 +4,9 @@ A contestant takes the task and gives a function that trains for some steps, alw
 gives the loss of the first; it may say itself how many seconds count. Imports are inside: no environment has all.
 """
 
-import importlib
+import importlib.util
+import logging
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -50,10 +52,7 @@ def ours(task: Task, batching: str, precision: str = "") -> Steps:
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.model.checkpoint import load_checkpoint
     from instruct.model.lora import add_lora
-    from instruct.training.distributed import Parallel
     from instruct.training.encode import EncodedExample
-    from instruct.training.loop import batch_maker, make_optimizer, take_step
-    from instruct.training.loss import LossModule
     from instruct.training.settings import TrainParams
     from instruct.training.throughput import matmul_peak
 
@@ -74,24 +73,62 @@ def ours(task: Task, batching: str, precision: str = "") -> Steps:
         [EncodedExample(id=r["id"], ids=tuple(r["ids"]), prompt_length=r["prompt_length"]) for r in batch]
         for batch in batches_of(task)
     ]
-    module = LossModule(model)
-    step = partial(
-        take_step, module, make_optimizer(model, params), to_batch=batch_maker(params, runtime, tokenizer.eos_id),
-        lr=task["lr"], params=params, runtime=runtime, parallel=Parallel("none", 0, 1, 0),
-    )  # fmt: skip
+    step, flops = step_of(model, batches, params, runtime, tokenizer.eos_id, task)
 
     def train(steps: int) -> dict[str, Any]:
-        peak, before = matmul_peak(runtime), module.needed_flops
+        peak, before = matmul_peak(runtime), flops()
         harness.finish(task["device"])
         started = time.perf_counter()
-        losses = [step(examples)[0] for examples in batches[:steps]]
+        losses = [step(place) for place in range(steps)]
         harness.finish(task["device"])
         seconds = time.perf_counter() - started
-        return {
-            "seconds": seconds, "loss": losses[0], "matmul_peak": peak, "flops": module.needed_flops - before
-        }  # fmt: skip
+        return {"seconds": seconds, "loss": losses[0], "matmul_peak": peak, "flops": flops() - before}
 
     return train
+
+
+def step_of(
+    model: Any, batches: list[Any], params: Any, runtime: Any, pad_id: int, task: Task
+) -> tuple[Callable[[int], float], Callable[[], float]]:
+    """What takes the step of a place and gives its loss, and what counts operations: as the Trainer does it."""
+    from instruct.training.distributed import Parallel
+    from instruct.training.loop import batch_maker, make_optimizer, take_step
+    from instruct.training.loss import LossModule
+
+    if task["device"] == "cuda" and importlib.util.find_spec("instruct.training.recorded"):
+        return recorded_step(model, batches, params, runtime, pad_id, task)
+    module, optimizer = LossModule(model), make_optimizer(model, params)
+    to_batch, alone = batch_maker(params, runtime, pad_id), Parallel("none", 0, 1, 0)
+
+    def step(place: int) -> float:
+        return take_step(
+            module, optimizer, batches[place], to_batch, lr=task["lr"], params=params, runtime=runtime, parallel=alone
+        )[0]
+
+    return step, lambda: module.needed_flops
+
+
+def recorded_step(
+    model: Any, batches: list[Any], params: Any, runtime: Any, pad_id: int, task: Task
+) -> tuple[Callable[[int], float], Callable[[], float]]:
+    """The same on a GPU, where steps are recorded once and replayed."""
+    from instruct.training.loop import make_optimizer
+
+    module = importlib.import_module("instruct.training.recorded")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    optimizer = make_optimizer(model, params, recorded=True)
+    recorded = module.RecordedStep(model, optimizer, batches, params=params, runtime=runtime, pad_id=pad_id)
+    with module.same_bytes(runtime.device):
+        recorded.record(batches)
+
+    def step(place: int) -> float:
+        with module.same_bytes(runtime.device):
+            recorded.begin(batches[place], task["lr"])
+            if place + 1 < len(batches):
+                recorded.prepare(batches[place + 1])
+            return recorded.read()[0]
+
+    return step, lambda: recorded.flops
 
 
 def transformers_loop(task: Task) -> Steps:

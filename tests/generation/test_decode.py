@@ -60,14 +60,14 @@ def answer(small, tokenizer, runtime):
 def logits_seen(monkeypatch):
     """All logits by record, as they are used to choose tokens."""
     seen = {}
-    original = decode._take_tokens
+    original = decode._choose
 
-    def note(rows, logits, *others):
+    def note(rows, logits, params):
         for row, one in zip(rows, logits, strict=True):
             seen.setdefault(row.id, []).append(one.clone())
-        original(rows, logits, *others)
+        return original(rows, logits, params)
 
-    monkeypatch.setattr(decode, "_take_tokens", note)
+    monkeypatch.setattr(decode, "_choose", note)
     return seen
 
 
@@ -182,13 +182,13 @@ def test_one_long_prompt_costs_the_short_ones_no_room(answer, params, monkeypatc
     monkeypatch.setattr(decode.Engine, "prefill", note)
     monkeypatch.setattr(decode.Engine, "__init__", note_engine)
     assert answer(prompts | long, params) == expected
-    assert all(len(parts) * max(parts) <= decode.PREFILL_TOKENS for parts in passes)
+    assert all(len(parts) * max(parts) <= decode.Engine.prefill_tokens for parts in passes)
     assert engines == sorted(engines, reverse=True) and engines[0] > 4 * engines[-1]
     # Where they are of one kind, a pass is still no wider than its bound.
     passes.clear()
     answer({f"r{i}": ALPACA.render("tree " * (60 + i % 90), "") for i in range(60)}, params)
     assert max(len(parts) for parts in passes) > 1
-    assert all(len(parts) * max(parts) <= decode.PREFILL_TOKENS for parts in passes)
+    assert all(len(parts) * max(parts) <= decode.Engine.prefill_tokens for parts in passes)
 
 
 def test_rows_of_the_output_head_that_stand_for_no_token_are_never_said(tokenizer, params, runtime):

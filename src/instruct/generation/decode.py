@@ -15,13 +15,14 @@ from tqdm import tqdm
 from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.runtime import Runtime
 from instruct.generation.cache import whole_tiles
-from instruct.generation.engine import Engine, Model
+from instruct.generation.engine import Engine, Model, not_numbers
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
+from instruct.generation.static import StaticEngine
 from instruct.text.tokenizer import Tokenizer
 
 StopReason = Literal["end_of_text", "stop_string", "length", "repetition"]
-PREFILL_TOKENS = 2048  # own tokens of prompts in one pass: enough to be fast, few enough to bound memory
+ENGINES: Mapping[str, type[Engine] | type[StaticEngine]] = {"cuda": StaticEngine}  # by device; else Engine
 REFILL_SHARE = 0.25  # of the rows must be free before waiting prompts are run
 LONGEST_REPEAT = 32  # tokens of a block that the repetition guard looks for
 
@@ -162,56 +163,71 @@ def _answer_batch(
 ) -> None:
     """Answer rows that share a prefix, the longest prompts first, so that every later one fits into a slot."""
     waiting, slots = batch.waiting, batch.slots
-    engine = Engine(model, batch.prefix, slots=slots, capacity=batch.capacity)
+    make_engine = ENGINES.get(model.device.type, Engine)
+    engine = make_engine(model, batch.prefix, slots=slots, capacity=batch.capacity, vocab_size=tokenizer.vocab_size)
     active: list[_Row] = []
     while waiting or active:
         free = slots - len(active)
         if waiting and (not active or free >= REFILL_SHARE * slots):
-            new = _take_waiting(waiting, free)
-            logits = engine.prefill([row.own for row in new], first=len(active))
-            _take_tokens(new, logits, params, tokenizer, stop_strings)
+            new = _take_waiting(waiting, free, engine.prefill_tokens)
+            columns = [_choose(new, engine.prefill([row.own for row in new], first=len(active)), params)]
             active += new
         else:
-            logits = engine.decode([row.answer[-1] for row in active])
-            _take_tokens(active, logits, params, tokenizer, stop_strings)
+            new = active
+            columns = _next_tokens(engine, active, params)
+        for tokens in columns:
+            for row, token in zip(new, tokens, strict=True):
+                if row.stop_reason is None:
+                    row.stop_reason = _stop_reason(row, token, params, tokenizer, stop_strings)
         for slot in reversed(range(len(active))):
             if active[slot].stop_reason is None:
                 continue
             finish(active[slot])
             last = active.pop()
             if slot < len(active):
-                engine.cache.move(len(active), slot)
+                engine.move(len(active), slot)
                 active[slot] = last
 
 
-def _take_waiting(waiting: list[_Row], free: int) -> list[_Row]:
+def _take_waiting(waiting: list[_Row], free: int, prefill_tokens: int) -> list[_Row]:
     """The next prompts, the longest first, as many as slots are free and one pass should hold."""
     taken: list[_Row] = []
     while waiting and len(taken) < free:
         longest = len(taken[0].own) if taken else 0
-        if (len(taken) + 1) * longest > PREFILL_TOKENS:  # attention in a pass is as wide as its longest prompt
+        if (len(taken) + 1) * longest > prefill_tokens:  # attention in a pass is as wide as its longest prompt
             break
         taken.append(waiting.pop())
     return taken
 
 
-def _take_tokens(
-    rows: Sequence[_Row], logits: Tensor, params: GenerateParams, tokenizer: Tokenizer, stop_strings: Sequence[str]
-) -> None:
-    """Give every row its next token and see whether it ends there."""
-    logits = logits[:, : tokenizer.vocab_size]  # a model may have spare rows, which stand for no token
-    broken = logits.sum(dim=-1).isfinite().logical_not().tolist()
-    if any(broken):
-        ids = ", ".join(row.id for row, bad in zip(rows, broken, strict=True) if bad)
+def _next_tokens(engine: Engine | StaticEngine, rows: Sequence[_Row], params: GenerateParams) -> list[list[int]]:
+    """The next tokens of all rows, step by step: several steps at once where the engine chooses them itself.
+
+    A row may end in one of them; what it is given after that does not count.
+    """
+    newest = [row.answer[-1] for row in rows]
+    if params.temperature > 0 or isinstance(engine, Engine):
+        return [_choose(rows, engine.decode(newest), params)]
+    left = params.max_new_tokens - min(len(row.answer) for row in rows)
+    columns, broken = engine.decode_greedily(newest, min(engine.burst, left))
+    _refuse_broken(rows, broken)
+    return columns
+
+
+def _choose(rows: Sequence[_Row], logits: Tensor, params: GenerateParams) -> list[int]:
+    """Each row's next token from (N, vocab_size) logits."""
+    _refuse_broken(rows, not_numbers(logits))
+    if params.temperature == 0:
+        return logits.argmax(dim=-1).tolist()
+    return [next_token(one, params, row.generator) for row, one in zip(rows, logits, strict=True)]
+
+
+def _refuse_broken(rows: Sequence[_Row], broken: Sequence[bool]) -> None:
+    ids = ", ".join(row.id for row, bad in zip(rows, broken, strict=True) if bad)
+    if ids:
         raise CheckpointError(
             f"records {ids}: the model's output is not a number; its weights are damaged, train again"
         )
-    if params.temperature == 0:
-        tokens = logits.argmax(dim=-1).tolist()
-    else:
-        tokens = [next_token(one, params, row.generator) for row, one in zip(rows, logits, strict=True)]
-    for row, token in zip(rows, tokens, strict=True):
-        row.stop_reason = _stop_reason(row, token, params, tokenizer, stop_strings)
 
 
 def _stop_reason(

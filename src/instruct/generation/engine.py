@@ -8,19 +8,22 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from instruct.generation.cache import TILE, DecodeAttend, PrefillAttend, PrefixAttend, SlotCache
 from instruct.model.decoder import Attend
 
 
 class Model(Protocol):
-    """What generation needs of a model: a Decoder, or one in 8 bits."""
+    """What generation needs of a model: a Decoder, or one with other matrices."""
 
     block_size: int
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def blocks(self) -> nn.ModuleList: ...
 
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor: ...
 
@@ -30,8 +33,10 @@ class Model(Protocol):
 class Engine:
     """A model, its cache, and which tokens all prompts begin with."""
 
-    def __init__(self, model: Model, prefix: Sequence[int], *, slots: int, capacity: int) -> None:
-        self.model, self.prefix = model, list(prefix)
+    prefill_tokens = 2048  # own tokens of prompts in one pass: enough to be fast, few enough to bound memory
+
+    def __init__(self, model: Model, prefix: Sequence[int], *, slots: int, capacity: int, vocab_size: int) -> None:
+        self.model, self.prefix, self._vocab_size = model, list(prefix), vocab_size
         self.cache = SlotCache(slots, capacity, model.device)
         if self.prefix:
             self._run_flat(self.prefix, list(range(len(self.prefix))), PrefixAttend(self.cache, len(self.prefix)))
@@ -57,6 +62,10 @@ class Engine:
         self.cache.lengths[: len(tokens)] += 1
         return self._logits(hidden)[: len(tokens)]
 
+    def move(self, source: int, target: int) -> None:
+        """Put a row in the place of another."""
+        self.cache.move(source, target)
+
     def _run_flat(self, ids: list[int], positions: list[int], attend: Attend) -> Tensor:
         """(T,) tokens → (T, C) hidden states; a short pass is filled up with tokens that nothing attends to."""
         missing = max(TILE - len(ids), 0)
@@ -68,4 +77,10 @@ class Engine:
         rows = len(hidden)
         if rows < TILE:
             hidden = torch.cat((hidden, hidden.new_zeros(TILE - rows, hidden.shape[1])))
-        return self.model.logits(hidden)[:rows].float()
+        # A model may have spare rows, which stand for no token.
+        return self.model.logits(hidden)[:rows, : self._vocab_size].float()
+
+
+def not_numbers(logits: Tensor) -> list[bool]:
+    """Which rows of (N, vocab_size) logits hold something else than numbers."""
+    return logits.sum(dim=-1).isfinite().logical_not().tolist()

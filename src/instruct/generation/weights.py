@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct.core.errors import ParamsError
@@ -27,6 +28,8 @@ def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtim
                 f"params.yaml: generate.weights is int8, which is for the CPU; on {model.device.type} set it to fp32"
             )
         return ReadyDecoder(model, Int8Linear)
+    if model.device.type == "cuda" and runtime.dtype is not torch.float32:
+        return ReadyDecoder(model, partial(CastLinear, dtype=runtime.dtype))
     if can_pack(model.embedding.weight) and (runtime.dtype is torch.float32 or multiplies_bf16()):
         return ReadyDecoder(model, partial(PackedLinear, dtype=runtime.dtype))
     return model
@@ -35,6 +38,19 @@ def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtim
 def multiplies_bf16() -> bool:
     """Whether this processor has instructions with which oneDNN multiplies in bfloat16."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class CastLinear(nn.Module):
+    """A layer whose weight is cast once: under autocast alone it would be at every call."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = weight.detach().to(dtype)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 class ReadyDecoder:
@@ -47,7 +63,7 @@ class ReadyDecoder:
                 if isinstance(layer, nn.Linear):
                     replace_module(block, name, to_layer(layer.weight, layer.bias))
         self._model, self._head = model, to_layer(model.embedding.weight, None)
-        self.block_size, self.device = model.block_size, model.device
+        self.block_size, self.device, self.blocks = model.block_size, model.device, model.blocks
 
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""

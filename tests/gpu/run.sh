@@ -8,8 +8,9 @@
 set -u
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+site=$scratch/site-packages # dill takes modules of a folder of this name for installed ones
 if compgen -G '.whl/*.whl' >/dev/null; then
     pip=("$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check
         --find-links .whl --target "$site")
@@ -19,6 +20,4 @@ if compgen -G '.whl/*.whl' >/dev/null; then
     done
 fi
 export PYTHONPATH="$site:$PWD/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-exec_status=0
-"$python" tests/gpu/run.py "$@" || exec_status=$?
-exit "$exec_status"
+"$python" tests/gpu/run.py "$@"

@@ -192,8 +192,9 @@ def trl(task: Task, packing: bool) -> Steps:
         per_device_train_batch_size=1 if packing else task["batch"], packing=packing,
         max_length=max(-(-tokens // all_steps), longest) if packing else None, completion_only_loss=True,
         learning_rate=task["lr"], lr_scheduler_type="constant", weight_decay=task["weight_decay"],
-        train_sampling_strategy="sequential", dataloader_pin_memory=task["device"] == "cuda", remove_unused_columns=True,
-        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=harness.SEED,
+        train_sampling_strategy="sequential", dataloader_pin_memory=task["device"] == "cuda",
+        remove_unused_columns=True, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        seed=harness.SEED,
     )  # fmt: skip
 
     class Clock(TrainerCallback):

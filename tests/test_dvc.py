@@ -35,7 +35,6 @@ READERS = {
     "src/instruct/core/parsing.py",  # YAML itself
     "src/instruct/core/params.py",  # params.yaml itself, a section at a time
     "src/instruct/backbones/catalog.py",  # models/backbones.yaml, of which dvc.yaml declares the entry in use
-    "src/instruct/core/parsing.py",  # a text that is given
     "src/instruct/evaluation/rubrics.py",  # the rubrics beside it, which are among the deps
     "src/instruct/results/lock.py",  # the settings of runs, which `plot` reads with a run and shows nothing of
 }

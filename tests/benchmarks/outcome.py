@@ -68,30 +68,15 @@ def machine() -> dict[str, Any]:
     """Processor, instruction set, cards and versions: what the times are of."""
     import torch
 
+    from instruct.core.processor import this_processor
+
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "processor": _processor(),
+        "processor": this_processor().described,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "extensions": _extensions(),
         "cards": cards,
         "versions": {"python": platform.python_version(), **_versions(), **_cuda(torch)},
     }
-
-
-def _processor() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def _extensions() -> list[str]:
-    """Which instructions for small numbers it has; they decide how fast bf16 and int8 are."""
-    flags = _cpuinfo().get("flags", "").split()
-    return [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile") if name in flags]
-
-
-def _cpuinfo() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if path.exists() else []
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _versions() -> dict[str, str]:
@@ -112,8 +97,7 @@ def describe_machine(found: Mapping[str, Any]) -> str:
     """`machine()` in one line."""
     cards = ", ".join(found["cards"]) or "no GPU"
     versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
-    extensions = ", ".join(found["extensions"]) or "no extensions known"
-    return f"{found['processor']} ({found['instruction_set']}: {extensions}); {cards}; {versions}"
+    return f"{found['processor']}, torch uses {found['instruction_set']}; {cards}; {versions}"
 
 
 def print_table(summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, str]]) -> None:

@@ -69,3 +69,8 @@ def as_transformers(tmp_path):
         return AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def each_on_one_thread(one_thread):
+    """Models so small that a second thread only waits for the first."""

@@ -2,7 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from instruct.generation.weights import multiplies_bf16
+from instruct.core.processor import this_processor
+from instruct.model import linear as linear_module
+from instruct.model.kernels import MIXED, ONEDNN
 from instruct.model.linear import PackedLinear, can_pack, linear
 
 SHAPES = [(64, 192), (768, 2304), (3072, 768), (576, 192), (1536, 576), (192, 5000)]
@@ -30,6 +32,16 @@ def test_product_and_gradients_equal_torch_in_double_precision(shape, with_bias)
     (exact * weighting.double()).sum().backward()
     for found, expected in zip(given, doubles, strict=True):
         torch.testing.assert_close(found.grad, expected.grad.float(), rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("chosen", [ONEDNN, MIXED], ids=["onednn", "mixed"])
+def test_gradient_of_the_input_is_the_same_by_either_kernel(monkeypatch, chosen):
+    monkeypatch.setattr(linear_module, "kernels", lambda: chosen)
+    x, weight, weighting = draw(7, 64).requires_grad_(), draw(48, 64, seed=1).requires_grad_(), draw(7, 48, seed=2)
+    (linear(x, weight) * weighting).sum().backward()
+    torch.testing.assert_close(x.grad, (weighting.double() @ weight.double()).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weight.grad, (weighting.double().t() @ x.double()).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_frozen_gets_no_gradient():
@@ -67,7 +79,7 @@ def test_other_precisions_are_torch_s_own(precision):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 def test_a_row_is_the_same_to_the_bit_whatever_the_others_are_and_packed(inputs, outputs, dtype):
-    if dtype is torch.bfloat16 and not multiplies_bf16():
+    if dtype is torch.bfloat16 and not this_processor().multiplies_bf16:
         pytest.skip("this processor does not multiply in bfloat16")
     x, weight, bias = draw(256, inputs), draw(outputs, inputs, seed=1), draw(outputs, seed=2)
     packed = PackedLinear(weight, bias, dtype=dtype)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from instruct.core.errors import ParamsError
 from instruct.core.params import require
+from instruct.core.processor import this_processor
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ class Runtime:
 
 
 def start_runtime(params: RuntimeParams) -> Runtime:
-    """Set threads and choose the device; raises ParamsError for a device that this machine lacks."""
+    """Set threads and choose the device; raises ParamsError for what this machine lacks."""
     import torch
 
     keep_freed_memory()
@@ -60,6 +61,11 @@ def start_runtime(params: RuntimeParams) -> Runtime:
         there = ", ".join(sorted(name for name, here in available.items() if here))
         raise ParamsError(f"params.yaml: runtime.device is {name}, which this machine lacks; it has {there}")
     low = params.precision == "bf16" or (params.precision == "auto" and name == "cuda")
+    if low and name == "cpu" and this_processor().multiplies_bf16 is False:
+        raise ParamsError(
+            "params.yaml: runtime.precision is bf16, for which this processor has no instructions: it would be slower "
+            f"than fp32 on {this_processor().described}; set it to auto"
+        )
     return Runtime(torch.device(name), torch.bfloat16 if low else torch.float32)
 
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct.core.errors import ParamsError
+from instruct.core.processor import this_processor
 from instruct.core.runtime import Runtime
 from instruct.generation.engine import Model
-from instruct.generation.int8 import Int8Linear
+from instruct.generation.int8 import Int8Linear, pays
 from instruct.model.decoder import Attend, Decoder
 from instruct.model.linear import PackedLinear, can_pack
 from instruct.model.lora import replace_module
@@ -20,24 +21,28 @@ from instruct.model.lora import replace_module
 def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtime) -> Model:
     """What answers in the place of `model`, which is of no other use then.
 
-    fp32 gives the same bits as the model itself. Raises ParamsError for int8 on another device than a CPU.
+    fp32 gives the same bits as the model itself, by the fastest kernels that do. Raises ParamsError for int8 or bf16
+    on a device or processor that is slower with it.
     """
     if weights == "int8":
-        if model.device.type != "cpu":
-            raise ParamsError(
-                f"params.yaml: generate.weights is int8, which is for the CPU; on {model.device.type} set it to fp32"
-            )
+        _check_int8(model.device.type)
         return ReadyDecoder(model, Int8Linear)
-    if model.device.type == "cuda" and runtime.dtype is not torch.float32:
+    low = runtime.dtype is not torch.float32
+    if low and model.device.type == "cuda":
         return ReadyDecoder(model, partial(CastLinear, dtype=runtime.dtype))
-    if can_pack(model.embedding.weight) and (runtime.dtype is torch.float32 or multiplies_bf16()):
+    if can_pack(model.embedding.weight) and (not low or this_processor().multiplies_bf16):
         return ReadyDecoder(model, partial(PackedLinear, dtype=runtime.dtype))
     return model
 
 
-def multiplies_bf16() -> bool:
-    """Whether this processor has instructions with which oneDNN multiplies in bfloat16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _check_int8(device: str) -> None:
+    if device != "cpu":
+        raise ParamsError(f"params.yaml: generate.weights is int8, which is for the CPU; on {device} set it to fp32")
+    if not pays():
+        raise ParamsError(
+            "params.yaml: generate.weights is int8, for which this processor has no instructions (VNNI or AMX): it "
+            f"would be slower than fp32 on {this_processor().described}; set it to fp32"
+        )
 
 
 class CastLinear(nn.Module):

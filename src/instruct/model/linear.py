@@ -2,19 +2,16 @@
 
 On x86 processors oneDNN multiplies fp32 matrices faster than the BLAS library behind `torch.nn.functional.linear`
 in nearly all shapes of small language models, twice as fast in an output head's. Torch itself uses these kernels
-only in compiled code, which is why they are called by their name here; everywhere else torch's own are used. A row
+only in compiled code, which is why kernels.py calls them by their name; everywhere else torch's own are used. A row
 of two or more comes out the same to the bit whatever the others are.
 """
-
-import platform
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-ROWS = 64  # for so many a weight is packed, which is a hint only
-_HAS_ONEDNN = platform.machine() in {"x86_64", "AMD64"} and torch.backends.mkldnn.is_available()
+from instruct.model.kernels import kernels, onednn_pack, onednn_product
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -24,7 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled():
         return _OneDNNLinear.apply(rows, weight, bias).view(*x.shape[:-1], -1)
-    return _product(rows, weight, bias).view(*x.shape[:-1], -1)
+    return onednn_product(rows, weight, bias).view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Linear):
@@ -42,13 +39,13 @@ class PackedLinear(nn.Module):
         """`dtype` is what the kernels multiply in: float32, or bfloat16 where they are to be faster than exact."""
         super().__init__()
         self.out_features, self.dtype = len(weight), dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), ROWS)
+        self.weight = onednn_pack(weight.detach().to(dtype))
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         rows = x.reshape(-1, x.shape[-1]).to(self.dtype)
-        return _product(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
+        return onednn_product(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -58,7 +55,7 @@ def can_pack(weight: Tensor) -> bool:
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        _HAS_ONEDNN
+        kernels().product
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
@@ -66,19 +63,19 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+def _gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    return onednn_product(gradient, weight.t(), None) if kernels().gradient_of_input else gradient @ weight
 
 
 class _OneDNNLinear(torch.autograd.Function):
-    """`_product` with a backward pass: oneDNN's kernel for what came in, BLAS's for the weight, whichever is faster."""
+    """oneDNN's product with a backward pass, whose kernels are the faster ones on this processor."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         _, of_weight, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
         kept = rows if of_weight else None  # a frozen weight needs no activations
         ctx.save_for_backward(kept, weight)  # type: ignore[arg-type]
-        return _product(rows, weight, bias)
+        return onednn_product(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -86,7 +83,7 @@ class _OneDNNLinear(torch.autograd.Function):
         rows, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         of_rows, of_weight, of_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
-            _product(gradient, weight.t(), None) if of_rows else None,
+            _gradient_of_input(gradient, weight) if of_rows else None,
             gradient.t() @ rows if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )

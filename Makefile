@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow lint format bench bench-train bench-generate bench-judge lock clean bench-data report view screenshot verify experiments
+.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge lock clean bench-data report view screenshot verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: $(VENV)/.dev  ## run the tests
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	pytest -m "slow and not gpu" $(ARGS)
 
+OUT ?= build/gpu
+test-gpu: $(VENV)/.dev  ## run all checks that need a GPU, in eight minutes at most, into OUT=build/gpu
+	PYTHON=$(BIN)/python bash tests/gpu/run.sh $(OUT) $(ARGS)
+
 lint: $(VENV)/.dev  ## check style and types
 	ruff format --check .
 	ruff check .
@@ -54,6 +58,7 @@ report: $(VENV)/.runtime  ## compare the workspace with BASE=main: report/report
 
 bench: bench-train bench-generate  ## time training and generation against other programs, interleaved
 
+# ARGS="--device cuda --shape gpt2-355m" times them on a GPU.
 bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transformers, TRL and the chapter
 	python tests/benchmarks/bench_train.py $(ARGS)
 

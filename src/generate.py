@@ -13,7 +13,7 @@ from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params
 from instruct.core.records import read_examples, write_records
-from instruct.core.runtime import RuntimeParams, start_runtime
+from instruct.core.runtime import Runtime, RuntimeParams, start_runtime
 from instruct.core.stage import run_stage
 from instruct.generation.answer import answer_examples, check_examples
 from instruct.generation.journal import Journal
@@ -43,6 +43,8 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
         answerer = make_ready(model, params.weights, runtime)
         if shards.world_size > 1:
             check_examples(answerer, tokenizer, examples, template=template, params=params)
+        if shards.is_main:
+            log.info("%s", what_comes(len(examples), str(checkpoint), params, runtime, shards.world_size))
         journal = Journal(shards.journal_beside(responses), take_fingerprint(settings, [test, *weights]))
         records = answer_examples(
             answerer,
@@ -52,6 +54,7 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
             params=params,
             runtime=runtime,
             journal=journal,
+            shown=shards.is_main,
         )
         everyone = shards.collect(records)
         if shards.is_main:
@@ -59,6 +62,18 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
             log.info("%d answers, %d tokens", len(everyone), sum(record.response_tokens for record in everyone))
         shards.wait()
         journal.forget()
+
+
+def what_comes(prompts: int, checkpoint: str, params: GenerateParams, runtime: Runtime, processes: int) -> str:
+    """What the stage is about to do, in one line."""
+    how = "greedy" if params.temperature == 0 else f"drawn at temperature {params.temperature:g}"
+    samples = f" {params.num_samples} times" if params.num_samples > 1 else ""
+    precision = params.weights if params.weights == "int8" else str(runtime.dtype).removeprefix("torch.")
+    shared = f" by {processes} processes" if processes > 1 else ""
+    return (
+        f"{checkpoint} answers {prompts} prompts{samples}{shared} in up to {params.max_new_tokens} tokens each, {how}, "
+        f"on {runtime.device.type} in {precision}"
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_results_have_the_shape_of_the_other_benchmarks(tmp_path):
     assert set(results) == {"sizes", "growth"}
     assert list(results["sizes"]) == ["200", "400"]
     for result in results["sizes"].values():
-        assert set(result) == {"contestants", "ratios", "skipped", "found"}
+        assert set(result) == {"machine", "contestants", "ratios", "withheld", "skipped", "found"}
         assert set(result["contestants"]) == {"ours", "ours-minhash", "stage"}
         assert set(result["skipped"]) == {"ours-exact", "rensa", "chapter"}
         for values in result["contestants"].values():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from generation.conftest import GPT2_SMALL
 
+from instruct.core import progress
 from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.generation import decode
 from instruct.generation.decode import generate, repeats
@@ -314,6 +315,17 @@ def test_each_answer_is_reported_once_when_it_is_complete(answer, params):
     got = answer(make_prompts(20), replace(params, batch_size=4), on_answer=lambda id_, one: told.append((id_, one)))
     assert dict(told) == got
     assert len(told) == len(got)
+
+
+def test_progress_is_told_between_answers_too_where_there_is_no_terminal(answer, params, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LOG_S", 0.0)
+    with caplog.at_level("INFO", logger=progress.__name__):
+        answer(make_prompts(3), params, known=4)
+        told = caplog.messages.copy()
+        answer(make_prompts(3), params, known=4, shown=False)
+    assert len([line for line in told if "4 of 7 answers" in line]) > 5
+    assert any("7 of 7 answers" in line for line in told)
+    assert caplog.messages == told
 
 
 def test_weights_that_give_no_numbers_are_named_not_sampled(small, tokenizer, runtime, params):

@@ -115,11 +115,12 @@ def test_a_step_that_cannot_be_replayed_runs_operation_by_operation(
     both, small, params, tokenizer, runtime, fixed_shapes, monkeypatch, caplog, what
 ):
     """Recording itself needs CUDA; what follows when it fails does not."""
-    original = StaticEngine.__init__
+    original, engines = StaticEngine.__init__, []
 
     def recording(self, *arguments, **options):
         original(self, *arguments, **options)
         self._records = True
+        engines.append(self)
 
     def record(self, rows, step, before):
         step()  # what was computed on the way must not count
@@ -132,7 +133,7 @@ def test_a_step_that_cannot_be_replayed_runs_operation_by_operation(
     monkeypatch.setattr(StaticEngine, "_record", record)
     with caplog.at_level(logging.INFO):
         assert answers(small, tokenizer, params, runtime) == expected
-    assert len([line for line in caplog.messages if "it runs slower" in line]) == 1
+    assert engines and len([line for line in caplog.messages if "it runs slower" in line]) == len(engines)
 
 
 def test_a_weight_cast_once_gives_the_bits_of_one_cast_at_every_call():

@@ -27,8 +27,9 @@ def answer_examples(
     params: GenerateParams,
     runtime: Runtime,
     journal: Journal,
+    shown: bool = True,
 ) -> list[Response]:
-    """One response an example, in order; what the journal knows is not computed again."""
+    """One response an example, in order; what the journal knows is not computed again; `shown` says so."""
     prompts = _prompts(examples, template, params)
     known = {id_: answer for id_, answer in journal.read().items() if id_ in prompts}
     if journal.refusal:
@@ -46,6 +47,8 @@ def answer_examples(
         params=params,
         runtime=runtime,
         on_answer=journal.add,
+        known=len(known),
+        shown=shown,
     )
     seconds = time.perf_counter() - started
     log.info("%d tokens in %.1f s", sum(answer.tokens for answer in new.values()), seconds)

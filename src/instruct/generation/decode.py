@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from instruct.core.errors import CheckpointError, DataError, ParamsError
+from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.generation.cache import whole_tiles
 from instruct.generation.engine import Engine, Model, not_numbers
@@ -71,12 +71,15 @@ def generate(
     params: GenerateParams,
     runtime: Runtime,
     on_answer: Callable[[str, Answer], None] = lambda id_, answer: None,
+    known: int = 0,
+    shown: bool = True,
 ) -> dict[str, Answer]:
     """Answer each prompt; keys are ids, and each answer depends on its own prompt, id and settings only.
 
     `prefix` is the text that a template puts before every instruction: it is computed once. `on_answer` is called
-    as soon as an answer is complete. Raises DataError that names each prompt which leaves no room for
-    `max_new_tokens` in the model's context, and for a stop string that is none.
+    as soon as an answer is complete. Progress counts `known` answers from before; it is silent unless `shown`.
+    Raises DataError that names each prompt which leaves no room for `max_new_tokens` in the model's context, and for
+    a stop string that is not text or is empty.
     """
     for stop in stop_strings:
         if not isinstance(stop, str) or not stop:
@@ -87,11 +90,18 @@ def generate(
     def finish(row: _Row) -> None:
         answers[row.id] = _to_answer(row, tokenizer, stop_strings)
         on_answer(row.id, answers[row.id])
-        bar.update()
+        progress.add()
 
-    with tqdm(total=len(prompts), unit="answer", disable=None) as bar, torch.inference_mode(), runtime.autocast():
+    def after_step(rows: Sequence[_Row]) -> None:
+        progress.add(0, note=f"{sum(len(row.answer) for row in rows)} tokens of {len(rows)} more")
+
+    with (
+        Progress(known + len(prompts), "answer", done=known, shown=shown) as progress,
+        torch.inference_mode(),
+        runtime.autocast(),
+    ):
         for batch in batches:
-            _answer_batch(model, tokenizer, batch, params, stop_strings, finish)
+            _answer_batch(model, tokenizer, batch, params, stop_strings, finish, after_step)
     return {id_: answers[id_] for id_ in prompts}
 
 
@@ -160,6 +170,7 @@ def _answer_batch(
     params: GenerateParams,
     stop_strings: Sequence[str],
     finish: Callable[[_Row], None],
+    after_step: Callable[[Sequence[_Row]], None],
 ) -> None:
     """Answer rows that share a prefix, the longest prompts first, so that every later one fits into a slot."""
     waiting, slots = batch.waiting, batch.slots
@@ -187,6 +198,7 @@ def _answer_batch(
             if slot < len(active):
                 engine.move(len(active), slot)
                 active[slot] = last
+        after_step(active)
 
 
 def _take_waiting(waiting: list[_Row], free: int, prefill_tokens: int) -> list[_Row]:

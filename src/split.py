@@ -10,11 +10,10 @@ import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C 
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
 from instruct.core.params import load_params
-from instruct.core.records import BadRecord, write_records
+from instruct.core.records import group_lines, part_rows, write_records
 from instruct.core.stage import run_stage
-from instruct.formats.rows import stream_rows
-from instruct.splitting.partition import PARTS, SplitParams, divide
-from instruct.splitting.store import RecordStore
+from instruct.formats.rows import LEFT_OUT, left_out_lines, stream_rows
+from instruct.splitting.partition import PARTS, SplitParams, divide, take_parts
 from instruct.splitting.summary import find_warnings, summarise
 
 log = logging.getLogger(__name__)
@@ -24,24 +23,20 @@ def main(split: Path, metrics: Path) -> None:
     """Validate every record, divide the good ones, and count what happened to all."""
     params = load_params("split", SplitParams)
     data = Path(params.data)  # not from the command line, where a shell would take its blanks and quotes apart
-    store = RecordStore(params.duplicates.on, params.seed)
-    bad: list[BadRecord] = []
-    for row in stream_rows(data, params.columns):
-        if isinstance(row, BadRecord):
-            bad.append(row)
-        else:
-            store.add(row)
-    lines = [line for record in bad for line in record.lines()]
+    rows = stream_rows(data, params.columns)
+    examples, bad = part_rows(rows)
+    lines = group_lines([line for found in bad.values() for line in found])
     if bad and params.invalid == "raise":
         raise DataError("\n".join([*lines, f"{len(bad)} bad records; mend them, or set split.invalid: drop"]))
     for line in lines:
         log.info("dropped %s", line)
-    division = divide(store.index, params)
-    for part in PARTS:
-        write_records(split / f"{part}.json", store.read_part(division, part))
-    counts = summarise(division, store.index.kinds, params, refused=len(bad))
+    division = divide(examples, params)
+    for part, those in take_parts(examples, division).items():
+        write_records(split / f"{part}.json", those)
+    counts = summarise(division, examples, params, refused=len(bad))
+    counts["left_out"] = {name: rows.left_out[name] for name in LEFT_OUT}
     write_json(metrics, counts)
-    for line in find_warnings(division, counts, store.index.ids, params):
+    for line in [*left_out_lines(rows), *find_warnings(division, counts, examples, params)]:
         log.info("%s", line)
     sizes = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     log.info("%s: %d records kept, %d refused: %s", data, counts["kept"], len(bad), sizes)

@@ -46,17 +46,20 @@ def before_each_command() -> None:
 def check(
     data: Annotated[Path | None, typer.Argument(help="a data file in place of the one in params.yaml")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print problems only")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="print all settings, not only those that are not committed")
+    ] = False,
 ) -> None:
-    """Validate params.yaml, the backbone's entry and the data, and print the effective settings."""
+    """Validate params.yaml, the backbone's entry and the data; print settings that differ from the committed ones."""
     from instruct.tools.check import check_all
 
-    lines, problems = check_all(data)
+    checked = check_all(data, every=every)
     if not quiet:
-        print("\n".join(lines))
-    if problems:
+        print("\n".join(checked.lines))
+    if problems := checked.problems:
         raise ParamsError("\n".join([*problems, f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]))
     if not quiet:
-        print("all is well")
+        print("no problems found")
 
 
 @app.command()
@@ -67,6 +70,7 @@ def inspect(
     """Print one training batch: token, target, weight."""
     from instruct.backbones.catalog import ModelParams, find_backbone
     from instruct.core.params import load_params
+    from instruct.core.records import group_lines
     from instruct.formats.rows import check_rows
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.splitting.partition import SplitParams
@@ -80,7 +84,7 @@ def inspect(
     tokenizer = load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone))
     split = load_params("split", SplitParams)
     examples, problems = check_rows(data or Path(split.data), split.columns)
-    lines = [line for found in problems.values() for line in found]
+    lines = group_lines([line for found in problems.values() for line in found])
     if lines and (data or split.invalid == "raise"):
         raise DataError("\n".join(lines))
     print("\n".join(f"left out: {line}" for line in lines), end="\n" * bool(lines))

@@ -29,13 +29,9 @@ def ours_minhash(task: dict[str, Any]) -> Run:
 
 
 def _ours(task: dict[str, Any], method: str) -> Run:
-    from instruct.splitting.near_duplicates import find_duplicates
-    from instruct.splitting.partition import name_groups
-    from instruct.splitting.text_file import TextFile
+    from instruct.splitting.near_duplicates import find_duplicates, name_groups
 
-    texts = TextFile()
-    for text in read_texts(task):
-        texts.append(text)
+    texts = list(read_texts(task))
 
     def find() -> list[int]:
         found = find_duplicates(texts, task["similarity"], method)

@@ -8,16 +8,21 @@ from hypothesis import strategies as st
 from instruct.core.errors import DataError
 from instruct.core.records import (
     Example,
+    Ids,
     Response,
     check_examples,
     find_problems,
-    make_ids,
     read_examples,
     read_responses,
     write_records,
 )
 
 RECORD = {"instruction": "Name a bird.", "input": "", "output": "A wren."}
+
+
+def make_ids(rows):
+    ids = Ids()
+    return [ids.make(row) for row in rows]
 
 
 def write(tmp_path, rows):
@@ -108,7 +113,7 @@ def test_all_bad_records_are_listed_with_file_index_and_field(tmp_path):
         f"{path}[7]",
     ]
     for line, field in zip(
-        lines, ["output", "instruction", "output", "instruction, input, output", '"id" a', "colour"], strict=True
+        lines, ["output", "instruction", "output", "instruction, input, output", '"id"', "colour"], strict=True
     ):
         assert field in line
     examples, problems = check_examples(path)
@@ -118,13 +123,13 @@ def test_all_bad_records_are_listed_with_file_index_and_field(tmp_path):
 
 def test_duplicate_id_names_both_records(tmp_path):
     rows = [{**RECORD, "id": "a"}, {**RECORD, "id": "b"}, {**RECORD, "id": "a", "input": "x"}]
-    with pytest.raises(DataError, match=r'data\.json\[2\]: "id" a is also that of record 0; ids must differ$'):
+    with pytest.raises(DataError, match=r'data\.json\[2\]: "id" .* record 0 \(a\)'):
         read_examples(write(tmp_path, rows))
 
 
 def test_an_id_that_looks_like_a_made_one_is_a_duplicate_of_it(tmp_path):
     (made,) = make_ids([RECORD])
-    with pytest.raises(DataError, match=rf'\[1\]: "id" {made} is also that of record 0'):
+    with pytest.raises(DataError, match=rf'\[1\]: "id" .* record 0 \({made}\)'):
         read_examples(write(tmp_path, [RECORD, {**RECORD, "id": made, "output": "x"}]))
 
 

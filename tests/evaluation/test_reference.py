@@ -44,6 +44,11 @@ def test_the_examples_in_docstrings_hold(module):
         ("Привет, МИР", ["привет", "мир"]),
         ("東京は晴れ", ["東", "京", "は", "晴", "れ"]),
         ("第3章", ["第", "3", "章"]),
+        ("น้ำ ดี", ["น้", "ำ", "ดี"]),
+        ("ខ្មែរ", ["ខ្", "មែ", "រ"]),
+        ("ຄົນລາວ", ["ຄົ", "ນ", "ລ", "າ", "ວ"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("ปี ๒๕๖๗", ["ปี", "๒๕๖๗"]),
         ("x", ["x"]),
         ("?", ["?"]),
         ("❤\ufe0f ☀\ufe0f", ["❤\ufe0f", "☀\ufe0f"]),
@@ -160,6 +165,20 @@ def test_an_empty_response_is_0_by_every_measure(response, reference):
 )
 def test_exact_match_is_to_the_letter_but_for_white_space(response, reference, exact):
     assert compare(response, reference).exact_match == (100 if exact else 0)
+
+
+EDITS = {
+    "Chinese": ("他每天去学校学习数学", "他每天去学校学习英文"),
+    "Thai": ("เขาไปโรงเรียนทุกวันเพื่อเรียนคณิตศาสตร์", "เขาไปโรงเรียนทุกวันเพื่อเรียนภาษาอังกฤษ"),
+    "Lao": ("ລາວໄປໂຮງຮຽນທຸກມື້ເພື່ອຮຽນຄະນິດສາດ", "ລາວໄປໂຮງຮຽນທຸກມື້ເພື່ອຮຽນພາສາອັງກິດ"),
+    "Khmer": ("គាត់ទៅសាលារៀនរាល់ថ្ងៃដើម្បីរៀនគណិតវិទ្យា", "គាត់ទៅសាលារៀនរាល់ថ្ងៃដើម្បីរៀនភាសាអង់គ្លេស"),
+    "Burmese": ("သူသည်နေ့တိုင်းကျောင်းသို့သွားသည်", "သူမသည်နေ့တိုင်းကျောင်းသို့သွားသည်"),
+}
+
+
+@pytest.mark.parametrize("language", EDITS)
+def test_one_edit_leaves_a_text_similar_in_every_script_without_blanks(language):
+    assert compare(*EDITS[language]).similarity > 50
 
 
 def test_similarity_is_the_mean_of_three_measures_unless_the_match_is_exact():

@@ -14,9 +14,9 @@ import pytest
 from pyarrow import parquet
 
 from instruct.core.errors import DataError
-from instruct.core.records import check_examples
+from instruct.core.records import Example, check_examples
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import check_rows, format_of, read_rows, stream_rows
+from instruct.formats.rows import check_rows, format_of, left_out_lines, read_rows, stream_rows
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
@@ -101,6 +101,102 @@ def test_the_books_records_are_the_same_in_every_format(tmp_path, suffix):
 
 def test_json_lines_under_the_name_json_are_read_as_such(tmp_path):
     assert len(read_rows(write(tmp_path, "data.json", as_json_lines(ROWS)))) == 3
+
+
+LONG = {**ROWS[0], "output": "word " * 3000}
+
+
+@pytest.mark.parametrize("blanks", [b"", b" \n\r\n\t"])
+@pytest.mark.parametrize("rows", [[LONG, *ROWS], [LONG], ROWS[:1], [{**ROWS[0], "input": "{"}, LONG]])
+def test_the_first_value_tells_json_lines_from_a_list_whatever_its_length(tmp_path, rows, blanks):
+    for content in (as_json_lines(rows), as_json(rows), as_json_lines(rows).rstrip(b"\n")):
+        path = write(tmp_path, "data.json", blanks + content)
+        assert [example.output for example in read_rows(path)] == [row["output"] for row in rows]
+
+
+def test_a_bad_line_of_json_lines_under_the_name_json_has_its_own_number(tmp_path):
+    path = write(tmp_path, "data.json", b"\n" + as_json_lines([ROWS[0]]) + b"{]\n" + as_json_lines(ROWS[1:]))
+    examples, problems = check_rows(path)
+    assert len(examples) == 3
+    assert [lines[0].split(": ")[0] for lines in problems.values()] == [f"{path}:3"]
+
+
+@pytest.mark.parametrize("content", [as_json(ROWS), json.dumps(ROWS).encode(), json.dumps(ROWS, indent=2).encode()])
+@pytest.mark.parametrize("name", ["data.jsonl", "data.ndjson", "data.JSONL.gz"])
+def test_a_list_under_a_name_of_json_lines_says_which_name_is_right(tmp_path, content, name):
+    path = write(tmp_path, name, gzip.compress(content, mtime=0) if name.endswith("gz") else content)
+    with pytest.raises(DataError) as error:
+        check_rows(path)
+    assert len(str(error.value).splitlines()) == 1
+    assert "rename it to data.json" in str(error.value)
+
+
+@pytest.mark.parametrize("whole", [{}, {"data": ROWS}, {"a": [1], "b": [2]}])
+def test_an_object_over_several_lines_is_no_list_of_records(tmp_path, whole):
+    with pytest.raises(DataError, match="must be a list of records"):
+        check_rows(write(tmp_path, "data.json", json.dumps(whole, indent=1).encode() + b"\n" if whole else b"{\n}"))
+
+
+EMPTY_INPUTS = [None, "", " \n", "\t", "<noinput>", "<No Input>", "<no_input>"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("given", EMPTY_INPUTS)
+def test_every_way_to_say_no_input_is_an_empty_one_in_every_format(tmp_path, suffix, given):
+    rows = [{**ROWS[0], "input": given}, {**ROWS[1], "input": "<noinputs>"}]
+    content = {".json": as_json, ".jsonl": as_json_lines}.get(suffix)
+    path = tmp_path / f"data{suffix}"
+    if content:
+        path.write_bytes(content(rows))
+    else:
+        parquet.write_table(
+            pa.Table.from_pylist([{k: v for k, v in r.items() if isinstance(v, str | None)} for r in rows]), path
+        )
+    examples = read_rows(path)
+    assert [example.input for example in examples] == ["", "<noinputs>"]
+    plain = check_rows(write(tmp_path, "plain.json", as_json([{**rows[0], "input": ""}])))[0]
+    assert examples[0].id == plain[0].id
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_a_number_as_an_id_is_its_digits_and_null_is_none(tmp_path, suffix):
+    rows = [{"instruction": f"a{i}", "input": "", "output": "b", "id": i, "kind": None} for i in (7, 10**15)]
+    path = tmp_path / f"data{suffix}"
+    path.write_bytes(as_json(rows)) if suffix == ".json" else parquet.write_table(pa.Table.from_pylist(rows), path)
+    assert [(example.id, example.kind) for example in read_rows(path)] == [("7", ""), (str(10**15), "")]
+    for wrong in (True, 1.5, [1]):
+        assert check_rows(write(tmp_path, "wrong.json", as_json([{**ROWS[0], "id": wrong}])))[1]
+
+
+def test_what_is_left_out_of_good_records_is_counted(tmp_path):
+    def chat(turns, system=False, **more):
+        told = [{"role": "system", "content": "Be short."}] if system else []
+        pairs = [
+            [{"role": "user", "content": f"q{i} {turns}"}, {"role": "assistant", "content": "a"}] for i in range(turns)
+        ]
+        return {"messages": told + [message for pair in pairs for message in pair], **more}
+
+    rows = [chat(1), chat(2), chat(3, True), chat(4, True, score=1), chat(5, score=None), {"messages": []}]
+    path = write(tmp_path, "chats.jsonl", as_json_lines(rows))
+    found = stream_rows(path, replace(USUAL, turns="first", system="ignore", others="ignore"))
+    for _ in range(2):  # counted once, however often it is read
+        assert sum(isinstance(row, Example) for row in found) == 5
+        assert found.left_out == {"turns": 4, "system": 2, "columns": 1}
+    assert len(left_out_lines(found)) == 3
+    nothing = stream_rows(write(tmp_path, "plain.json", as_json(ROWS)))
+    assert (len(list(nothing)), left_out_lines(nothing)) == (3, [])
+
+
+def test_thousands_of_problems_of_one_kind_are_a_few_lines_and_a_count(tmp_path):
+    rows = [{**ROWS[0], "source": i} for i in range(3000)]
+    rows[7] = {**ROWS[0], "output": 3}
+    with pytest.raises(DataError) as error:
+        read_rows(write(tmp_path, "data.jsonl", as_json_lines(rows)))
+    lines = str(error.value).splitlines()
+    assert len(lines) < 10
+    assert sum('"source"' in line for line in lines) == 6
+    assert sum('"output"' in line for line in lines) == 1
+    assert "2994 more" in lines[-1]
 
 
 def test_utf8_mark_is_no_part_of_the_first_record_or_column(tmp_path):
@@ -233,7 +329,7 @@ def test_ids_are_given_across_formats_and_doubled_ones_refused(tmp_path):
     rows = [ROWS[0], ROWS[0], {**ROWS[1], "id": "own"}, {**ROWS[2], "id": "own"}]
     examples, problems = check_rows(write(tmp_path, "data.jsonl", as_json_lines(rows)))
     assert examples[1].id == f"{examples[0].id}-2"
-    assert problems == {3: [f'{tmp_path / "data.jsonl"}:4: "id" own is also that of record 2; ids must differ']}
+    assert problems == {3: [f'{tmp_path / "data.jsonl"}:4: "id" is also that of record 2 (own); ids must differ']}
 
 
 def test_parquet_null_is_a_field_that_is_not_there_and_wrong_bytes_are_named(tmp_path):

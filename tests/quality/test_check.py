@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from quality_records import example, gates, params
 
-from instruct.core.records import Example, make_ids, read_examples
+from instruct.core.records import Example, Ids, read_examples
 from instruct.quality.check import OTHERS, QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import FINDINGS, Gate
@@ -166,7 +166,8 @@ def test_the_books_data_has_the_findings_that_it_is_known_for():
     if not BOOK.is_file():
         pytest.skip("../shared/data/seed/instruction-data.json is not here")
     rows = json.loads(BOOK.read_text(encoding="utf-8"))
-    records = [Example(**row, id=id_) for row, id_ in zip(rows, make_ids(rows), strict=True)]
+    ids = Ids()
+    records = [Example(**row, id=ids.make(row)) for row in rows]
     report = checked(records)
     by_prompt = Counter((row["instruction"], row["input"]) for row in rows)
     same_prompt = sum(count for count in by_prompt.values() if count > 1)

@@ -37,13 +37,6 @@ def test_tokens_are_those_that_training_counts(count):
         assert band["records"] == sum(below < total <= band["up_to"] for total in totals)
 
 
-def test_longer_ones_are_counted_where_a_length_is_given():
-    report = measured(records(100), 1000, max_length=60)
-    totals = [len(encode_example(one, TEMPLATE, gpt2_tokenizer()).ids) for one in records(100)]
-    assert report["longer"] == sum(total > 60 for total in totals)
-    assert 0 < report["longer"] < 100
-
-
 def test_beyond_the_limit_a_sample_is_counted_and_its_size_told():
     report = measured(records(9000), 1000)
     assert (report["records"], 400 <= report["counted"] <= 1000) == (9000, True)

@@ -82,6 +82,16 @@ def test_a_warning_is_said_and_the_pass_is_the_same_bytes_whatever_the_numbers(f
     assert (folder / "passed.txt").read_bytes() == before
 
 
+def test_records_beyond_the_backbones_context_are_named_before_training_meets_them(folder):
+    write_part(folder, "train", ["An owl.", "owl " * 3000, "An owl sleeps."])
+    done = run_stage(folder)
+    assert done.returncode == 0
+    (line,) = [line for line in done.stdout.splitlines() if "context" in line]
+    assert "train1" in line and "train0" not in line and "train.over_long" in line
+    report = json.loads((folder / "metrics/data.json").read_text())["tokens"]
+    assert f"context of {report['context']}" in line
+
+
 def test_two_runs_write_the_same_bytes(folder):
     reports = [(run_stage(folder), (folder / "metrics/data.json").read_bytes())[1] for _ in range(2)]
     assert reports[0] == reports[1]

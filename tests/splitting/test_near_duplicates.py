@@ -12,8 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from instruct.core.records import read_examples
-from instruct.splitting.near_duplicates import compared_text, find_duplicates, normalise
-from instruct.splitting.partition import name_groups
+from instruct.splitting.near_duplicates import compared_text, find_duplicates, name_groups, normalise
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
@@ -51,7 +50,7 @@ def with_copies(texts, seed, changes=3):
     return mixed
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     texts=st.lists(st.text("ab ", max_size=12).map(normalise), max_size=25),
     similarity=st.sampled_from([50.0, 75.0, 80.0, 90.0, 100.0]),
@@ -86,11 +85,11 @@ def test_groups_of_the_first_texts_do_not_depend_on_the_texts_behind(method):
 
 
 def test_many_equal_and_many_similar_texts_cost_no_pair_each():
-    equal = ["the same text again and again"] * 20_000
-    similar = [f"write one short sentence about the number {i:06d} and nothing else" for i in range(20_000)]
+    equal = ["the same text again and again"] * 4_000
+    similar = [f"write one short sentence about the number {i:06d} and nothing else" for i in range(4_000)]
     found = find_duplicates(equal + similar, 90, "minhash")
-    assert len(found.links) < 40_000
-    assert Counter(name_groups(40_000, found.links)) == {0: 20_000, 20_000: 20_000}
+    assert len(found.links) < 8_000
+    assert Counter(name_groups(8_000, found.links)) == {0: 4_000, 4_000: 4_000}
 
 
 def test_texts_that_differ_in_case_space_and_unicode_forms_are_equal():

@@ -49,7 +49,6 @@ def test_check_of_a_file_lists_every_finding_with_its_records_and_lengths(check)
     assert out[place + 1].endswith(': "output" is one word')
     assert "pii_email: 0 records, 0.00 %, ok (at most 0 %)" in out
     assert "lengths in tokens, counted in 21 of 21 records:" in out
-    assert "  longer than train.max_length 1024: 0 of those counted" in out
     assert out[place - 1].startswith("empty_answer: 0 records")
     assert [line for line in out if line.startswith("languages of answers (unknown: short or unsure): unknown ")]
 
@@ -70,7 +69,7 @@ def test_check_without_a_file_says_in_one_line_that_all_gates_passed(check):
 def test_a_gate_that_warns_leaves_the_check_well_and_one_that_fails_does_not(check):
     rows = [*GOOD, {"instruction": "Ask someone.", "input": "", "output": "ask ann.lee@mail.org"}]
     status, out, err = check(rows)
-    assert (status, err, out[-1]) == (0, [], "all is well")
+    assert (status, err, out[-1]) == (0, [], "no problems found")
     assert [line for line in out if line.startswith("warning: pii_email: 1 of 21 records")]
 
     def harden(params):

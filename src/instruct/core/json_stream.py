@@ -82,7 +82,7 @@ def stream_list(file: BinaryIO, path: Path) -> Iterator[Element]:
     if first != "[":
         value = window.take_value()
         window.expect_end()
-        raise DataError(f"{path}: must be a list of records, is {kind_of(value)}")
+        raise DataError(f"{path}: must be a list of records, is {kind_of(value)}{_list_within(value)}")
     window.move(1)
     index = 0
     more = window.next_character() != "]"
@@ -98,6 +98,12 @@ def stream_list(file: BinaryIO, path: Path) -> Iterator[Element]:
             window.next_character()
     window.move(1)
     window.expect_end()
+
+
+def _list_within(value: Any) -> str:
+    """Where the records may be, if an object holds them."""
+    lists = [name for name, one in value.items() if isinstance(one, list)] if isinstance(value, dict) else []
+    return f'; give what is in "{lists[0][:60]}" alone' if len(lists) == 1 else "; put records between [ and ]"
 
 
 class _Window:

@@ -24,6 +24,9 @@ FIELDS = REQUIRED + OPTIONAL
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGEST = re.compile("[0-9a-f]{12}")
 _MANY = 8
+# What differs between two problems of one kind: numbers, bytes, and what stands in round brackets.
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|\(.*?\)")
+_ALIKE, _LISTED = 5, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ def read_examples(path: Path) -> list[Example]:
     """
     examples, problems = check_examples(path)
     if problems:
-        raise DataError("\n".join(line for lines in problems.values() for line in lines))
+        raise DataError("\n".join(group_lines([line for lines in problems.values() for line in lines])))
     return examples
 
 
@@ -100,6 +103,22 @@ def part_rows(rows: Iterable[Example | BadRecord]) -> tuple[list[Example], dict[
         else:
             examples.append(row)
     return examples, problems
+
+
+def group_lines(lines: Sequence[str]) -> list[str]:
+    """The first lines of each kind of problem, and how many more there are of it; never a screenful of one."""
+    kinds: dict[str, int] = {}
+    last: dict[str, str] = {}
+    shown = []
+    for line in lines:
+        kind = _VARIABLE.sub("#", line)
+        kinds[kind] = kinds.get(kind, 0) + 1
+        last[kind] = line
+        if kinds[kind] <= _ALIKE:
+            shown.append(line)
+    rest = [f"{last[kind]} ({kinds[kind] - _ALIKE} more like this)" for kind in kinds if kinds[kind] > _ALIKE]
+    cut = [f"({len(shown) - _LISTED} more lines of other kinds)"] if len(shown) > _LISTED else []
+    return shown[:_LISTED] + rest[:_LISTED] + cut
 
 
 def stream_examples(path: Path) -> Iterator[Example | BadRecord]:
@@ -190,7 +209,7 @@ class Ids:
         # Twelve digits as a number take half the memory, and a record's own id of this look is still the same key.
         first = self._first.setdefault(int(id_, 16) if _DIGEST.fullmatch(id_) else id_, index)
         if first != index:
-            problem = f'"id" {shown(id_)} is also that of record {first}; ids must differ'
+            problem = f'"id" is also that of record {first} ({shown(id_)}); ids must differ'
             return BadRecord(index=index, where=where, problems=(problem,))
         return Example(**{**values, "id": id_})
 
@@ -209,12 +228,6 @@ class Ids:
             return digest
         self._repeats[number] += 1
         return f"{digest}-{self._repeats[number] + 1}"
-
-
-def make_ids(rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """The ids of records in this order, as `Ids` makes them."""
-    ids = Ids()
-    return [ids.make(row) for row in rows]
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:

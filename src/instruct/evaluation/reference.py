@@ -15,7 +15,13 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 _MARK = "\u0301"  # in place of every combining mark: they belong to the word, but `re` does not think so
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, ideographs
+_UNSPACED = (
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, ideographs
+    "\u0e01-\u0e4e\u0e81-\u0ece\u0edc-\u0edf"  # Thai, Lao
+    "\u1000-\u103f\u1050-\u108f\ua9e0-\ua9ef\uaa60-\uaa7f"  # Burmese, Shan, Mon
+    "\u1780-\u17d3\u17d7\u17dc"  # Khmer
+    "\u1950-\u19cf\u1a20-\u1a7f"  # Tai Le, New Tai Lue, Tai Tham
+)
 _LETTER = rf"[^\W{_UNSPACED}]"
 _TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{_UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
 _CHRF = CHRF()
@@ -65,7 +71,7 @@ def signatures() -> dict[str, str]:
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-case words, and numbers with sign and separators; single characters where words are not set apart.
+    """Lower-case words, and numbers with sign and separators; where no blanks part words, each letter with its marks.
 
     A text without a letter or a digit is taken by its white space, so that `?` is still like `?`.
 

@@ -32,8 +32,17 @@ class ChatColumns:
     turns: Literal["refuse", "first"]
 
 
-def read_messages(messages: Any, columns: ChatColumns, label: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The texts for instruction, input and output, and where each stands; `label` is the name of the column.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Fields of a record, the names that messages call them by, and what of the record was left out, by a word."""
+
+    values: dict[str, Any]
+    called: dict[str, str]
+    left_out: tuple[str, ...] = ()
+
+
+def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
+    """The texts for instruction, input and output; `label` is the name of the column.
 
     Raises ValueError that says which message is not in order. Whether the texts are texts is for the caller to see.
     """
@@ -58,7 +67,12 @@ def read_messages(messages: Any, columns: ChatColumns, label: str) -> tuple[dict
     if begin and columns.system == "instruction":
         places = {"instruction": 0, "input": 1, "output": 2}
     values = {name: messages[place].get(columns.content) for name, place in places.items()}
-    return {"input": "", **values}, {name: f"{label}[{place}].{columns.content}" for name, place in places.items()}
+    left_out = {"turns": turns > 1, "system": bool(begin) and columns.system == "ignore"}
+    return Found(
+        values={"input": "", **values},
+        called={name: f"{label}[{place}].{columns.content}" for name, place in places.items()},
+        left_out=tuple(name for name, true in left_out.items() if true),
+    )
 
 
 def _role(message: Any, columns: ChatColumns, where: str) -> str:

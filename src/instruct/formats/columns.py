@@ -1,5 +1,6 @@
 """Which columns of a user's file make a record: Alpaca fields, prompt and completion, or chat messages."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from instruct.core.errors import ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.params import require
 from instruct.core.records import OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
-from instruct.formats.chat import ChatColumns, read_messages
+from instruct.formats.chat import ChatColumns, Found, read_messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,36 +70,56 @@ USUAL = Columns(
 
 @dataclass(frozen=True)
 class Picked:
-    """The fields of a record as they were found, and what is wrong with it."""
+    """The fields of a record as they were found, what is wrong with it, and what of it was left out, by a word."""
 
     values: dict[str, Any]
     problems: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     """The fields of one raw record. In a `table` every record has every column, so an empty one may mean none."""
     if not isinstance(row, dict):
         return Picked({}, tuple(find_problems(row)))
-    if table:
-        optional = {getattr(columns, name, name) for name in OPTIONAL}
-        row = {name: value for name, value in row.items() if value != "" or name not in optional}
+    problems, left_out = doubled_keys(row), list[str]()
+    optional = {getattr(columns, name, name) for name in OPTIONAL}
+    # Null means that there is nothing, in every format; only for the input is that an answer.
+    without_input = row.get(columns.input, "") is None
+    row = {name: one for name, one in row.items() if one is not None and not (table and one == "" and name in optional)}
     layouts = [columns.layout] if columns.layout != "auto" else _layouts_of(row, columns)
     if len(layouts) > 1:
         return Picked({}, (f"holds the columns of {' and '.join(layouts)} at once; choose with split.columns.layout",))
+    if layouts == ["alpaca"] and without_input:
+        row[columns.input] = ""
     names = columns.of(layouts[0])
-    problems = doubled_keys(row)
+    values: dict[str, Any] = {}
     try:
-        values, called = _READERS[layouts[0]](row, columns)
-        values |= {name: row[names[name]] for name in OPTIONAL if names[name] in row}
-        problems += find_problems(values, names | called)
+        found = _READERS[layouts[0]](row, columns)
+        values = tidy(found.values | {name: row[names[name]] for name in OPTIONAL if names[name] in row})
+        problems += find_problems(values, names | found.called)
+        left_out += found.left_out
     except ValueError as error:
-        values = {}
         problems.append(str(error))
+    known = {name for name in names.values() if name}
+    others = [name for name in row if name not in known]
     if columns.others == "refuse":
-        known = [name for name in names.values() if name]
-        found = unknown_fields([name for name in row if name not in known], known)
-        problems += [f"{line} (split.columns has settings for this)" for line in found]
-    return Picked(values, tuple(problems))
+        problems += [f"{line} (split.columns has settings for this)" for line in unknown_fields(others, known)]
+    elif any(row[name] != "" for name in others):
+        left_out.append("columns")
+    return Picked(values, tuple(problems), tuple(left_out))
+
+
+def tidy(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields with one way to say that there is no input, and numbers that name a record as text.
+
+    >>> tidy({"input": "<noinput>", "id": 7}), tidy({"input": " "}), tidy({"input": " x "})
+    ({'input': '', 'id': '7'}, {'input': ''}, {'input': ' x '})
+    """
+    tidied = {name: str(one) if name in OPTIONAL and type(one) is int else one for name, one in values.items()}
+    given = values.get("input")
+    if isinstance(given, str) and (not given.strip() or _NO_INPUT.fullmatch(given.strip())):
+        tidied["input"] = ""
+    return tidied
 
 
 def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
@@ -112,23 +133,23 @@ def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
     return [layout for layout, names in signs.items() if not names.isdisjoint(row)] or ["alpaca"]
 
 
-# Each gives the three fields, as far as the record has them, and the names that messages call them by.
+# Each gives the three fields, as far as the record has them.
 # They raise ValueError where there is nothing to take the fields from.
-def _alpaca(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], dict[str, str]]:
+def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {name: column for name, column in columns.of("alpaca").items() if name in REQUIRED and column}
     values = {name: row[column] for name, column in names.items() if column in row}
-    return (values if columns.input else {**values, "input": ""}), names
+    return Found(values=values if columns.input else {**values, "input": ""}, called=names)
 
 
-def _prompt(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], dict[str, str]]:
+def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {"instruction": columns.prompt, "output": columns.completion}
     values = {name: row[column] for name, column in names.items() if column in row}
     if len(values) == 2 and all(isinstance(value, list) for value in values.values()):
         return read_messages([*values["instruction"], *values["output"]], columns, "prompt and completion")
-    return {**values, "input": ""}, names
+    return Found(values={**values, "input": ""}, called=names)
 
 
-def _chat(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], dict[str, str]]:
+def _chat(row: Mapping[str, Any], columns: Columns) -> Found:
     if columns.messages not in row:
         raise ValueError(f'"{columns.messages}" is missing; add it')
     messages = row[columns.messages]
@@ -136,3 +157,5 @@ def _chat(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], dic
 
 
 _READERS = {"alpaca": _alpaca, "prompt": _prompt, "chat": _chat}
+# How data sets spell that there is no input; the first is Alpaca's own.
+_NO_INPUT = re.compile(r"<\s*no[ _-]?input\s*>", re.I)

@@ -16,7 +16,7 @@ _PAGE_BYTES = 1 << 18
 
 
 def read_parquet(path: Path) -> Iterator[Raw]:
-    """The rows of a Parquet file as dictionaries; a null cell is left out, as if the column were not there.
+    """The rows of a Parquet file as dictionaries; a null cell is None.
 
     Raises DataError where the file is not Parquet or is damaged.
     """
@@ -54,9 +54,7 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
 
 def _rows(batch: Any) -> list[dict[str, Any]]:
     columns = {name: _values(batch.column(name)) for name in batch.schema.names}
-    return [
-        {name: values[i] for name, values in columns.items() if values[i] is not None} for i in range(batch.num_rows)
-    ]
+    return [{name: values[i] for name, values in columns.items()} for i in range(batch.num_rows)]
 
 
 def _values(column: Any) -> list[Any]:

@@ -1,14 +1,15 @@
 """A data file as a stream of records, good and bad, whatever its format."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from instruct.core.errors import DataError
 from instruct.core.params import did_you_mean
-from instruct.core.records import BadRecord, Example, Ids, part_rows
+from instruct.core.records import BadRecord, Example, Ids, group_lines, part_rows
 from instruct.formats.columns import USUAL, Columns, Picked, pick_fields
 from instruct.formats.parquet import read_parquet
 from instruct.formats.source import COMPRESSIONS, Raw, open_text
@@ -23,6 +24,11 @@ _TEXT_FORMATS: dict[str, Callable[[Path, BinaryIO], Iterator[Raw]]] = {
     ".csv": partial(read_csv, delimiter=","),
     ".tsv": partial(read_csv, delimiter="\t"),
 }
+LEFT_OUT = {
+    "turns": "lost their later turns (split.columns.turns: first)",
+    "system": "lost their system message (split.columns.system: ignore)",
+    "columns": "lost what is in other columns (split.columns.others: ignore)",
+}
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -30,18 +36,24 @@ _TABLES = (".csv", ".tsv", ".parquet")
 class Rows:
     """The records of a file; every iteration reads it from the beginning, and holds one record at a time.
 
-    Beside that, one number for each record is kept, to give ids and refuse the same one twice. Raises DataError
-    where the file as a whole cannot be read, or holds no records.
+    Beside that, one number for each record is kept, to give ids and refuse the same one twice. `left_out` counts the
+    good records of which something was left out, by `LEFT_OUT`. Raises DataError where the file as a whole cannot be
+    read, or holds no records.
     """
 
     path: Path
     columns: Columns
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Row]:
+        self.left_out.clear()
         ids = Ids()
         index = -1
         for index, (where, picked) in enumerate(picked_rows(self.path, self.columns)):
-            yield ids.row(index, where, picked.values, picked.problems)
+            row = ids.row(index, where, picked.values, picked.problems)
+            if isinstance(row, Example):
+                self.left_out.update(picked.left_out)
+            yield row
         if index < 0:
             raise DataError(f"{self.path}: holds no records")
 
@@ -49,6 +61,13 @@ class Rows:
 def stream_rows(path: Path, columns: Columns = USUAL) -> Rows:
     """The records of a data file, re-iterable."""
     return Rows(path, columns)
+
+
+def left_out_lines(rows: Rows) -> list[str]:
+    """A line for each kind of content that good records lost."""
+    return [
+        f"{rows.path}: {rows.left_out[name]} records {what}" for name, what in LEFT_OUT.items() if rows.left_out[name]
+    ]
 
 
 def check_rows(path: Path, columns: Columns = USUAL) -> tuple[list[Example], dict[int, list[str]]]:
@@ -60,7 +79,7 @@ def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:
     """The records of a data file; raises DataError that lists each bad one with file, place, field and remedy."""
     examples, problems = check_rows(path, columns)
     if problems:
-        raise DataError("\n".join(line for lines in problems.values() for line in lines))
+        raise DataError("\n".join(group_lines([line for lines in problems.values() for line in lines])))
     return examples
 
 

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from instruct.core.errors import DataError
 from instruct.core.json_stream import MAX_RECORD, parse_json, stream_list
@@ -13,29 +15,53 @@ from instruct.formats.source import Raw
 
 
 def read_json(path: Path, file: BinaryIO) -> Iterator[Raw]:
-    """The elements of a JSON list, or JSON Lines, which many programs write under this name too."""
-    if _looks_like_lines(cast(io.BufferedReader, file).peek(1)):
-        yield from read_json_lines(path, file)
-        return
-    for number, line, value in stream_list(file, path):
-        yield Raw(element_place(path, number, line), value)
+    """The elements of a JSON list, or JSON Lines, which many programs write under this name too.
+
+    The first value tells: an object that is whole on its line begins JSON Lines.
+    """
+    begun = _first_character(file)
+    if begun.endswith(b"{"):
+        line = begun.lstrip() + file.readline(MAX_RECORD)
+        if _is_whole(line):
+            yield from read_json_lines(path, file, line, begun.count(b"\n") + 1)
+            return
+        begun = begun[:-1] + line
+    for number, line_number, value in stream_list(cast(BinaryIO, _Rejoined(begun, file)), path):
+        yield Raw(element_place(path, number, line_number), value)
 
 
-def _looks_like_lines(beginning: bytes) -> bool:
-    """Whether a text begins with an object on a line of its own and another one behind it."""
-    first, _, rest = beginning.lstrip().partition(b"\n")
-    if not (first.startswith(b"{") and rest.lstrip().startswith(b"{")):
-        return False
+def _first_character(file: BinaryIO) -> bytes:
+    """All up to the first character that is no white space, with it."""
+    begun = bytearray()
+    while (byte := file.read(1)) and byte.isspace():
+        begun += byte
+    return bytes(begun) + byte
+
+
+def _is_whole(line: bytes) -> bool:
     try:
-        parse_json(first.decode("utf-8", "surrogateescape").strip())
+        parse_json(line.decode("utf-8", "surrogateescape").strip())
     except ValueError:
         return False
     return True
 
 
-def read_json_lines(path: Path, file: BinaryIO) -> Iterator[Raw]:
-    """One record a line; lines of nothing but white space are none."""
-    for number, line in _lines(file):
+class _Rejoined:
+    """What was read of a file already, and then the rest of it."""
+
+    def __init__(self, begun: bytes, rest: BinaryIO) -> None:
+        self._begun, self._rest = begun, rest
+
+    def read(self, size: int) -> bytes:
+        begun, self._begun = self._begun, b""
+        return begun or self._rest.read(size)
+
+
+def read_json_lines(path: Path, file: BinaryIO, first: bytes = b"", number: int = 0) -> Iterator[Raw]:
+    """One record a line; lines of white space are none. `first` is line `number`, if it was read already."""
+    lines = chain([(number, first)] if first else [], _lines(file, number))
+    begun = False
+    for number, line in lines:
         where = f"{path}:{number}"
         if line is None:
             yield Raw(where, None, f"a line of more than {MAX_RECORD:,} bytes; is a line break missing?")
@@ -44,12 +70,26 @@ def read_json_lines(path: Path, file: BinaryIO) -> Iterator[Raw]:
                 value, problem = parse_json(text), ""
             except ValueError as error:
                 value, problem = None, f"{error}; correct this line"
+            if not begun and _is_list_of_records(text, value):
+                raise DataError(f"{path}: is a JSON list and not JSON Lines; {_renamed(path)}")
+            begun = True
             yield Raw(where, value, problem)
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Each line with its number from 1; None for one that is too long, whose rest is not kept."""
-    number = 0
+def _is_list_of_records(text: str, value: Any) -> bool:
+    """Whether the first line of JSON Lines is a list of records in truth, or the beginning of one."""
+    return text.startswith("[") and (
+        value is None or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+    )
+
+
+def _renamed(path: Path) -> str:
+    name = re.sub(r"\.(jsonl|ndjson)(?=\.|$)", ".json", path.name, flags=re.I)
+    return f"rename it to {shown(name)}"
+
+
+def _lines(file: BinaryIO, number: int) -> Iterator[tuple[int, bytes | None]]:
+    """Each line with its number, after `number`; None for one that is too long, whose rest is not kept."""
     while line := file.readline(MAX_RECORD + 1):
         number += 1
         if len(line) <= MAX_RECORD or line.endswith(b"\n"):

@@ -61,12 +61,20 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
 
 def load_tokenizer_of(backbone: Backbone) -> Tokenizer:
     """The tokenizer of a backbone, without its weights."""
+    return open_tokenizer(backbone)[0]
+
+
+def open_tokenizer(backbone: Backbone) -> tuple[Tokenizer, int]:
+    """The tokenizer of a backbone and its context in tokens, without its weights."""
     paths = {path.name: path for path in ensure(backbone)}
     if backbone.format == "gguf":
-        return GGUFFile(next(iter(paths.values()))).tokenizer()
+        file = GGUFFile(next(iter(paths.values())))
+        return file.tokenizer(), file.config().max_position_embeddings
     if "tokenizer.json" in paths:
-        return load_tokenizer(paths["tokenizer.json"], read_config(paths["config.json"]).eos_token_id)
-    return gpt2_tokenizer()
+        config = read_config(paths["config.json"])
+        context = config.n_positions if isinstance(config, GPT2Config) else config.max_position_embeddings
+        return load_tokenizer(paths["tokenizer.json"], config.eos_token_id), context
+    return gpt2_tokenizer(), build(GPT2Config, backbone.config, where=f"{backbone.name}: config").n_positions
 
 
 def load_trained(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:

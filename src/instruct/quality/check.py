@@ -1,7 +1,7 @@
 """Checks a data set record by record in one pass, in bounded memory, and reports what it found."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -84,10 +84,10 @@ class QualityCheck:
         if len(listed) < self.params.listed:
             listed.append({"id": id_, "part": part, "index": index, "field": hit.field, "what": hit.what})
 
-    def report(self, max_length: int | None = None) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """metrics/data.json: records, findings with their gates, kinds, languages and lengths.
 
-        Shares are of all records. `max_length` has the lengths count how many records are longer.
+        Shares are of all records.
         """
         total = self._records.total()
         found, listed = Counter(self._found), dict(self._listed)
@@ -107,7 +107,7 @@ class QualityCheck:
             "first_words": _shares(self._first_words, total)[:20],
         }
         if self._lengths:
-            report["tokens"] = self._lengths.report(total, max_length)
+            report["tokens"] = self._lengths.report(total)
         return report
 
     def _finding(
@@ -142,16 +142,6 @@ class QualityCheck:
     def _part_at(self, place: int) -> tuple[str, int]:
         """The part that record number `place` came in, and the number of that part's first record."""
         return next((part, start) for part, start in reversed(self._parts) if start <= place)
-
-
-def check_quality(
-    records: Iterable[tuple[str, Example]], params: QualityParams, template: Template, tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """The report on all records, each given with its part."""
-    check = QualityCheck(params, template=template, tokenizer=tokenizer)
-    for part, example in records:
-        check.add(example, part)
-    return check.report()
 
 
 def _count(counts: Counter[str], name: str) -> None:

@@ -9,12 +9,22 @@ from ftfy.badness import is_bad
 from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
 
-_ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# CR LF is a line break; a carriage return alone is not.
+_ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 # Beyond ASCII: the invisible without a use inside a word (U+200C and U+200D join letters and emoji), overrides of
 # the direction of writing, tags (they hide text from the reader) and places that belong to no character.
 _HIDDEN = re.compile(
-    "[\u00ad\u061c\u180e\u200b\u2028\u2029\u202d\u202e\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"
+    "[\u00ad\u2028\u2029\u202d\u202e\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"
     "\ue000-\uf8ff\ufdd0-\ufdef\U000e0000-\U000e007f\U000f0000-\U0010ffff]"
+)
+# Hidden characters that a script is written with: U+200B parts the words of those without blanks.
+_IN_ITS_SCRIPT = {
+    "\u200b": "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf",
+    "\u061c": "\u0590-\u08ff",
+    "\u180e": "\u1800-\u18af",
+}
+_ELSEWHERE = re.compile(
+    "|".join(f"(?<![{letters}{mark}]){mark}(?![{letters}{mark}])" for mark, letters in _IN_ITS_SCRIPT.items())
 )
 _FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f")
 _C1 = re.compile("[\x80-\x84\x86-\x9f]")
@@ -41,7 +51,7 @@ def find_in_characters(example: Example, ascii_only: bool) -> Iterator[Hit]:
 def _hidden(text: str) -> re.Match[str] | None:
     if text.isascii():
         return None
-    found = _HIDDEN.search(text)
+    found = _HIDDEN.search(text) or _ELSEWHERE.search(text)
     if found and found.group() >= "\U000e0000" and _FLAG.search(text):
         return _HIDDEN.search(_FLAG.sub(lambda flag: " " * len(flag.group()), text))
     return found

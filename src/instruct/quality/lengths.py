@@ -86,17 +86,14 @@ class Lengths:
         except DataError:
             return len(text.encode("utf-8"))
 
-    def report(self, records: int, max_length: int | None = None) -> dict[str, Any]:
-        """Counts, means and percentiles of prompt, response and both, and the longest records.
-
-        With `max_length`, also how many of the counted records are longer.
-        """
+    def report(self, records: int) -> dict[str, Any]:
+        """Counts, means and percentiles of prompt, response and both, and the longest records."""
         self._count()
         prompts = np.array(self._prompts, dtype=np.int64)
         responses = np.array(self._responses, dtype=np.int64)
         totals = prompts + responses
         longest = self._longest_records()
-        values: dict[str, Any] = {
+        return {
             "records": records,
             "counted": len(totals),
             "max": max([int(totals.max(initial=0)), *(record["tokens"] for record in longest)]),
@@ -111,9 +108,6 @@ class Lengths:
             },
             "bands": _bands(totals),
         }
-        if max_length is not None:
-            values["longer"] = int((totals > max_length).sum())
-        return values
 
     def _longest_records(self) -> list[dict[str, Any]]:
         found = [(id_, self._length(prompt) + self._length(response) + 1) for _, id_, prompt, response in self._longest]

@@ -8,17 +8,17 @@ promise that appending moves nothing.
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Literal, overload
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from instruct.core.params import require
 from instruct.core.records import Example
 from instruct.splitting.minhash import find_candidates
-from instruct.splitting.union_find import UnionFind
 
 FIELDS = {
     "instruction": ("instruction",),
@@ -30,6 +30,7 @@ FIELDS = {
 EXACT_LIMIT = 5_000  # distinct texts; up to here every pair is compared, which takes about three seconds
 BLOCK_PAIRS = 500_000
 Links = NDArray[np.int64]  # (n, 2): the earlier and the later text of each, sorted by the later
+NO_LINKS: Links = np.empty((0, 2), np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,59 +79,53 @@ def find_duplicates(texts: Sequence[str], similarity: float, method: str) -> Dup
     `exact` compares all pairs; `minhash` compares those that share a band of their MinHash signatures; `auto` is
     exact up to EXACT_LIMIT distinct texts.
     """
-    same, filled = find_same(texts)
-    first = np.flatnonzero(filled & (same == np.arange(len(texts))))
-    distinct = _Subset(texts, first)
+    same = find_same(texts)
+    own = same == np.arange(len(texts))
+    first = np.array([i for i in np.flatnonzero(own).tolist() if texts[i]], np.int64)
+    distinct = [texts[i] for i in first.tolist()]
     if similarity == 100:
-        near = np.empty((0, 2), np.int64)
+        near = NO_LINKS
     elif method == "exact" or (method == "auto" and len(first) <= EXACT_LIMIT):
         near = _compare_all(distinct, similarity)
     else:
         near = _compare_candidates(distinct, similarity)
-    repeated = np.flatnonzero(same != np.arange(len(texts)))
+    repeated = np.flatnonzero(~own)
     equal = np.column_stack((same[repeated], repeated))
     return Duplicates(links=keep_forest(len(texts), [equal, first[near]]), same=same)
 
 
-def find_same(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The place of the first text equal to each, and which texts are not empty; an empty one equals only itself."""
-    digests = np.zeros((len(texts), 2), np.uint64)
-    filled = np.zeros(len(texts), bool)
-    for i, text in enumerate(texts):
-        if text:
-            digests[i] = np.frombuffer(blake2b(text.encode("utf-8"), digest_size=16).digest(), np.uint64)
-            filled[i] = True
-    same = np.arange(len(texts))
-    places = np.flatnonzero(filled)
-    # lexsort is stable, so the first of equal digests is the first in the file.
-    places = places[np.lexsort((digests[places, 0], digests[places, 1]))]
-    found = digests[places]
-    new = np.r_[True, (found[1:] != found[:-1]).any(axis=1)][: len(places)]
-    same[places] = places[new][np.cumsum(new) - 1]
-    return same, filled
+def find_same(texts: Sequence[str]) -> NDArray[np.int64]:
+    """The place of the first text equal to each; an empty one equals only itself."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(text, i) if text else i for i, text in enumerate(texts)], np.int64)
 
 
 def keep_forest(count: int, parts: Iterable[Links]) -> Links:
     """The links, in the order of their later ends, that join what no link before them has joined."""
-    return _grow_forest(count, parts)[0]
-
-
-def _grow_forest(count: int, parts: Iterable[Links]) -> tuple[Links, NDArray[np.int64]]:
-    """The forest, and of each text the first one of its group when it came, before any later text."""
     links = np.concatenate([part.reshape(-1, 2) for part in parts])
-    links = links[np.lexsort((links[:, 0], links[:, 1]))]
-    sets = UnionFind(count)
-    roots = list(range(count))
-    kept = []
-    for earlier, later in links.tolist():
-        kept.append(sets.join(earlier, later))
-        roots[later] = sets.find(later)
-    return links[np.array(kept, bool)], np.array(roots, np.int64)
+    later, earlier = np.divmod(np.unique(links[:, 1] * count + links[:, 0]), max(count, 1))
+    if not len(later):
+        return NO_LINKS
+    # With its place in that order as its weight, the lightest forest is the one that takes the first links first.
+    weights = np.arange(1, len(later) + 1)
+    forest = minimum_spanning_tree(coo_matrix((weights, (earlier, later)), (count, count)))
+    kept = np.sort(forest.data.astype(np.int64)) - 1
+    return np.column_stack((earlier[kept], later[kept]))
+
+
+def name_groups(count: int, links: Links) -> list[int]:
+    """The first member of each text's group."""
+    if not count:
+        return []
+    ones = np.ones(len(links), np.int8)
+    _, labels = connected_components(coo_matrix((ones, (links[:, 0], links[:, 1])), (count, count)), directed=False)
+    _, first = np.unique(labels, return_index=True)
+    return cast(list[int], first[labels].tolist())
 
 
 def _compare_all(texts: Sequence[str], similarity: float) -> Links:
     """A forest of all pairs that are similar, by comparing every one with every earlier one."""
-    parts = [np.empty((0, 2), np.int64)]
+    forest = NO_LINKS
     start = 0
     while start < len(texts):
         end = min(len(texts), start + max(256, BLOCK_PAIRS // (start + 1000)))
@@ -141,14 +136,14 @@ def _compare_all(texts: Sequence[str], similarity: float) -> Links:
         later += start
         found = np.column_stack((earlier, later))[earlier < later]
         # Joined block by block, a large group costs a link for each member and not for each pair.
-        parts = [keep_forest(len(texts), [*parts, found])]
+        forest = keep_forest(len(texts), [forest, found])
         start = end
-    return parts[0]
+    return forest
 
 
 def _compare_candidates(texts: Sequence[str], similarity: float) -> Links:
     """A forest of the pairs of texts that share a band and are similar."""
-    forest, roots = np.empty((0, 2), np.int64), np.arange(len(texts))
+    forest, roots = NO_LINKS, np.arange(len(texts))
     for band in find_candidates(texts, similarity):
         found = [forest]
         for candidates in band:
@@ -156,8 +151,17 @@ def _compare_candidates(texts: Sequence[str], similarity: float) -> Links:
             apart = candidates[roots[candidates[:, 0]] != roots[candidates[:, 1]]]
             found.append(apart[_are_similar(texts, apart, similarity)])
         if sum(map(len, found)) > len(forest):
-            forest, roots = _grow_forest(len(texts), found)
+            forest = keep_forest(len(texts), found)
+            roots = _roots_on_arrival(len(texts), forest)
     return forest
+
+
+def _roots_on_arrival(count: int, forest: Links) -> NDArray[np.int64]:
+    """A first text that each text was linked to when it came, directly or by others; no later text changes it."""
+    roots = list(range(count))
+    for earlier, later in forest.tolist():
+        roots[later] = min(roots[later], roots[earlier])
+    return np.array(roots, np.int64)
 
 
 def _are_similar(texts: Sequence[str], pairs: Links, similarity: float) -> NDArray[np.bool_]:
@@ -167,23 +171,3 @@ def _are_similar(texts: Sequence[str], pairs: Links, similarity: float) -> NDArr
         left, right = [texts[i] for i, _ in block], [texts[j] for _, j in block]
         found.append(process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=similarity, dtype=np.float32))
     return np.concatenate(found) > 0
-
-
-class _Subset(Sequence[str]):
-    """Some of the texts, by their places; a text is read only when it is asked for."""
-
-    def __init__(self, texts: Sequence[str], places: NDArray[np.int64]) -> None:
-        self._texts = texts
-        self._places = places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._texts[int(place)] for place in self._places[index]]
-        return self._texts[int(self._places[index])]

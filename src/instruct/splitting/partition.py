@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,10 +13,15 @@ from instruct.core.errors import DataError
 from instruct.core.params import require
 from instruct.core.records import Example
 from instruct.formats.columns import Columns
-from instruct.splitting.index import RecordIndex
-from instruct.splitting.near_duplicates import DuplicatesParams, Links, find_duplicates, keep_forest
-from instruct.splitting.placement import Move, Placer
-from instruct.splitting.union_find import UnionFind
+from instruct.splitting.near_duplicates import (
+    DuplicatesParams,
+    Links,
+    compared_text,
+    find_duplicates,
+    keep_forest,
+    name_groups,
+)
+from instruct.splitting.placement import Move, Placer, draw
 
 PARTS = ("train", "val", "test")
 DROPPED = "dropped"
@@ -75,66 +80,81 @@ class Division:
 
 def split_examples(examples: Sequence[Example], params: SplitParams) -> dict[str, list[Example]]:
     """The examples of each part, each with its group; raises DataError where a part would be empty."""
-    index = RecordIndex(params.duplicates.on, params.seed)
-    for example in examples:
-        index.add(example)
-    division = divide(index, params)
+    return take_parts(examples, divide(examples, params))
+
+
+def take_parts(examples: Sequence[Example], division: Division) -> dict[str, list[Example]]:
+    """The examples of each part in their order, each with its group."""
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}
     for i in division.order:
         if division.parts[i] != DROPPED:
-            parts[division.parts[i]].append(replace(examples[i], group=index.ids[division.groups[i]]))
+            parts[division.parts[i]].append(replace(examples[i], group=examples[division.groups[i]].id))
     return parts
 
 
-def divide(index: RecordIndex, params: SplitParams) -> Division:
+def divide(examples: Sequence[Example], params: SplitParams) -> Division:
     """Find the groups of near-duplicates and relatives, and give each record a part.
 
     Raises DataError where a part would be empty.
     """
-    found = find_duplicates(index.texts, params.duplicates.similarity, params.duplicates.method)
-    relatives, orphans = index.relatives()
-    links = keep_forest(len(index), [found.links, relatives])
+    division = _divide(examples, params)
+    if empty := _empty_parts(division):
+        raise DataError(_refusal(examples, division, params, empty))
+    return division
+
+
+def _divide(examples: Sequence[Example], params: SplitParams) -> Division:
+    texts = [compared_text(example, params.duplicates.on) for example in examples]
+    found = find_duplicates(texts, params.duplicates.similarity, params.duplicates.method)
+    relatives, orphans = find_relatives(examples)
+    links = keep_forest(len(examples), [found.links, relatives])
     dropped = set(found.links[:, 1].tolist()) if params.duplicates.mode == "drop" else set()
     if params.strategy == "grouped":
         together = relatives if params.duplicates.mode == "report" else links
-        parts, moved = place_groups(index, together, dropped, params)
-        order: Sequence[int] = range(len(index))
+        parts, moved = place_groups(examples, together, dropped, params)
+        order: Sequence[int] = range(len(examples))
     else:
-        parts, order = cut_parts(len(index), dropped, params)
+        parts, order = cut_parts(len(examples), dropped, params)
         moved = []
-    groups = name_groups(len(index), links)
-    _refuse_empty(parts, len(set(groups)) if params.strategy == "grouped" else None)
     return Division(
         parts=parts,
         order=order,
-        groups=groups,
-        similar=name_groups(len(index), found.links),
+        groups=name_groups(len(examples), links),
+        similar=name_groups(len(examples), found.links),
         same=found.same.tolist(),
         moved=moved,
         orphans=orphans,
     )
 
 
-def name_groups(count: int, links: Links) -> list[int]:
-    """The first record of each record's group."""
-    sets = UnionFind(count)
-    for earlier, later in links.tolist():
-        sets.join(earlier, later)
-    return [sets.find(record) for record in range(count)]
+def find_relatives(examples: Sequence[Example]) -> tuple[Links, list[int]]:
+    """Links from records to their parents and within groups that the file gives; and who misses a parent."""
+    children = {i: example.parent for i, example in enumerate(examples) if example.parent}
+    numbers = {example.id: i for i, example in enumerate(examples)} if children else {}
+    links = [(numbers[parent], child) for child, parent in children.items() if parent in numbers]
+    first: dict[str, int] = {}
+    links += [(first.setdefault(e.group, i), i) for i, e in enumerate(examples) if e.group]
+    found = [sorted(link) for link in links if link[0] != link[1]]
+    orphans = [child for child, parent in children.items() if parent not in numbers]
+    return np.array(found, np.int64).reshape(-1, 2), orphans
 
 
 def place_groups(
-    index: RecordIndex, links: Links, dropped: set[int], params: SplitParams
+    examples: Sequence[Example], links: Links, dropped: set[int], params: SplitParams
 ) -> tuple[list[str], list[Move]]:
-    """The part of each record where linked ones stay together, and which records had to move for that."""
+    """The part of each record where linked ones stay together, and which records had to move for that.
+
+    A record's draw is made from its prompt, so that equal prompts draw alike whatever their answers are.
+    """
     placer = Placer(params.fractions, stratify=params.stratify)
     waiting = links[np.argsort(links[:, 1], kind="stable")].tolist()[::-1]
-    for record in range(len(index)):
+    for record, example in enumerate(examples):
         joined = []
         while waiting and waiting[-1][1] == record:
             joined.append(waiting.pop()[0])
-        placer.place(index.kinds[record], index.draws[record], joined, dropped=record in dropped)
-    return [DROPPED if record in dropped else placer.part_of(record) for record in range(len(index))], placer.moved
+        drawn = draw(compared_text(example, "prompt"), params.seed)
+        placer.place(example.kind, drawn, joined, dropped=record in dropped)
+    return [DROPPED if record in dropped else placer.part_of(record) for record in range(len(examples))], placer.moved
 
 
 def cut_parts(count: int, dropped: set[int], params: SplitParams) -> tuple[list[str], list[int]]:
@@ -151,8 +171,32 @@ def cut_parts(count: int, dropped: set[int], params: SplitParams) -> tuple[list[
     return parts, order
 
 
-def _refuse_empty(parts: Sequence[str], groups: int | None) -> None:
-    counts = Counter(parts)
-    if empty := [name for name in PARTS if not counts[name]]:
-        kept = f"{len(parts) - counts[DROPPED]} records{f' in {groups} groups' if groups is not None else ''}"
-        raise DataError(f"{kept} leave nothing for {' and '.join(empty)}; add records or change split's fractions")
+def _empty_parts(division: Division) -> list[str]:
+    filled = set(division.parts)
+    return [part for part in PARTS if part not in filled]
+
+
+def _refusal(examples: Sequence[Example], division: Division, params: SplitParams, empty: list[str]) -> str:
+    """Why parts stay empty, and a setting that fills them, which was tried."""
+    kept = len(examples) - division.parts.count(DROPPED)
+    largest = max(Counter(division.similar).values(), default=0)
+    groups = f" in {len(set(division.groups))} groups" if params.strategy == "grouped" else ""
+    alike = f", {largest} of them near-duplicates by split.duplicates" if largest > 1 else ""
+    remedies = [name for name, other in _other_settings(params) if not _empty_parts(_divide(examples, other))]
+    remedy = f"set {remedies[0]}" if remedies else "add records or change split's fractions"
+    return f"{kept} records{groups}{alike} leave nothing for {' and '.join(empty)}; {remedy}"
+
+
+def _other_settings(params: SplitParams) -> Iterator[tuple[str, SplitParams]]:
+    """Settings under which fewer records must stay together, the mildest first, each with its name."""
+    if params.strategy != "grouped":
+        return
+    duplicates = params.duplicates
+    if duplicates.on == "prompt":
+        yield (
+            "split.duplicates.on: input (what differs where all share one instruction)",
+            replace(params, duplicates=replace(duplicates, on="input")),
+        )
+    yield "split.duplicates.similarity: 100", replace(params, duplicates=replace(duplicates, similarity=100.0))
+    yield "split.duplicates.mode: report", replace(params, duplicates=replace(duplicates, mode="report"))
+    yield "split.strategy: shuffled (near-duplicates then part)", replace(params, strategy="shuffled")

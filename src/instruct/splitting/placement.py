@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from instruct.splitting.union_find import UnionFind
-
 # In this order a joined group chooses: what a model may have been tested on is never trained on later.
 HELD_OUT_FIRST = ("test", "val", "train")
 OF_ITS_KIND = 0.3
@@ -74,8 +72,8 @@ class Placer:
     def __init__(self, fractions: Mapping[str, float], *, stratify: bool) -> None:
         self._shares = Shares(fractions)
         self._stratify = stratify
-        self._groups = UnionFind()
-        self._parts: list[str] = []  # of a group, at its first record
+        self._groups: list[int] = []  # of each record, the one whose place in the lists below is its group's
+        self._parts: list[str] = []
         self._kinds: list[str] = []
         self._members: dict[int, list[int]] = {}  # of groups of two or more
         self._dropped: set[int] = set()
@@ -83,41 +81,38 @@ class Placer:
 
     def place(self, kind: str, drawn: float, links: Sequence[int], *, dropped: bool = False) -> None:
         """Place the next record, with the earlier ones that it is linked to; one that is dropped does not count."""
-        record = self._groups.add()
+        record = len(self._groups)
         self._kinds.append(kind)
-        joined = sorted({self._groups.find(link) for link in links})
+        joined = {self._groups[link] for link in links}
+        part = "" if joined else self._shares.choose(kind, drawn, stratify=self._stratify)
+        self._groups.append(record)
+        self._parts.append(part)
         if joined:
-            self._parts.append(self._merge(joined, record))
-        else:
-            self._parts.append(self._shares.choose(kind, drawn, stratify=self._stratify))
+            part = self._merge(joined, record)
         if dropped:
             self._dropped.add(record)
         else:
-            self._shares.add(kind, self._parts[record])
-
-    def group_of(self, record: int) -> int:
-        """The first record of the group of a record."""
-        return self._groups.find(record)
+            self._shares.add(kind, part)
 
     def part_of(self, record: int) -> str:
         """The part of a record's group."""
-        return self._parts[self._groups.find(record)]
+        return self._parts[self._groups[record]]
 
-    def _merge(self, groups: list[int], record: int) -> str:
+    def _merge(self, groups: set[int], record: int) -> str:
         """Make one group of several and a record that joins them; the part held out most takes them all."""
         part = min((self._parts[group] for group in groups), key=HELD_OUT_FIRST.index)
-        members = [self._members.pop(group, [group]) for group in groups]
-        for group, those in zip(groups, members, strict=True):
+        members = {group: self._members.pop(group, [group]) for group in groups}
+        for group in sorted(groups):
             if self._parts[group] != part:
-                self._move(those, self._parts[group], part, record)
-            self._groups.join(group, record)
-        longest = max(members, key=len)
-        for those in members:
-            if those is not longest:
-                longest += those
-        longest.append(record)
-        self._members[groups[0]] = longest
-        self._parts[groups[0]] = part
+                self._move(members[group], self._parts[group], part, record)
+        # The largest group takes the others in, so that a record changes groups a few times at most.
+        largest = max(groups, key=lambda group: (len(members[group]), -group))
+        newcomers = [record, *(one for group in groups if group != largest for one in members[group])]
+        for one in newcomers:
+            self._groups[one] = largest
+        members[largest] += newcomers
+        self._members[largest] = members[largest]
+        self._parts[largest] = part
         return part
 
     def _move(self, members: Sequence[int], source: str, target: str, joined_by: int) -> None:

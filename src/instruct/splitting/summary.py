@@ -4,17 +4,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from instruct.core.records import Example
 from instruct.splitting.partition import DROPPED, PARTS, Division, SplitParams
 
+_SHOWN = 5
 FAR = 0.02  # a reached fraction is further from the wanted one than this: two points
 
 
-def summarise(division: Division, kinds: Sequence[str], params: SplitParams, *, refused: int) -> dict[str, Any]:
+def summarise(division: Division, examples: Sequence[Example], params: SplitParams, *, refused: int) -> dict[str, Any]:
     """Counts of a split; `across` counts held-out records that have an equal or near-duplicate prompt in train."""
     counts = Counter(division.parts)
     kept = len(division.parts) - counts[DROPPED]
     sizes = Counter(division.similar)
-    kept_kinds = {kind for kind, part in zip(kinds, division.parts, strict=True) if kind and part != DROPPED}
+    kept_kinds = {e.kind for e, part in zip(examples, division.parts, strict=True) if e.kind and part != DROPPED}
     return {
         "read": len(division.parts) + refused,
         "refused": refused,
@@ -55,7 +57,9 @@ def count_seen(division: Division, part: str) -> dict[str, int]:
     }
 
 
-def find_warnings(division: Division, counts: dict[str, Any], ids: Sequence[str], params: SplitParams) -> list[str]:
+def find_warnings(
+    division: Division, counts: dict[str, Any], examples: Sequence[Example], params: SplitParams
+) -> list[str]:
     """A line for each thing that whoever reads the score should know."""
     lines = []
     for part, wanted in params.fractions.items():
@@ -68,14 +72,21 @@ def find_warnings(division: Division, counts: dict[str, Any], ids: Sequence[str]
                 f"warning: {seen} of {counts[part]} {part} records have a near-duplicate in train;"
                 f" set split.strategy: grouped, or split.duplicates.mode: drop"
             )
-    for move in division.moved:
-        lines.append(
-            f"moved {ids[move.record]} from {move.source} to {move.target}: {ids[move.joined_by]} joins its group to"
-            f" one in {move.target}"
-        )
-    for record in division.orphans:
-        lines.append(f'warning: the "parent" of {ids[record]} is not in the file; it is placed on its own')
-    return lines
+    moves = [
+        f"moved {examples[move.record].id} from {move.source} to {move.target}: {examples[move.joined_by].id} joins its"
+        f" group to one in {move.target}"
+        for move in division.moved
+    ]
+    orphans = [
+        f'warning: the "parent" of {examples[record].id} is not in the file; it is placed on its own'
+        for record in division.orphans
+    ]
+    return lines + _first(moves) + _first(orphans)
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = [f"({len(lines) - _SHOWN} more like this)"] if len(lines) > _SHOWN else []
+    return lines[:_SHOWN] + more
 
 
 def _why(counts: dict[str, Any]) -> str:

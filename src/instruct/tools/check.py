@@ -1,26 +1,33 @@
 """Validates everything that can be wrong before a stage runs, in about a second and without torch."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from instruct.augmentation.settings import AugmentParams
-from instruct.backbones.catalog import ModelParams, find_backbone
-from instruct.core.errors import InstructError
-from instruct.core.params import PARAMS_FILE, load_params, read_params
-from instruct.core.records import Example
+from instruct.backbones.catalog import Backbone, ModelParams, find_backbone
+from instruct.core.errors import DataError, InstructError, ParamsError
+from instruct.core.files import read_json
+from instruct.core.git import ask_git
+from instruct.core.params import PARAMS_FILE, build, load_params, read_params
+from instruct.core.parsing import mapping, parse_yaml
+from instruct.core.records import Example, group_lines, part_rows
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import check_rows
+from instruct.formats.rows import left_out_lines, stream_rows
 from instruct.generation.settings import GenerateParams
 from instruct.quality.settings import QualityParams
 from instruct.report.settings import PlotParams
 from instruct.servers.settings import ServersParams
-from instruct.splitting.partition import SplitParams, split_examples
-from instruct.text.prompts import PromptParams
+from instruct.splitting.partition import PARTS, SplitParams, divide
+from instruct.splitting.summary import find_warnings, summarise
+from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.tokenizer import Tokenizer, gpt2_tokenizer
+from instruct.tools.limits import Room, context_without_weights, count_lengths, limit_lines, warmup_lines
+from instruct.tools.own_data import untracked
 from instruct.training.settings import TrainParams
 
 
@@ -65,58 +72,141 @@ def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
     return settings, problems
 
 
-def check_all(data: Path | None, path: Path = PARAMS_FILE) -> tuple[list[str], list[str]]:
-    """What is set and what is there (lines to print), and what is wrong (lines to print; empty if all is well)."""
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What to print: what is there, and what is wrong (empty if nothing is)."""
+
+    lines: list[str]
+    problems: list[str]
+
+    def add(self, found: Callable[[], tuple[list[str], list[str]]]) -> None:
+        """Lines and problems of one look; an error of its own is one more problem and hides no other look."""
+        try:
+            lines, problems = found()
+        except InstructError as error:
+            lines, problems = [], [str(error)]
+        self.lines.extend(lines)
+        self.problems.extend(problems)
+
+
+def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = False) -> Checked:
+    """What is set and what is there, and all that is wrong; `every` setting is named, or those not as committed."""
     settings, problems = check_params(path)
-    lines = [line for name, values in settings.items() for line in flatten(name, asdict(values))]
+    checked = Checked(lines=setting_lines(settings, path, every=every), problems=problems)
     if "model" in settings:
-        try:
-            backbone = find_backbone(settings["model"].backbone)
-            missing = [file.name for file in backbone.files if verify_size(backbone.folder / file.name, file.size)]
-            state = f"will be fetched: {', '.join(missing)}" if missing else "here"
-            lines.append(f"backbone {backbone.name} ({backbone.licence}): {backbone.about}; {state}")
-        except InstructError as error:
-            problems.append(str(error))
-    source = data or (Path(settings["split"].data) if "split" in settings else None)
-    if source:
-        try:
-            columns = settings["split"].columns if "split" in settings else USUAL
-            examples, bad = check_rows(source, columns)
-            found = [line for record in bad.values() for line in record]
-            dropped = "split" in settings and settings["split"].invalid == "drop" and data is None
-            (lines if dropped else problems).extend(found)
-            lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
-            if "split" in settings and not (bad and not dropped):
-                counts = {name: len(part) for name, part in split_examples(examples, settings["split"]).items()}
-                lines.append(f"{source}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-            if examples and {"model", "prompt", "quality", "train"} <= set(settings):
-                looked, failed = check_quality(source, examples, bad, settings, full=data is not None)
-                lines += looked
-                problems += failed
-        except InstructError as error:
-            problems.append(str(error))
-    return lines, problems
+        checked.add(lambda: (backbone_lines(settings["model"].backbone), []))
+    if source := data or (Path(settings["split"].data) if "split" in settings else None):
+        _check_data(checked, source, settings, own=data is None)
+    return checked
 
 
-def check_quality(
+def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool) -> list[str]:
+    """The settings that differ from the committed ones, or `every` one; all where nothing is committed."""
+    now = [line for name, values in settings.items() for line in flatten(name, asdict(values))]
+    before = None if every else _committed(path)
+    if before is None:
+        return now
+    changed = []
+    for line in now:
+        key, value = line.split(" = ", 1)
+        if before.get(key) != value:
+            changed.append(f"{line} (committed: {before.get(key, 'not set')})")
+    return changed or [f"{path}: all settings are as committed; `instruct check --all` prints them"]
+
+
+def _committed(path: Path) -> dict[str, str] | None:
+    """The settings of HEAD as `flatten` spells them; None where there are none, or they cannot be read."""
+    text = ask_git(path.parent, "show", f"HEAD:./{path.name}")
+    try:
+        values = mapping(parse_yaml(text, "HEAD")) if text is not None else {}
+    except DataError:
+        return None
+    lines = []
+    for name, cls in SECTIONS.items():
+        try:
+            lines += flatten(name, asdict(build(cls, values.get(name), where="HEAD")))
+        except ParamsError:  # a section of another version: its values as they are
+            lines += flatten(name, mapping(values.get(name)))
+    return dict(line.split(" = ", 1) for line in lines) or None
+
+
+def backbone_lines(name: str) -> list[str]:
+    """The backbone in use, and which of its files will be fetched."""
+    backbone = find_backbone(name)
+    missing = [file.name for file in backbone.files if verify_size(backbone.folder / file.name, file.size)]
+    state = f"will be fetched: {', '.join(missing)}" if missing else "here"
+    return [f"backbone {backbone.name} ({backbone.licence}): {backbone.about}; {state}"]
+
+
+def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, own: bool) -> None:
+    """The records of a file: their form, the split, their quality, and whether there is room for them."""
+    rows = stream_rows(source, settings["split"].columns if "split" in settings else USUAL)
+    try:
+        examples, bad = part_rows(rows)
+    except InstructError as error:
+        checked.problems.append(str(error))
+        return
+    found = group_lines([line for record in bad.values() for line in record])
+    dropped = "split" in settings and settings["split"].invalid == "drop" and own
+    (checked.lines if dropped else checked.problems).extend(found)
+    checked.lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
+    checked.lines.extend(left_out_lines(rows))
+    if own:
+        checked.add(lambda: (tracking_lines(Path.cwd(), source), []))
+    if "split" in settings and not (bad and not dropped):
+        checked.add(lambda: (split_lines(source, examples, settings["split"]), []))
+    if examples and {"model", "prompt", "quality", "train", "generate"} <= set(settings):
+        checked.add(lambda: look_at_records(source, examples, bad, settings, full=not own))
+
+
+def split_lines(source: Path, examples: list[Example], params: SplitParams) -> list[str]:
+    """The sizes of the parts, and what whoever reads the score should know of them."""
+    division = divide(examples, params)
+    counts = summarise(division, examples, params, refused=0)
+    sizes = ", ".join(f"{part} {counts[part]}" for part in PARTS)
+    return [f"{source}: {sizes}", *find_warnings(division, counts, examples, params)]
+
+
+def tracking_lines(root: Path, data: Path) -> list[str]:
+    """A warning for data that a clone or a temporary experiment would lack, with the command that helps."""
+    if ask_git(root, "rev-parse", "--is-inside-work-tree") is None or not data.is_file():
+        return []
+    return [f"warning: {line}" for line in untracked(root, [str(data)])]
+
+
+def look_at_records(
     source: Path, examples: list[Example], bad: Container[int], settings: Mapping[str, Any], *, full: bool
 ) -> tuple[list[str], list[str]]:
-    """Lines to print and gates that fail; `full` lists all findings and, if the backbone is here, lengths in tokens."""
+    """Quality, and what is too long for backbone, training or generation.
+
+    A `full` look lists all findings and counts with the backbone's tokenizer, if it is here; a brief one counts with
+    GPT-2's, which takes no second and comes near.
+    """
     from instruct.tools.quality import brief_lines, check_file, full_lines
 
     backbone = find_backbone(settings["model"].backbone)
     here = not any(verify_size(backbone.folder / file.name, file.size) for file in backbone.files)
-    length = settings["train"].max_length
-    report = check_file(
-        source,
-        examples,
-        bad,
-        settings["quality"],
-        settings["prompt"].template,
-        backbone if full and here else None,
-        length,
-    )
-    return full_lines(source, report, length) if full else brief_lines(source, report)
+    tokenizer, context = _tokenizer(backbone, exact=full and here)
+    template = settings["prompt"].template
+    report = check_file(source, examples, bad, settings["quality"], template, tokenizer if full and here else None)
+    lines, problems = full_lines(source, report) if full else brief_lines(source, report)
+    room = Room(train=settings["train"], generate=settings["generate"], context=context, exact=full and here)
+    lengths = count_lengths(examples, TEMPLATES[template], tokenizer)
+    warnings, stops = limit_lines(lengths, room)
+    train_records = int(len(examples) * settings["split"].train) if "split" in settings else len(examples)
+    mean = sum(one.total for one in lengths) / len(lengths)
+    return [*lines, *warnings, *warmup_lines(settings["train"], train_records, mean)], problems + stops
+
+
+def _tokenizer(backbone: Backbone, *, exact: bool) -> tuple[Tokenizer, int | None]:
+    """The backbone's tokenizer and context, or GPT-2's and what can be known without torch."""
+    if exact:
+        from instruct.model.pretrained import open_tokenizer
+
+        return open_tokenizer(backbone)
+    config = backbone.folder / "config.json"
+    known = mapping(read_json(config)) if config.is_file() else backbone.config
+    return gpt2_tokenizer(), context_without_weights(known, backbone.family)
 
 
 def verify_size(path: Path, size: int) -> bool:

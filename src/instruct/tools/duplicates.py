@@ -1,17 +1,15 @@
 """Finds exact and near duplicates within and across data files, and writes the records without or with their groups."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from instruct.core.errors import DataError, ParamsError
-from instruct.core.records import BadRecord, shown, write_records
+from instruct.core.records import Example, group_lines, shown, write_records
 from instruct.formats.columns import Columns
-from instruct.formats.rows import stream_rows
-from instruct.splitting.near_duplicates import DuplicatesParams, find_duplicates
-from instruct.splitting.partition import name_groups
-from instruct.splitting.store import RecordStore
+from instruct.formats.rows import check_rows
+from instruct.splitting.near_duplicates import DuplicatesParams, compared_text, find_duplicates, name_groups
 
 Place = tuple[Path, str]  # file and id
 SHOWN_TEXT = 90
@@ -29,31 +27,32 @@ def find_in_files(
         raise ParamsError("--out goes with --mode drop and --mode group, which need it")
     if out and len(files) > 1:
         raise ParamsError(f"--mode {params.mode} writes the records of one file; give one, or leave --mode out")
-    store = RecordStore(params.on, seed=0)
-    places = list(_read_all(files, columns, store))
-    found = find_duplicates(store.index.texts, params.similarity, params.method)
+    places, examples = _read_all(files, columns)
+    texts = [compared_text(example, params.on) for example in examples]
+    found = find_duplicates(texts, params.similarity, params.method)
     groups = name_groups(len(places), found.links)
-    lines = describe_groups(places, groups, found.same.tolist(), store.index.texts, show)
+    lines = describe_groups(places, groups, found.same.tolist(), texts, show)
     if out:
         # As in the split, a record that joins two groups does not throw out the first of the second.
         repeated = set(found.links[:, 1].tolist()) if params.mode == "drop" else set()
         kept = [i for i in range(len(places)) if i not in repeated]
-        write_records(out, (replace(store.read(i), group=places[groups[i]][1]) for i in kept))
+        write_records(out, (replace(examples[i], group=places[groups[i]][1]) for i in kept))
         lines.append(f"{out}: {len(kept)} of {len(places)} records")
     return lines
 
 
-def _read_all(files: Sequence[Path], columns: Columns, store: RecordStore) -> Iterator[Place]:
+def _read_all(files: Sequence[Path], columns: Columns) -> tuple[list[Place], list[Example]]:
+    places: list[Place] = []
+    examples: list[Example] = []
     bad: list[str] = []
     for file in files:
-        for row in stream_rows(file, columns):
-            if isinstance(row, BadRecord):
-                bad += row.lines()
-            else:
-                store.add(row)
-                yield file, row.id
+        good, problems = check_rows(file, columns)
+        bad += [line for lines in problems.values() for line in lines]
+        places += [(file, example.id) for example in good]
+        examples += good
     if bad:
-        raise DataError("\n".join(bad))
+        raise DataError("\n".join(group_lines(bad)))
+    return places, examples
 
 
 def describe_groups(

@@ -5,12 +5,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from instruct.backbones.catalog import Backbone
 from instruct.core.records import Example
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import name_record, verdicts
 from instruct.quality.settings import QualityParams
 from instruct.text.prompts import TEMPLATES, TemplateName
+from instruct.text.tokenizer import Tokenizer
 
 
 def check_file(
@@ -19,23 +19,17 @@ def check_file(
     bad: Container[int],
     params: QualityParams,
     template: TemplateName,
-    backbone: Backbone | None,
-    max_length: int | None = None,
+    tokenizer: Tokenizer | None,
 ) -> dict[str, Any]:
     """The quality report of one file, of whose records those with an index in `bad` are missing from `examples`.
 
-    Without a backbone there are no lengths in tokens, and torch is not needed.
+    Without a tokenizer there are no lengths in tokens.
     """
-    if backbone:
-        from instruct.model.pretrained import load_tokenizer_of
-
-        check = QualityCheck(params, template=TEMPLATES[template], tokenizer=load_tokenizer_of(backbone))
-    else:
-        check = QualityCheck(params)
+    check = QualityCheck(params, template=TEMPLATES[template], tokenizer=tokenizer)
     places = (place for place in count() if place not in bad)
     for example, place in zip(examples, places, strict=False):
         check.add(example, str(source), place)
-    return check.report(max_length)
+    return check.report()
 
 
 def brief_lines(source: Path, report: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -47,7 +41,7 @@ def brief_lines(source: Path, report: dict[str, Any]) -> tuple[list[str], list[s
     return [*lines, f"`instruct check {source}` lists all findings"], failures
 
 
-def full_lines(source: Path, report: dict[str, Any], max_length: int) -> tuple[list[str], list[str]]:
+def full_lines(source: Path, report: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Every finding with its records, kinds of task, languages and lengths; and failures."""
     _, failures = verdicts(report)
     lines = [f"{source}: {report['records']} records looked at"]
@@ -64,10 +58,10 @@ def full_lines(source: Path, report: dict[str, Any], max_length: int) -> tuple[l
             lines.append(f"{title}: {shown}" + (f" and {len(shares) - 8} more" if len(shares) > 8 else ""))
     languages = ", ".join(f"{name} {one['count']}" for name, one in report["languages"].items())
     lines.append(f"languages of answers (unknown: short or unsure): {languages}")
-    return [*lines, *_length_lines(report, max_length)], failures
+    return [*lines, *_length_lines(report)], failures
 
 
-def _length_lines(report: dict[str, Any], max_length: int) -> list[str]:
+def _length_lines(report: dict[str, Any]) -> list[str]:
     tokens = report.get("tokens")
     if not tokens:
         return ["lengths in tokens: the tokenizer is not here yet; `instruct fetch` the backbone, then check again"]
@@ -77,5 +71,4 @@ def _length_lines(report: dict[str, Any], max_length: int) -> list[str]:
         lines.append(f"  {name}: median {one['p50']}, 95 % up to {one['p95']}, mean {one['mean']:g}, most {one['max']}")
     longest = ", ".join(f"{record['id']} {record['tokens']}" for record in tokens["longest"])
     lines.append(f"  longest: {longest}")
-    lines.append(f"  longer than train.max_length {max_length}: {tokens['longer']} of those counted")
     return lines

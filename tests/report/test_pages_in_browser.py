@@ -34,7 +34,11 @@ def bands(scores):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    return {"run": page_of_run(folder / "run"), "compare": page_of_two(folder / "two"), "view": page_of_all(folder / "all")}
+    return {
+        "run": page_of_run(folder / "run"),
+        "compare": page_of_two(folder / "two"),
+        "view": page_of_all(folder / "all"),
+    }
 
 
 def page_of_run(folder):

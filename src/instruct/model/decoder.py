@@ -90,7 +90,8 @@ def add_rows(weight: Tensor, ids: Tensor, gradient: Tensor) -> None:
     autograd would first copy the head's gradient, which is as large as the embedding, and add to the copy.
     """
     assert weight.grad is not None, "the head comes first in a backward pass"
-    rows = torch.sparse_coo_tensor(ids.reshape(1, -1), gradient.reshape(-1, weight.shape[1]), weight.shape)
+    rows = gradient.reshape(-1, weight.shape[1])
+    rows = torch.sparse_coo_tensor(ids.reshape(1, -1), rows, weight.shape, check_invariants=False)
     weight.grad.add_(rows)
 
 

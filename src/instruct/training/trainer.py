@@ -138,7 +138,7 @@ class Trainer:
         needed = sum(of_token * tokens + of_target * targets for tokens, targets in sizes)
         seconds = 2 * needed / matmul_peak(self._runtime, 512, 2) / self._parallel.world_size
         log.info(
-            "%d steps over %d records, val loss on %d records every %d steps; %s, %s; about %s",
+            "%d steps over %d records, evaluated on %d records every %d steps; %s, %s; about %s",
             len(left), sum(map(len, left)), len(self._val_set), self._params.eval_every, self._runtime.device,
             str(self._runtime.dtype).removeprefix("torch."),
             f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds",

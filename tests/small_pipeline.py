@@ -6,7 +6,7 @@ import subprocess
 
 def run(*command, cwd, **environment):
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=1200
     )
 
 

@@ -133,7 +133,7 @@ def watched(cls, section, whole=False):
 def through_load_params(frame):
     while frame and frame.f_code.co_name != "load_params":
         frame = frame.f_back
-    return bool(frame) and frame.f_code.co_filename.endswith("instruct/params.py")
+    return bool(frame) and frame.f_code.co_filename.endswith("instruct/core/params.py")
 
 
 # Files

@@ -185,7 +185,7 @@ def test_lock_step_fails_where_results_are_older_than_the_branch(workplace, tmp_
 
 
 @pytest.mark.parametrize(
-    ("gate", "tuned", "status", "said"),
+    ("gate", "change", "status", "said"),
     [
         ("", -40, 0, "is worse in"),
         ("worse", -40, 3, "is worse in"),
@@ -194,14 +194,14 @@ def test_lock_step_fails_where_results_are_older_than_the_branch(workplace, tmp_
         ("wrose", 0, 1, "--fail-if must be worse or not-better, is wrose"),
     ],
 )
-def test_gate_decides_how_the_report_step_ends(tmp_path, hermetic, gate, tuned, status, said):
+def test_gate_decides_how_the_report_step_ends(tmp_path, hermetic, gate, change, status, said):
     """On two hand-written runs; the step's own exit status is what GitHub turns red by."""
     source = make_repository(tmp_path / "source", with_dvc=True)
     scores = [50.0 + i for i in range(40)]
     write_run(source, {"similarity": scores})
     commit_all(source)
     git(source, "switch", "--quiet", "--create", "work")
-    write_run(source, {"similarity": [score + tuned for score in scores]})
+    write_run(source, {"similarity": [score + change for score in scores]}, md5s={"sft": "1"})
     git(source, "commit", "--quiet", "--allow-empty", "--all", "--message", "work")
     runner = Runner(publish(source, tmp_path / "origin.git"), "work", tmp_path, src=ROOT / "src")
     assert runner("base").returncode == 0

@@ -6,7 +6,6 @@ from scipy.stats import permutation_test
 from viewing.repository import Repository
 
 from instruct.comparing.guard import find_changes
-from instruct.results.lock import flatten
 from instruct.viewing.collect import Entry, collect_runs
 from instruct.viewing.differences import compare_with
 from instruct.viewing.table import build_table, difference_cells, varying_settings
@@ -58,7 +57,7 @@ def test_a_damaged_run_has_no_number_and_stops_no_other(runs):
 
 
 def test_only_settings_that_differ_have_a_column(runs):
-    assert set(varying_settings([flatten(one.run.params) for one in runs.values()])) == {"train.lr", "train.epochs"}
+    assert set(varying_settings([one.params for one in runs.values()])) == {"train.lr", "train.epochs"}
     columns, _ = build_table(list(runs.values()), {}, 0)
     assert [column.label for column in columns if column.key.startswith("set:")] == ["train.lr", "train.epochs"]
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from instruct.viewing.revisions import Revision
 from markupsafe import Markup
 from PIL import Image
 from screenshot import take_picture
 from viewing.repository import Repository, response
 
+from instruct.results.revisions import Revision
 from instruct.viewing.collect import collect_runs
 from instruct.viewing.page import render, write_view
 
@@ -100,7 +100,7 @@ def block_of(page, id_):
     return json.loads(re.search(rf'<script type="application/json" id="{id_}">(.*?)</script>', text, re.S)[1])
 
 
-def scores_of(page, name, system="tuned"):
+def scores_of(page, name, system="sft"):
     """A run's scores by record, from the file and not through the page's own scripts."""
     run = next(run for run in block_of(page, "view-data")["runs"] if run["name"] == name)
     ids, scores = block_of(page, run["records"])["id"], block_of(page, run["scores"])
@@ -274,17 +274,17 @@ def test_answers_are_shown_a_page_at_a_time(at):
 
 
 def test_answers_are_sorted_by_score_and_by_gain(at, page):
-    tuned, base = scores_of(page, "main"), scores_of(page, "main", "base")
+    sft, base = scores_of(page, "main"), scores_of(page, "main", "base")
     choose(at, "answers-sort", "low")
-    assert shown(at) == sorted(tuned, key=tuned.get)[:20]
+    assert shown(at) == sorted(sft, key=sft.get)[:20]
     choose(at, "answers-sort", "loss")
-    assert shown(at) == sorted(tuned, key=lambda id_: tuned[id_] - base[id_])[:20]
+    assert shown(at) == sorted(sft, key=lambda id_: sft[id_] - base[id_])[:20]
 
 
 def test_filters_leave_exactly_what_they_say(at, page):
-    tuned, base = scores_of(page, "main"), scores_of(page, "main", "base")
+    sft, base = scores_of(page, "main"), scores_of(page, "main", "base")
     choose(at, "answers-which", "worse")
-    assert at.run(FOUND) == sum(tuned[id_] < base[id_] for id_ in tuned) > 0
+    assert at.run(FOUND) == sum(sft[id_] < base[id_] for id_ in sft) > 0
     choose(at, "answers-which", "unended")
     assert at.run(FOUND) == 12  # each fourth of 45 ended by length
     choose(at, "answers-which", "cut")
@@ -294,7 +294,7 @@ def test_filters_leave_exactly_what_they_say(at, page):
     assert at.run(FOUND) == 15
     choose(at, "answers-kind", "")
     fill(at, "answers-low", "50")
-    assert at.run(FOUND) == sum(score >= 50 for score in tuned.values())
+    assert at.run(FOUND) == sum(score >= 50 for score in sft.values())
     at.click("#answers-form button[type=reset]")
     at.run("pause(100)")
     assert at.run(FOUND) == 45
@@ -385,7 +385,10 @@ def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
     repository = Repository(tmp_path, records=3)
     repository.write(text=ATTACK)
     hostile = [response(f"r{i}", ATTACK, i, instruction=ATTACK, kind=ATTACK) for i in range(3)]
-    repository.put_json("data/responses.json", hostile)
+    md5 = repository.put_json("data/responses.json", hostile)["md5"]
+    results = json.loads((tmp_path / "metrics/evaluate.json").read_text())
+    results["systems"][1]["md5"] = md5
+    repository.put_json("metrics/evaluate.json", results)
     repository.put("params.yaml", json.dumps({"train": {"lr": ATTACK}}))
     output = tmp_path / "view.html"
     write_view(tmp_path, output)
@@ -413,8 +416,8 @@ def test_fifty_runs_and_ten_thousand_answers_stay_one_page_at_a_time(browser, tm
             one,
             revision=Revision(name=f"e{i}", kind="experiment", commit=f"{i:040x}"),
             params={**one.params, "train.lr": i / 1e5},
-            train={**one.train, "best_val_loss": 1 + i / 100},
-            answers={s: [{**row, "response": f"{s} {i}"} for row in rows] for s, rows in one.answers.items()},
+            run=replace(one.run, train={**one.run.train, "best_val_loss": 1 + i / 100}),
+            answers={s: [replace(row, response=f"{s} {i}") for row in rows] for s, rows in one.answers.items()},
         )
         for i in range(50)
     ]
@@ -436,7 +439,7 @@ def test_fifty_runs_and_ten_thousand_answers_stay_one_page_at_a_time(browser, tm
     assert f"there are {distinct} styles of line, so {50 - distinct} look like another" in status(browser, "curves")
     assert browser.run("all('#answers-list article').length") == 20
     choose(browser, "answers-run", "49")
-    fill(browser, "answers-find", "r199 tuned")
+    fill(browser, "answers-find", "r199 sft")
     assert shown(browser) == ["r199"]
-    assert "tuned 49" in browser.run("document.getElementById('answers-list').textContent")
+    assert "sft 49" in browser.run("document.getElementById('answers-list').textContent")
     assert browser.errors == []

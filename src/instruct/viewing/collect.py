@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from instruct.core.errors import DataError
+from instruct.core.parsing import mapping, parse_yaml
 from instruct.core.records import Response
+from instruct.results.lock import PARAMS, flatten
 from instruct.results.revisions import Revision, list_revisions, read_files
 from instruct.results.runs import IN_GIT, Run, load_run
 from instruct.results.stored import Cache, read_answers
@@ -13,9 +16,10 @@ from instruct.results.stored import Cache, read_answers
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is known of one revision: its run, None if that is damaged; `missing` says in words what is, and why."""
+    """What is known of one revision: settings, and its run, None if that is damaged; `missing` says what and why."""
 
     revision: Revision
+    params: dict[str, Any] = field(default_factory=dict)
     run: Run | None = None
     answers: dict[str, list[Response]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
@@ -38,14 +42,17 @@ def collect_runs(root: Path, asked: Sequence[str] = ()) -> list[Entry]:
 
 def read_entry(revision: Revision, files: Mapping[str, bytes], cache: Cache) -> Entry:
     """A revision's run and its answers."""
+    params: dict[str, Any] = {}
     try:
+        text = files.get(PARAMS, b"").decode("utf-8", "replace")
+        params = flatten(mapping(parse_yaml(text, f"{PARAMS} of {revision.name}")))
         run = load_run(revision.name, files, commit=revision.commit)
     except DataError as error:
-        return Entry(revision=revision, missing=(str(error),))
+        return Entry(revision=revision, params=params, missing=(str(error),))
     found = {system: read_answers(run, system, cache) for system in run.results.names}
     missing = [*_gaps(run), *(reason for _, reason in found.values() if reason)]
     answers = {} if any(reason for _, reason in found.values()) else {name: rows for name, (rows, _) in found.items()}
-    return Entry(revision=revision, run=run, answers=answers, missing=tuple(missing))
+    return Entry(revision=revision, params=params, run=run, answers=answers, missing=tuple(missing))
 
 
 def _gaps(run: Run) -> Iterable[str]:

@@ -7,7 +7,6 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.comparing.compare import ScoreChange
-from instruct.results.lock import flatten
 from instruct.results.runs import Run
 from instruct.results.schema import CORPUS_MEASURES, MEASURES
 from instruct.statistics import ALPHA
@@ -58,7 +57,7 @@ class Row:
 def build_table(entries: Sequence[Entry], names: Mapping[str, str], against: int) -> tuple[list[Column], list[Row]]:
     """Columns and rows for all runs; `against` is the place of the run that the others are compared with."""
     runs = [one.run for one in entries if one.run]
-    params = [flatten(one.run.params) if one.run else {} for one in entries]
+    params = [one.params for one in entries]
     settings = varying_settings(params)
     judges = rank_judges(runs)
     columns = [*score_columns(judges, entries[against].name), *training_columns(), *measure_columns()]
@@ -72,7 +71,7 @@ def build_table(entries: Sequence[Entry], names: Mapping[str, str], against: int
     for place, entry in enumerate(entries):
         cells = {f"diff:{judge}": differences[judge][place] for judge in judges}
         cells["when"] = Cell(text=entry.revision.when[:16].replace("T", " "), value=entry.revision.when or None)
-        cells |= {f"set:{key}": _setting(params[place], params[against], key) for key in settings if entry.run}
+        cells |= {f"set:{key}": _setting(params[place], params[against], key) for key in settings}
         if entry.run:
             cells |= _run_cells(entry.run, judges)
         rows.append(Row(run=entry, note=_origin(entry, names), cells=cells))

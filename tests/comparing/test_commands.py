@@ -200,7 +200,7 @@ def test_experiments_of_dvc_are_compared_by_name(tmp_path):
     status, out, err = instruct(root, "compare", "seed-1", "seed-3")
     assert status == 0, err
     assert "train.seed: 1 → 3" in out and "+0.2 (95 % +0.2 to +0.2)" in out
-    status, out, _ = instruct(root, "power", "seed-1", "seed-2", "seed-3")
+    status, out, _ = instruct(root, "power", "seed-1", "seed-2", "seed-3", "--score", "similarity")
     assert status == 0 and "a run's mean has a standard deviation of 0.10 points from seed to seed" in out
 
 

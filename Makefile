@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge lock clean bench-data report view screenshot verify experiments
+.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge lock clean bench-data report view plots screenshot verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ smoke: $(VENV)/.runtime  ## the same stages with a tiny random model, in a scrat
 
 view: $(VENV)/.runtime  ## open one offline page with every experiment: table, curves, answers to search
 	instruct view $(ARGS)
+
+plots: $(VENV)/.dev  ## write DVC's charts to dvc_plots/index.html, with Vega beside them, so that no network is needed
+	dvc plots show
+	python -c "import vl_convert; print(vl_convert.javascript_bundle(vl_version='5.20'))" > dvc_plots/vega.js
 
 screenshot: $(VENV)/.dev  ## take the README's picture of that page anew (needs Chromium)
 	instruct view --no-open

@@ -62,7 +62,7 @@ const seen = (shape) => {
   const pair = [luminance(paint), luminance(behind(shape.closest('figure')))].sort((a, b) => b - a)
   return (pair[0] + 0.05) / (pair[1] + 0.05) >= 3
 }
-const marks = (selector) => all(`figure :is(${selector})`).map((mark) => mark.querySelector('path, use') ?? mark)
+const marks = (selector) => all(`figure :is(${selector})`).map((mark) => [...mark.querySelectorAll('path, use')].find((shape) => !shape.closest('defs')) ?? mark)
 const seenMarks = (selector) => marks(selector).filter(seen).length
 
 const nameless = () =>

@@ -352,7 +352,7 @@ def ran(done):
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("src/instruct/report/figures.py", ["plot"]),
+        ("src/instruct/report/charts.py", ["plot"]),
         ("src/instruct/tools/smoke.py", []),
         pytest.param("src/instruct/evaluation/score.py", ["evaluate"], marks=pytest.mark.slow),
         pytest.param("src/instruct/generation/sampling.py", ["baseline", "generate"], marks=pytest.mark.slow),

@@ -268,7 +268,7 @@ def test_stage_without_torch_gives_the_same_results(smoke, tmp_path, script, inp
         for path in made:
             assert path.read_bytes() == (smoke / path.relative_to(tmp_path)).read_bytes()
             compared += 1
-    assert compared >= 2
+    assert compared >= len(outputs)
 
 
 def test_module_list_of_a_stage_without_torch_has_no_torch(smoke):
@@ -375,7 +375,7 @@ PATHS = {
         "base=data/base_responses.json",
         "sft=data/responses.json",
     ],
-    "plot.py": ["metrics/report", "metrics/score_bands.csv"],
+    "plot.py": ["metrics/report/index.html"],
 }
 
 

@@ -170,7 +170,7 @@ def test_lock_step_passes_without_data_where_results_belong_to_the_code(finished
     ("file", "old", "new", "stage"),
     [
         ("params.yaml", "weight_decay: 0.1", "weight_decay: 0.2", "train"),
-        ("src/instruct/report/figures.py", "", "# a remark\n", "plot"),
+        ("src/instruct/report/charts.py", "", "# a remark\n", "plot"),
         ("data/smoke.json", '"output": "', '"output": "x', "split"),
     ],
 )

@@ -1,5 +1,6 @@
 """The page that `dvc plots show` writes, in a real Chromium that reaches no network."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from report.run_folder import make_run
+
+from instruct.core.files import write_csv
+from instruct.results.runs import SCORES as SCORES_FILE
 
 ROOT = Path(__file__).parents[2]
 BASE, SFT = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
@@ -34,11 +38,23 @@ def dvc(folder, *arguments):
     return done.stdout
 
 
+def with_gaps(path):
+    """Give the measure that DVC's charts show the scores of this module, also where there are none."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, *pair in zip(rows, BASE, SFT, strict=True):
+        row |= dict(
+            zip(("similarity_base", "similarity_sft"), ["" if one is None else one for one in pair], strict=True)
+        )
+    write_csv(path, list(rows[0]), rows)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, hermetic):
     """A run with the repository's own pipeline and settings of DVC."""
     folder = tmp_path_factory.mktemp("plots")
     make_run(folder, BASE, SFT)
+    with_gaps(folder / SCORES_FILE)
     for name in ("dvc.yaml", "params.yaml", "models/backbones.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comparing.small_runs import commit, make_repository, write_run
 from report.run_folder import make_run
 from viewing.repository import Repository
 
 import plot
+from instruct.comparing.charts import BINS
 from instruct.comparing.compare import compare
 from instruct.comparing.report import write_refusal, write_report
 from instruct.results.runs import read_run
@@ -60,9 +62,9 @@ def page_of_two(folder):
     sides = [[read_run(name, root)] for name in ("main", "workspace")]
     comparison = compare(*sides)
     _, path = write_report(comparison, root / "report", root)
-    changes = {after - before for before, after in zip(SCORES, SYSTEMS["sft"], strict=True)}
-    scores = len(comparison.scores)
-    return Shown(path, {".bar": len(changes), ".dot": scores, ".line": scores + 4}, {"Scores": scores, "parameters": 1})
+    changes = [after - before for before, after in zip(SCORES, SYSTEMS["sft"], strict=True)]
+    bars, scores = np.count_nonzero(np.histogram(changes, BINS, (-100, 100))[0]), len(comparison.scores)
+    return Shown(path, {".bar": bars, ".dot": scores, ".line": scores + 4}, {"Scores": scores, "parameters": 1})
 
 
 def page_of_all(folder):

@@ -105,7 +105,7 @@ def test_clone_holds_the_commit_and_no_results(workplace, tmp_path):
         ("metrics/split.json", '"read": 40', '"read": 41', "metrics/split.json: read is 41, was 40"),
         ("metrics/split.json", '"read": 40,', "", 'metrics/split.json: read is "absent", was 40'),
         ("metrics/curves/val.csv", "\n0,", "\n1,", "metrics/curves/val.csv: 1 of 3 rows differ, first row 1: 1,"),
-        ("metrics/report/loss.svg", "<svg", "<SVG", "metrics/report/loss.svg: has other bytes"),
+        ("params.yaml", "split:", "Split:", "params.yaml: has other bytes"),
     ],
 )
 def test_what_differs_is_said_in_the_words_of_the_file(cloned, name, old, new, line):
@@ -145,7 +145,7 @@ def test_values_are_compared_to_the_leaf():
 
 
 def test_lock_of_older_code_is_refused_before_anything_runs(workplace):
-    with (workplace / "src/instruct/report/figures.py").open("a") as file:
+    with (workplace / "src/instruct/report/charts.py").open("a") as file:
         file.write("# newer\n")
     commit_all(workplace)
     with pytest.raises(InstructError, match=r"dvc\.lock: is not that of this commit: .* of plot are newer"):

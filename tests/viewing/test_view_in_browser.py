@@ -18,7 +18,7 @@ from instruct.viewing.page import render, write_view
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u2028<!-- {{ 7 * 7 }}"
 MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}
 SCHEDULES = {"slow": "cosine", "fast": "linear", "two-epochs": "constant", "unfinished": "warm"}
-PARTS = ("#curves-chart svg", "#answers-list .tuned")
+PARTS = ("#curves-chart svg", "#answers-list .s1")
 RESULTS = ("metrics/evaluate.json", "metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv")
 FOUND = "Number(document.getElementById('answers-status').textContent.split(' ')[0])"
 

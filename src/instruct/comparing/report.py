@@ -17,6 +17,7 @@ from instruct.report.report import template_environment
 from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.tables import signal_table
+from instruct.report.verdict import system_title
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, all_stale_lines, changed_params
 from instruct.results.schema import REFERENCE
@@ -80,6 +81,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "several": len(comparison.a) + len(comparison.b) > 2,
         "stale": all_stale_lines((*comparison.a, *comparison.b)),
         "scope": scope_line(comparison),
+        "whose": " and ".join(dict.fromkeys(system_title(run.results.primary) for run in (a, b))),
         "signals": signals,
         "metrics_problem": problem,
         "first": first,

@@ -47,6 +47,7 @@ def chart(name: str, draw: Draw) -> Markup:
         figure.savefig(file, format="svg", metadata=METADATA, transparent=True)
     text = file.getvalue()
     text = re.sub(r"<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns:xlink="[^"]*"', "", text).replace("xlink:href", "href")
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
     used = set(re.findall(r"(?:href=\"|url\()#([^\")]+)", text))

@@ -12,7 +12,7 @@ from instruct.core.runtime import Runtime
 from instruct.model.checkpoint import Model, random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
-from instruct.model.lora import LoraParams
+from instruct.model.settings import LoraParams
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, make_tokenizer
 from instruct.training.collate import Batch, collate
 from instruct.training.distributed import Parallel

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 LAST_LINES = 12
-TESTS = ("tests/training", "tests/generation", "tests/model", "tests/core")
+TESTS = ("tests/training", "tests/generation", "tests/model")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,30 +18,10 @@ from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.params import build, did_you_mean, require
 from instruct.model.linear import linear
+from instruct.model.settings import LoraParams
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraParams:
-    """The section `train.lora` of params.yaml.
-
-    Rank `r` 0 trains all weights. `target_modules` are the names of linear layers, such as q_proj or c_attn;
-    empty takes every linear layer of the blocks. `base` is how the frozen layers are kept while training (QLoRA).
-    """
-
-    r: int
-    alpha: float
-    dropout: float
-    target_modules: tuple[str, ...]
-    base: Literal["fp32", "int8", "nf4"]
-
-    def __post_init__(self) -> None:
-        require("r", self.r, self.r >= 0, "at least 0")
-        require("alpha", self.alpha, 0 < self.alpha < 1e9, "above 0")
-        require("base", self.base, self.base == "fp32" or self.r > 0, "fp32 where r is 0: all weights are trained")
-        require("dropout", self.dropout, 0 <= self.dropout < 1, "from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

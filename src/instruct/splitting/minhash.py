@@ -58,7 +58,7 @@ def pairs_of_band(band: Words) -> Iterator[NDArray[np.int64]]:
 
 def hash_bands(texts: Sequence[str], rows: int) -> Words:
     """One word for each band of every text, (bands, texts)."""
-    from rensa import RMinHash  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from rensa import RMinHash
 
     count = HASHES // rows
     factors = np.random.Generator(np.random.PCG64(SEED)).integers(0, 2**63, rows, np.uint64) * 2 + 1

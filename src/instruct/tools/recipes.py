@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from instruct.core.errors import InstructError, ParamsError
-from instruct.core.files import read_text
 from instruct.core.git import Experiment, list_experiments
 from instruct.core.params import build, did_you_mean, require
-from instruct.core.parsing import mapping, parse_yaml
+from instruct.core.parsing import mapping, read_yaml
 from instruct.tools.own_data import own_data, untracked
 from instruct.tools.programs import git_names, run_dvc, run_git
 
@@ -44,10 +40,7 @@ class Recipe:
 
 def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
     """All recipes by name, in the file's order; raises ParamsError where the file is not what it should be."""
-    try:
-        entries = YAML(typ="safe", pure=True).load(read_text(path))
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    entries = read_yaml(path)
     if not isinstance(entries, Mapping):
         raise ParamsError(f"{path}: must map the names of recipes to their settings")
     recipes = {}
@@ -97,7 +90,7 @@ def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[s
         raise InstructError(
             f"{changed[0][3:]}: is changed but not committed, and an experiment starts from the commit; commit first"
         )
-    pipeline, params = (parse_yaml(read_text(root / name), name) for name in ("dvc.yaml", "params.yaml"))
+    pipeline, params = (read_yaml(root / name) for name in ("dvc.yaml", "params.yaml"))
     head, done = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root)
     lines = []
     for recipe in recipes:

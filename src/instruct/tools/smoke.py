@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.files import write_json
 from instruct.core.git import call_git, complaint_of
 from instruct.core.params import PARAMS_FILE, build
+from instruct.core.parsing import read_yaml
 from instruct.formats.columns import USUAL, Columns
 from instruct.formats.rows import picked_rows
 from instruct.tools.check import check_params
@@ -65,16 +64,14 @@ def copy_tree(root: Path, folder: Path) -> None:
 
 def make_small(root: Path, folder: Path) -> None:
     """Overlay the smoke settings, and put the first records of the data set, wherever it lies, into `folder`."""
-    yaml = YAML()
-    params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    overlay(params, YAML(typ="safe").load(OVERLAY.read_text(encoding="utf-8")))
+    params = read_yaml(folder / "params.yaml")
+    overlay(params, read_yaml(OVERLAY))
     columns = build(Columns, params["split"]["columns"], where="params.yaml: split.columns")
     rows = picked_rows(root / params["split"]["data"], columns)
     good = (picked.values for _, picked in rows if not picked.problems)
     write_json(folder / DATA, list(islice(good, RECORDS)))
     params["split"] |= {"data": DATA, "columns": asdict(USUAL)}
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
+    write_json(folder / "params.yaml", params)  # every JSON text is YAML too
 
 
 def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

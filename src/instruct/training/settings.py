@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instruct.core.params import require
-from instruct.model.lora import LoraParams
+from instruct.model.settings import LoraParams
 
 Batching = Literal["packed", "padded"]
 

@@ -104,14 +104,14 @@ class Trainer:
         KeyboardInterrupt at the end of the step in which Ctrl-C, SIGTERM or SIGHUP came, after the state was saved.
         """
         total, shown = len(self.steps), self._parallel.is_main
-        if shown:
-            self._announce()
         with (
             same_bytes(self._runtime.device),
             interrupt_flag() as interrupted,
             Progress(total, "step", done=self.history.step, shown=shown) as progress,
         ):
             self._saved = time.monotonic()
+            if shown:
+                self._announce()
             if not self.history.val:
                 self.evaluate()
             if self._recorded:

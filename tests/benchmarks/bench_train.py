@@ -34,16 +34,23 @@ def main() -> None:
     only = harness.chosen(options.only, contestants)
     with TemporaryDirectory(prefix="bench-train-") as folder:
         records = make_task(Path(folder), options)
+        tokens = sum(len(record["ids"]) for record in records)
         task = Path(folder) / "task.json"
         race = Race(contestants, only, WORKERS, task, options.threads, options.device)
         try:
-            measured = race.measure(options.repeats)
+
+            def keep(measured: dict[str, Measured], busy: dict[str, float]) -> dict[str, Any]:
+                """Write what there is, so that a benchmark that is cut off has lost the rest only."""
+                summary = outcome.summarise(measured, race.skipped, records=len(records), tokens=tokens)
+                summary |= {"steps": options.steps, "busy_s": busy}
+                outcome.write_summary(summary, options.json)
+                return summary
+
+            measured = race.measure(options.repeats, lambda so_far: keep(so_far, {}) and None)
             busy = race.measure_busy() if options.device == "cuda" else {}
         finally:
             race.close()
-    tokens = sum(len(record["ids"]) for record in records)
-    summary = outcome.summarise(measured, race.skipped, records=len(records), tokens=tokens)
-    summary |= {"steps": options.steps, "busy_s": busy}
+    summary = keep(measured, busy)
     precision = "bf16 (ours-fp32 apart)" if options.device == "cuda" else "fp32"
     print(
         f"{options.shape}, {precision}, {options.device}, {options.threads} threads; a run is {options.steps} steps of "
@@ -53,7 +60,6 @@ def main() -> None:
     print("(the chapter's loss is of prompts too, from weights of its own; trl-packed has other records in a step)")
     if options.device == "cpu":
         print(describe_operations(measured[OURS], options.steps))
-    outcome.write_summary(summary, options.json)
 
 
 def who_takes_part(options: Any) -> dict[str, Contestant]:

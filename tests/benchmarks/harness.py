@@ -250,8 +250,10 @@ class Race:
         except Unavailable as reason:
             self._drop(name, reason)
 
-    def measure(self, repeats: int) -> dict[str, Measured]:
-        """Everyone runs once, then everyone once again, and so on."""
+    def measure(
+        self, repeats: int, after_round: Callable[[dict[str, Measured]], None] = lambda measured: None
+    ) -> dict[str, Measured]:
+        """Everyone runs once, then everyone once again, and so on; `after_round` is given what there is so far."""
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in self.workers}
         for repeat in range(repeats):
             for name in list(self.workers):
@@ -262,6 +264,7 @@ class Race:
                     continue
                 runs[name].append(result)
                 say(f"round {repeat + 1} of {repeats}: {name} {result['seconds']:.2f} s")
+            after_round(self._results(runs))
         return self._results(runs)
 
     def measure_busy(self) -> dict[str, float]:

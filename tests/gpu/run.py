@@ -77,6 +77,7 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
         "pytest",
         "-p",
         "no:cacheprovider",
+        "--continue-on-collection-errors",
         "-o",
         "filterwarnings=default",
         "-m",
@@ -98,7 +99,7 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
         Part(
             name="train",
             command=script(
-                "bench_train.py", "train", *shape, *([] if tiny else ["--steps", "32", "--repeats", "3"]), *training
+                "bench_train.py", "train", *shape, *([] if tiny else ["--steps", "32", "--repeats", "2"]), *training
             ),
             seconds=150,
             rows=training_rows,

@@ -70,4 +70,4 @@ def log_means(results: Results) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, writes=("judgements", "metrics", "scores"))
+    run_stage(main, writes=("judgements", "metrics"))

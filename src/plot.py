@@ -27,4 +27,4 @@ def main(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, writes=("report", "bands_file"))
+    run_stage(main, writes=("page",))

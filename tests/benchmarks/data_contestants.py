@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import yaml
 
 Run = Callable[..., dict[str, Any]]
 
@@ -50,8 +51,12 @@ def stage(task: dict[str, Any]) -> Run:
     sys.path.insert(0, str(harness.ROOT / "src"))
     import split
 
+    params = yaml.safe_load((harness.ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["split"]["data"] = str(task["records"])
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
     def run() -> list[int]:
-        split.main(Path(task["records"]), folder / "split", folder / "split.json")
+        split.main(folder / "split", folder / "split.json")
         return []
 
     return timed(task, "stage", run)

@@ -108,7 +108,7 @@ def test_choice_is_by_name_and_by_group_in_the_order_of_the_file():
     ("text", "message"),
     [
         ("[1]", "must map the names"),
-        ("a: [", "not YAML"),
+        ("a: [", "YAML"),
         ("a: {about: x, set: {b: 1}}", "group is missing"),
         ("a: {about: x, group: default, set: {}}", "set must be at least one setting"),
         ("a: {about: x, group: default, set: {b: [1]}}", r"set\.b must be a number, a text, true or false"),
@@ -117,7 +117,7 @@ def test_choice_is_by_name_and_by_group_in_the_order_of_the_file():
 )
 def test_wrong_recipe_is_one_line_that_names_it(tmp_path, text, message):
     (tmp_path / "recipes.yaml").write_text(text)
-    with pytest.raises(ParamsError, match=message):
+    with pytest.raises(InstructError, match=message):
         read_recipes(tmp_path / "recipes.yaml")
 
 

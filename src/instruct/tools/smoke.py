@@ -9,8 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from instruct.core.errors import InstructError, ParamsError
-from instruct.core.files import write_json
+from instruct.core.files import write_json, write_text
 from instruct.core.git import call_git, complaint_of
 from instruct.core.params import PARAMS_FILE, build
 from instruct.core.parsing import read_yaml
@@ -71,7 +73,7 @@ def make_small(root: Path, folder: Path) -> None:
     good = (picked.values for _, picked in rows if not picked.problems)
     write_json(folder / DATA, list(islice(good, RECORDS)))
     params["split"] |= {"data": DATA, "columns": asdict(USUAL)}
-    write_json(folder / "params.yaml", params)  # every JSON text is YAML too
+    write_text(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
 
 
 def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import yaml
 
 Run = Callable[..., dict[str, Any]]
 
@@ -51,9 +50,11 @@ def stage(task: dict[str, Any]) -> Run:
     sys.path.insert(0, str(harness.ROOT / "src"))
     import split
 
-    params = yaml.safe_load((harness.ROOT / "params.yaml").read_text(encoding="utf-8"))
+    from instruct.core.parsing import read_yaml
+
+    params = read_yaml(harness.ROOT / "params.yaml")
     params["split"]["data"] = str(task["records"])
-    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")  # every JSON text is YAML too
 
     def run() -> list[int]:
         split.main(folder / "split", folder / "split.json")

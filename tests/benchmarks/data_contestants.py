@@ -44,12 +44,13 @@ def stage(task: dict[str, Any]) -> Run:
     """The whole stage: read, validate, find, split, write."""
     import logging
 
+    from instruct.core.parsing import read_yaml
+
     logging.disable(logging.INFO)
     folder = Path(task["work"])
     os.chdir(folder)
     sys.path.insert(0, str(harness.ROOT / "src"))
     import split
-
     from instruct.core.parsing import read_yaml
 
     params = read_yaml(harness.ROOT / "params.yaml")

@@ -1,0 +1,118 @@
+"""The `check` of a record: what makes an answer to it right.
+
+{"type": "open"}                                                   many good answers: similarity alone
+{"type": "exact", "accept": ["She left."], "strict": false}        the whole answer
+{"type": "accept", "accept": ["lend", "loan"]}                     a word or phrase, alone or in a sentence
+{"type": "one_of", "answer": "spam", "options": ["spam", "not spam"]}
+{"type": "number", "value": 12.5, "unit": "meters", "tolerance": 0}  value: a number, a fraction as text, or a list
+{"type": "set", "items": ["copper", ["tin", "Sn"]]}                all of them, in any order
+{"type": "order", "items": ["egg", "larva", "adult"]}              all of them, in this order
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from instruct.core.errors import DataError
+
+TYPES = {
+    "open": ((), ()),
+    "exact": (("accept",), ("strict",)),
+    "accept": (("accept",), ()),
+    "one_of": (("answer", "options"), ()),
+    "number": (("value",), ("unit", "tolerance")),
+    "set": (("items",), ()),
+    "order": (("items",), ()),
+}
+"""The fields of each type: required ones, then optional ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What makes an answer right; the fields that its type does not have keep their defaults.
+
+    `accept` are texts of which one is enough; `items` are alternatives for each of several parts, all of them needed.
+    `values` are numbers, or fractions as text that must come out literally; `units` holds one unit for each, or is
+    empty. `tolerance` is absolute.
+    """
+
+    type: str
+    accept: tuple[str, ...] = ()
+    strict: bool = False
+    options: tuple[str, ...] = ()
+    items: tuple[tuple[str, ...], ...] = ()
+    values: tuple[float | str, ...] = ()
+    units: tuple[str, ...] = ()
+    tolerance: float = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is no single right answer."""
+        return self.type == "open"
+
+
+def parse_check(value: Any, where: str) -> Check:
+    """Read a record's `check`; raises DataError that begins with `where` and names the field."""
+    if not isinstance(value, Mapping) or value.get("type") not in TYPES:
+        raise DataError(f'{where}: check: "type" must be one of {", ".join(TYPES)}')
+    kind = str(value["type"])
+    required, optional = TYPES[kind]
+    for name in required:
+        if name not in value:
+            raise DataError(f'{where}: check: type {kind} needs "{name}"')
+    for name in value:
+        if name not in ("type", *required, *optional):
+            raise DataError(f'{where}: check: type {kind} has no field "{name}"')
+    return Check(type=kind, **_fields(kind, value, f"{where}: check.{{}}"))
+
+
+def _fields(kind: str, value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if kind in ("exact", "accept"):
+        return {"accept": _texts(value["accept"], where.format("accept")), "strict": _flag(value, where)}
+    if kind == "one_of":
+        options = _texts(value["options"], where.format("options"))
+        answer = _texts([value["answer"]], where.format("answer"))
+        if answer[0] not in options:
+            raise DataError(f"{where.format('answer')}: is not among the options")
+        return {"accept": answer, "options": options}
+    if kind in ("set", "order"):
+        items = value["items"]
+        if not isinstance(items, list) or not items:
+            raise DataError(f"{where.format('items')}: must be a list of texts or of lists of texts")
+        parts = [one if isinstance(one, list) else [one] for one in items]
+        return {"items": tuple(_texts(one, where.format("items")) for one in parts)}
+    return _number(value, where) if kind == "number" else {}
+
+
+def _number(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    given = value["value"]
+    values = given if isinstance(given, list) else [given]
+    unit = value.get("unit", [])
+    units = unit if isinstance(unit, list) else [unit]
+    if not values or not all(_is_number(one) or (isinstance(one, str) and one) for one in values):
+        raise DataError(f"{where.format('value')}: must be a finite number, a fraction as text, or a list of them")
+    if units and (len(units) != len(values) or not all(isinstance(one, str) for one in units)):
+        raise DataError(f"{where.format('unit')}: must be one text for each value")
+    tolerance = value.get("tolerance", 0)
+    if not _is_number(tolerance) or tolerance < 0:
+        raise DataError(f"{where.format('tolerance')}: must be a number from 0")
+    found = tuple(one if isinstance(one, str) else float(one) for one in values)
+    return {"values": found, "units": tuple(units), "tolerance": float(tolerance)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _flag(value: Mapping[str, Any], where: str) -> bool:
+    strict = value.get("strict", False)
+    if not isinstance(strict, bool):
+        raise DataError(f"{where.format('strict')}: must be true or false")
+    return strict
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    texts = value if isinstance(value, list) else None
+    if not texts or not all(isinstance(one, str) and one.strip() for one in texts):
+        raise DataError(f"{where}: must be a list of texts, none of them empty")
+    return tuple(texts)

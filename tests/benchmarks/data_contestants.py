@@ -51,7 +51,6 @@ def stage(task: dict[str, Any]) -> Run:
     os.chdir(folder)
     sys.path.insert(0, str(harness.ROOT / "src"))
     import split
-    from instruct.core.parsing import read_yaml
 
     params = read_yaml(harness.ROOT / "params.yaml")
     params["split"]["data"] = str(task["records"])

@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -111,6 +112,11 @@ def smoke(project, before_smoke, tmp_path_factory):
             run_smoke(project, keep=shared / "smoke")
             (shared / "done").touch()
     return shared / "smoke"
+
+
+def pytest_configure(config):
+    """Let SIGHUP end a process here too, whatever started the tests: under nohup it would be ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

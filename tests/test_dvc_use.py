@@ -368,7 +368,7 @@ def test_a_remark_in_a_module_runs_the_stages_that_use_it_and_no_other(workplace
 
 
 # The checks themselves find what dvc.yaml does not know, though the stage works in spite of it.
-BEFORE = {"split": "    rows = stream_rows(", "plot": "    run = read_run("}
+BEFORE = {"split": "    rows = stream_rows(", "plot": "    run = read_finished("}
 HIDDEN = [
     (
         "plot",

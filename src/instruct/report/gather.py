@@ -26,19 +26,17 @@ from instruct.report.tables import (
 )
 from instruct.report.verdict import describe_difference, name_score, system_title
 from instruct.results.revisions import WORKSPACE
-from instruct.results.runs import CURVES, SPLIT, TRAIN, Run, read_run
+from instruct.results.runs import MEASURED, Run, load_run
 from instruct.results.schema import Slice
 
 LISTED = 100  # rows of a list of exceptions; the rest is counted
 
 
 def read_finished(root: Path) -> Run:
-    """The run in a folder; raises DataError where a file of the stages split to evaluate is missing."""
-    run = read_run(WORKSPACE, root)
-    needed = {SPLIT: run.split, TRAIN: run.train, **{path: run.curves.get(part) for part, path in CURVES.items()}}
-    if missing := [path for path, found in needed.items() if not found]:
-        raise DataError(f"{missing[0]}: there is no such file, or nothing in it; run `dvc repro`")
-    return run
+    """The run in a folder, from what `plot` depends on alone; raises DataError where one of its files is missing."""
+    if missing := [path for path in MEASURED if not (root / path).is_file()]:
+        raise DataError(f"{missing[0]}: there is no such file; check the path, or run `dvc repro`")
+    return load_run(WORKSPACE, {path: (root / path).read_bytes() for path in MEASURED})
 
 
 def read_pairs(run: Run, root: Path) -> list[Compared]:

@@ -25,7 +25,8 @@ NUMBERS = {
     SPLIT: ("train", "val", "test"),
 }
 """What other stages write and readers of a run rely on."""
-IN_GIT = (PARAMS, LOCK, EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values())
+MEASURED = (EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values())
+IN_GIT = (PARAMS, LOCK, *MEASURED)
 
 
 @dataclass(frozen=True, kw_only=True)

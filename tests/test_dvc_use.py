@@ -333,6 +333,8 @@ def bare(folder, finished, entry):
         (folder / dep).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (finished / dep).is_dir() else shutil.copy
         copy(finished / dep, folder / dep)
+    # Without this docstring the folder is a namespace, and the installed package comes first.
+    shutil.copy(finished / "src/instruct/__init__.py", folder / "src/instruct")
     for name, values in entry["params"].items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w") as file:
@@ -466,7 +468,7 @@ def test_an_undeclared_use_is_found(stage, kind, lines, scratch, look, lock):
     "line",
     [
         "from instruct.core.params import read_params; read_params()['runtime']",
-        "from instruct.core.records import read_examples; read_examples(data / 'augmented/train.json')",
+        "from instruct.core.records import read_examples; read_examples(Path('data/augmented/train.json'))",
         "import subprocess; subprocess.run(['cat', 'data/augmented/train.json'], check=True)",
         "from instruct.model import gpt2",
         "params = PlotParams(examples=1 + Path('data/augmented/train.json').exists())",

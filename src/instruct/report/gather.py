@@ -26,7 +26,7 @@ from instruct.report.tables import (
 )
 from instruct.report.verdict import describe_difference, name_score, system_title
 from instruct.results.revisions import WORKSPACE
-from instruct.results.runs import MEASURED, Run, load_run
+from instruct.results.runs import MEASURED, QUALITY, Run, load_run
 from instruct.results.schema import Slice
 
 LISTED = 100  # rows of a list of exceptions; the rest is counted
@@ -34,9 +34,10 @@ LISTED = 100  # rows of a list of exceptions; the rest is counted
 
 def read_finished(root: Path) -> Run:
     """The run in a folder, from what `plot` depends on alone; raises DataError where one of its files is missing."""
-    if missing := [path for path in MEASURED if not (root / path).is_file()]:
+    files = {path: (root / path).read_bytes() for path in MEASURED if (root / path).is_file()}
+    if missing := [path for path in MEASURED if path not in files and path != QUALITY]:
         raise DataError(f"{missing[0]}: there is no such file; check the path, or run `dvc repro`")
-    return load_run(WORKSPACE, {path: (root / path).read_bytes() for path in MEASURED})
+    return load_run(WORKSPACE, files)
 
 
 def read_pairs(run: Run, root: Path) -> list[Compared]:

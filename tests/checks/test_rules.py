@@ -101,6 +101,16 @@ def test_right_wrong_hedged_several_denied_and_other_units(check, question, answ
 
 
 @pytest.mark.parametrize(
+    "answer", ["...", "\n", "?!", "1" * 6000 + "/3", "3/" + "9" * 6000, "1/0", "\ud83d", "9" * 6000]
+)
+def test_no_answer_of_a_model_is_more_than_wrong(answer):
+    checks = [row["check"] for row in records().values() if row["check"]["type"] != "open"]
+    kinds = {check["type"]: check for check in checks}
+    assert set(kinds) == {"exact", "accept", "one_of", "number", "set", "order"}
+    assert not any(is_right(parse_check(check, "here"), answer, "Why?") for check in kinds.values())
+
+
+@pytest.mark.parametrize(
     ("text", "value", "unit"),
     [
         ("1,250.5 kilograms", 1250.5, "kilograms"),

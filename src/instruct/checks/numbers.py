@@ -103,11 +103,11 @@ def _value(match: re.Match[str]) -> float:
     if match["plain"] is not None:
         return float(text)
     whole, _, fraction = text.rpartition(" ")
-    top, bottom = (int(part) for part in fraction.split("/"))
+    top, bottom = (float(part) for part in fraction.split("/"))
     if bottom == 0:
         return float("inf")
     part = top / bottom
-    return part if not whole else (int(whole) - part if whole.startswith("-") else int(whole) + part)
+    return part if not whole else (float(whole) - part if whole.startswith("-") else float(whole) + part)
 
 
 def _unit_after(after: str) -> str:

@@ -47,7 +47,9 @@ def is_right(check: Check, answer: str, question: str) -> bool:
     }
     if check.type not in rules:
         raise ValueError(f"a check of type {check.type} knows no right answer")
-    return bool(answer.strip()) and not _copies(check, answer, question) and rules[check.type](check, answer, question)
+    return (
+        bool(words_of(answer)) and not _copies(check, answer, question) and rules[check.type](check, answer, question)
+    )
 
 
 def _copies(check: Check, answer: str, question: str) -> bool:

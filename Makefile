@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
+# A folder of the user's own: DVC's default is writable by all, and DVC unpickles what lies there (see SECURITY.md).
+export DVC_SITE_CACHE_DIR ?= $(shell cache="$${XDG_CACHE_HOME:-$$HOME/.cache}/instruct/dvc"; mkdir -p "$$cache" && chmod 700 "$$cache" && echo "$$cache")
+TORCH := torch==2.13.0
+INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
 .PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge lock clean bench-data report view plots screenshot verify experiments
@@ -74,30 +78,35 @@ bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a 
 bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
 	python tests/benchmarks/bench_data.py $(ARGS)
 # What `make bench` measures against, in an environment of its own.
-BENCH := ctranslate2 rensa scikit-learn torch==2.13.0 transformers trl xllamacpp
-COMPILE := pip-compile -q --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links --allow-unsafe
+BENCH := ctranslate2 rensa scikit-learn $(TORCH) transformers trl xllamacpp
+COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url
+# torch has another build for each kind of machine, so its files have no hash here; nor have those that it alone needs.
+WITHOUT_TORCH := awk '/^[a-z]/ {keep = !/^(torch==|triton|nvidia-|cuda-)/} keep'
 
 lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
-	python -m pip install -q pip-tools
-	$(COMPILE) -o requirements.lock pyproject.toml
-	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
-	printf '%s\n' $(BENCH) | $(COMPILE) -c requirements.lock -o requirements-bench.lock -
-	sed -i 's/^torch==2.13.0.*/torch==2.13.0/' requirements*.lock  # the build is the machine's
+	python -m pip install -q uv
+	mkdir -p build && cp requirements*.lock build  # what they pin stays, where it can
+	$(COMPILE) pyproject.toml -o build/requirements.lock
+	$(COMPILE) --extra dev -c build/requirements.lock pyproject.toml -o build/requirements-dev.lock
+	printf '%s\n' $(BENCH) | $(COMPILE) -c build/requirements.lock - -o build/requirements-bench.lock
+	for lock in requirements.lock requirements-dev.lock requirements-bench.lock; do $(WITHOUT_TORCH) build/$$lock > $$lock; done
 
 clean:  ## remove .venv and caches; data, models and metrics stay
 	rm -rf $(VENV) $(VENV)-bench build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.runtime: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m $(INSTALL) -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
+	$(BIN)/python -m $(INSTALL) -r requirements-dev.lock
 	touch $@
 
 $(VENV)-bench/.done: requirements-bench.lock
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install -q --disable-pip-version-check -r requirements-bench.lock
+	$(VENV)-bench/bin/python -m $(INSTALL) -r requirements-bench.lock
+	$(VENV)-bench/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
 	touch $@

@@ -176,7 +176,7 @@ def test_each_target_first_makes_the_environment_from_the_lock(plan, target, loc
     places.append(place(lines, does))
     assert places == sorted(places)
     installs = [line for line in lines if "pip install" in line and " -r " not in line]
-    assert all("--no-deps" in line and "-e ." in line for line in installs)
+    assert all("--no-deps" in line and "-e ." in line for line in installs if "torch==" not in line)
 
 
 def test_finished_environment_is_not_made_again_until_a_lock_changes(plan):
@@ -190,8 +190,20 @@ def test_finished_environment_is_not_made_again_until_a_lock_changes(plan):
 
 
 def test_lock_writes_every_lock_anew(plan):
-    written = {file for line in plan("lock") for file in re.findall(r"-o (\S+)", line)}
-    assert written == set(LOCKS)
+    lines = plan("lock")
+    assert {file for line in lines for file in re.findall(r"-o (\S+)", line)} == {f"build/{lock}" for lock in LOCKS}
+    assert f"for lock in {' '.join(LOCKS)};" in lines[-1]
+
+
+def test_make_calls_dvc_with_a_site_cache_of_the_users_own(plan):
+    kept = {name: value for name, value in outside_make().items() if name != "DVC_SITE_CACHE_DIR"}
+    (plan.folder / "show.mk").write_text("include Makefile\nshow:\n\t@echo $$DVC_SITE_CACHE_DIR\n", encoding="utf-8")
+    command = ["make", "-f", "show.mk", "show"]
+    environment = kept | {"XDG_CACHE_HOME": str(plan.folder / "cache")}
+    done = subprocess.run(command, cwd=plan.folder, capture_output=True, text=True, env=environment)
+    folder = plan.folder / "cache" / "instruct" / "dvc"
+    assert done.stdout == f"{folder}\n", done.stderr
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_repro_checks_the_settings_before_it_computes(plan):
@@ -214,18 +226,35 @@ def name_of(requirement):
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_lock_pins_every_line_and_names_no_server(lock):
-    for line in lines_of(lock):
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ;.*)?", line), line
+def test_lock_pins_every_line_by_version_and_hash_and_names_no_server(lock):
+    for pin in pins_of(lock):
+        pin, *hashes = pin.split(" --hash=")
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ; [^:]+)?", pin), pin
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), pin
+
+
+def test_only_torch_and_what_its_builds_bring_have_no_hash():
+    """Its build is the machine's, so the Makefile installs it by version."""
+    assert not [pin for lock in LOCKS for pin in pins_of(lock) if re.match(r"torch==|nvidia-|cuda-|triton", pin)]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    torch = next(one for one in PROJECT["dependencies"] if one.startswith("torch=="))
+    assert f"TORCH := {torch}\n" in makefile
+    unhashed = [line for line in makefile.splitlines() if "pip install" in line and "--require-hashes" not in line]
+    assert all(re.search(r"\$\(TORCH\)$|--no-build-isolation -e \.$|install -q uv$", line) for line in unhashed)
+
+
+def pins_of(lock):
+    """Each pin in one line, its hashes behind it."""
+    return re.sub(r" \\\n +", " ", (ROOT / lock).read_text(encoding="utf-8")).splitlines()
 
 
 def pins(lock):
-    return {name_of(line): line.split("==")[1] for line in lines_of(lock)}
+    return {name_of(pin): pin.split("==")[1].split()[0] for pin in pins_of(lock)}
 
 
 def test_locks_hold_what_the_project_needs_and_agree():
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
-    assert {name_of(requirement) for requirement in PROJECT["dependencies"]} <= set(runtime)
+    assert {name_of(requirement) for requirement in PROJECT["dependencies"]} - {"torch"} <= set(runtime)
     assert {name_of(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]} <= set(dev)
     assert {name: dev[name] for name in runtime if name in dev and dev[name] != runtime[name]} == {}
 

@@ -224,7 +224,7 @@ def test_every_step_runs_on_two_real_branches(branches, tmp_path):
     assert "origin/main" not in git(runner.clone, "branch", "--all")
     # One file of tests stands for all of them, or this test would run itself.
     for name in [step["name"] for step in STEPS if "run" in step]:
-        done = runner(name, **({"ARGS": "tests/test_files.py"} if name == "tests" else {}))
+        done = runner(name, **({"ARGS": "tests/core/test_files.py"} if name == "tests" else {}))
         assert done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
     report = (runner.clone / "report/report.md").read_text(encoding="utf-8")
     assert "train.lr" in report

@@ -370,3 +370,17 @@ def test_every_section_refuses_an_unknown_key_and_an_absent_one(tmp_path, sectio
         YAML(typ="safe").dump(values, file)
     with pytest.raises(ParamsError, match=rf"{section}\.{first} is missing; add it"):
         load_params(section, cls, tmp_path / "params.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Free:
+    body: dict[str, object]
+
+
+@pytest.mark.parametrize(
+    ("body", "where"), [("{1: 2, a: 3}", "body"), ("{a: {true: 1}}", "body.a"), ("{a: [0, {null: 1}]}", "body.a[1]")]
+)
+def test_key_that_json_cannot_say_is_refused_at_any_depth(tmp_path, body, where):
+    path = write(tmp_path, f"free:\n  body: {body}\n")
+    with pytest.raises(ParamsError, match=f"free.{where}".replace("[", r"\[") + " has the key"):
+        load_params("free", Free, path)

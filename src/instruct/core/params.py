@@ -81,6 +81,7 @@ def convert(value: Any, wanted: Any, *, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ParamsError(f"{where} must be a mapping, is {describe(value)}")
+        _require_text_keys(value, where)
         return dict(value)
     if is_dataclass(wanted) and isinstance(wanted, type):
         return build(wanted, value, where=where)
@@ -97,6 +98,18 @@ def _one_of(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     hint = did_you_mean(str(value), [str(choice) for choice in choices])
     listed = ", ".join(str(choice) for choice in choices)
     raise ParamsError(f"{where} must be one of {listed}; is {describe(value)}{hint}")
+
+
+def _require_text_keys(value: Any, where: str) -> None:
+    """Refuse what YAML can say and JSON cannot, at any depth."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ParamsError(f"{where} has the key {describe(key)}; put it in quotes")
+            _require_text_keys(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            _require_text_keys(inner, f"{where}[{place}]")
 
 
 def _any_of(value: Any, choices: tuple[Any, ...], where: str) -> Any:

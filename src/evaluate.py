@@ -23,26 +23,26 @@ from instruct.results.schema import Results, dump
 from instruct.results.summary import summary_of
 from instruct.results.table import table_columns, table_rows
 from instruct.servers.settings import ServersParams
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.prompts import PromptParams
 
 log = logging.getLogger(__name__)
 
 
 def main(human: Path, judgements: Path, metrics: Path, *systems: Path) -> None:
     """Judge every answer of every system, given as NAME=FILE, with the judges that params.yaml names."""
-    params, template = load_params("evaluate", EvaluateParams), load_params("prompt", PromptParams).template
+    params, prompt = load_params("evaluate", EvaluateParams), load_params("prompt", PromptParams)
     files = name_systems(systems)
     answers = {system: read_responses(path) for system, path in files.items()}
     check_answers(answers)
     people, unused = human_scores(read_rows(human), answers)
-    with open_judges(params, load_params("servers", ServersParams), TEMPLATES[template]) as judges:
+    with open_judges(params, load_params("servers", ServersParams), prompt.chosen) as judges:
         fitness = prepare_judges(judges, answers, params)
         verdicts = judge_all(judges, answers)
         judged_by = {name: (judge.identity, fitness[name]) for name, judge in judges.items()}
     write_records(judgements, verdicts)
     check_unscored(verdicts, params.max_unscored)
     measured = measure_all(answers)
-    results = summarise(verdicts, judged_by, answers, files, measured, people, template, params)
+    results = summarise(verdicts, judged_by, answers, files, measured, people, prompt.template, params, prompt.system)
     table = make_table(results, answers, verdicts, people, measured)
     write_json(metrics / "evaluate.json", dump(results))
     write_json(metrics / "summary.json", summary_of(results))

@@ -21,7 +21,8 @@ from instruct.generation.settings import GenerateParams
 from instruct.generation.shards import join_shards
 from instruct.generation.weights import make_ready
 from instruct.model.pretrained import load_backbone, load_trained
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.encoding import with_end_of
+from instruct.text.prompts import PromptParams
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,12 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
     untuned = checkpoint == Path("base")
     settings = {"generate": params, "prompt": prompt, "runtime": runtime_params, "backbone": backbone}
     weights = [] if untuned else sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
-    template, examples = TEMPLATES[prompt.template], read_examples(test)
+    template, examples = prompt.chosen, read_examples(test)
     with join_shards(runtime.device) as shards:
         model, tokenizer = (
             load_backbone(backbone, runtime.device) if untuned else load_trained(checkpoint, runtime.device)
         )
+        tokenizer = with_end_of(template, tokenizer)
         answerer = make_ready(model, params.weights, runtime)
         if shards.world_size > 1:
             check_examples(answerer, tokenizer, examples, template=template, params=params)

@@ -18,7 +18,7 @@ from instruct.model.pretrained import open_tokenizer
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import QualityParams
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.prompts import PromptParams
 
 log = logging.getLogger(__name__)
 PASSED = "The data passed the gates in params.yaml (section quality); the report is metrics/data.json.\n"
@@ -29,7 +29,7 @@ def main(augmented: Path, split: Path, metrics: Path, passed: Path) -> None:
     params, prompt = load_params("quality", QualityParams), load_params("prompt", PromptParams)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     tokenizer, context = open_tokenizer(backbone)
-    check = QualityCheck(params, template=TEMPLATES[prompt.template], tokenizer=tokenizer)
+    check = QualityCheck(params, template=prompt.chosen, tokenizer=tokenizer)
     for part, folder in (("train", augmented), ("val", augmented), ("test", split)):
         for row in stream_examples(folder / f"{part}.json"):
             if isinstance(row, BadRecord):

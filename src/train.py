@@ -16,7 +16,8 @@ from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.core.stage import run_stage
 from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_backbone
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.encoding import with_end_of
+from instruct.text.prompts import PromptParams
 from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_example, fit_length
 from instruct.training.outputs import Outputs
@@ -31,13 +32,14 @@ from instruct.training.trainer import Trainer
 def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
     """Fine-tune the backbone; `models` gets best (lowest val loss) and last."""
     params, prompt = load_params("train", TrainParams), load_params("prompt", PromptParams)
-    template, runtime = TEMPLATES[prompt.template], start_runtime(load_params("runtime", RuntimeParams))
+    template, runtime = prompt.chosen, start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     stopwatch = Stopwatch()
     per_step = 0 if params.tokens_per_step else params.examples_per_step
     with start_parallel(params.parallel, examples_per_step=per_step, device=runtime.device) as parallel:
         with stopwatch.phase("load"):
             model, tokenizer = load_backbone(backbone, runtime.device)
+            tokenizer = with_end_of(template, tokenizer)
         files = {part: split / f"{part}.json" for part in ("train", "val")}
         examples = {part: read_examples(file) for part, file in files.items()}
         longest = min(params.max_length, model.block_size + 1)

@@ -74,14 +74,15 @@ def inspect(
     from instruct.formats.rows import check_rows
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.splitting.partition import SplitParams
-    from instruct.text.prompts import TEMPLATES, PromptParams
+    from instruct.text.encoding import with_end_of
+    from instruct.text.prompts import PromptParams
     from instruct.tools.inspect import batch_lines
     from instruct.training.encode import encode_example, fit_length
     from instruct.training.settings import TrainParams
 
     params = load_params("train", TrainParams)
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
-    tokenizer = load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone))
+    template = load_params("prompt", PromptParams).chosen
+    tokenizer = with_end_of(template, load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone)))
     split = load_params("split", SplitParams)
     examples, problems = check_rows(data or Path(split.data), split.columns)
     lines = group_lines([line for found in problems.values() for line in found])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean, quantiles
@@ -32,7 +32,7 @@ from instruct.results.schema import (
 )
 from instruct.results.table import HUMAN, Scores, Table
 from instruct.statistics import mean_interval, paired_test
-from instruct.text.prompts import TEMPLATES, TemplateName
+from instruct.text.prompts import DEFAULT, PromptParams, TemplateName
 
 SHOWN = 500  # characters of an unread reply in the results; all of it is in the judgements
 Measures = Mapping[str, Sequence[Measured]]
@@ -48,13 +48,14 @@ def summarise(
     human: Mapping[str, Scores],
     template: TemplateName,
     params: EvaluateParams,
+    system: str = DEFAULT,
 ) -> Results:
     """The results of these systems, judged by these judges."""
     scores = {name: {system: scores_of(judgements, name, system) for system in answers} for name in judged_by}
     people = {HUMAN: human} if count_scored(human) else {}
     return Results(
         version=VERSION,
-        test=describe_test(next(iter(answers.values())), template),
+        test=describe_test(next(iter(answers.values())), template, system),
         systems=tuple(describe_system(name, files[name], answers[name], measured[name]) for name in answers),
         judges=tuple(
             summarise_judge([one for one in judgements if one.judge == name], *about, answers, scores[name], params)
@@ -70,12 +71,15 @@ def by_key(scores: Mapping[str, Scores]) -> Keyed:
     return {(system, id_): score for system, one in scores.items() for id_, score in one.items()}
 
 
-def describe_test(responses: Sequence[Response], template: TemplateName) -> TestSet:
+def describe_test(responses: Sequence[Response], template: TemplateName, system: str = DEFAULT) -> TestSet:
     """Which test set was answered, by its content, and with which template."""
     digest = sha256()
     for one in responses:
         digest.update("\x1f".join((one.id, one.instruction, one.input, one.output, "\x1e")).encode())
-    spelled = json.dumps(asdict(TEMPLATES[template]), sort_keys=True)
+    chosen = PromptParams(template=template, system=system).chosen
+    # What a template leaves at its default is left out, so that a new field does not rename the old templates.
+    texts = {one.name: text for one in fields(chosen) if (text := getattr(chosen, one.name)) != one.default}
+    spelled = json.dumps(texts, sort_keys=True)
     return TestSet(
         records=len(responses),
         sha256=digest.hexdigest(),

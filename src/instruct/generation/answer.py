@@ -12,7 +12,7 @@ from instruct.generation.engine import Model
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.vote import majority, sample_ids
-from instruct.text.prompts import Template
+from instruct.text.prompts import Piece, Template, Turn
 from instruct.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def answer_examples(
         model,
         tokenizer,
         {id_: text for id_, text in prompts.items() if id_ not in known},
-        prefix=template.prefix,
+        prefix=template.prefix_pieces,
         stop_strings=template.stop_strings,
         params=params,
         runtime=runtime,
@@ -59,12 +59,12 @@ def check_examples(
     model: Model, tokenizer: Tokenizer, examples: Sequence[Example], *, template: Template, params: GenerateParams
 ) -> None:
     """Raise what answering these examples would raise: before they are shared, so that every process says the same."""
-    check_prompts(model, tokenizer, _prompts(examples, template, params), prefix=template.prefix, params=params)
+    check_prompts(model, tokenizer, _prompts(examples, template, params), prefix=template.prefix_pieces, params=params)
 
 
-def _prompts(examples: Sequence[Example], template: Template, params: GenerateParams) -> dict[str, str]:
+def _prompts(examples: Sequence[Example], template: Template, params: GenerateParams) -> dict[str, list[Piece]]:
     return {
-        id_: template.render(example.instruction, example.input)
+        id_: template.prompt([Turn(example.instruction, example.input)])
         for example in examples
         for id_ in sample_ids(example.id, params.num_samples)
     }

@@ -19,6 +19,7 @@ from instruct.generation.engine import Engine, Model, not_numbers
 from instruct.generation.sampling import make_generator, next_token
 from instruct.generation.settings import GenerateParams
 from instruct.generation.static import StaticEngine
+from instruct.text.encoding import Prompt, encode_prompt
 from instruct.text.tokenizer import Tokenizer
 
 StopReason = Literal["end_of_text", "stop_string", "length", "repetition"]
@@ -64,9 +65,9 @@ class _Batch:
 def generate(
     model: Model,
     tokenizer: Tokenizer,
-    prompts: Mapping[str, str],
+    prompts: Mapping[str, Prompt],
     *,
-    prefix: str,
+    prefix: Prompt,
     stop_strings: Sequence[str],
     params: GenerateParams,
     runtime: Runtime,
@@ -76,7 +77,7 @@ def generate(
 ) -> dict[str, Answer]:
     """Answer each prompt; keys are ids, and each answer depends on its own prompt, id and settings only.
 
-    `prefix` is the text that a template puts before every instruction: it is computed once. `on_answer` is called
+    `prefix` is what a template puts before every instruction: it is computed once. `on_answer` is called
     as soon as an answer is complete. Progress counts `known` answers from before; it is silent unless `shown`.
     Raises DataError that names each prompt which leaves no room for `max_new_tokens` in the model's context, and for
     a stop string that is not text or is empty.
@@ -106,18 +107,18 @@ def generate(
 
 
 def check_prompts(
-    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, str], *, prefix: str, params: GenerateParams
+    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, Prompt], *, prefix: Prompt, params: GenerateParams
 ) -> None:
     """Raise what `generate` would raise for these prompts, before any of them is answered."""
     _plan(model, tokenizer, prompts, prefix, params)
 
 
 def _plan(
-    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, str], prefix: str, params: GenerateParams
+    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, Prompt], prefix: Prompt, params: GenerateParams
 ) -> list[_Batch]:
     """The prompts as rows in batches whose slots fit, the long ones apart from those of less than half their room."""
     rows = _make_rows(tokenizer, prompts, model.block_size, params)
-    shared = tokenizer.encode(prefix)
+    shared = encode_prompt(tokenizer, prefix)
     # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.
     groups: tuple[list[_Row], list[_Row]] = ([], [])
     for row in rows:
@@ -142,12 +143,14 @@ def _plan(
     return batches
 
 
-def _make_rows(tokenizer: Tokenizer, prompts: Mapping[str, str], block_size: int, params: GenerateParams) -> list[_Row]:
+def _make_rows(
+    tokenizer: Tokenizer, prompts: Mapping[str, Prompt], block_size: int, params: GenerateParams
+) -> list[_Row]:
     room = block_size - params.max_new_tokens
     rows, problems = [], []
     for id_, text in prompts.items():
         try:
-            ids = tokenizer.encode(text)
+            ids = encode_prompt(tokenizer, text)
         except DataError as error:
             raise DataError(f"record {id_}: {error}") from None
         cut = max(len(ids) - room, 0)

@@ -13,7 +13,7 @@ from instruct.text.tokenizer import Tokenizer
 MARKERS = tuple(
     sorted(
         {marker for template in TEMPLATES.values() for marker in template.stop_strings}
-        | {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|system|>", "[INST]", "[/INST]"}
+        | {"<|endoftext|>", "<|eot_id|>", "<|end|>", "<|system|>", "[INST]", "[/INST]"}
         | {"<start_of_turn>", "<end_of_turn>", "### Human:", "### Assistant:", "<<SYS>>"}
     )
 )

@@ -4,18 +4,34 @@ A prompt ends with the response header, so a model that answers never has to pro
 whatever follows. Nothing ever searches a text for a marker.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-TemplateName = Literal["alpaca", "phi3"]
+from instruct.core.params import require
+
+TemplateName = Literal["alpaca", "phi3", "chatml"]
+DEFAULT = "default"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptParams:
-    """The section `prompt` of params.yaml."""
+class Turn(NamedTuple):
+    """What one turn of a chat holds: the instruction, its input (may be empty), and the answer to them."""
 
-    template: TemplateName
+    instruction: str
+    input: str = ""
+    output: str = ""
+
+
+class Piece(NamedTuple):
+    """A part of a rendered chat, so that what a user wrote can never become a special token.
+
+    Neighbouring texts are tokenised as one text. A `marker` is a special token if the tokenizer has it, and text if
+    not. An `answer` is tokenised apart, as it is when a model gives it; `end` is the token that ends it.
+    """
+
+    text: str
+    kind: Literal["text", "marker", "answer", "end"] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +39,9 @@ class Template:
     """The fixed texts around an instruction and its input.
 
     A response ends before any of `stop_strings`, which are headers that only an invented next turn would bring.
+    `markers` are special tokens where the tokenizer has them; the one that is `turn_end` then ends a response, else
+    the tokenizer's own end token does. A template with `before_system` has a place for a system prompt, which is
+    `system` where a chat brings none, "" for no such block.
     """
 
     preamble: str
@@ -30,16 +49,66 @@ class Template:
     before_input: str
     before_response: str
     stop_strings: tuple[str, ...]
+    between_turns: str = ""
+    before_system: str = ""
+    system: str = ""
+    after_system: str = ""
+    markers: tuple[str, ...] = ()
+    turn_end: str = ""
 
     @property
     def prefix(self) -> str:
-        """What every prompt begins with."""
-        return self.preamble + self.before_instruction
+        """What every prompt begins with, as text."""
+        return as_text(self.prefix_pieces)
+
+    @property
+    def prefix_pieces(self) -> list[Piece]:
+        """What the prompt of every chat begins with that brings no system prompt of its own."""
+        return [*self._opening(""), *self._parts(self.before_instruction)]
 
     def render(self, instruction: str, input: str = "") -> str:
-        """The prompt up to where the response begins; an empty `input` leaves its block out."""
-        middle = self.before_input + input if input else ""
-        return self.preamble + self.before_instruction + instruction + middle + self.before_response
+        """The prompt up to where the response begins, as text; an empty `input` leaves its block out."""
+        return as_text(self.prompt([Turn(instruction, input)]))
+
+    def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
+        """A chat up to where the response to its last turn begins."""
+        return self.chat(turns, system)[:-2]
+
+    def chat(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
+        """A chat with all its answers, each with its end token.
+
+        Where the template has no place for a system prompt, that is the first instruction, and what it said its input.
+        """
+        if system and not self.before_system:
+            asked = "\n\n".join(filter(None, (turns[0].instruction, turns[0].input)))
+            turns, system = [Turn(system, asked, turns[0].output), *turns[1:]], ""
+        pieces = self._opening(system)
+        for place, turn in enumerate(turns):
+            pieces += self._parts(self.between_turns * bool(place) + self.before_instruction)
+            pieces.append(Piece(turn.instruction))
+            if turn.input:
+                pieces += [*self._parts(self.before_input), Piece(turn.input)]
+            pieces += self._parts(self.before_response)
+            pieces += [Piece(turn.output, "answer"), Piece(self.turn_end, "end")]
+        return pieces
+
+    def _opening(self, system: str) -> list[Piece]:
+        system = system or self.system
+        if not (system and self.before_system):
+            return self._parts(self.preamble)
+        return [*self._parts(self.before_system), Piece(system), *self._parts(self.after_system + self.preamble)]
+
+    def _parts(self, text: str) -> list[Piece]:
+        """A text of the template's own, its markers apart."""
+        if not self.markers:
+            return [Piece(text)] if text else []
+        parts = re.split(f"({'|'.join(map(re.escape, self.markers))})", text)
+        return [Piece(part, "marker" if part in self.markers else "text") for part in parts if part]
+
+
+def as_text(pieces: Sequence[Piece]) -> str:
+    """Rendered pieces as one text, for people and judges to read."""
+    return "".join(piece.text for piece in pieces)
 
 
 TEMPLATES: Mapping[TemplateName, Template] = {
@@ -60,5 +129,41 @@ TEMPLATES: Mapping[TemplateName, Template] = {
         before_input="\n",
         before_response="\n<|assistant|>\n",
         stop_strings=("<|user|>", "<|assistant|>"),
+        between_turns="\n",
+    ),
+    # ChatML (OpenAI, 2023); chats without a system prompt get that of SmolLM2-Instruct (Allal et al., 2025).
+    "chatml": Template(
+        preamble="",
+        before_instruction="<|im_start|>user\n",
+        before_input="\n",
+        before_response="<|im_end|>\n<|im_start|>assistant\n",
+        stop_strings=("<|im_start|>", "<|im_end|>"),
+        between_turns="\n",
+        before_system="<|im_start|>system\n",
+        system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        after_system="<|im_end|>\n",
+        markers=("<|im_start|>", "<|im_end|>"),
+        turn_end="<|im_end|>",
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptParams:
+    """The section `prompt` of params.yaml.
+
+    `system` is the system prompt of chats that bring none: `default` is the template's own, "" leaves it out.
+    """
+
+    template: TemplateName
+    system: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        possible = self.system in ("", DEFAULT) or bool(TEMPLATES[self.template].before_system)
+        require("system", self.system, possible, f'"" or default: {self.template} has no place for a system prompt')
+
+    @property
+    def chosen(self) -> Template:
+        """The template with the system prompt that the settings name."""
+        template = TEMPLATES[self.template]
+        return template if self.system == DEFAULT else replace(template, system=self.system)

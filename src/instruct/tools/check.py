@@ -24,7 +24,7 @@ from instruct.report.settings import PlotParams
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import PARTS, SplitParams, divide
 from instruct.splitting.summary import find_warnings, summarise
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.prompts import PromptParams
 from instruct.text.tokenizer import Tokenizer, gpt2_tokenizer
 from instruct.tools.limits import Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.tools.own_data import untracked
@@ -187,11 +187,11 @@ def look_at_records(
     backbone = find_backbone(settings["model"].backbone)
     here = not any(verify_size(backbone.folder / file.name, file.size) for file in backbone.files)
     tokenizer, context = _tokenizer(backbone, exact=full and here)
-    template = settings["prompt"].template
+    template = settings["prompt"].chosen
     report = check_file(source, examples, bad, settings["quality"], template, tokenizer if full and here else None)
     lines, problems = full_lines(source, report) if full else brief_lines(source, report)
     room = Room(train=settings["train"], generate=settings["generate"], context=context, exact=full and here)
-    lengths = count_lengths(examples, TEMPLATES[template], tokenizer)
+    lengths = count_lengths(examples, template, tokenizer)
     warnings, stops = limit_lines(lengths, room)
     train_records = int(len(examples) * settings["split"].train) if "split" in settings else len(examples)
     mean = sum(one.total for one in lengths) / len(lengths)

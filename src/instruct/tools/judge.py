@@ -18,7 +18,7 @@ from instruct.formats.rows import check_rows
 from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.prompts import PromptParams
 
 ANSWERS = {"base": Path("data/base_responses.json"), "sft": Path("data/responses.json")}
 
@@ -61,7 +61,7 @@ def load_answers() -> tuple[Answers, str]:
 def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:
     """What each judge would be told about one record, and how often it would be asked; nothing is sent."""
     answers, source = load_answers()
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
+    template = load_params("prompt", PromptParams).chosen
     chosen = {system: [find_record(responses, record)] for system, responses in answers.items()}
     with open_judges(params, load_params("servers", ServersParams), template) as judges:
         for name, judge in judges.items():
@@ -91,7 +91,7 @@ def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:
     """Lines on each judge's server and controls, and whether each line is good news; raises where one is not there."""
     answers, _ = load_answers()
     controls = make_controls(answers["base"], params.controls)
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
+    template = load_params("prompt", PromptParams).chosen
     with open_judges(params, load_params("servers", ServersParams), template) as judges:
         for name, judge in judges.items():
             yield from ((line, True) for line in _server_lines(name, judge, answers, controls))

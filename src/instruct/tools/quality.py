@@ -9,7 +9,7 @@ from instruct.core.records import Example
 from instruct.quality.check import QualityCheck
 from instruct.quality.gates import name_record, verdicts
 from instruct.quality.settings import QualityParams
-from instruct.text.prompts import TEMPLATES, TemplateName
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 
 
@@ -18,14 +18,14 @@ def check_file(
     examples: Iterable[Example],
     bad: Container[int],
     params: QualityParams,
-    template: TemplateName,
+    template: Template,
     tokenizer: Tokenizer | None,
 ) -> dict[str, Any]:
     """The quality report of one file, of whose records those with an index in `bad` are missing from `examples`.
 
     Without a tokenizer there are no lengths in tokens.
     """
-    check = QualityCheck(params, template=TEMPLATES[template], tokenizer=tokenizer)
+    check = QualityCheck(params, template=template, tokenizer=tokenizer)
     places = (place for place in count() if place not in bad)
     for example, place in zip(examples, places, strict=False):
         check.add(example, str(source), place)

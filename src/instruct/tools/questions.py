@@ -24,7 +24,8 @@ from instruct.generation.settings import GenerateParams
 from instruct.model.pretrained import load_backbone, load_trained
 from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
-from instruct.text.prompts import TEMPLATES, PromptParams
+from instruct.text.encoding import with_end_of
+from instruct.text.prompts import PromptParams
 from instruct.tools.question_file import Question
 
 RUBRIC = "open-question"
@@ -49,9 +50,9 @@ def open_system(checkpoint: Path | None, max_new_tokens: int) -> Answerer:
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     loaded = load_trained(checkpoint, runtime.device) if checkpoint else load_backbone(backbone, runtime.device)
-    model, tokenizer = loaded
+    template = load_params("prompt", PromptParams).chosen
+    model, tokenizer = loaded[0], with_end_of(template, loaded[1])
     params = replace(load_params("generate", GenerateParams), max_new_tokens=max_new_tokens)
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
 
     def answer(examples: Sequence[Example]) -> list[Response]:
         with tempfile.TemporaryDirectory(prefix="instruct-questions-") as folder:
@@ -73,7 +74,7 @@ def without_reference(params: EvaluateParams) -> EvaluateParams:
 
 def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:
     """Verdicts of every judge. The controls use the questions that have a reference answer."""
-    template = TEMPLATES[load_params("prompt", PromptParams).template]
+    template = load_params("prompt", PromptParams).chosen
     with open_judges(params, load_params("servers", ServersParams), template) as opened:
         check_with_references(opened, answers, params)
         return [

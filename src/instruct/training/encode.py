@@ -6,7 +6,8 @@ from typing import Literal
 
 from instruct.core.errors import DataError
 from instruct.core.records import Example
-from instruct.text.prompts import Template
+from instruct.text.encoding import encode_pieces
+from instruct.text.prompts import Template, Turn
 from instruct.text.tokenizer import Tokenizer
 
 
@@ -25,11 +26,11 @@ def encode_example(example: Example, template: Template, tokenizer: Tokenizer) -
     Raises DataError that names the example for text that the tokenizer cannot spell.
     """
     try:
-        prompt = tokenizer.encode(template.render(example.instruction, example.input))
-        response = tokenizer.encode(example.output)
+        turn = Turn(example.instruction, example.input, example.output)
+        encoded = encode_pieces(tokenizer, template.chat([turn]))
     except DataError as error:
         raise DataError(f"record {example.id}: {error}") from None
-    return EncodedExample(id=example.id, ids=(*prompt, *response, tokenizer.eos_id), prompt_length=len(prompt))
+    return EncodedExample(id=example.id, ids=tuple(encoded.ids), prompt_length=encoded.answers[0][0])
 
 
 def fit_length(

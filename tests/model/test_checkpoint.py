@@ -13,14 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instruct.core.errors import CheckpointError
-from instruct.model.checkpoint import (
-    empty_model,
-    load_checkpoint,
-    random_model,
-    read_config,
-    save_checkpoint,
-    weight_files,
-)
+from instruct.model.checkpoint import empty_model, load_checkpoint, random_model, save_checkpoint, weight_files
+from instruct.model.config_file import read_config
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
 from instruct.text.tokenizer import END_OF_TEXT, gpt2_tokenizer, make_tokenizer
@@ -277,7 +271,7 @@ def test_nothing_is_ever_unpickled(folder, tmp_path, name):
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [
-        ("gpt2", {"model_type": "gpt_neox"}, r'model_type is "gpt_neox"; only gpt2 and llama can be loaded'),
+        ("gpt2", {"model_type": "gpt_neox"}, r'model_type is "gpt_neox"; only gpt2, llama, qwen2, qwen3 can be loaded'),
         ("gpt2", {"model_type": None}, "model_type"),
         ("gpt2", {"activation_function": "relu"}, "activation_function is relu, a variant that cannot be loaded"),
         ("gpt2", {"activation_function": "gelu"}, "activation_function is gelu"),  # the exact one, not the tanh one
@@ -290,13 +284,13 @@ def test_nothing_is_ever_unpickled(folder, tmp_path, name):
         ("gpt2", {"n_head": 5}, "n_embd 24 is no multiple of n_head 5"),
         ("gpt2", {"n_layer": None}, "n_layer must be a whole number, is null"),
         ("gpt2", {"n_head": 0}, "must be 1 or more"),
-        ("llama", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings is None"),
         ("llama", {"attention_bias": True}, "attention_bias is True"),
         ("llama", {"mlp_bias": True}, "mlp_bias is True"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act is gelu"),
-        ("llama", {"head_dim": 8}, "head_dim is 8"),
+        ("llama", {"head_dim": 7}, "heads of an even size"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type is llama3"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, r"rope_parameters\.factor"),
         ("llama", {"num_key_value_heads": 3}, "4 heads and 3 key heads do not divide"),
         ("llama", {"eos_token_id": [1, 2]}, "eos_token_id must be a whole number, is a list"),
         ("llama", {"eos_token_id": 97}, "eos_token_id is 97"),
@@ -491,7 +485,8 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, limit):
 PEAK = """
 import sys, threading, torch
 from pathlib import Path
-from instruct.model.checkpoint import empty_model, fill, read_config, safetensors_weights, weight_files
+from instruct.model.checkpoint import empty_model, fill, safetensors_weights, weight_files
+from instruct.model.config_file import read_config
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -30,7 +30,7 @@ def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtim
     low = runtime.dtype is not torch.float32
     if low and model.device.type == "cuda":
         return ReadyDecoder(model, partial(CastLinear, dtype=runtime.dtype))
-    if can_pack(model.embedding.weight) and (not low or this_processor().multiplies_bf16):
+    if can_pack(model.head) and (not low or this_processor().multiplies_bf16):
         return ReadyDecoder(model, partial(PackedLinear, dtype=runtime.dtype))
     return model
 
@@ -67,7 +67,7 @@ class ReadyDecoder:
             for name, layer in list(block.named_modules()):
                 if isinstance(layer, nn.Linear):
                     replace_module(block, name, to_layer(layer.weight, layer.bias))
-        self._model, self._head = model, to_layer(model.embedding.weight, None)
+        self._model, self._head = model, to_layer(model.head, None)
         self.block_size, self.device, self.blocks = model.block_size, model.device, model.blocks
 
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:

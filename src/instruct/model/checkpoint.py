@@ -6,10 +6,8 @@ which transformers loads as it is.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,32 +15,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instruct.backbones.catalog import Backbone
-from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
-from instruct.core.files import read_json, write_atomically, write_json
-from instruct.core.params import build
+from instruct.core.errors import CheckpointError, InstructError
+from instruct.core.files import write_atomically, write_json
+from instruct.model.config_file import Config, read_config, read_object
 from instruct.model.gpt2 import GPT2, GPT2Config
 from instruct.model.limits import MOST_RANDOM_WEIGHTS
-from instruct.model.llama import Llama, LlamaConfig
+from instruct.model.llama import Llama
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors, check_finite
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama
-WEIGHTS = "model.safetensors"
-_FAMILIES: Mapping[str, tuple[type[GPT2Config] | type[LlamaConfig], type[GPT2] | type[Llama]]] = {
-    "gpt2": (GPT2Config, GPT2),
-    "llama": (LlamaConfig, Llama),
-}
+WEIGHTS, HEAD = "model.safetensors", "lm_head.weight"
 # What old checkpoints carry along beside the weights.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
 
-def empty_model(config: GPT2Config | LlamaConfig) -> Model:
+def empty_model(config: Config) -> Model:
     """A model without memory (on the meta device), to be filled by `fill`."""
     with torch.device("meta"):
         return GPT2(config) if isinstance(config, GPT2Config) else Llama(config)
 
 
-def random_model(config: GPT2Config | LlamaConfig, seed: int) -> Model:
+def random_model(config: Config, seed: int) -> Model:
     """A model with weights drawn from `seed`: normal with deviation 0.02, norms one, biases zero."""
     empty = empty_model(config)
     count = sum(weight.numel() for weight in empty.parameters())
@@ -63,14 +57,14 @@ def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> 
     """Give a model on the meta device its weights, each taken over, not copied.
 
     Raises CheckpointError for a tensor that is missing, unknown, there twice, of another shape, of whole numbers or
-    with NaN or infinity in it, and for a head that is not the embedding.
+    with NaN or infinity in it, and for the head of a tied model that is not its embedding.
     """
     wanted = model.state_dict()
     state: dict[str, Tensor] = {}
     head: Tensor | None = None
     for raw_name, raw in weights:
         name = raw_name.removeprefix(model.prefix)
-        if name == "lm_head.weight":
+        if name == HEAD and name not in wanted:
             head = raw
             continue
         if name.endswith(_BUFFERS):
@@ -95,7 +89,7 @@ def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> 
         )
     model.load_state_dict(state, assign=True)
     if head is not None and not torch.equal(head.float(), model.embedding.weight):
-        raise CheckpointError(f"{where}: lm_head.weight is not the embedding, a variant that cannot be loaded")
+        raise CheckpointError(f"{where}: {HEAD} is not the embedding, a variant that cannot be loaded in a tied model")
     return model.requires_grad_(True)
 
 
@@ -118,51 +112,13 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists() or not index.exists():
         return [folder / WEIGHTS]
     try:
-        names = {str(name) for name in _read(index)["weight_map"].values()}
+        names = {str(name) for name in read_object(index)["weight_map"].values()}
     except (KeyError, AttributeError):
         raise CheckpointError(f"{index}: holds no weight_map; fetch it again") from None
     outside = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
     if outside:
         raise CheckpointError(f"{index}: names {outside[0]}, which is not a safetensors file of this folder")
     return [folder / name for name in sorted(names)]
-
-
-def read_config(path: Path) -> GPT2Config | LlamaConfig:
-    """A model's shape from a config.json; raises CheckpointError for a family or a variant that is not ours."""
-    values = _read(path)
-    family = str(values.get("model_type"))
-    if family not in _FAMILIES:
-        raise CheckpointError(f'{path}: model_type is "{family}"; only {" and ".join(_FAMILIES)} can be loaded')
-    if isinstance(rope := values.get("rope_parameters"), dict):
-        values = {**values, **{name: rope[name] for name in ("rope_theta", "rope_type") if name in rope}}
-    config_class = _FAMILIES[family][0]
-    # No default steps in: those of the config classes are one model's, and transformers has others.
-    missing = [field.name for field in fields(config_class) if field.name not in values]
-    if missing:
-        raise CheckpointError(f"{path}: {missing[0]} is missing; add it")
-    try:
-        config = build(
-            config_class, {field.name: values[field.name] for field in fields(config_class)}, where=str(path)
-        )
-    except (ParamsError, CheckpointError) as error:
-        raise CheckpointError(str(error) if isinstance(error, ParamsError) else f"{path}: {error}") from None
-    if not 0 <= config.eos_token_id < config.vocab_size:
-        raise CheckpointError(f"{path}: eos_token_id is {config.eos_token_id}, vocab_size only {config.vocab_size}")
-    for key, allowed in config.variants().items():
-        if values.get(key) not in allowed:
-            given = values.get(key, "absent")
-            raise CheckpointError(f"{path}: {key} is {given}, a variant that cannot be loaded; only {allowed[-1]} can")
-    return config
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = read_json(path)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: must be a JSON object")
-    return values
 
 
 def save_checkpoint(
@@ -176,7 +132,7 @@ def save_checkpoint(
     tensors = {}
     for name, tensor in (state or model.state_dict()).items():
         stored = tensor.t() if name.endswith(model.transposed) else tensor
-        tensors[model.prefix + name] = stored.detach().cpu().contiguous()
+        tensors[name if name == HEAD else model.prefix + name] = stored.detach().cpu().contiguous()
     with _all_or_nothing(folder) as new:
         write_safetensors(new / WEIGHTS, tensors)
         write_json(new / "config.json", model.config.to_huggingface())
@@ -238,7 +194,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> tuple[Model, Tokenize
     return model.to(device).eval(), tokenizer
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: GPT2Config | LlamaConfig, *, where: str) -> None:
+def check_vocabulary(tokenizer: Tokenizer, config: Config, *, where: str) -> None:
     """Raise CheckpointError where the tokenizer has tokens that the model has no row for."""
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(

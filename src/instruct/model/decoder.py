@@ -27,7 +27,7 @@ class Attend(Protocol):
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer whose output head is its embedding matrix (tied)."""
+    """A decoder-only transformer; its output head is its embedding matrix (tied) or one of its own."""
 
     block_size: int
     recompute = False  # keep no activations of a block, compute them again in the backward pass
@@ -51,6 +51,11 @@ class Decoder(nn.Module):
     def embedding(self) -> nn.Embedding:
         """The token embedding, (vocab_size, C)."""
 
+    @property
+    def head(self) -> Tensor:
+        """The output head, (vocab_size, C): the embedding's weight, unless a family says otherwise."""
+        return self.embedding.weight
+
     @abstractmethod
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
@@ -58,20 +63,21 @@ class Decoder(nn.Module):
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) ids → (B, T, C) rows of the embedding.
 
-        On a CPU the gradient of a lookup is sparse and is added into the output head's, which is as large as the
+        On a CPU the gradient of a lookup is sparse and is added into a tied output head's, which is as large as the
         embedding: a dense one would be another matrix of that size, filled with zeros, in every step. On a GPU it
         is dense, since adding a sparse one would wait for the device to count its rows.
         """
-        weight, on_cpu = self.embedding.weight, input_ids.device.type == "cpu"
-        if not (self.lookup_in_place and on_cpu and weight.requires_grad and torch.is_grad_enabled()):
-            return F.embedding(input_ids, weight, sparse=on_cpu)
+        weight = self.embedding.weight
+        sparse = input_ids.device.type == "cpu" and self.head is weight
+        if not (self.lookup_in_place and sparse and weight.requires_grad and torch.is_grad_enabled()):
+            return F.embedding(input_ids, weight, sparse=sparse)
         rows = F.embedding(input_ids, weight.detach()).requires_grad_()
         rows.register_hook(partial(add_rows, weight, input_ids))
         return rows
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) states → (..., vocab_size); give it only the states whose prediction is wanted."""
-        return linear(hidden, self.embedding.weight)
+        return linear(hidden, self.head)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, T) whole sequences → (B, T, vocab_size) logits."""

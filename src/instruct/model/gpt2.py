@@ -40,17 +40,6 @@ class GPT2Config:
         fixed = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "activation_function": "gelu_new"}
         return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **same, **fixed}
 
-    def variants(self) -> dict[str, tuple[Any, ...]]:
-        """What a config.json may say beside the shape, ours last; None where transformers takes absence for ours."""
-        return {
-            "tie_word_embeddings": (None, True),
-            "activation_function": (None, "gelu_pytorch_tanh", "gelu_new"),
-            "n_inner": (None, 4 * self.n_embd),
-            "scale_attn_weights": (None, True),
-            "scale_attn_by_inverse_layer_idx": (None, False),
-            "add_cross_attention": (None, False),
-        }
-
 
 class GPT2(Decoder):
     """Learned positions, layer norm before each sublayer, tanh-GELU, output head tied to the embedding."""

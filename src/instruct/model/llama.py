@@ -1,12 +1,14 @@
-"""The Llama family as far as SmolLM2 needs it: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""Llama and the families built like it: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-Names are those of Hugging Face checkpoints.
+Qwen2 adds biases to queries, keys and values; Qwen3 norms queries and keys instead. Names are those of Hugging Face
+checkpoints.
 
 B batch · T tokens · C hidden_size · H query heads · G query heads a key head · D head size
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +19,40 @@ from instruct.model.decoder import Attend, Decoder
 from instruct.model.limits import check_shape
 from instruct.model.linear import Linear
 
+Family = Literal["llama", "qwen2", "qwen3"]
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's way to a longer context: slow rotations are slowed down by `factor`, fast ones stay as they are."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        numbers = {name: float(value) for name, value in vars(self).items()}
+        check_shape(1, {}, numbers)
+        if not self.low_freq_factor < self.high_freq_factor:
+            raise CheckpointError("config: rope low_freq_factor must be below high_freq_factor")
+
+    def slow(self, per_radian: Tensor) -> Tensor:
+        """(D/2,) positions that turn a pair by one radian → the same, scaled."""
+        turns = self.original_max_position_embeddings / (2 * math.pi * per_radian)  # in the original context
+        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return per_radian / (kept + (1 - kept) / self.factor)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """The shape of a Llama; the defaults are those of SmolLM2-135M-Instruct."""
+    """The shape of a Llama, Qwen2 or Qwen3; the defaults are those of SmolLM2-135M-Instruct.
 
+    `head_dim` 0 is what `hidden_size` has for each head. `tied` is whether the output head is the embedding.
+    """
+
+    family: Family = "llama"
     vocab_size: int = 49152
     max_position_embeddings: int = 8192
     hidden_size: int = 576
@@ -29,8 +60,11 @@ class LlamaConfig:
     num_hidden_layers: int = 30
     num_attention_heads: int = 9
     num_key_value_heads: int = 3
+    head_dim: int = 0
     rms_norm_eps: float = 1e-5
     rope_theta: float = 100000.0
+    rope_scaling: RopeScaling | None = None
+    tied: bool = True
     eos_token_id: int = 2
 
     def __post_init__(self) -> None:
@@ -40,16 +74,16 @@ class LlamaConfig:
         )  # fmt: skip
         numbers = {"rms_norm_eps": self.rms_norm_eps, "rope_theta": self.rope_theta}
         check_shape(self.num_hidden_layers, {name: getattr(self, name) for name in names}, numbers)
-        if self.hidden_size % (2 * self.num_attention_heads) or self.num_attention_heads % self.num_key_value_heads:
+        divides = self.num_attention_heads % self.num_key_value_heads == 0
+        if not self.head_dim:
+            divides &= self.hidden_size % self.num_attention_heads == 0
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if not divides or self.head_dim < 2 or self.head_dim % 2:
             raise CheckpointError(
                 f"config: hidden_size {self.hidden_size}, {self.num_attention_heads} heads and "
-                f"{self.num_key_value_heads} key heads do not divide"
+                f"{self.num_key_value_heads} key heads do not divide into heads of an even size"
             )
-
-    @property
-    def head_dim(self) -> int:
-        """D, the size of one head."""
-        return self.hidden_size // self.num_attention_heads
+        check_shape(1, {"head_dim": self.head_dim, "all heads": self.head_dim * self.num_attention_heads}, {})
 
     def to_huggingface(self) -> dict[str, Any]:
         """The config.json with which transformers loads a checkpoint of ours."""
@@ -58,24 +92,22 @@ class LlamaConfig:
             "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "eos_token_id",
         )  # fmt: skip
         same = {name: getattr(self, name) for name in names}
-        fixed = {"hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False}
-        return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **same, **fixed}
-
-    def variants(self) -> dict[str, tuple[Any, ...]]:
-        """What a config.json may say beside the shape, ours last; None where transformers takes absence for ours."""
-        return {
-            "tie_word_embeddings": (True,),
-            "hidden_act": (None, "silu"),
-            "attention_bias": (None, False),
-            "mlp_bias": (None, False),
-            "head_dim": (None, self.head_dim),
-            "rope_scaling": (None,),
-            "rope_type": (None, "default"),
-        }
+        fixed: dict[str, Any] = {"hidden_act": "silu", "tie_word_embeddings": self.tied}
+        if self.family != "qwen2":
+            fixed["attention_bias"] = False
+        if self.family == "llama":
+            fixed["mlp_bias"] = False
+        else:
+            fixed["use_sliding_window"] = False
+        if self.family == "qwen3" or self.head_dim * self.num_attention_heads != self.hidden_size:
+            fixed["head_dim"] = self.head_dim
+        if self.rope_scaling:
+            fixed["rope_scaling"] = {"rope_type": "llama3", **vars(self.rope_scaling)}
+        return {"model_type": self.family, "architectures": [_CLASSES[self.family]], **same, **fixed}
 
 
 class Llama(Decoder):
-    """Rotary positions, RMSNorm before each sublayer, no biases, output head tied to the embedding."""
+    """Rotary positions, RMSNorm before each sublayer, an output head of its own or the embedding's."""
 
     transposed: tuple[str, ...] = ()
     prefix = "model."
@@ -87,10 +119,17 @@ class Llama(Decoder):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        # No linear layer: adapters and quantisation take those, and leave the head as it is.
+        self.lm_head = None if config.tied else nn.Embedding(config.vocab_size, config.hidden_size)
+
+    @property
+    def head(self) -> Tensor:
+        """The output head, (vocab_size, C)."""
+        return (self.lm_head or self.embed_tokens).weight
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The token embedding, which is the output head too."""
+        """The token embedding, which is the output head too if `tied`."""
         return self.embed_tokens
 
     @property
@@ -110,7 +149,10 @@ class Llama(Decoder):
 def rotations(positions: Tensor, config: LlamaConfig) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, each (B, 1, T, D) (RoFormer, Su et al., 2021)."""
     powers = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
-    angles = positions[:, None, :, None].float() / config.rope_theta**powers  # (B, 1, T, D/2)
+    per_radian = config.rope_theta**powers  # (D/2,)
+    if config.rope_scaling:
+        per_radian = config.rope_scaling.slow(per_radian)
+    angles = positions[:, None, :, None].float() / per_radian  # (B, 1, T, D/2)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -143,17 +185,23 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = Linear(config.hidden_size, keys, bias=False)
-        self.v_proj = Linear(config.hidden_size, keys, bias=False)
-        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        queries, keys = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
+        bias = config.family == "qwen2"
+        self.q_proj = Linear(config.hidden_size, queries, bias=bias)
+        self.k_proj = Linear(config.hidden_size, keys, bias=bias)
+        self.v_proj = Linear(config.hidden_size, keys, bias=bias)
+        self.o_proj = Linear(queries, config.hidden_size, bias=False)
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps) if config.family == "qwen3" else None for _ in range(2)
+        )
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or H/G, T, D)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if self.q_norm and self.k_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         out = attend(self.layer, rotate(q, rotation), rotate(k, rotation), v)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, C)
 

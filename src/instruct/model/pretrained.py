@@ -15,9 +15,9 @@ from instruct.model.checkpoint import (
     fill,
     load_checkpoint,
     random_model,
-    read_config,
     safetensors_weights,
 )
+from instruct.model.config_file import read_config
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import (

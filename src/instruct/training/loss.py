@@ -67,5 +67,4 @@ def operations(model: Decoder) -> tuple[float, float]:
             in_blocks += of(layer.in_features * layer.out_features, layer.weight)
         elif isinstance(layer, LoraLinear):
             in_blocks += sum(of(weight.numel(), weight) for weight in (layer.lora_A, layer.lora_B))
-    head = model.embedding.weight
-    return float(in_blocks), float(of(head.numel(), head))
+    return float(in_blocks), float(of(model.head.numel(), model.head))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 from instruct.evaluation.reference import compare, tokens
-from instruct.results.schema import MEASURES
+from instruct.results.schema import REFERENCE_METRICS
 
 SEED_DATA = Path(__file__).parents[2] / "../shared/data/seed/instruction-data.json"
 
@@ -125,7 +125,7 @@ def test_chrf_of_a_worked_example():
 @settings(max_examples=300, deadline=None)
 def test_every_measure_lies_between_0_and_100(response, reference):
     measured = compare(response, reference)
-    for measure in MEASURES:
+    for measure in REFERENCE_METRICS:
         assert 0 <= round(getattr(measured, measure), 9) <= 100, measure
 
 
@@ -139,7 +139,7 @@ def test_every_measure_lies_between_0_and_100(response, reference):
 @settings(max_examples=300, deadline=None)
 def test_identical_text_is_100_by_every_measure(text):
     measured = compare(text, text)
-    assert [getattr(measured, measure) for measure in MEASURES if measure != "chrf"] == [100] * 4
+    assert [getattr(measured, measure) for measure in REFERENCE_METRICS if measure != "chrf"] == [100] * 4
     # sacrebleu takes white space in Python's sense away first; nothing else may be left of a text.
     assert measured.chrf == pytest.approx(100)
 
@@ -147,7 +147,7 @@ def test_identical_text_is_100_by_every_measure(text):
 @pytest.mark.parametrize("reference", ["Yes", "7", "東京", "?", "A longer answer, with 1,000 things."])
 @pytest.mark.parametrize("response", ["", " ", "\n\n"])
 def test_an_empty_response_is_0_by_every_measure(response, reference):
-    assert [getattr(compare(response, reference), measure) for measure in MEASURES] == [0] * 5
+    assert [getattr(compare(response, reference), measure) for measure in REFERENCE_METRICS] == [0] * 5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from instruct.evaluation.judges.reference import ReferenceJudge
 from instruct.evaluation.reference import compare
 from instruct.evaluation.score import Judgement, check_answers, check_unscored, judge_all, name_systems, scores_of
 from instruct.evaluation.summary import describe_system, describe_test, make_table, measure_all, summarise
-from instruct.results.schema import Difference, JudgeResults, Unscored, dump
+from instruct.results.schema import JudgeResults, Unscored, dump
+from instruct.results.scores import Difference
 from instruct.statistics import mean_interval, paired_test
 
 IDENTITY = Identity(about={"judge": "reference", "score": "similarity to the reference answer"})

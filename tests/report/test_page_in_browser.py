@@ -7,7 +7,8 @@ import pytest
 from report.run_folder import make_run
 
 import plot
-from instruct.results.schema import Agreement, Controls, Slice, SliceChange, SliceScore
+from instruct.results.schema import Agreement, Controls
+from instruct.results.scores import Slice, SliceChange, SliceScore
 
 SCORES = [10, None, 30, 80, 100, 0, 50], [60, 70, None, 40, 100, 100, 50]
 LONG = "supercalifragilisticexpialidocious" * 4

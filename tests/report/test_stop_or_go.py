@@ -4,7 +4,7 @@ import pytest
 from results.sample import make_run
 
 from instruct.report.stop_or_go import Movement, loss_trend, stop_or_go
-from instruct.results.schema import Difference, SystemScores
+from instruct.results.scores import Difference, SystemScores
 
 TRAIN = {"initial_val_loss": 1.84}
 FALLING, FLAT, TURNED = (2.0, 1.5, 1.2), (2.0, 1.005, 1.0), (2.0, 1.0, 1.2)

@@ -1,7 +1,7 @@
 import pytest
 
 from instruct.report.verdict import describe_difference, name_score
-from instruct.results.schema import Difference
+from instruct.results.scores import Difference
 
 
 def difference(mean=5.0, low=1.0, high=9.0, p_value=0.01, **changes):

@@ -11,22 +11,19 @@ from instruct.core.files import write_csv, write_json
 from instruct.core.records import Response, write_records
 from instruct.results.runs import EVALUATE, SCORES, SPLIT, TRAIN, Run
 from instruct.results.schema import (
+    ACCURACY,
     MEASURES,
     REFERENCE,
     VERSION,
     Controls,
-    Difference,
     JudgeResults,
     Results,
-    Slice,
-    SliceChange,
-    SliceScore,
     System,
-    SystemScores,
     TestSet,
     Unscored,
     dump,
 )
+from instruct.results.scores import Difference, Slice, SliceChange, SliceScore, SystemScores
 from instruct.results.table import HUMAN, Table, table_columns, table_rows
 
 ANSWERS = {"base": "data/base_responses.json", "sft": "data/responses.json"}
@@ -85,9 +82,14 @@ def make_results(
     )
 
 
+def measures_of(scores: Any) -> list[str]:
+    """The measures of a run: accuracy only if it is given."""
+    return [name for name in MEASURES if name in scores or name != ACCURACY]
+
+
 def make_system(name: str, table: Table, digest: str) -> System:
     count = len(table.kinds)
-    measures = {key: mean_of(table.scores.get(key, {}).get(name, {}).values()) for key in MEASURES}
+    measures = {key: mean_of(table.scores.get(key, {}).get(name, {}).values()) for key in measures_of(table.scores)}
     stopped = {"end_of_text": count - 1, "length": 1, "repetition": 0, "stop_string": 0}
     return System(
         name=name, answers=ANSWERS.get(name, f"data/{name}.json"), md5=digest, mean_tokens=8.5, stopped=stopped,
@@ -177,12 +179,15 @@ def make_run(name: str, scores: Mapping[str, Mapping[str, Numbers]], *, params: 
 
 
 def write_results(root: Path, scores: Mapping[str, Mapping[str, Numbers]], **fields: Any) -> Results:
-    """metrics/evaluate.json and metrics/scores.csv of one run; measures that are not given are 50 throughout."""
+    """metrics/evaluate.json and metrics/scores.csv of one run; measures that are not given are 50 throughout.
+
+    Accuracy is there only if it is given.
+    """
     about = {key: fields.pop(key) for key in ("ids", "groups", "kinds") if key in fields}
     first = next(iter(scores.values()))
     flat = {system: [50.0] * len(values) for system, values in first.items()}
     judges = {name: one for name, one in scores.items() if name not in MEASURES} or {REFERENCE: first}
-    table = make_table({**judges, **{name: scores.get(name, flat) for name in MEASURES}}, **about)
+    table = make_table({**judges, **{name: scores.get(name, flat) for name in measures_of(scores)}}, **about)
     results = make_results(table, **fields)
     write_json(root / EVALUATE, dump(results))
     write_csv(root / SCORES, table_columns(list(table.scores), results.names), table_rows(table))

@@ -5,7 +5,7 @@ from results.sample import make_results, make_table
 
 from instruct.core.errors import DataError
 from instruct.core.files import write_csv
-from instruct.results.schema import MEASURES
+from instruct.results.schema import REFERENCE_METRICS as MEASURES
 from instruct.results.table import load_table, table_columns, table_rows
 
 IDS = ("a", "b")

@@ -9,7 +9,8 @@ from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers
 from instruct.evaluation.score import clusters_of
 from instruct.evaluation.settings import EvaluateParams
-from instruct.results.schema import DECIMALS, Slice, SliceChange, SliceScore
+from instruct.results.schema import DECIMALS
+from instruct.results.scores import Slice, SliceChange, SliceScore
 from instruct.results.table import Scores
 from instruct.statistics import mean_interval
 

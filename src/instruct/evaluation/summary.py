@@ -19,17 +19,16 @@ from instruct.evaluation.slices import slice_scores
 from instruct.results.lock import md5_of
 from instruct.results.schema import (
     DECIMALS,
-    MEASURES,
+    REFERENCE_METRICS,
     STOP_REASONS,
     VERSION,
-    Difference,
     JudgeResults,
     Results,
     System,
-    SystemScores,
     TestSet,
     Unscored,
 )
+from instruct.results.scores import Difference, SystemScores
 from instruct.results.table import HUMAN, Scores, Table
 from instruct.statistics import mean_interval, paired_test
 from instruct.text.prompts import DEFAULT, PromptParams, TemplateName
@@ -92,7 +91,7 @@ def describe_system(name: str, file: Path, responses: Sequence[Response], measur
     """Which answers a system gave, how they ended and how near they are to the references."""
     reasons = [one.stop_reason for one in responses]
     texts, references = [one.response for one in responses], [one.output for one in responses]
-    means = {name: rounded(mean(rounded(getattr(one, name)) for one in measured)) for name in MEASURES}
+    means = {name: rounded(mean(rounded(getattr(one, name)) for one in measured)) for name in REFERENCE_METRICS}
     return System(
         name=name,
         answers=file.as_posix(),
@@ -184,7 +183,7 @@ def make_table(
     }
     if count_scored(human):
         scores[HUMAN] = dict(human)
-    for measure in MEASURES:
+    for measure in REFERENCE_METRICS:
         scores[measure] = {
             system: {
                 record.id: rounded(getattr(one, measure)) for record, one in zip(records, measured[system], strict=True)

@@ -27,7 +27,7 @@ from instruct.report.tables import (
 from instruct.report.verdict import describe_difference, name_score, system_title
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import MEASURED, QUALITY, Run, load_run
-from instruct.results.schema import Slice
+from instruct.results.scores import Slice
 
 LISTED = 100  # rows of a list of exceptions; the rest is counted
 

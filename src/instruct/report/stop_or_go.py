@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from instruct.report.verdict import system_title
 from instruct.results.runs import Run
-from instruct.results.schema import Difference, JudgeResults, SystemScores
+from instruct.results.schema import JudgeResults
+from instruct.results.scores import Difference, SystemScores
 from instruct.statistics import ALPHA
 
 FLAT = 0.01  # of the best validation loss: a smaller change is no trend

@@ -7,7 +7,8 @@ from typing import Any
 from instruct.report.failure_modes import FailureMode
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.verdict import system_title
-from instruct.results.schema import CORPUS_MEASURES, MEASURES, Agreement, JudgeResults, Results, Slice, Unscored
+from instruct.results.schema import CORPUS_MEASURES, MEASURES, Agreement, JudgeResults, Results, Unscored
+from instruct.results.scores import Slice
 
 NONE = "none"
 
@@ -103,6 +104,8 @@ def measure_table(results: Results) -> Table:
     first, *others = results.systems
     rows: list[Row] = []
     for key, label in (MEASURES | CORPUS_MEASURES).items():
+        if key not in first.measures:
+            continue
         values = [one.measures[key] for one in results.systems]
         changes = [f"{one.measures[key] - first.measures[key]:+.1f}" for one in others]
         rows.append((label, *map(number, values), *changes))

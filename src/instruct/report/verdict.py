@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from instruct.results.schema import Difference
+from instruct.results.scores import Difference
 from instruct.statistics import ALPHA
 
 SYSTEMS = {"base": "base model", "sft": "SFT model", "dpo": "DPO model"}

@@ -1,11 +1,11 @@
 """metrics/evaluate.json: what `evaluate` found about any number of named systems, read strictly.
 
-The order of the systems is part of the results: the first is the one that others are compared with, the last is the
-primary one. A number that does not exist is absent, never null and never 0.
+The order of the systems is part of the results: the last is the primary one, the first is compared with unless another
+of the `baselines` is better. A number that does not exist is absent, never null and never 0.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -13,19 +13,30 @@ from typing import Any
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import build, require
 from instruct.core.parsing import parse_json
+from instruct.results.scores import ScoreResults
 
 VERSION = 2
 DECIMALS = 4
 REMEDY = "run `dvc repro evaluate` there"
 REFERENCE = "reference"  # the judge that needs no model
-MEASURES = {
-    "similarity": "similarity",
+ACCURACY, SIMILARITY = "accuracy", "similarity"
+REFERENCE_METRICS = {
+    SIMILARITY: "similarity",
     "exact_match": "exact match",
     "token_f1": "token F1",
     "rouge_l": "ROUGE-L",
     "chrf": "chrF",
 }
-"""Scores of single answers that need no judge, and their names in print."""
+"""Scores of single answers against the reference answer, and their names in print."""
+MEASURES = {ACCURACY: "right answers", **REFERENCE_METRICS}
+"""All scores of single answers that need no judge; only answers to closed questions have the first."""
+HEADLINE = {
+    ACCURACY: "right answers to closed questions",
+    "open_similarity": "similarity of answers to open questions",
+    SIMILARITY: "similarity to the reference answer",
+}
+"""What comes first, as far as it exists, in print: the whole similarity only without right answers."""
+DETAILS = {"closed_similarity": "similarity of answers to closed questions"}
 CORPUS_MEASURES = {"bleu": "BLEU"}
 """Scores of all answers together."""
 STOP_REASONS = ("end_of_text", "stop_string", "length", "repetition")
@@ -65,9 +76,9 @@ class System:
         for name, count in self.stopped.items():
             require(f"stopped.{name}", count, type(count) is int and count >= 0, "a count")
         for name in (*MEASURES, *CORPUS_MEASURES):
-            require(
-                f"measures.{name}", self.measures.get(name, "absent"), _is_number(self.measures.get(name)), "a number"
-            )
+            value = self.measures.get(name, "absent")
+            exists = name != ACCURACY or ACCURACY in self.measures
+            require(f"measures.{name}", value, _is_number(value) or not exists, "a number")
 
     @property
     def ended(self) -> float:
@@ -91,92 +102,6 @@ class Controls:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemScores:
-    """One judge's scores of one system. Only the counts exist if nothing was scored."""
-
-    system: str
-    scored: int
-    unscored: int
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-    worst_case: float | None = None
-    best_case: float | None = None
-    q1: float | None = None
-    median: float | None = None
-    q3: float | None = None
-    mean_spread: float | None = None
-    flipped: float | None = None
-    failed_repeats: int | None = None
-    orders: int | None = None
-    consistent: int | None = None
-    first_place_won: float | None = None
-
-    def __post_init__(self) -> None:
-        _require_if(self, self.scored > 0, "mean", "low", "high", "worst_case", "best_case", "q1", "median", "q3")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One system against another, over the `count` records that have both scores. Only the count exists if it is 0."""
-
-    system: str
-    against: str
-    count: int
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None
-    wins: int | None = None
-    ties: int | None = None
-    losses: int | None = None
-    worst_case: float | None = None
-    best_case: float | None = None
-
-    def __post_init__(self) -> None:
-        numbers = ("mean", "low", "high", "p_value", "wins", "ties", "losses", "worst_case", "best_case")
-        _require_if(self, self.count > 0, *numbers)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SliceScore:
-    """One system's mean over its `records` of a slice."""
-
-    system: str
-    records: int
-    scored: int
-    mean: float | None = None
-
-    def __post_init__(self) -> None:
-        _require_if(self, self.scored > 0, "mean")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SliceChange:
-    """One system against another over a slice; the interval exists where there are pairs enough."""
-
-    system: str
-    against: str
-    count: int
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    def __post_init__(self) -> None:
-        _require_if(self, self.count > 0, "mean")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """Records with one value of a property; without `differences` for a property of the answer, not of the task."""
-
-    property: str
-    value: str
-    systems: tuple[SliceScore, ...]
-    differences: tuple[SliceChange, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Unscored:
     """An answer without a score: whose, why, and how the judge's reply began."""
 
@@ -187,17 +112,21 @@ class Unscored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeResults:
-    """All that one judge said. `differences` are of every other system against the first."""
+class MeasureResults(ScoreResults):
+    """A score that needs no judge, over the records that can have it: one of HEADLINE or DETAILS."""
 
-    name: str
+    def __post_init__(self) -> None:
+        require("name", self.name, self.name in HEADLINE | DETAILS, f"of {', '.join(HEADLINE | DETAILS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeResults(ScoreResults):
+    """All that one judge said."""
+
     identity: dict[str, str]
     rubric: str
     rubric_sha256: str
     controls: Controls
-    systems: tuple[SystemScores, ...]
-    differences: tuple[Difference, ...]
-    slices: tuple[Slice, ...]
     unscored: tuple[Unscored, ...]
 
     def __post_init__(self) -> None:
@@ -205,14 +134,6 @@ class JudgeResults:
         require("rubric_sha256", "empty", bool(self.rubric_sha256) or not self.rubric, "a digest, as there is a rubric")
         for name, value in self.identity.items():
             require(f"identity.{name}", value, isinstance(value, str), "a text")
-
-    def scores_of(self, system: str) -> SystemScores:
-        """The scores of a system."""
-        return next(one for one in self.systems if one.system == system)
-
-    def difference_of(self, system: str) -> Difference:
-        """A system against the first one."""
-        return next(one for one in self.differences if one.system == system)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +153,11 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The whole of metrics/evaluate.json."""
+    """The whole of metrics/evaluate.json.
+
+    `baselines` are the systems that a trained one must beat, and `best_baseline` is the best of them by the primary
+    measure; both name the first system where they are absent. `measured` are scores without a judge, the primary first.
+    """
 
     version: int
     test: TestSet
@@ -240,21 +165,34 @@ class Results:
     judges: tuple[JudgeResults, ...]
     signatures: dict[str, str]
     agreement: tuple[Agreement, ...] = ()
+    baselines: tuple[str, ...] = ()
+    best_baseline: str | None = None
+    measured: tuple[MeasureResults, ...] = ()
 
     def __post_init__(self) -> None:
         names = list(self.names)
         require("systems", names, len(names) > 1 and len(set(names)) == len(names), "two or more with different names")
         judges = [judge.name for judge in self.judges]
         require("judges", judges, bool(judges) and len(set(judges)) == len(judges), "one or more, each once")
-        for place, judge in enumerate(self.judges):
-            scored = [one.system for one in judge.systems]
-            require(f"judges[{place}].systems", scored, scored == names, f"of {', '.join(names)}")
-            compared = [(one.system, one.against) for one in judge.differences]
-            wanted = [(name, names[0]) for name in names[1:]]
-            require(f"judges[{place}].differences", compared, compared == wanted, "of every system against the first")
+        require("baselines", list(self.baselines), set(self.baselines) <= set(names[:-1]), "of the systems")
+        known = self.best_baseline is None or self.best_baseline in self.baselines
+        require("best_baseline", self.best_baseline, known, "one of the baselines")
+        for field, found in (("judges", self.judges), ("measured", self.measured)):
+            for place, one in enumerate(found):
+                self._require_systems(f"{field}[{place}]", one)
         require("signatures", "empty", bool(self.signatures), "of the measures")
         for name, value in self.signatures.items():
             require(f"signatures.{name}", value, isinstance(value, str), "a text")
+
+    def _require_systems(self, where: str, found: ScoreResults) -> None:
+        """All systems in their order, each but one compared with that; a judge of pairs knows two of them."""
+        scored, names = [one.system for one in found.systems], list(self.names)
+        pair = [name for name in names if name in (self.against, self.primary)]
+        known = [names, pair] if isinstance(found, JudgeResults) else [names]
+        require(f"{where}.systems", scored, scored in known, f"of {', '.join(names)}")
+        compared = [(one.system, one.against) for one in found.differences]
+        wanted = [(name, self.against) for name in scored if name != self.against]
+        require(f"{where}.differences", compared, compared == wanted, f"of every system against {self.against}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -263,13 +201,28 @@ class Results:
 
     @property
     def against(self) -> str:
-        """The system that the others are compared with: the first."""
-        return self.systems[0].name
+        """The system that the others are compared with: the best baseline."""
+        return self.best_baseline or self.systems[0].name
 
     @property
     def primary(self) -> str:
         """The system that the run is about: the last."""
         return self.systems[-1].name
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The systems whose answers are shown side by side: the first, the best baseline, and all that are trained."""
+        return shown_systems(self.names, self.baselines, self.against)
+
+    @property
+    def headline(self) -> tuple[ScoreResults, ...]:
+        """The scores that come first, the primary one at the beginning; the main judge's where nothing is measured."""
+        return tuple(one for one in self.measured if one.name in HEADLINE) or (self.main_judge,)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures of single answers that this run has."""
+        return tuple(name for name in MEASURES if name in self.systems[0].measures)
 
     @property
     def main_judge(self) -> JudgeResults:
@@ -283,6 +236,17 @@ class Results:
     def judge(self, name: str) -> JudgeResults | None:
         """The judge of this name, or None."""
         return next((judge for judge in self.judges if judge.name == name), None)
+
+
+def primary_measure(results: Results) -> str:
+    """The one score by which systems and runs are compared first: accuracy where questions have checks."""
+    return ACCURACY if ACCURACY in results.measures else SIMILARITY
+
+
+def shown_systems(names: Sequence[str], baselines: Collection[str], against: str) -> tuple[str, ...]:
+    """The first system, `against`, and all that are not baselines, in their order."""
+    first = names[0]
+    return tuple(one for one in names if one in (first, against) or one not in baselines)
 
 
 def dump(results: Results) -> dict[str, Any]:
@@ -318,12 +282,3 @@ def _refuse_infinite(value: Any, where: str) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _require_if(record: Any, wanted: bool, *names: str) -> None:
-    """These fields exist if and only if something was counted."""
-    for name in names:
-        value = getattr(record, name)
-        require(
-            name, "absent" if value is None else value, (value is not None) == wanted, "there" if wanted else "absent"
-        )

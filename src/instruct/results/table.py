@@ -6,7 +6,7 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.files import parse_csv
-from instruct.results.schema import MEASURES, REMEDY, Results
+from instruct.results.schema import REMEDY, Results
 
 HUMAN = "human"
 KEYS = ("id", "kind", "group")
@@ -26,7 +26,7 @@ class Table:
 def score_names(results: Results, *, human: bool = False) -> list[str]:
     """The scores in order: of the judges, of people if any gave one, and the measures."""
     judges = [judge.name for judge in results.judges]
-    return list(dict.fromkeys([*judges, *([HUMAN] if human else []), *MEASURES]))
+    return list(dict.fromkeys([*judges, *([HUMAN] if human else []), *results.measures]))
 
 
 def column(score: str, system: str) -> str:

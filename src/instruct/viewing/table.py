@@ -168,7 +168,7 @@ def _run_cells(run: Run, judges: Sequence[str]) -> dict[str, Cell]:
         "steps": _number(run.train.get("steps"), "{:.0f}"),
     }
     measures = run.results.system(run.results.primary).measures
-    cells |= {f"measure:{key}": _number(measures[key], "{:.1f}") for key in _measures()}
+    cells |= {f"measure:{key}": _number(measures.get(key), "{:.1f}") for key in _measures()}
     for judge in judges:
         cells |= _score_cells(run, judge)
     return cells

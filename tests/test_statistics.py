@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, permutation_test, sem, ttest_1samp
+from scipy.stats import binomtest, chi2, permutation_test, sem, ttest_1samp
 
 from instruct.statistics import holm, mean_interval, paired_test, paired_tests, smallest_detectable, standard_error
 
@@ -150,12 +150,30 @@ def test_wins_ties_and_losses_are_of_the_second_system():
     assert paired.difference.mean == pytest.approx(5 / 4)
 
 
-def test_a_constant_gain_has_no_width_and_the_smallest_p_value():
+def test_a_constant_gain_is_as_sure_as_records_that_were_not_seen_let_it_be():
+    """Sign flips alone would give 2 to 2 and p = 1/1000, though 7 % of all records may lose whatever they can."""
     a = [float(i) for i in range(40)]
     paired = paired_test(a, [one + 2 for one in a], resamples=999, seed=1)
-    assert (paired.difference.mean, paired.difference.low, paired.difference.high) == (2, 2, 2)
+    limit = 100 * -np.log(0.025) / 40  # Poisson's upper limit for none of 40 seen, in points of the mean
+    assert (paired.difference.low, paired.difference.high) == pytest.approx((2 - limit, 2 + limit))
+    assert paired.p_value > 0.05
+    clear = paired_test(a, [one + 20 for one in a], resamples=999, seed=1)
+    assert clear.difference.low == pytest.approx(20 - limit)
     # 2 in 2**40 flips are as far: none among 999, so (1 + 0) / (1 + 999), and never 0.
-    assert paired.p_value == 1 / 1000
+    assert clear.p_value == pytest.approx(max(1 / 1000, 2 * np.exp(-20 * 40 / 100)))
+
+
+@pytest.mark.parametrize("usual", [0.0, 5.0])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_58_of_60_alike_give_an_interval_that_poissons_limit_explains(usual, noise):
+    """The bootstrap-t alone gives -100: in 13 % of its resamples neither of the two is drawn and nothing varies."""
+    b = np.random.default_rng(1).normal(usual, noise, 60)
+    b[:2] = usual - 40
+    paired = paired_test([0.0] * 60, b.tolist(), resamples=2000, seed=1)
+    limit = 100 / 60 * chi2.ppf(0.975, 2 * (2 + 1)) / 2  # Garwood (1936)
+    mean = paired.difference.mean
+    assert (paired.difference.low, paired.difference.high) == pytest.approx((mean - limit, mean + limit))
+    assert paired.p_value > 0.05
 
 
 def test_one_item_distinguishes_nothing():

@@ -241,6 +241,25 @@ def test_the_second_test_costs_little_power_where_differences_are_symmetric(reco
     assert ours / trials >= flips / trials - 0.05
 
 
+def nearly_alike(rng, n, rare, noise):
+    """A gain that nearly all share and that rare losses of 60 points undo: the mean is 0."""
+    return np.where(rng.random(n) < rare, -60.0, 60 * rare / (1 - rare)) + rng.normal(0, noise, n)
+
+
+@pytest.mark.parametrize("records", [60, 110])
+@pytest.mark.parametrize(("rare", "noise"), [(0.02, 0.0), (0.05, 0.0), (0.05, 0.01)])
+def test_differences_that_are_nearly_all_alike_are_not_taken_for_sure(records, rare, noise):
+    wrong, trials = 0, 200
+    for trial in range(trials):
+        values = nearly_alike(np.random.default_rng([trial, records, 12]), records, rare, noise)
+        paired = paired_test(np.zeros(records), values, resamples=RESAMPLES, seed=trial)
+        wrong += paired.p_value <= 0.05
+        assert paired.difference.low > -60 and (paired.p_value <= 0.05) == (
+            not paired.difference.low <= 0 <= paired.difference.high
+        )
+    assert wrong / trials <= at_most(0.06, trials)
+
+
 @pytest.mark.slow
 @CLUSTERED
 @pytest.mark.parametrize("groups", [12, 20, 40, 100, 300])

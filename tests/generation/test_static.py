@@ -152,7 +152,9 @@ def test_recorded_answers_equal_those_of_a_cpu(small, tokenizer, params, runtime
     expected = answers(small, tokenizer, params, runtime)
     with caplog.at_level(logging.INFO):
         got = answers(deepcopy(small).to(CUDA), tokenizer, params, Runtime(CUDA, torch.float32))
-    assert got == expected
+    # A draw that falls between the rounding of two devices takes another token, and the answer goes on from there.
+    others = [id_ for id_ in expected if got[id_] != expected[id_]]
+    assert len(others) <= (params.temperature > 0), others
     assert any("recorded as a CUDA graph" in line for line in caplog.messages), caplog.messages
 
 

@@ -1,0 +1,239 @@
+"""Chooses the default recipe by evidence: each recipe is trained and answers on folds of train and val, never on test.
+
+    python src/split.py data/split metrics/split.json
+    python tests/gpu/recipes.py OUT.json --workers 4
+    python tests/gpu/recipes.py OUT.json --table        prints what OUT.json holds
+
+The records of train and val are cut into folds by group. Each recipe is trained once for each fold, on the others, with
+a seed of its own, and answers the fold's records: so every record is answered by a model that has not seen it, and
+each recipe has as many seeds as there are folds. Scores are compared record by record with the first recipe's.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RECIPES: dict[str, dict[str, Any]] = {
+    "committed": {},
+    **{
+        f"lr {lr:g}, {epochs} epochs": {"lr": lr, "epochs": epochs}
+        for epochs in (1, 2, 3)
+        for lr in (5e-5, 1e-4, 2e-4, 4e-4)
+        if (lr, epochs) != (2e-4, 1)
+    },
+    "lr 0.0008": {"lr": 8e-4},
+    "prompt loss 0.1": {"prompt_loss_weight": 0.1},
+    "prompt loss 1": {"prompt_loss_weight": 1.0},
+    "steps of 4": {"micro_batch_size": 4},
+    "steps of 16": {"micro_batch_size": 16},
+    "lora 16, lr 0.0005": {"lora.r": 16, "lr": 5e-4},
+    "lora 16, lr 0.001": {"lora.r": 16, "lr": 1e-3},
+    "lora 16, lr 0.001, 3 epochs": {"lora.r": 16, "lr": 1e-3, "epochs": 3},
+    "chatml": {"template": "chatml"},
+    "chatml, lr 0.0001": {"template": "chatml", "lr": 1e-4},
+    "chatml, lr 0.0004": {"template": "chatml", "lr": 4e-4},
+    "chatml, lr 0.0001, 3 epochs": {"template": "chatml", "lr": 1e-4, "epochs": 3},
+    "chatml, no system prompt": {"template": "chatml", "system": ""},
+    "phi3": {"template": "phi3"},
+}
+
+
+def main() -> None:
+    options = parse_arguments()
+    if not options.table:
+        if options.worker is None:
+            share_out(options)
+        else:
+            work(options)
+            return
+    show(json.loads(options.out.read_text(encoding="utf-8")))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--recipes", default="", help="names, with semicolons; all by default")
+    parser.add_argument("--records", type=int, help="only so many, to see that this script works")
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no job after so many")
+    parser.add_argument("--table", action="store_true", help="only print what was found")
+    return parser.parse_args()
+
+
+def share_out(options: argparse.Namespace) -> None:
+    """Run the workers side by side and join what they found."""
+    with TemporaryDirectory(prefix="instruct-recipes-") as folder:
+        parts = [Path(folder) / f"{worker}.json" for worker in range(options.workers)]
+        arguments = sys.argv[2:]
+        running = [
+            subprocess.Popen([sys.executable, __file__, part, *arguments, "--worker", str(worker)], cwd=ROOT)
+            for worker, part in enumerate(parts)
+        ]
+        failed = [worker for worker, process in enumerate(running) if process.wait()]
+        rows = [row for part in parts if part.exists() for row in json.loads(part.read_text(encoding="utf-8"))]
+        options.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+        if failed:
+            print(f"workers {failed} failed", file=sys.stderr)
+
+
+def work(options: argparse.Namespace) -> None:
+    """This worker's share of the jobs; every recipe's first fold comes before any second one."""
+    import torch
+
+    from instruct.backbones.catalog import find_backbone
+    from instruct.core.params import read_params
+    from instruct.core.records import read_examples
+    from instruct.core.runtime import RuntimeParams, start_runtime
+    from instruct.model.pretrained import load_backbone
+
+    logging.basicConfig(level=logging.WARNING)
+    params = read_params(ROOT / "params.yaml")
+    runtime = start_runtime(RuntimeParams(device=options.device, precision="fp32", num_threads=2))
+    backbone = find_backbone(params["model"]["backbone"])
+    model, tokenizer = load_backbone(backbone, runtime.device)
+    pool = [one for part in ("train", "val") for one in read_examples(ROOT / "data" / "split" / f"{part}.json")]
+    pool = pool[: options.records]
+    names = [name for name in options.recipes.split(";") if name] or list(RECIPES)
+    jobs = [(name, fold) for fold in range(options.folds) for name in names]
+    started, rows = time.monotonic(), []
+    for name, fold in jobs[options.worker :: options.workers]:
+        if time.monotonic() - started > options.seconds:
+            break
+        held = [one for one in pool if fold_of(one.group or one.id, options.folds) == fold]
+        others = [one for one in pool if fold_of(one.group or one.id, options.folds) != fold]
+        begun = time.monotonic()
+        row = run(params, RECIPES[name], deepcopy(model), tokenizer, runtime, others, held, seed=123 + fold)
+        rows.append({"recipe": name, "fold": fold, "seconds": round(time.monotonic() - begun, 1), **row})
+        options.out.write_text(json.dumps(rows), encoding="utf-8")
+        print(f"{name} · fold {fold}: {rows[-1]['seconds']} s", flush=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def fold_of(group: str, folds: int) -> int:
+    return int(sha256(group.encode()).hexdigest()[:8], 16) % folds
+
+
+def run(
+    params: Mapping[str, Any], recipe: Mapping[str, Any], model: Any, tokenizer: Any, runtime: Any, train_set: Any,
+    held: Any, *, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Train by the recipe, answer the held records, score each answer."""
+    from instruct.core.fingerprint import Fingerprint
+    from instruct.core.params import build
+    from instruct.generation.decode import generate
+    from instruct.generation.settings import GenerateParams
+    from instruct.generation.weights import make_ready
+    from instruct.model.lora import add_lora
+    from instruct.text.encoding import with_end_of
+    from instruct.text.prompts import PromptParams, Turn
+    from instruct.training.distributed import start_parallel
+    from instruct.training.encode import encode_example
+    from instruct.training.resume import ResumeStore
+    from instruct.training.settings import TrainParams
+    from instruct.training.throughput import Stopwatch
+    from instruct.training.trainer import Trainer
+
+    prompt = PromptParams(
+        template=recipe.get("template", params["prompt"]["template"]), system=recipe.get("system", "default")
+    )
+    train = build(TrainParams, params["train"], where="train")
+    own = {key: value for key, value in recipe.items() if "." not in key and key not in ("template", "system")}
+    train = replace(train, **own, lora=replace(train.lora, r=recipe.get("lora.r", 0)), seed=seed, sample_tokens=0)
+    template = prompt.chosen
+    tokenizer = with_end_of(template, tokenizer)
+    if train.lora.r:
+        add_lora(model, train.lora, seed)
+    # Which step is best is decided by records of neither side.
+    val_examples, train_examples = [
+        [
+            encode_example(one, template, tokenizer)
+            for one in train_set
+            if (fold_of(f"val {one.group or one.id}", 12) == 0) == part
+        ]
+        for part in (True, False)
+    ]
+    with (
+        TemporaryDirectory() as folder,
+        start_parallel("none", examples_per_step=train.examples_per_step, device=runtime.device) as parallel,
+    ):
+        trainer = Trainer(
+            model, train_examples, val_examples, params=train, runtime=runtime, parallel=parallel,
+            pad_id=tokenizer.eos_id, store=ResumeStore(Path(folder) / "resume", Fingerprint(parts={})),
+            stopwatch=Stopwatch(),
+        )  # fmt: skip
+        history = trainer.fit()
+        assert trainer.best is not None
+        model.load_state_dict(trainer.best.tensors(), strict=False)
+    if train.lora.r:
+        from instruct.model.lora import merge_lora
+
+        merge_lora(model)
+    answers = generate(
+        make_ready(model, "fp32", runtime), tokenizer,
+        {one.id: template.prompt([Turn(one.instruction, one.input)]) for one in held},
+        prefix=template.prefix_pieces, stop_strings=template.stop_strings,
+        params=build(GenerateParams, params["generate"], where="generate"), runtime=runtime,
+        on_answer=lambda id_, answer: None, known=0, shown=False,
+    )  # fmt: skip
+    return {"val_loss": round(history.best.loss, 4), "records": scored(held, answers)}
+
+
+def scored(held: Any, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    from instruct.checks.rules import is_right
+    from instruct.checks.schema import parse_check
+    from instruct.evaluation.reference import compare
+
+    checks = json.loads((ROOT / "data" / "checks.json").read_text(encoding="utf-8"))
+    rows = []
+    for one in held:
+        text, check = answers[one.id].text, parse_check(checks[one.id], one.id)
+        right = None if check.is_open else int(is_right(check, text, f"{one.instruction}\n{one.input}"))
+        rows.append({"id": one.id, "group": one.group or one.id, "right": right,
+                     "similarity": round(compare(text, one.output).similarity, 2)})  # fmt: skip
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Each recipe's scores, and their paired differences from the first recipe on the records that both answered."""
+    from instruct.statistics import paired_test
+
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["recipe"], {}).update({one["id"]: one for one in row["records"]})
+    first = next(name for name in RECIPES if name in found)
+    print("| recipe | seeds | closed records right, % | difference | similarity | difference | seconds |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in (name for name in RECIPES if name in found):
+        own = [row for row in rows if row["recipe"] == name]
+        cells = [name, str(len(own))]
+        for measure in ("right", "similarity"):
+            scale = 100 if measure == "right" else 1
+            mine = {id_: scale * one[measure] for id_, one in found[name].items() if one[measure] is not None}
+            cells.append(f"{sum(mine.values()) / len(mine):.1f}")
+            ids = sorted(set(mine) & {id_ for id_, one in found[first].items() if one[measure] is not None})
+            theirs = [float(scale * found[first][id_][measure]) for id_ in ids]
+            groups = [found[name][id_]["group"] for id_ in ids]
+            paired = paired_test(theirs, [float(mine[id_]) for id_ in ids], resamples=10_000, seed=123, groups=groups)
+            one = paired.difference
+            cells.append("" if name == first else f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})")
+        cells.append(f"{sum(row['seconds'] for row in own) / len(own):.0f}")
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,29 @@
 """Stage 7 · evaluate: every system's answers → judgements, results, scores of every record, and the summary.
 
-python src/evaluate.py data/human-scores.csv data/judgements.json metrics base=data/base_responses.json \
-    sft=data/responses.json
-The first system is the one that the others are compared with, the last is the primary one.
+python src/evaluate.py data/human-scores.csv data/judgements.json metrics checks=data/split/checks.json \
+    baselines=data/baselines sft=data/responses.json
+Each file of the folder of baselines is a system, or base=FILE names one. The last system is the primary one.
 """
 
 import logging
 from pathlib import Path
 
 import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
+from instruct.checks.schema import read_checks
 from instruct.core.files import write_csv, write_json
 from instruct.core.params import load_params
 from instruct.core.records import read_responses, write_records
 from instruct.core.stage import run_stage
 from instruct.evaluation.human import count_scored, human_scores, read_rows
 from instruct.evaluation.judges.opening import open_judges
+from instruct.evaluation.measured import choose_pair, score_all
 from instruct.evaluation.run import prepare_judges
-from instruct.evaluation.score import check_answers, check_unscored, judge_all, name_systems
+from instruct.evaluation.score import check_answers, check_unscored, judge_all
 from instruct.evaluation.settings import EvaluateParams
-from instruct.evaluation.summary import make_table, measure_all, summarise
-from instruct.results.schema import Results, dump
+from instruct.evaluation.summary import judge_scores, make_table, summarise
+from instruct.evaluation.systems import name_systems
+from instruct.results.headline import align, headline_lines, headline_rows, judge_lines
+from instruct.results.schema import dump
 from instruct.results.summary import summary_of
 from instruct.results.table import table_columns, table_rows
 from instruct.servers.settings import ServersParams
@@ -28,45 +32,31 @@ from instruct.text.prompts import PromptParams
 log = logging.getLogger(__name__)
 
 
-def main(human: Path, judgements: Path, metrics: Path, *systems: Path) -> None:
-    """Judge every answer of every system, given as NAME=FILE, with the judges that params.yaml names."""
+def main(human: Path, judgements: Path, metrics: Path, *given: Path) -> None:
+    """Score every answer of every system, given as NAME=FILE, by its check and by the judges that params.yaml names."""
     params, prompt = load_params("evaluate", EvaluateParams), load_params("prompt", PromptParams)
-    files = name_systems(systems)
-    answers = {system: read_responses(path) for system, path in files.items()}
+    systems = name_systems(given)
+    answers = {system: read_responses(path) for system, path in systems.files.items()}
     check_answers(answers)
     people, unused = human_scores(read_rows(human), answers)
+    checks = read_checks(systems.checks) if systems.checks else {}
+    measured = score_all(answers, checks)
+    pair = choose_pair(measured, systems)
     with open_judges(params, load_params("servers", ServersParams), prompt.chosen) as judges:
-        fitness = prepare_judges(judges, answers, params)
-        verdicts = judge_all(judges, answers)
+        fitness = prepare_judges(judges, answers, params, pair)
+        verdicts = judge_all(judges, answers, pair)
         judged_by = {name: (judge.identity, fitness[name]) for name, judge in judges.items()}
     write_records(judgements, verdicts)
     check_unscored(verdicts, params.max_unscored)
-    measured = measure_all(answers)
-    results = summarise(verdicts, judged_by, answers, files, measured, people, prompt.template, params, prompt.system)
-    table = make_table(results, answers, verdicts, people, measured)
+    results = summarise(verdicts, judged_by, answers, systems, measured, checks, people, prompt, params)
+    table = make_table(answers, judge_scores(verdicts, list(judges)), people, measured)
     write_json(metrics / "evaluate.json", dump(results))
     write_json(metrics / "summary.json", summary_of(results))
     write_csv(metrics / "scores.csv", table_columns(list(table.scores), results.names), table_rows(table))
     if count_scored(people) or unused:
         log.info("%s: %d answers scored by people; %d scores are of other answers", human, count_scored(people), unused)
-    log_means(results)
-
-
-def log_means(results: Results) -> None:
-    """One line for each judge and system: the mean and its denominator."""
-    for judge in results.judges:
-        for one in judge.systems:
-            mean = "no mean" if one.mean is None else f"mean {one.mean:.1f}"
-            total = one.scored + one.unscored
-            log.info(
-                "%s, %s: %s over %d of %d (%d not scored)",
-                judge.name,
-                one.system,
-                mean,
-                one.scored,
-                total,
-                one.unscored,
-            )
+    for line in (*judge_lines(results), *align(headline_rows(results)), *headline_lines(results)):
+        log.info("%s", line)
 
 
 if __name__ == "__main__":

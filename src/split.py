@@ -13,6 +13,7 @@ from instruct.core.params import load_params
 from instruct.core.records import group_lines, part_rows, write_records
 from instruct.core.stage import run_stage
 from instruct.formats.rows import LEFT_OUT, left_out_lines, stream_rows
+from instruct.splitting.checks import checks_of_parts, count_checks, join_checks
 from instruct.splitting.partition import PARTS, SplitParams, divide, take_parts
 from instruct.splitting.summary import find_warnings, summarise
 
@@ -31,13 +32,19 @@ def main(split: Path, metrics: Path) -> None:
     for line in lines:
         log.info("dropped %s", line)
     division = divide(examples, params)
-    for part, those in take_parts(examples, division).items():
+    parts = take_parts(examples, division)
+    checks, unknown = join_checks(Path(params.checks), rows.checks, examples)
+    for part, those in parts.items():
         write_records(split / f"{part}.json", those)
+    write_json(split / "checks.json", checks_of_parts(parts, checks))
     counts = summarise(division, examples, params, refused=len(bad))
     counts["left_out"] = {name: rows.left_out[name] for name in LEFT_OUT}
+    counts["checks"] = count_checks(parts, checks, unknown)
     write_json(metrics, counts)
     for line in [*left_out_lines(rows), *find_warnings(division, counts, examples, params)]:
         log.info("%s", line)
+    if unknown:
+        log.info("%s: %d of its checks are of no record of %s", params.checks, unknown, data)
     sizes = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     log.info("%s: %d records kept, %d refused: %s", data, counts["kept"], len(bad), sizes)
 

@@ -25,7 +25,7 @@ PACKAGE_DATA = {
     for file in SRC.joinpath(*package.split(".")).glob(pattern)
 }
 # What a user writes and Git keeps.
-TRACKED_DATA = {"${split.data}", "data/human-scores.csv"}
+TRACKED_DATA = {"${split.data}", "${split.checks}", "data/human-scores.csv"}
 # Packages whose `__init__` is more than a docstring.
 WITH_CODE: set[str] = set()
 WAYS = {"parse_yaml", "read_yaml", "read_params", "PARAMS_FILE"}

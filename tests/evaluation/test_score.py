@@ -11,13 +11,17 @@ from instruct.core.files import write_json
 from instruct.evaluation.controls import Fitness
 from instruct.evaluation.judges.base import Identity
 from instruct.evaluation.judges.reference import ReferenceJudge
+from instruct.evaluation.measured import score_all
 from instruct.evaluation.reference import compare
-from instruct.evaluation.score import Judgement, check_answers, check_unscored, judge_all, name_systems, scores_of
-from instruct.evaluation.summary import describe_system, describe_test, make_table, measure_all, summarise
+from instruct.evaluation.score import Judgement, check_answers, check_unscored, judge_all, scores_of
+from instruct.evaluation.summary import describe_system, describe_test, judge_scores, make_table, summarise
+from instruct.evaluation.systems import Systems, name_systems
 from instruct.results.schema import JudgeResults, Unscored, dump
 from instruct.results.scores import Difference
 from instruct.statistics import mean_interval, paired_test
+from instruct.text.prompts import PromptParams
 
+PROMPT = PromptParams(template="alpaca")
 IDENTITY = Identity(about={"judge": "reference", "score": "similarity to the reference answer"})
 FIT = Fitness(scores={"reference": 100.0}, count=1, unscored=0, problems=())
 
@@ -32,11 +36,10 @@ def summary_of(verdicts, params, groups=None) -> JudgeResults:
 
 
 def whole_results(answers, verdicts, judged_by, human=None, params=None):
-    files = dict.fromkeys(answers, Path(__file__))
+    systems = Systems(files=dict.fromkeys(answers, Path(__file__)), baselines=tuple(answers)[:1])
     people = human or {system: {} for system in answers}
-    return summarise(
-        verdicts, judged_by, answers, files, measure_all(answers), people, "alpaca", params or evaluate_params()
-    )
+    params = params or evaluate_params()
+    return summarise(verdicts, judged_by, answers, systems, score_all(answers, {}), {}, people, PROMPT, params)
 
 
 def test_near_duplicates_are_counted_as_one_for_intervals_and_tests():
@@ -135,7 +138,7 @@ def test_too_many_verdicts_without_score_stop_with_the_replies_shown():
     message = str(caught.value)
     assert message.startswith("one: 6 of 20 verdicts have no score, more than evaluate.max_unscored 0.25 allows")
     for i in range(5):
-        assert f"sft u{i}: no number: 'reply {i}\\n" in message
+        assert f"sft u{i}: no number: reply {i}\\n" in message
     assert "reply 5" not in message
     assert max(map(len, message.splitlines())) < 150
 
@@ -263,7 +266,7 @@ def test_every_way_to_stop_is_counted():
 
 
 def stopped_of(responses):
-    return describe_system("base", Path(__file__), responses, measure_all({"base": responses})["base"]).stopped
+    return describe_system("base", Path(__file__), responses, score_all({"base": responses}, {})).stopped
 
 
 def test_what_has_no_score_bounds_the_mean_from_both_sides():
@@ -386,8 +389,8 @@ def test_systems_are_named_files_or_refused(given):
 
 def test_a_score_that_does_not_exist_is_none_in_the_table():
     answers = both("Paris", "b")
-    verdicts, results = judged(answers, one=ScriptedJudge(0, "?", 60.5, 80))
-    table = make_table(results, answers, verdicts, {}, measure_all(answers))
+    verdicts, _ = judged(answers, one=ScriptedJudge(0, "?", 60.5, 80))
+    table = make_table(answers, judge_scores(verdicts, ["one"]), {}, score_all(answers, {}))
     assert table.scores["one"] == {"base": {"r0": 0, "r1": None}, "sft": {"r0": 60.5, "r1": 80}}
     assert (table.scores["exact_match"]["base"]["r0"], table.scores["similarity"]["base"]["r0"]) == (100, 100)
     assert table.scores["chrf"]["sft"]["r1"] == pytest.approx(compare("b!", "Paris").chrf, abs=1e-4)

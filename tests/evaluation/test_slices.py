@@ -24,7 +24,11 @@ SCORES = {
 
 
 def slices_of(name, answers=ANSWERS, scores=SCORES):
-    return {one.value: one for one in slice_scores(answers, scores, evaluate_params()) if one.property == name}
+    return {
+        one.value: one
+        for one in slice_scores(answers, scores, evaluate_params(), against="base")
+        if one.property == name
+    }
 
 
 def means_of(one):

@@ -16,6 +16,7 @@ from instruct.splitting.partition import SplitParams, cut_parts, split_examples
 
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "seed" / "instruction-data.json"
 PARAMS = SplitParams(
+    checks="checks.json",
     data="data.json", strategy="shuffled", train=0.85, val=0.05, test=0.1, stratify=True, seed=123, invalid="raise",
     duplicates=DuplicatesParams(on="prompt", similarity=90.0, mode="group", method="auto"), columns=USUAL,
 )  # fmt: skip

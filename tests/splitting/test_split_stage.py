@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PARAMS = """
 split:
   data: data.json
+  checks: checks.json
   strategy: {strategy}
   train: 0.6
   val: 0.2
@@ -37,7 +38,8 @@ def rows(count):
     return [{"instruction": f"Say {i}.", "input": "", "output": str(i), "kind": f"kind {i % 3}"} for i in range(count)]
 
 
-def split(folder, data, *, invalid="raise", strategy="shuffled", params=PARAMS):
+def split(folder, data, *, invalid="raise", strategy="shuffled", params=PARAMS, checks=None):
+    (folder / "checks.json").write_text(json.dumps(checks or {}))
     (folder / "params.yaml").write_text(
         params.format(invalid=invalid, strategy=strategy, columns=json.dumps(asdict(USUAL)))
     )
@@ -75,6 +77,7 @@ def test_drop_leaves_the_bad_records_out_counts_them_and_shows_them(folder):
         "moved": 0,
         "orphans": 0,
         "left_out": {"turns": 0, "system": 0, "columns": 0},
+        "checks": {"unknown": 0, "train": 0, "val": 0, "test": 0},
     }
     shown = [line.split(": ")[0] for line in done.stdout.splitlines() if line.startswith("dropped")]
     assert shown == [f"dropped data.json[{i}]" for i in (3, 7, 10)]
@@ -92,7 +95,7 @@ def test_raise_lists_every_bad_record_and_writes_nothing(folder):
     *lines, last = done.stderr.removeprefix("split.py: ").splitlines()
     assert [line.split(" ")[:2] for line in lines] == [["data.json[2]:", '"input"'], ["data.json[9]:", '"instruction"']]
     assert last.startswith("2 bad records")
-    assert sorted(path.name for path in folder.iterdir()) == ["data.json", "params.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checks.json", "data.json", "params.yaml"]
 
 
 def test_thousands_of_bad_records_of_one_kind_are_a_few_lines_and_a_count(folder):
@@ -129,7 +132,41 @@ def test_split_writes_the_same_bytes_every_time(folder):
         outputs.append({path.name: path.read_bytes() for path in sorted((folder / "split").iterdir())})
         shutil.rmtree(folder / "split")
     assert outputs[0] == outputs[1]
-    assert list(outputs[0]) == ["test.json", "train.json", "val.json"]
+    assert list(outputs[0]) == ["checks.json", "test.json", "train.json", "val.json"]
+
+
+def test_checks_go_with_the_tested_records_alone_and_change_no_other_byte(folder):
+    """What training and generation read must not depend on a check, whether it is beside the records or in them."""
+    accept = {"type": "accept", "accept": ["x"]}
+    assert split(folder, rows(20)).returncode == 0
+    before = {name: (folder / f"split/{name}.json").read_bytes() for name in ("train", "val", "test")}
+    ids = {name: [one.id for one in read_examples(folder / f"split/{name}.json")] for name in before}
+    beside = {**{id_: accept for some in ids.values() for id_ in some}, "gone": accept}
+    done = split(folder, rows(20), checks=beside)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "split/checks.json").read_text()) == {
+        id_: accept for part in ("val", "test") for id_ in ids[part]
+    }
+    counts = json.loads((folder / "metrics/split.json").read_text())["checks"]
+    assert counts == {"unknown": 1, **{part: len(some) for part, some in ids.items()}}
+    assert [line for line in done.stdout.splitlines() if "checks.json: 1 " in line]
+    own = {"type": "open"}
+    assert split(folder, [{**row, "check": own} for row in rows(20)], checks=beside).returncode == 0
+    assert set(map(str, json.loads((folder / "split/checks.json").read_text()).values())) == {str(own)}
+    assert {name: (folder / f"split/{name}.json").read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("place", ["record", "file"])
+def test_a_check_that_is_not_valid_is_named_by_file_record_and_field(folder, place):
+    wrong = {"type": "number", "value": "x", "tolerance": -1}
+    data = rows(10)
+    if place == "record":
+        data[4]["check"] = wrong
+    done = split(folder, data, checks={"some id": wrong} if place == "file" else None)
+    where = ("data.json[4]", "check.tolerance") if place == "record" else ("checks.json: some id", "check.tolerance")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert all(part in done.stderr.splitlines()[0] for part in where)
+    assert not (folder / "split").exists()
 
 
 @pytest.mark.parametrize(

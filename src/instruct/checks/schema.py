@@ -11,9 +11,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from instruct.core.errors import DataError
+from instruct.core.files import read_json
 
 TYPES = {
     "open": ((), ()),
@@ -49,6 +51,21 @@ class Check:
     def is_open(self) -> bool:
         """Whether there is no single right answer."""
         return self.type == "open"
+
+
+def read_checks(path: Path) -> dict[str, Check]:
+    """The checks by record id; raises DataError that names file, record and field."""
+    return {id_: parse_check(value, f"{path}: {id_}") for id_, value in read_check_values(path).items()}
+
+
+def read_check_values(path: Path) -> dict[str, Any]:
+    """The checks as JSON holds them, each of them valid; raises DataError as `read_checks` does."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: must be an object with a check for each record's id")
+    for id_, value in values.items():
+        parse_check(value, f"{path}: {id_}")
+    return values
 
 
 def parse_check(value: Any, where: str) -> Check:

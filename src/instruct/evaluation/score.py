@@ -1,11 +1,11 @@
 """Verdicts of every judge on every answer; nothing is dropped on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from instruct.core.errors import DataError, JudgeError, ParamsError
+from instruct.core.errors import DataError, JudgeError
 from instruct.core.records import Response
+from instruct.core.shown import printable
 from instruct.evaluation.judges.base import Answers, Judge, Verdict
 from instruct.results.schema import DECIMALS
 from instruct.results.table import Scores
@@ -34,19 +34,6 @@ class Judgement:
     choices: tuple[str, ...] = ()
 
 
-def name_systems(given: Sequence[Path]) -> dict[str, Path]:
-    """The answers' files by system, from NAME=FILE; raises ParamsError for anything else."""
-    files: dict[str, Path] = {}
-    for one in given:
-        name, equals, file = str(one).partition("=")
-        if not (name and equals and file) or name in files or Path(file).is_absolute():
-            raise ParamsError(f"{one}: must be NAME=FILE, each name once, the file inside the project")
-        files[name] = Path(file)
-    if len(files) < 2:
-        raise ParamsError("give two systems or more, the one to compare with first: base=FILE sft=FILE")
-    return files
-
-
 def check_answers(answers: Answers) -> None:
     """Raise DataError where the systems did not answer the same records, each once."""
     records = [[(one.id, one.instruction, one.input, one.output) for one in system] for system in answers.values()]
@@ -57,13 +44,19 @@ def check_answers(answers: Answers) -> None:
         raise DataError("the responses hold no record, or one id twice; run `dvc repro`")
 
 
-def judge_all(judges: Mapping[str, Judge], answers: Answers) -> list[Judgement]:
-    """A judgement by every judge for every answer of every system, in order."""
+def answers_for(judge: Judge, answers: Answers, pair: Collection[str] = ()) -> Answers:
+    """The systems that a judge is asked about: all, or the `pair` for one that compares two."""
+    return {system: those for system, those in answers.items() if system in pair} if judge.pairs and pair else answers
+
+
+def judge_all(judges: Mapping[str, Judge], answers: Answers, pair: Collection[str] = ()) -> list[Judgement]:
+    """A judgement by every judge for every answer of every system, in order; judges of pairs see `pair` alone."""
     check_answers(answers)
     judgements = []
     for name, judge in judges.items():
-        verdicts = judge.judge(answers)
-        for system, responses in answers.items():
+        asked = answers_for(judge, answers, pair)
+        verdicts = judge.judge(asked)
+        for system, responses in asked.items():
             judgements += _judgements(name, system, responses, verdicts[system])
     return judgements
 
@@ -93,11 +86,6 @@ def _judgements(judge: str, system: str, responses: Sequence[Response], verdicts
     ]
 
 
-def clusters_of(records: Sequence[Response]) -> dict[str, str]:
-    """The group of near-duplicates of each record by id; a record without one is a group of its own."""
-    return {one.id: one.group or one.id for one in records}
-
-
 def scores_of(judgements: Sequence[Judgement], judge: str, system: str) -> Scores:
     """One judge's scores of one system."""
     return {j.id: j.score for j in judgements if j.judge == judge and j.system == system}
@@ -114,7 +102,7 @@ def check_unscored(judgements: Sequence[Judgement], max_unscored: float) -> None
         unscored = [judgement for judgement in own if judgement.failed or judgement.score is None]
         count = sum(max(1, judgement.failed) for judgement in unscored)
         if count / total > max_unscored:
-            shown = "\n".join(f"  {j.system} {j.id}: {j.problem}: {j.raw_reply[:80]!r}" for j in unscored[:5])
+            shown = "\n".join(f"  {j.system} {j.id}: {j.problem}: {printable(j.raw_reply[:80])}" for j in unscored[:5])
             raise JudgeError(
                 f"{name}: {count} of {total} verdicts have no score, more than evaluate.max_unscored "
                 f"{max_unscored:g} allows; the first ones:\n{shown}\nchange the judge or its settings"

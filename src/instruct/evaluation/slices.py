@@ -7,9 +7,8 @@ from statistics import mean
 
 from instruct.core.records import Response
 from instruct.evaluation.judges.base import Answers
-from instruct.evaluation.score import clusters_of
+from instruct.evaluation.means import clusters_of, rounded
 from instruct.evaluation.settings import EvaluateParams
-from instruct.results.schema import DECIMALS
 from instruct.results.scores import Slice, SliceChange, SliceScore
 from instruct.results.table import Scores
 from instruct.statistics import mean_interval
@@ -31,8 +30,10 @@ PROPERTIES: Mapping[str, Callable[[Response], str]] = {
 }
 
 
-def slice_scores(answers: Answers, scores: Mapping[str, Scores], params: EvaluateParams) -> tuple[Slice, ...]:
-    """One slice per value of each property: every system's mean, and its difference from the first."""
+def slice_scores(
+    answers: Answers, scores: Mapping[str, Scores], params: EvaluateParams, *, against: str
+) -> tuple[Slice, ...]:
+    """One slice per value of each property: the mean of every system of `scores`, and its difference from `against`."""
     records = next(iter(answers.values()))
     clusters = clusters_of(records)
     slices: list[Slice] = []
@@ -41,8 +42,8 @@ def slice_scores(answers: Answers, scores: Mapping[str, Scores], params: Evaluat
         for record in records:
             groups.setdefault(property_of(record), []).append(record.id)
         for value, ids in sorted(groups.items(), key=lambda group: _natural(group[0])):
-            first, *others = scores
-            changes = tuple(_change(first, other, ids, scores, clusters, params) for other in others)
+            others = [system for system in scores if system != against]
+            changes = tuple(_change(against, other, ids, scores, clusters, params) for other in others)
             means = tuple(_mean(system, ids, scores[system]) for system in scores)
             slices.append(Slice(property=name, value=value, systems=means, differences=changes))
     return (*slices, *_by_stop_reason(answers, scores))
@@ -50,7 +51,7 @@ def slice_scores(answers: Answers, scores: Mapping[str, Scores], params: Evaluat
 
 def _mean(system: str, ids: Sequence[str], scores: Scores) -> SliceScore:
     known = [score for id_ in ids if (score := scores[id_]) is not None]
-    return SliceScore(system=system, records=len(ids), scored=len(known), mean=_round(mean(known)) if known else None)
+    return SliceScore(system=system, records=len(ids), scored=len(known), mean=rounded(mean(known)) if known else None)
 
 
 def _change(
@@ -74,17 +75,17 @@ def _change(
             groups=[clusters[id_] for id_ in known],
             bounds=(-100.0, 100.0),
         )
-        low, high = _round(interval.low), _round(interval.high)
-    middle = _round(mean(changes)) if changes else None
+        low, high = rounded(interval.low), rounded(interval.high)
+    middle = rounded(mean(changes)) if changes else None
     return SliceChange(system=system, against=against, count=len(changes), mean=middle, low=low, high=high)
 
 
 def _by_stop_reason(answers: Answers, scores: Mapping[str, Scores]) -> list[Slice]:
     """How an answer ended is a property of the answer, so there is no pair and no difference."""
     slices = []
-    for reason in sorted({one.stop_reason for responses in answers.values() for one in responses}):
-        ids = {system: [one.id for one in answers[system] if one.stop_reason == reason] for system in answers}
-        means = tuple(_mean(system, ids[system], scores[system]) for system in answers)
+    for reason in sorted({one.stop_reason for system in scores for one in answers[system]}):
+        ids = {system: [one.id for one in answers[system] if one.stop_reason == reason] for system in scores}
+        means = tuple(_mean(system, ids[system], scores[system]) for system in scores)
         slices.append(Slice(property="stop_reason", value=reason, systems=means))
     return slices
 
@@ -93,7 +94,3 @@ def _natural(value: str) -> tuple[float, str]:
     """Sorts what starts with a number by it, and before words."""
     number = re.match(r"\d+", value)
     return (float(number[0]) if number else inf, value)
-
-
-def _round(value: float) -> float:
-    return round(value, DECIMALS) + 0.0

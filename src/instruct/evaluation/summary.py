@@ -2,24 +2,28 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
-from statistics import mean, quantiles
+from statistics import mean
 
+from instruct.checks.schema import Check
+from instruct.checks.signature import accuracy_signature
 from instruct.core.records import Response
 from instruct.evaluation.agreement import Keyed, agree_all
 from instruct.evaluation.controls import Fitness
 from instruct.evaluation.human import count_scored
 from instruct.evaluation.judges.base import Answers, Identity
-from instruct.evaluation.reference import Measured, compare, corpus_bleu, signatures
-from instruct.evaluation.score import Judgement, clusters_of, scores_of
+from instruct.evaluation.means import clusters_of, compare_systems, describe_scores, mean_of, rounded
+from instruct.evaluation.measured import AllScores, choose_pair, summarise_measured
+from instruct.evaluation.reference import corpus_bleu, signatures
+from instruct.evaluation.score import Judgement, scores_of
 from instruct.evaluation.settings import EvaluateParams
 from instruct.evaluation.slices import slice_scores
+from instruct.evaluation.systems import Systems
 from instruct.results.lock import md5_of
 from instruct.results.schema import (
-    DECIMALS,
-    REFERENCE_METRICS,
+    ACCURACY,
     STOP_REASONS,
     VERSION,
     JudgeResults,
@@ -27,42 +31,63 @@ from instruct.results.schema import (
     System,
     TestSet,
     Unscored,
+    shown_systems,
 )
-from instruct.results.scores import Difference, SystemScores
+from instruct.results.scores import SystemScores
 from instruct.results.table import HUMAN, Scores, Table
-from instruct.statistics import mean_interval, paired_test
 from instruct.text.prompts import DEFAULT, PromptParams, TemplateName
 
 SHOWN = 500  # characters of an unread reply in the results; all of it is in the judgements
-Measures = Mapping[str, Sequence[Measured]]
-"""The measures of every answer by system."""
 
 
 def summarise(
     judgements: Sequence[Judgement],
     judged_by: Mapping[str, tuple[Identity, Fitness]],
     answers: Answers,
-    files: Mapping[str, Path],
-    measured: Measures,
+    systems: Systems,
+    measured: AllScores,
+    checks: Mapping[str, Check],
     human: Mapping[str, Scores],
-    template: TemplateName,
+    prompt: PromptParams,
     params: EvaluateParams,
-    system: str = DEFAULT,
 ) -> Results:
     """The results of these systems, judged by these judges."""
-    scores = {name: {system: scores_of(judgements, name, system) for system in answers} for name in judged_by}
+    against, _ = choose_pair(measured, systems)
+    scores = judge_scores(judgements, list(judged_by))
     people = {HUMAN: human} if count_scored(human) else {}
     return Results(
         version=VERSION,
-        test=describe_test(next(iter(answers.values())), template, system),
-        systems=tuple(describe_system(name, files[name], answers[name], measured[name]) for name in answers),
+        test=describe_test(next(iter(answers.values())), prompt.template, prompt.system),
+        systems=tuple(describe_system(name, systems.files[name], answers[name], measured) for name in answers),
         judges=tuple(
-            summarise_judge([one for one in judgements if one.judge == name], *about, answers, scores[name], params)
+            summarise_judge(
+                [one for one in judgements if one.judge == name],
+                *about,
+                answers,
+                scores[name],
+                systems,
+                against,
+                params,
+            )
             for name, about in judged_by.items()
         ),
-        signatures=signatures(),
+        signatures=signatures() | _signature_of(measured, checks),
         agreement=agree_all({name: by_key(one) for name, one in {**scores, **people}.items()}),
+        baselines=systems.baselines,
+        best_baseline=against,
+        measured=summarise_measured(measured, answers, systems.baselines, against, params),
     )
+
+
+def judge_scores(judgements: Sequence[Judgement], judges: Sequence[str]) -> AllScores:
+    """Every judge's scores of the systems that it judged."""
+    judged = {name: dict.fromkeys(one.system for one in judgements if one.judge == name) for name in judges}
+    return {name: {system: scores_of(judgements, name, system) for system in judged[name]} for name in judges}
+
+
+def _signature_of(measured: AllScores, checks: Mapping[str, Check]) -> dict[str, str]:
+    closed = next(iter(measured.get(ACCURACY, {}).values()), {})
+    return {ACCURACY: accuracy_signature({id_: checks[id_] for id_ in closed})} if closed else {}
 
 
 def by_key(scores: Mapping[str, Scores]) -> Keyed:
@@ -87,11 +112,11 @@ def describe_test(responses: Sequence[Response], template: TemplateName, system:
     )
 
 
-def describe_system(name: str, file: Path, responses: Sequence[Response], measured: Sequence[Measured]) -> System:
+def describe_system(name: str, file: Path, responses: Sequence[Response], measured: AllScores) -> System:
     """Which answers a system gave, how they ended and how near they are to the references."""
     reasons = [one.stop_reason for one in responses]
     texts, references = [one.response for one in responses], [one.output for one in responses]
-    means = {name: rounded(mean(rounded(getattr(one, name)) for one in measured)) for name in REFERENCE_METRICS}
+    means = {measure: rounded(mean_of(scores[name])) for measure, scores in measured.items()}
     return System(
         name=name,
         answers=file.as_posix(),
@@ -108,11 +133,13 @@ def summarise_judge(
     fitness: Fitness,
     answers: Answers,
     scores: Mapping[str, Scores],
+    systems: Systems,
+    against: str,
     params: EvaluateParams,
 ) -> JudgeResults:
     """One judge's results from its judgements: who it is, each system's mean, and paired differences."""
-    first, *others = answers
-    clusters = clusters_of(answers[first])
+    clusters = clusters_of(answers[against])
+    shown = [name for name in shown_systems(list(answers), systems.baselines, against) if name in scores]
     return JudgeResults(
         name=judgements[0].judge,
         identity=dict(identity.about),
@@ -121,10 +148,12 @@ def summarise_judge(
         controls=fitness.controls,
         systems=tuple(
             summarise_system(name, [one for one in judgements if one.system == name], clusters, params)
-            for name in answers
+            for name in scores
         ),
-        differences=tuple(compare_systems(first, other, scores, clusters, params) for other in others),
-        slices=slice_scores(answers, scores, params),
+        differences=tuple(
+            compare_systems(against, other, scores, clusters, params) for other in scores if other != against
+        ),
+        slices=slice_scores(answers, {name: scores[name] for name in shown}, params, against=against),
         unscored=tuple(
             Unscored(id=one.id, system=one.system, problem=one.problem, raw_reply=one.raw_reply[:SHOWN])
             for one in judgements
@@ -133,97 +162,31 @@ def summarise_judge(
     )
 
 
-def compare_systems(
-    against: str, system: str, scores: Mapping[str, Scores], clusters: Mapping[str, str], params: EvaluateParams
-) -> Difference:
-    """One system minus another over the records that have both scores, and what the others could make of it at most."""
-    pairs = [(score, scores[system][id_]) for id_, score in scores[against].items()]
-    both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not both:
-        return Difference(system=system, against=against, count=0)
-    known = zip(scores[against], pairs, strict=True)
-    groups = [clusters[id_] for id_, (a, b) in known if a is not None and b is not None]
-    low, high = ([(_or(b, one) - _or(a, other)) for a, b in pairs] for one, other in ((0.0, 100.0), (100.0, 0.0)))
-    paired = paired_test(
-        [a for a, _ in both], [b for _, b in both], resamples=params.resamples, seed=params.seed, groups=groups
-    )
-    return Difference(
-        system=system,
-        against=against,
-        count=len(both),
-        mean=rounded(paired.difference.mean),
-        low=rounded(paired.difference.low),
-        high=rounded(paired.difference.high),
-        p_value=round(paired.p_value, 6),
-        wins=paired.wins,
-        ties=paired.ties,
-        losses=paired.losses,
-        worst_case=rounded(mean(low)),
-        best_case=rounded(mean(high)),
-    )
-
-
-def measure_all(answers: Answers) -> dict[str, list[Measured]]:
-    """The similarity of every answer to its reference, by system."""
-    return {system: [compare(one.response, one.output) for one in responses] for system, responses in answers.items()}
-
-
 def make_table(
-    results: Results,
-    answers: Answers,
-    judgements: Sequence[Judgement],
-    human: Mapping[str, Scores],
-    measured: Measures,
+    answers: Answers, judged: Mapping[str, Mapping[str, Scores]], human: Mapping[str, Scores], measured: AllScores
 ) -> Table:
     """Every score of every record: of the judges, of people if any gave one, and the measures."""
-    records = answers[results.against]
-    scores = {
-        judge.name: {system: scores_of(judgements, judge.name, system) for system in answers}
-        for judge in results.judges
-    }
-    if count_scored(human):
-        scores[HUMAN] = dict(human)
-    for measure in REFERENCE_METRICS:
-        scores[measure] = {
-            system: {
-                record.id: rounded(getattr(one, measure)) for record, one in zip(records, measured[system], strict=True)
-            }
-            for system in answers
-        }
-    kinds, groups = {one.id: one.kind for one in records}, {one.id: one.group for one in records}
-    return Table(kinds=kinds, groups=groups, scores=scores)
-
-
-def rounded(value: float) -> float:
-    """A number as tracked files hold it: four decimals, and 0.0 for -0.0."""
-    return round(value, DECIMALS) + 0.0
+    records = next(iter(answers.values()))
+    found = {**judged, **({HUMAN: human} if count_scored(human) else {}), **measured}
+    return Table(
+        kinds={one.id: one.kind for one in records},
+        groups={one.id: one.group for one in records},
+        scores={name: {system: dict(scores.get(system, {})) for system in answers} for name, scores in found.items()},
+    )
 
 
 def summarise_system(
     system: str, judgements: Sequence[Judgement], clusters: Mapping[str, str], params: EvaluateParams
 ) -> SystemScores:
     """One judge's scores of one system."""
-    scores = [one.score for one in judgements if one.score is not None]
-    unscored = len(judgements) - len(scores)
-    if not scores:
-        return SystemScores(system=system, scored=0, unscored=unscored)
-    groups = [clusters[one.id] for one in judgements if one.score is not None]
-    interval = mean_interval(scores, resamples=params.resamples, seed=params.seed, groups=groups)
-    lower, middle, upper = quantiles(scores, n=4, method="inclusive") if len(scores) > 1 else scores * 3
+    scores = {one.id: one.score for one in judgements}
+    found = describe_scores(system, scores, clusters, params)
+    if not found.scored:
+        return found
     spreads = [one.spread for one in judgements if one.spread is not None]
     orders, consistent, first = _order_metrics(judgements)
-    return SystemScores(
-        system=system,
-        scored=len(scores),
-        unscored=unscored,
-        mean=rounded(interval.mean),
-        low=rounded(interval.low),
-        high=rounded(interval.high),
-        worst_case=rounded(mean(_or(one.score, 0.0) for one in judgements)),
-        best_case=rounded(mean(_or(one.score, 100.0) for one in judgements)),
-        q1=rounded(lower),
-        median=rounded(middle),
-        q3=rounded(upper),
+    return replace(
+        found,
         mean_spread=rounded(mean(spreads)) if spreads else None,
         flipped=rounded(sum(spread > 0 for spread in spreads) / len(spreads)) if spreads else None,
         failed_repeats=sum(one.failed for one in judgements if one.score is not None) or None,
@@ -242,7 +205,3 @@ def _order_metrics(judgements: Sequence[Judgement]) -> tuple[int, int, float] | 
     consistent = sum(pair in (("A", "B"), ("B", "A"), ("tie", "tie")) for pair in read)
     first = sum(choice == "A" for pair in read for choice in pair)
     return len(read), consistent, rounded(first / (2 * len(read)))
-
-
-def _or(score: float | None, other: float) -> float:
-    return other if score is None else score

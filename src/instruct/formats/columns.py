@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from instruct.core.errors import ParamsError
+from instruct.checks.schema import parse_check
+from instruct.core.errors import DataError, ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.params import require
 from instruct.core.records import OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
@@ -28,6 +29,7 @@ class Columns(ChatColumns):
     messages: str
     id: str
     kind: str
+    check: str
     others: Literal["refuse", "ignore"]
 
     def __post_init__(self) -> None:
@@ -36,7 +38,18 @@ class Columns(ChatColumns):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ParamsError(f'columns name the column "{twice[0]}" for two fields; name it for one')
-        for name in ("instruction", "output", "prompt", "completion", "messages", "role", "content", "id", "kind"):
+        for name in (
+            "instruction",
+            "output",
+            "prompt",
+            "completion",
+            "messages",
+            "role",
+            "content",
+            "id",
+            "kind",
+            "check",
+        ):
             require(f"columns.{name}", "empty", bool(getattr(self, name)), "the name of a column")
 
     def of(self, layout: str) -> dict[str, str]:
@@ -46,7 +59,7 @@ class Columns(ChatColumns):
             "prompt": ("prompt", "completion"),
             "chat": ("messages",),
         }
-        return {name: getattr(self, name, name) for name in own[layout] + OPTIONAL}
+        return {name: getattr(self, name, name) for name in (*own[layout], *OPTIONAL, "check")}
 
 
 USUAL = Columns(
@@ -63,6 +76,7 @@ USUAL = Columns(
     turns="refuse",
     id="id",
     kind="kind",
+    check="check",
     others="refuse",
 )
 """The usual names, for files that params.yaml says nothing about."""
@@ -70,11 +84,15 @@ USUAL = Columns(
 
 @dataclass(frozen=True)
 class Picked:
-    """The fields of a record as they were found, what is wrong with it, and what of it was left out, by a word."""
+    """The fields of a record as they were found, its check if it has one, and what is wrong with it.
+
+    `left_out` says what of it was left out, by a word.
+    """
 
     values: dict[str, Any]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    check: dict[str, Any] | None = None
 
 
 def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
@@ -82,7 +100,7 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     if not isinstance(row, dict):
         return Picked({}, tuple(find_problems(row)))
     problems, left_out = doubled_keys(row), list[str]()
-    optional = {getattr(columns, name, name) for name in OPTIONAL}
+    optional = {getattr(columns, name, name) for name in (*OPTIONAL, "check")}
     # Null means that there is nothing, in every format; only for the input is that an answer.
     without_input = row.get(columns.input, "") is None
     row = {name: one for name, one in row.items() if one is not None and not (table and one == "" and name in optional)}
@@ -93,7 +111,9 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         row[columns.input] = ""
     names = columns.of(layouts[0])
     values: dict[str, Any] = {}
+    check = None
     try:
+        check = read_check(row.get(columns.check), columns.check)
         found = _READERS[layouts[0]](row, columns)
         values = tidy(found.values | {name: row[names[name]] for name in OPTIONAL if names[name] in row})
         problems += find_problems(values, names | found.called)
@@ -106,7 +126,21 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         problems += [f"{line} (split.columns has settings for this)" for line in unknown_fields(others, known)]
     elif any(row[name] != "" for name in others):
         left_out.append("columns")
-    return Picked(values, tuple(problems), tuple(left_out))
+    return Picked(values, tuple(problems), tuple(left_out), check)
+
+
+def read_check(value: Any, column: str) -> dict[str, Any] | None:
+    """A record's check as it is, in a table as JSON; raises ValueError that names column and field."""
+    if value is None:
+        return None
+    try:
+        found = parse_json(value) if isinstance(value, str) else value
+        parse_check(found, f'"{column}"')
+    except ValueError as error:
+        raise ValueError(f'"{column}": {error}') from None
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return dict(found)
 
 
 def tidy(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from instruct.core.errors import DataError
 from instruct.core.params import did_you_mean
@@ -37,22 +37,26 @@ class Rows:
     """The records of a file; every iteration reads it from the beginning, and holds one record at a time.
 
     Beside that, one number for each record is kept, to give ids and refuse the same one twice. `left_out` counts the
-    good records of which something was left out, by `LEFT_OUT`. Raises DataError where the file as a whole cannot be
-    read, or holds no records.
+    good records of which something was left out, by `LEFT_OUT`; `checks` are those of good records by id. Raises
+    DataError where the file as a whole cannot be read, or holds no records.
     """
 
     path: Path
     columns: Columns
     left_out: Counter[str] = field(default_factory=Counter)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Row]:
         self.left_out.clear()
+        self.checks.clear()
         ids = Ids()
         index = -1
         for index, (where, picked) in enumerate(picked_rows(self.path, self.columns)):
             row = ids.row(index, where, picked.values, picked.problems)
             if isinstance(row, Example):
                 self.left_out.update(picked.left_out)
+                if picked.check:
+                    self.checks[row.id] = picked.check
             yield row
         if index < 0:
             raise DataError(f"{self.path}: holds no records")

@@ -38,6 +38,7 @@ class SplitParams:
     """
 
     data: str
+    checks: str
     strategy: Literal["grouped", "positional", "shuffled"]
     train: float
     val: float
@@ -49,6 +50,7 @@ class SplitParams:
     columns: Columns
 
     def __post_init__(self) -> None:
+        require("checks", "empty", bool(self.checks), "a file; one that holds {} says nothing of any record")
         for part in PARTS:
             require(part, getattr(self, part), 0 < getattr(self, part) < 1, "a fraction between 0 and 1")
         total = self.train + self.val + self.test

@@ -1,0 +1,34 @@
+"""Which rule and which checks an accuracy belongs to, so that no other one is compared with it."""
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+from instruct.checks.schema import Check
+from instruct.core.files import read_text
+
+RULE = ("numbers.py", "rules.py", "words.py")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+
+
+def accuracy_signature(checks: Mapping[str, Check]) -> str:
+    """The digest of the rule's code and that of these records' checks, whatever their order."""
+    spelled = json.dumps({id_: asdict(check) for id_, check in checks.items()}, sort_keys=True)
+    rule = "\n".join(code_of(read_text(Path(__file__).with_name(name))) for name in RULE)
+    return f"rule:{_digest(rule)}|checks:{_digest(spelled)}"
+
+
+def code_of(source: str) -> str:
+    """What a module does: comments, docstrings and layout are left out."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]

@@ -1,0 +1,117 @@
+"""What a run found, in sentences that the log, the report and every comment share, and its table of systems."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from instruct.results.schema import ACCURACY, DETAILS, HEADLINE, SIMILARITY, Results
+from instruct.results.scores import Difference, ScoreResults
+
+TITLES = {
+    "base": "base model",
+    "base-chat": "base model, own chat template",
+    "base-few-shot": "base model with examples",
+    "echo": "echo of the input",
+    "nearest": "nearest training answer",
+    "sft": "SFT model",
+    "dpo": "DPO model",
+}
+BLIND = (
+    "Similarity rewards an answer's form and does not see whether it is true; "
+    "checks of closed questions do (split.checks, or a column `check`)."
+)
+
+
+def system_title(name: str) -> str:
+    """A system in words; its own name where there are none for it."""
+    return TITLES.get(name, name)
+
+
+def score_title(name: str) -> str:
+    """A score of the headline or its details in words; a judge's own name."""
+    return (HEADLINE | DETAILS).get(name, name)
+
+
+def describe_difference(one: Difference) -> str:
+    """One sentence: a system against another, better, worse or not distinguishable, with interval, p and n."""
+    if one.mean is None:
+        return "No record has a score for both systems, so nothing can be said."
+    system, against = system_title(one.system), system_title(one.against)
+    numbers = f"{_numbers(one)} over {one.count} records: {one.wins} won, {one.ties} tied, {one.losses} lost"
+    if one.verdict == "not distinguishable":
+        turned = "; missing scores could turn it" if one.turned else ""
+        return f"{system} and {against} are not distinguishable: {numbers}{turned}."
+    return f"{system} is {one.verdict} than {against}: {numbers}."
+
+
+def headline_lines(results: Results) -> Iterator[str]:
+    """What is to be said first: the verdict against the best baseline, and what qualifies it."""
+    first = results.headline[0]
+    difference = first.difference_of(results.primary)
+    yield describe_difference(difference)
+    among = len(results.baselines)
+    best = (
+        f"the best of {among} baselines, {system_title(results.against)},"
+        if among > 1
+        else system_title(results.against)
+    )
+    if difference.verdict != "better":
+        yield f"The {system_title(results.primary)} does not beat {best} in {score_title(first.name)}."
+    elif among > 1:
+        yield f"That is against {best} by {score_title(first.name)}."
+    if first.name == SIMILARITY:
+        yield BLIND
+    yield from form_lines(results)
+
+
+def form_lines(results: Results) -> Iterator[str]:
+    """A line where the answers to closed questions came nearer to the references and are no more often right."""
+    found = {one.name: one.difference_of(results.primary) for one in results.measured}
+    if not {ACCURACY, "closed_similarity"} <= set(found):
+        return
+    right, near = found[ACCURACY], found["closed_similarity"]
+    if near.verdict == "better" and right.verdict != "better":
+        yield (
+            f"On closed questions similarity rises by {_numbers(near)}, right answers do not ({_numbers(right)}): "
+            "the answers gained form, not truth."
+        )
+
+
+def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    """The table of all systems: a row of heads, then one a system; below each mean its 95 % interval."""
+    scores = results.headline
+    yield ("system", *(f"{score_title(one.name)} ({_count(one)})" for one in scores), f"against {results.against}")
+    for name in results.names:
+        means = [one.scores_of(name) for one in scores]
+        cells = ["none" if one.mean is None else f"{one.mean:.1f} ({one.low:.1f} to {one.high:.1f})" for one in means]
+        yield (name, *cells, _against(scores[0], name, results.against))
+
+
+def judge_lines(results: Results) -> Iterator[str]:
+    """One line for each judge and system: the mean and its denominator."""
+    for judge in results.judges:
+        for one in judge.systems:
+            mean = "no mean" if one.mean is None else f"mean {one.mean:.1f}"
+            total = one.scored + one.unscored
+            yield f"{judge.name}, {one.system}: {mean} over {one.scored} of {total} ({one.unscored} not scored)"
+
+
+def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells as lines whose columns begin at the same place."""
+    known = list(rows)
+    widths = [max(map(len, column)) for column in zip(*known, strict=True)]
+    for row in known:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _against(first: ScoreResults, name: str, against: str) -> str:
+    if name == against:
+        return "best baseline"
+    one = first.difference_of(name)
+    return "none" if one.mean is None else f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
+
+
+def _count(one: ScoreResults) -> int:
+    return one.systems[0].scored + one.systems[0].unscored
+
+
+def _numbers(one: Difference) -> str:
+    return f"{one.mean:+.1f} points (95 % interval {one.low:+.1f} to {one.high:+.1f}, p = {one.p_value:.2g})"

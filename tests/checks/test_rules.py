@@ -13,6 +13,7 @@ from instruct.core.records import Ids
 
 ROOT = Path(__file__).parents[2]
 LABELLED = Path(__file__).with_name("labelled.jsonl")
+LABELLED_2 = Path(__file__).with_name("labelled-2.jsonl")
 
 
 @cache
@@ -63,6 +64,21 @@ def test_the_rule_agrees_with_98_of_100_labels():
     for right in (True, False):  # neither way: what is right taken for wrong, what is wrong for right
         own = [a for a, b in said if b is right]
         assert len(own) > 100 and sum(a is not right for a in own) <= 0.02 * len(own)
+
+
+def test_the_rule_agrees_with_98_of_100_answers_that_another_reader_labelled():
+    """Answers of both models, drawn at random and labelled before the rule was asked, by a second language model.
+
+    As found, the rule was wrong on 4 of these 240 (1.7 %): on 1 of 182 wrong answers, a list that begins with the right
+    one, and on 3 of 58 right ones: a keyword in the singular, "own no car", a sentence that names others. The checks of
+    keywords and of that negation were mended since; no answer after the first 170 was misjudged.
+    """
+    labels = [json.loads(line) for line in LABELLED_2.read_text(encoding="utf-8").splitlines()]
+    said = [(judge(records()[one["id"]], one["answer"]), one["right"]) for one in labels]
+    assert len(said) == 240 and sum(right for _, right in said) == 58
+    assert sum(a is not b for a, b in said) <= 0.02 * len(said)
+    assert sum(a for a, right in said if not right) <= 1
+    assert sum(not a for a, right in said if right) <= 1
 
 
 def number(value, **more):

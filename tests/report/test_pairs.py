@@ -2,7 +2,16 @@ import pytest
 from results.sample import answer
 
 from instruct.core.errors import DataError
-from instruct.report.pairs import BANDS, count_bands, count_endings, most_changed, pair_answers, worst
+from instruct.report.pairs import (
+    BANDS,
+    count_bands,
+    count_endings,
+    form_without_truth,
+    most_changed,
+    pair_answers,
+    worst,
+)
+from instruct.results.table import Table
 
 
 def pairs_of(*scores):
@@ -12,7 +21,13 @@ def pairs_of(*scores):
         system: {id_: pair[place] for id_, pair in zip(ids, scores, strict=True)}
         for place, system in enumerate(answers)
     }
-    return pair_answers({"base": answers["base"], "sft": answers["sft"][::-1]}, by_system)
+    return paired({"base": answers["base"], "sft": answers["sft"][::-1]}, by_system)
+
+
+def paired(answers, scores, right=None):
+    """Answers with scores of the judge `x`, which are the similarities too."""
+    names = {"x": scores, "similarity": scores, **({"accuracy": right} if right else {})}
+    return pair_answers(answers, Table(kinds={}, groups={}, scores=names), "x", "base")
 
 
 def ids(pairs):
@@ -34,7 +49,17 @@ def test_files_of_different_runs_are_refused(missing):
     if missing == "score":
         del scores["sft"]["r1"]
     with pytest.raises(DataError, match="r1"):
-        pair_answers(answers, scores)
+        paired(answers, scores)
+
+
+def test_form_without_truth_is_wrong_answers_of_the_primary_system_by_similarity():
+    scores = [60, 90, 90, 40, 70]
+    right = [0.0, 100.0, None, 0.0, 0.0]
+    answers = [answer(f"r{i}", "x") for i in range(5)]
+    by_id = [{f"r{i}": one for i, one in enumerate(values)} for values in (scores, right)]
+    pairs = paired(*({"base": one, "sft": one} for one in (answers, *by_id)))
+    assert ids(form_without_truth(pairs, 9)) == ["r4", "r0"]
+    assert ids(form_without_truth(pairs, 1)) == ["r4"] and form_without_truth([], 9) == []
 
 
 def test_the_worst_are_the_unscored_then_the_lowest_in_stable_order():

@@ -24,30 +24,26 @@ def name_systems(given: Sequence[Path]) -> Systems:
     Each file NAME.json of the folder is a baseline, in alphabetical order. Without a folder the first system is the
     only baseline.
     """
-    files: dict[str, Path] = {}
-    baselines: tuple[str, ...] = ()
-    checks: Path | None = None
+    named: dict[str, Path] = {}
     for one in given:
         name, equals, file = str(one).partition("=")
-        if not (name and equals and file) or name in files or Path(file).is_absolute():
+        if not (name and equals and file) or name in named or Path(file).is_absolute():
             raise ParamsError(f"{one}: must be NAME=FILE, each name once, the file inside the project")
-        if name == CHECKS and not checks:
-            checks = Path(file)
-        elif name == BASELINES:
-            found = _files_in(Path(file))
-            baselines = tuple(found)
-            files |= found
-        else:
-            files[name] = Path(file)
+        named[name] = Path(file)
+    files: dict[str, Path] = {}
+    for name, path in named.items():
+        found = _files_in(path) if name == BASELINES else {} if name == CHECKS else {name: path}
+        if twice := files.keys() & found.keys():
+            raise ParamsError(f"{path}: the system {min(twice)} is given twice; name each once")
+        files |= found
+    baselines = tuple(_files_in(named[BASELINES])) if BASELINES in named else tuple(files)[:1]
     if len(files) < 2 or list(files)[-1] in baselines:
-        raise ParamsError(
-            "give a baseline and then the systems to compare with it: base=FILE (baselines=FOLDER) sft=FILE"
-        )
-    return Systems(files=files, baselines=baselines or tuple(files)[:1], checks=checks)
+        raise ParamsError("give a baseline, then the systems to compare with it: base=FILE (baselines=FOLDER) sft=FILE")
+    return Systems(files=files, baselines=baselines, checks=named.get(CHECKS))
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: path for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)}
     if not found:
         raise ParamsError(
             f"{folder}: is not a folder with a file NAME.json for each baseline; run `dvc repro baseline`"

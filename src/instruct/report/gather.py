@@ -1,6 +1,6 @@
 """A run and its answers as the values that the page's sections show; nothing is computed in a template."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,16 @@ from instruct.core.errors import DataError
 from instruct.core.records import Response, read_responses
 from instruct.report.charts import Draw, chart, draw_learning_rate, draw_loss, draw_scores
 from instruct.report.failure_modes import failure_modes
-from instruct.report.pairs import BANDS, Compared, count_bands, count_endings, most_changed, pair_answers, worst
+from instruct.report.pairs import (
+    BANDS,
+    Compared,
+    count_bands,
+    count_endings,
+    form_without_truth,
+    most_changed,
+    pair_answers,
+    worst,
+)
 from instruct.report.stop_or_go import stop_or_go
 from instruct.report.tables import (
     Table,
@@ -22,12 +31,15 @@ from instruct.report.tables import (
     score_table,
     signal_table,
     slice_table,
+    system_table,
     unscored_table,
 )
 from instruct.report.verdict import describe_difference, name_score, system_title
+from instruct.results.headline import headline_lines, score_title
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import MEASURED, QUALITY, Run, load_run
-from instruct.results.scores import Slice
+from instruct.results.schema import ACCURACY, Results
+from instruct.results.scores import ScoreResults, Slice
 
 LISTED = 100  # rows of a list of exceptions; the rest is counted
 
@@ -41,15 +53,16 @@ def read_finished(root: Path) -> Run:
 
 
 def read_pairs(run: Run, root: Path) -> list[Compared]:
-    """All systems' answers in the folder side by side, with the main judge's scores."""
-    answers = {one.name: read_responses(root / one.answers) for one in run.results.systems}
-    return pair_answers(answers, run.table.scores[run.results.main_judge.name])
+    """The shown systems' answers in the folder side by side, with the main judge's scores."""
+    results = run.results
+    answers = {name: read_responses(root / results.system(name).answers) for name in results.shown}
+    return pair_answers(answers, run.table, results.main_judge.name, results.against)
 
 
 def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str, Any]:
     """What the templates in `sections` name, all of it."""
     results, judge = run.results, run.results.main_judge
-    answers = {system: [pair.answers[system] for pair in pairs] for system in results.names}
+    answers = {system: [pair.answers[system] for pair in pairs] for system in results.shown}
     unscored = [(one.name, row) for one in results.judges for row in one.unscored]
     signals, failures = stop_or_go(run, judge), failure_modes(answers, run.train, run.quality, results.judges)
     return {
@@ -59,6 +72,8 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "against": results.against,
         "primary": results.primary,
         "judge": judge.name,
+        "headline": list(headline_lines(results)),
+        "similar_but_wrong": form_without_truth(pairs, examples) if ACCURACY in results.measures else None,
         "verdicts": {one.name: describe_difference(one.difference_of(results.primary)) for one in results.judges},
         "figures": draw_charts(run, pairs),
         "worst": worst(pairs, examples),
@@ -73,9 +88,10 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "about": "",
         "failures": failures,
         "tables": {
-            "scores": {one.name: score_table(one, name_score(one.identity)) for one in results.judges},
+            "systems": system_table(results),
+            "scores": {one.name: score_table(one, name_score(one.identity), results.shown) for one in results.judges},
             "measures": measure_table(results),
-            "slices": {one.name: _slice_tables(one.slices) for one in results.judges},
+            "slices": {score_title(one.name): _slice_tables(one.slices) for one in _sliced(results)},
             "agreement": agreement_table(results.agreement),
             "unscored": unscored_table(unscored[:LISTED]),
             "next": signal_table(signals, judge.name),
@@ -95,6 +111,12 @@ def draw_charts(run: Run, pairs: Sequence[Compared]) -> dict[str, Markup]:
         "scores": lambda axes: draw_scores(axes, BANDS, counts, score_name),
     }
     return {name: chart(name, draw) for name, draw in draws.items()}
+
+
+def _sliced(results: Results) -> Iterator[ScoreResults]:
+    """The scores whose slices are shown: right answers where there are any, and every judge's."""
+    yield from (one for one in results.measured if one.name == ACCURACY)
+    yield from results.judges
 
 
 def _slice_tables(slices: Sequence[Slice]) -> dict[str, Table]:

@@ -6,8 +6,9 @@ from math import isfinite, nan
 from typing import Any, Literal
 
 from instruct.report.verdict import system_title
+from instruct.results.headline import score_title
 from instruct.results.runs import Run
-from instruct.results.schema import JudgeResults
+from instruct.results.schema import ACCURACY, JudgeResults
 from instruct.results.scores import Difference, SystemScores
 from instruct.statistics import ALPHA
 
@@ -52,10 +53,13 @@ def stop_or_go(
     `previous` are the scores of the run before, if there is one; `movement` says better than `previous` how the score
     moved.
     """
-    scores, difference = judge.scores_of(run.results.primary), judge.difference_of(run.results.primary)
+    results = run.results
+    scores, difference = judge.scores_of(results.primary), judge.difference_of(results.primary)
+    first = results.headline[0] if ACCURACY in results.measures else judge
     curve = run.curves["val"]
     trend, noise = loss_trend(curve), judge_noise(scores, difference)
-    quality, plateau = answer_quality(scores, difference), score_plateau(scores, previous, movement)
+    quality = answer_quality(first.scores_of(results.primary), first.difference_of(results.primary), first.name)
+    plateau = score_plateau(scores, previous, movement)
     before = _number(run.train, "initial_val_loss")
     losses = [row["loss"] for row in curve if row["step"]]
     best = min(losses, default=before) if all(map(isfinite, losses)) else nan
@@ -96,10 +100,13 @@ def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
     return Row(signal="loss trend", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def answer_quality(scores: SystemScores, difference: Difference) -> Row:
+def answer_quality(scores: SystemScores, difference: Difference, score: str) -> Row:
     """Whether the answers are better than those of the system they are compared with, and good in themselves."""
     against = f"the {system_title(difference.against)}"
-    rule = f"better if the paired difference to {against} has p up to {ALPHA:g}; good from {GOOD:g} points"
+    rule = (
+        f"better if the paired difference to {against} in {score_title(score)} has p up to {ALPHA:g} and missing "
+        f"scores could not turn it; good from {GOOD:g} points"
+    )
     mean, change, p_value = scores.mean, difference.mean, difference.p_value
     if mean is None or change is None or p_value is None:
         return Row(
@@ -110,9 +117,8 @@ def answer_quality(scores: SystemScores, difference: Difference) -> Row:
             suggestion="better judging: mend the judge first",
         )
     numbers = f"mean {mean:.1f}, difference {change:+.1f}, p = {p_value:.2g}"
-    if p_value > ALPHA or change <= 0:
-        worse = p_value <= ALPHA
-        finding = f"worse than {against}" if worse else f"no better than {against}"
+    if difference.verdict != "better":
+        finding = f"worse than {against}" if difference.verdict == "worse" else f"no better than {against}"
         suggestion = "look at the data and the template before anything else"
     elif mean >= GOOD:
         finding, suggestion = "good", "what is left is a matter of preference"

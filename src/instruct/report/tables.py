@@ -7,6 +7,7 @@ from typing import Any
 from instruct.report.failure_modes import FailureMode
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.verdict import system_title
+from instruct.results.headline import headline_rows, score_title
 from instruct.results.schema import CORPUS_MEASURES, MEASURES, Agreement, JudgeResults, Results, Unscored
 from instruct.results.scores import Slice
 
@@ -57,9 +58,21 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def score_table(judge: JudgeResults, score_name: str) -> Table:
-    """One judge's scores of every system and of each against the first."""
-    systems, changes = judge.systems, judge.differences
+def system_table(results: Results) -> Table:
+    """All systems in one table: every score of the headline, and the primary one against the best baseline's."""
+    head, *rows = headline_rows(results)
+    return Table(
+        name="All systems",
+        caption="Means from 0 to 100 with their 95 % intervals; right answers are a percentage.",
+        head=(*head[:-1], f"{score_title(results.headline[0].name)} − {system_title(results.against)}"),
+        rows=[(system_title(name), *cells) for name, *cells in rows],
+    )
+
+
+def score_table(judge: JudgeResults, score_name: str, shown: Sequence[str]) -> Table:
+    """One judge's scores of the systems to be shown, and of each against the best baseline."""
+    systems = [one for one in judge.systems if one.system in shown]
+    changes = [one for one in judge.differences if one.system in shown]
     gap = [""] * len(changes)
     rows: list[Row] = [
         (
@@ -101,17 +114,19 @@ def system_heads(names: Iterable[str]) -> list[str]:
 
 def measure_table(results: Results) -> Table:
     """Means of the measures that need no judge."""
-    first, *others = results.systems
+    first = results.system(results.against)
+    systems = [results.system(name) for name in results.shown]
+    others = [one for one in systems if one is not first]
     rows: list[Row] = []
     for key, label in (MEASURES | CORPUS_MEASURES).items():
         if key not in first.measures:
             continue
-        values = [one.measures[key] for one in results.systems]
+        values = [one.measures[key] for one in systems]
         changes = [f"{one.measures[key] - first.measures[key]:+.1f}" for one in others]
         rows.append((label, *map(number, values), *changes))
-    heads = (*system_heads(results.names), *(f"{one.name} − {first.name}" for one in others))
-    caption = "Similarity to the reference answer, means from 0 to 100."
-    return Table(name="Reference metrics", caption=caption, head=("measure", *heads), rows=rows)
+    heads = (*system_heads(results.shown), *(f"{one.name} − {first.name}" for one in others))
+    caption = "Right answers to closed questions, and similarity to the reference answer: means from 0 to 100."
+    return Table(name="Measures", caption=caption, head=("measure", *heads), rows=rows)
 
 
 def slice_table(name: str, rows: Sequence[Slice]) -> Table:

@@ -30,6 +30,8 @@ const fillRun = () => {
 const systemOf = (run, system) => ({
   answers: block(run.systems[system]),
   scores: block(run.scores)?.[field('judge').value]?.[system] ?? [],
+  right: block(run.scores)?.accuracy?.[system] ?? [],
+  near: block(run.scores)?.similarity?.[system] ?? [],
 })
 
 const fillItems = () => {
@@ -43,6 +45,7 @@ const fillItems = () => {
       id, place, score, before, gain: score === null || before === null ? null : score - before,
       kind: records.kind[place], instruction: records.instruction?.[place] ?? '', input: records.input?.[place] ?? '', output: records.output?.[place] ?? '',
       text: mine.answers?.text[place], other: there === undefined ? undefined : its.answers?.text[there],
+      right: mine.right[place] ?? null, near: mine.near[place] ?? null, otherRight: there === undefined ? null : its.right[there] ?? null,
       stop: mine.answers?.stop[place] ?? '', cut: mine.answers?.cut[place] ?? 0,
     }
     item.searched = [id, item.kind, item.instruction, item.input, item.output, item.text, item.other].join('\n').toLowerCase()
@@ -56,6 +59,9 @@ const WHICH = {
   better: ({ gain }) => gain > 0,
   worse: ({ gain }) => gain !== null && gain < 0,
   same: ({ gain }) => gain === 0,
+  right: ({ right }) => right === 100,
+  wrong: ({ right }) => right === 0,
+  form: ({ right, near }) => right === 0 && near >= 50,
   unscored: ({ score }) => score === null,
   unended: ({ stop }) => stop !== '' && stop !== 'end_of_text' && stop !== 'stop_string',
   cut: ({ cut }) => cut > 0,
@@ -90,8 +96,9 @@ const marked = (text, words) => {
   return [...parts, text.slice(from)]
 }
 
-const answerBox = (name, className, text, score, words) => {
-  const said = score === undefined ? '' : score === null ? ' · not scored' : ` · score ${score.toFixed(0)}`
+const truth = (right) => right === null ? '' : right ? ', right' : ', wrong'
+const answerBox = (name, className, text, score, words, right = null) => {
+  const said = (score === undefined ? '' : score === null ? ' · not scored' : ` · score ${score.toFixed(0)}`) + truth(right)
   const content = text === undefined ? ['(the text is not here)'] : text === '' ? ['(empty)'] : marked(text, words)
   return make('div', { className }, make('h3', {}, name, make('b', {}, said)), make('p', { className: 'text' }, ...content))
 }
@@ -104,7 +111,7 @@ const articleOf = (item, words) => {
   if (item.instruction) about.append(make('p', { className: 'text' }, ...marked(item.instruction, words)))
   if (item.input) about.append(make('p', { className: 'text soft' }, ...marked(item.input, words)))
   const otherName = other.run === chosen() ? other.system : other.run.name
-  const boxes = [answerBox(otherName, 's0', item.other, item.before, words), answerBox(chosen().name, 's1', item.text, item.score, words)]
+  const boxes = [answerBox(otherName, 's0', item.other, item.before, words, item.otherRight), answerBox(chosen().name, 's1', item.text, item.score, words, item.right)]
   if (item.output) boxes.unshift(answerBox('reference', '', item.output, undefined, words))
   about.append(make('div', { className: 'answers' }, ...boxes))
   return about

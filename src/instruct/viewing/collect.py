@@ -49,7 +49,7 @@ def read_entry(revision: Revision, files: Mapping[str, bytes], cache: Cache) -> 
         run = load_run(revision.name, files, commit=revision.commit)
     except DataError as error:
         return Entry(revision=revision, params=params, missing=(str(error),))
-    found = {system: read_answers(run, system, cache) for system in run.results.names}
+    found = {system: read_answers(run, system, cache) for system in run.results.shown}
     missing = [*_gaps(run), *(reason for _, reason in found.values() if reason)]
     answers = {} if any(reason for _, reason in found.values()) else {name: rows for name, (rows, _) in found.items()}
     return Entry(revision=revision, params=params, run=run, answers=answers, missing=tuple(missing))

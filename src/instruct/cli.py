@@ -142,15 +142,6 @@ def duplicates(
     print("\n".join(find_in_files(files, chosen, params.columns, out=out, show=show)))
 
 
-@app.command()
-def accuracy() -> None:
-    """Count the right answers to closed questions in this folder's results, by data/checks.json."""
-    from instruct.tools.accuracy import accuracy_of
-
-    for line in accuracy_of(Path()):
-        print(line)
-
-
 @app.command("import-data")
 def import_data(name: Annotated[str, typer.Argument(help="a name from data/sources.yaml")]) -> None:
     """Bring another data set in with `dvc import-url`, checksum verified."""

@@ -50,7 +50,7 @@ def page_of_run(folder):
         patch.chdir(folder)
         plot.main(Path("page.html"))
     marks = {f".bar.s{place}": bands(scores) for place, scores in enumerate(SYSTEMS.values())} | {".line": 3}
-    rows = {"Scores by reference": 5, "Reference metrics": 6, "What next": 5, "Failure modes": 5}
+    rows = {"Scores by reference": 5, "Measures": 6, "All systems": 2, "What next": 5, "Failure modes": 5}
     return Shown(folder / "page.html", marks, rows)
 
 

@@ -30,23 +30,27 @@ def score_title(name: str) -> str:
     return (HEADLINE | DETAILS).get(name, name)
 
 
-def describe_difference(one: Difference) -> str:
-    """One sentence: a system against another, better, worse or not distinguishable, with interval, p and n."""
+def describe_difference(one: Difference, score: str = "") -> str:
+    """One sentence: a system against another, better, worse or not distinguishable, with interval, p and n.
+
+    `score` names in print what is compared, where that is not said beside the sentence.
+    """
     if one.mean is None:
         return "No record has a score for both systems, so nothing can be said."
     system, against = system_title(one.system), system_title(one.against)
     numbers = f"{_numbers(one)} over {one.count} records: {one.wins} won, {one.ties} tied, {one.losses} lost"
+    of = f" in {score}" if score else ""
     if one.verdict == "not distinguishable":
         turned = "; missing scores could turn it" if one.turned else ""
-        return f"{system} and {against} are not distinguishable: {numbers}{turned}."
-    return f"{system} is {one.verdict} than {against}: {numbers}."
+        return f"{system} and {against} are not distinguishable{of}: {numbers}{turned}."
+    return f"{system} is {one.verdict} than {against}{of}: {numbers}."
 
 
 def headline_lines(results: Results) -> Iterator[str]:
     """What is to be said first: the verdict against the best baseline, and what qualifies it."""
     first = results.headline[0]
     difference = first.difference_of(results.primary)
-    yield describe_difference(difference)
+    yield describe_difference(difference, HEADLINE.get(first.name, ""))
     among = len(results.baselines)
     best = (
         f"the best of {among} baselines, {system_title(results.against)},"
@@ -56,7 +60,7 @@ def headline_lines(results: Results) -> Iterator[str]:
     if difference.verdict != "better":
         yield f"The {system_title(results.primary)} does not beat {best} in {score_title(first.name)}."
     elif among > 1:
-        yield f"That is against {best} by {score_title(first.name)}."
+        yield f"{system_title(results.against)} is the best of {among} baselines in {score_title(first.name)}."
     if first.name == SIMILARITY:
         yield BLIND
     yield from form_lines(results)

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from instruct.core.errors import DataError
 from instruct.core.records import Response, read_responses
@@ -41,9 +41,7 @@ def read_answers(run: Run, system: str, cache: Cache) -> tuple[list[Response], s
     where = f"{wanted.answers} of {run.name}"
     path: Path | None = cache.root / wanted.answers
     if run.commit:
-        outs = lock_outs(run.lock)
-        folders = [one.as_posix() for one in PurePosixPath(wanted.answers).parents]
-        digest = outs.get(wanted.answers) or (wanted.md5 if any(one in outs for one in folders) else "")
+        digest = lock_outs(run.lock).get(wanted.answers)
         if not digest:
             return [], f"the dvc.lock of {run.name} does not name {wanted.answers}"
         path = cache.find(digest)

@@ -1,5 +1,6 @@
 """dvc.lock: which bytes and settings the results beside it belong to."""
 
+import json
 from collections.abc import Iterator, Mapping
 from hashlib import md5
 from typing import Any
@@ -20,6 +21,21 @@ def lock_outs(lock: Mapping[str, Any]) -> dict[str, str]:
 def md5_of(content: bytes) -> str:
     """The md5 by which DVC knows a file."""
     return md5(content, usedforsecurity=False).hexdigest()
+
+
+def md5_of_folder(files: Mapping[str, str]) -> str:
+    """The md5 by which DVC knows a folder with these files, which are paths below it and their md5."""
+    listed = [{"md5": digest, "relpath": path} for path, digest in sorted(files.items())]
+    return f"{md5_of(json.dumps(listed).encode())}.dir"
+
+
+def in_folders(files: Mapping[str, str], lock: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Those of `files` that dvc.lock keeps within a folder, by that folder: paths below it and their md5."""
+    folders = [path for path, digest in lock_outs(lock).items() if digest.endswith(".dir")]
+    below = {
+        one: {p.removeprefix(f"{one}/"): d for p, d in files.items() if p.startswith(f"{one}/")} for one in folders
+    }
+    return {folder: inside for folder, inside in below.items() if inside}
 
 
 def stale_lines(params: Mapping[str, Any], files: Mapping[str, str], lock: Mapping[str, Any]) -> list[str]:
@@ -57,7 +73,8 @@ def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Itera
 
 def _other_bytes(files: Mapping[str, str], lock: Mapping[str, Any]) -> Iterator[str]:
     outs = lock_outs(lock)
-    for path, digest in files.items():
+    folders = {one: md5_of_folder(inside) for one, inside in in_folders(files, lock).items()}
+    for path, digest in {**files, **folders}.items():
         if outs.get(path) and outs[path] != digest:
             yield f"{path} is not the one of {LOCK}: run dvc repro"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError
 from instruct.core.records import Response, read_responses
-from instruct.results.lock import lock_outs, md5_of
+from instruct.results.lock import in_folders, lock_outs, md5_of
 from instruct.results.runs import Run
 
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -41,7 +41,8 @@ def read_answers(run: Run, system: str, cache: Cache) -> tuple[list[Response], s
     where = f"{wanted.answers} of {run.name}"
     path: Path | None = cache.root / wanted.answers
     if run.commit:
-        digest = lock_outs(run.lock).get(wanted.answers)
+        within_folder = wanted.md5 if in_folders({wanted.answers: wanted.md5}, run.lock) else ""
+        digest = lock_outs(run.lock).get(wanted.answers, within_folder)
         if not digest:
             return [], f"the dvc.lock of {run.name} does not name {wanted.answers}"
         path = cache.find(digest)

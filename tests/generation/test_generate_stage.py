@@ -11,27 +11,33 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from instruct.backbones.catalog import find_backbone
 from instruct.core.fingerprint import take_fingerprint
 from instruct.generation.decode import Answer
 from instruct.generation.journal import Journal
+from instruct.model.checkpoint import save_checkpoint
+from instruct.model.pretrained import load_backbone
 from instruct.tools.smoke import copy_tree, make_small
 
 ANSWER = Answer(text="yes", stop_reason="length", prompt_tokens=3, truncated_tokens=0, tokens=2)
 ROOT = Path(__file__).parents[2]
-PATHS = ["data/split/test.json", "base", "data/base_responses.json"]
+PATHS = ["data/split/test.json", "models/sft/best", "data/responses.json"]
 ALONE = [sys.executable, "src/generate.py", *PATHS]
 TWO = ["torchrun", "--standalone", "--nproc-per-node", "2", "src/generate.py", *PATHS]
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    """A small copy of the repository, split, with a tiny random model."""
+    """A small copy of the repository, split, with a tiny random model in the place of a trained one."""
     folder = tmp_path_factory.mktemp("generate-stage") / "repository"
     copy_tree(ROOT, folder)
     make_small(ROOT, folder)
     split = [sys.executable, "src/split.py", "data/split", "metrics/split.json"]
     subprocess.run(split, cwd=folder, check=True, capture_output=True)
+    tiny = find_backbone("gpt2-tiny-random", ROOT / "models" / "backbones.yaml")
+    save_checkpoint(*load_backbone(tiny, torch.device("cpu")), folder / "models/sft/best")
     return folder
 
 
@@ -53,16 +59,16 @@ def unbroken(repository, tmp_path_factory) -> bytes:
     answer(folder, ALONE)
     left = [path.name for path in (folder / "data").iterdir() if "partial" in path.name]
     assert left == []
-    return (folder / "data/base_responses.json").read_bytes()
+    return (folder / "data/responses.json").read_bytes()
 
 
 def journals(folder: Path) -> list[Path]:
-    return sorted((folder / "data").glob(".base_responses.json.*.partial"))
+    return sorted((folder / "data").glob(".responses.json.*.partial"))
 
 
 def test_two_processes_leave_the_same_file_as_one(copy, unbroken):
     answer(copy, TWO)
-    assert (copy / "data/base_responses.json").read_bytes() == unbroken
+    assert (copy / "data/responses.json").read_bytes() == unbroken
     assert journals(copy) == []
 
 
@@ -105,7 +111,7 @@ def test_killed_run_goes_on_from_what_is_answered_and_leaves_the_same_file(copy,
     assert 0 < known < count, "the run ended before it was killed"
     ended = answer(copy, ALONE)
     assert f"going on: {known} of {count} answers are known" in ended.stdout
-    assert (copy / "data/base_responses.json").read_bytes() == unbroken
+    assert (copy / "data/responses.json").read_bytes() == unbroken
     assert journals(copy) == []
 
 
@@ -115,7 +121,7 @@ def test_answers_of_another_run_are_refused_in_words(copy, unbroken):
     (copy / "params.yaml").write_text(params)
     ended = answer(copy, ALONE)
     assert "is of another run (params generate differ); answering from the beginning" in ended.stdout
-    assert (copy / "data/base_responses.json").read_bytes() == unbroken
+    assert (copy / "data/responses.json").read_bytes() == unbroken
 
 
 # The journal

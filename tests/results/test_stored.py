@@ -50,7 +50,7 @@ def test_the_cache_is_where_dvc_says(run, tmp_path):
     place.write_bytes(content)
     assert read_answers(committed, "sft", cache)[0][0].response == "by sft"
     rows, reason = read_answers(committed, "base", cache)
-    assert rows == [] and "data/base_responses.json" in reason
+    assert rows == [] and "data/baselines/base.json" in reason
 
 
 def test_without_dvc_there_is_no_cache(tmp_path):

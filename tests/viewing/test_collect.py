@@ -174,7 +174,7 @@ def test_experiments_that_dvc_itself_ran_are_found_with_their_answers(tmp_path, 
     script = """
 import hashlib, json, pathlib, yaml
 lr = yaml.safe_load(open("params.yaml"))["train"]["lr"]
-for name in ("data/base_responses.json", "data/responses.json"):
+for name in ("data/baselines/base.json", "data/responses.json"):
     path = pathlib.Path(name)
     rows = json.loads(pathlib.Path(name.replace("data/", "seed/")).read_text())
     path.write_text(json.dumps([{**row, "response": f"by lr {lr}"} for row in rows]))
@@ -187,7 +187,7 @@ pathlib.Path("metrics/evaluate.json").write_text(json.dumps(results))
     (folder / "data").rename(folder / "seed")
     (folder / "data").mkdir()
     (folder / "metrics/evaluate.json").rename(folder / "metrics/seed.json")
-    outs = ["data/base_responses.json", "data/responses.json", {"metrics/evaluate.json": {"cache": False}}]
+    outs = ["data/baselines/base.json", "data/responses.json", {"metrics/evaluate.json": {"cache": False}}]
     stage = {"cmd": f"{sys.executable} run.py", "deps": ["run.py"], "params": ["train"], "outs": outs}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"all": stage}}))
     git(folder, "config", "user.name", "t")

@@ -8,6 +8,7 @@ from typing import Any
 
 from instruct.augmentation.settings import AugmentParams
 from instruct.backbones.catalog import Backbone, ModelParams, find_backbone
+from instruct.baselines.settings import BaselineParams
 from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.git import ask_git
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[Any]] = {
     "augment": AugmentParams,
     "quality": QualityParams,
     "train": TrainParams,
+    "baseline": BaselineParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,
     "servers": ServersParams,

@@ -20,7 +20,7 @@ from instruct.servers.settings import ServersParams
 from instruct.splitting.partition import SplitParams
 from instruct.text.prompts import PromptParams
 
-ANSWERS = {"base": Path("data/base_responses.json"), "sft": Path("data/responses.json")}
+ANSWERS = {"base": Path("data/baselines/base.json"), "sft": Path("data/responses.json")}
 
 LISTED = 20  # lines on bad records
 

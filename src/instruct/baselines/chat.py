@@ -1,0 +1,103 @@
+"""A backbone's own chat template, as its makers wrote it for Jinja.
+
+The template never sees a record: it is rendered once with a mark in the place of each text. So the markers of a
+turn become their special tokens, and the same characters in a record stay text.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from instruct.core.errors import BackboneError
+from instruct.core.records import Example
+from instruct.model.chat_template import ChatTemplate
+from instruct.text.prompts import Piece, Turn
+from instruct.text.tokenizer import Tokenizer
+
+_MARK = re.compile("\ue000(\\d+)\ue001")  # characters of private use, which no template writes
+_REMEDY = "take chat and few-shot out of baseline.systems"
+
+
+class OwnChat:
+    """Questions as the last turns of a chat in which `shots` have been asked and answered.
+
+    `stop_strings` are the special tokens that the template writes.
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, shots: Sequence[Example] = ()) -> None:
+        """Raises BackboneError for a template that cannot be rendered, or that leaves a text out."""
+        self._template = template
+        self.shots = [Turn(one.instruction, one.input, one.output) for one in shots]
+        self._end = tokenizer.encoding.decode([tokenizer.eos_id])
+        special = sorted(tokenizer.encoding.special_tokens_set, key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, special))})")
+        self._rendered: dict[tuple[int, bool], list[str]] = {}
+        own = [piece for part in self._parts(1, system=False)[::2] for piece in self._pieces_of(part)]
+        self.stop_strings = tuple(sorted({piece.text for piece in own if piece.kind == "marker"}))
+
+    @property
+    def prefix_pieces(self) -> list[Piece]:
+        """What the prompt of every chat begins with that brings no system prompt of its own.
+
+        It ends with a special token, if there is one: text behind it may become one token with the question's first.
+        """
+        pieces = self._fill(self._parts(1, system=False)[:-2], self._texts([Turn("")], ""))
+        markers = [place for place, piece in enumerate(pieces, start=1) if piece.kind == "marker"]
+        return pieces[: markers[-1]] if markers else pieces
+
+    def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
+        """A chat, behind the shots, up to where the response to its last turn begins."""
+        return self._fill(self._parts(len(turns), system=bool(system)), self._texts(turns, system))
+
+    def _texts(self, turns: Sequence[Turn], system: str) -> list[str]:
+        """What is said in a chat, in order; the last turn's answer is not."""
+        said = [text for one in (*self.shots, *turns) for text in (_question(one), one.output)][:-1]
+        return [system, *said] if system else said
+
+    def _parts(self, turns: int, *, system: bool) -> list[str]:
+        """The rendered template as text, number, text, number, ..., text; a number is the place of what is said."""
+        key = (turns, system)
+        if key not in self._rendered:
+            roles = ["system"] * system + ["user", "assistant"] * (len(self.shots) + turns - 1) + ["user"]
+            self._rendered[key] = parts = _MARK.split(_render(self._template, roles, self._end))
+            if [int(mark) for mark in parts[1::2]] != list(range(len(roles))):
+                raise BackboneError(f"the backbone's chat template leaves turns out or repeats them; {_REMEDY}")
+        return self._rendered[key]
+
+    def _fill(self, parts: Sequence[str], texts: Sequence[str]) -> list[Piece]:
+        pieces: list[Piece] = []
+        for place, part in enumerate(parts):
+            pieces += [Piece(texts[int(part)])] if place % 2 else self._pieces_of(part)
+        return pieces
+
+    def _pieces_of(self, part: str) -> Iterator[Piece]:
+        """A text of the template's own, its special tokens apart."""
+        for place, text in enumerate(self._special.split(part)):
+            if text:
+                yield Piece(text, "marker" if place % 2 else "text")
+
+
+def _question(turn: Turn) -> str:
+    return f"{turn.instruction}\n{turn.input}" if turn.input else turn.instruction
+
+
+def _render(template: ChatTemplate, roles: Sequence[str], end: str) -> str:
+    """The template's text for a chat of these roles, in which each text is a mark with its number."""
+    messages = [{"role": role, "content": f"\ue000{place}\ue001"} for place, role in enumerate(roles)]
+    # As transformers sets Jinja up; there is no clock, so that a template that asks for the date is refused.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    tokens = {"bos_token": template.begin_token, "eos_token": end}
+    try:
+        return environment.from_string(template.source).render(messages=messages, add_generation_prompt=True, **tokens)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise BackboneError(f"the backbone's chat template cannot be rendered ({error}); {_REMEDY}") from None
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)

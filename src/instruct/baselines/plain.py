@@ -1,0 +1,51 @@
+"""Answers that need no model: the question's own text, and the answer of the most similar training record."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+from rapidfuzz import fuzz, process
+
+from instruct.baselines.settings import Baseline
+from instruct.core.records import Example, Response
+
+ROWS = 256  # of the matrix of similarities held at a time
+
+
+def echo(examples: Iterable[Example]) -> list[Response]:
+    """Each example answered with its input, or with its instruction where it has none."""
+    return [as_response(example, example.input.strip() or example.instruction) for example in examples]
+
+
+def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Response]:
+    """Each example answered with the reference answer of the training record whose question is most similar.
+
+    Of equally similar ones it is the one with the first id, whatever the order of the records.
+    """
+    known = sorted(train, key=lambda one: one.id)
+    questions = [question_of(one) for one in known]
+    answers: list[Response] = []
+    for start in range(0, len(examples), ROWS):
+        part = examples[start : start + ROWS]
+        similarity = process.cdist([question_of(one) for one in part], questions, scorer=fuzz.ratio)
+        places = similarity.argmax(axis=1)  # the first of equals
+        answers += [as_response(one, known[place].output) for one, place in zip(part, places, strict=True)]
+    return answers
+
+
+def question_of(example: Example) -> str:
+    """Instruction and input as one text."""
+    return f"{example.instruction}\n{example.input}".strip()
+
+
+def as_response(example: Example, text: str) -> Response:
+    """A response that no model gave, so that it has no tokens."""
+    return Response(
+        **asdict(example), response=text.strip(), stop_reason="end_of_text", prompt_tokens=0, response_tokens=0
+    )
+
+
+# What each of these systems makes of the training records and the test records.
+PLAIN: Mapping[Baseline, Callable[[Sequence[Example], Sequence[Example]], list[Response]]] = {
+    "echo": lambda train, examples: echo(examples),
+    "nearest": nearest,
+}

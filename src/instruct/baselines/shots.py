@@ -1,0 +1,73 @@
+"""The training examples that are put before every question: which ones, how many fit, and as plain text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from rapidfuzz import fuzz, process
+
+from instruct.baselines.plain import question_of
+from instruct.baselines.settings import BaselineParams
+from instruct.core.records import Example
+from instruct.text.prompts import Piece, Template, Turn, as_text
+
+RESEMBLES = 90.0  # rapidfuzz's ratio from which a training question would give a test question away
+
+
+def choose_shots(train: Sequence[Example], test: Sequence[Example], params: BaselineParams) -> list[Example]:
+    """At most `shots` training examples, each of another group, of which none resembles a test record.
+
+    An example's place in the draw depends on the seed and its id alone: other records move nothing.
+    """
+    questions = [question_of(one) for one in test]
+    chosen: dict[str, Example] = {}
+    for one in sorted(train, key=lambda one: sha256(f"{params.seed} {one.id}".encode()).digest()):
+        if len(chosen) == params.shots:
+            break
+        group = one.group or one.id
+        if group not in chosen and not _resembles(question_of(one), questions):
+            chosen[group] = one
+    return list(chosen.values())
+
+
+def _resembles(question: str, questions: Sequence[str]) -> bool:
+    return process.extractOne(question, questions, scorer=fuzz.ratio, score_cutoff=RESEMBLES) is not None
+
+
+def most_that_fit(count: int, longest: Callable[[int], int], room: int) -> int:
+    """The largest number of shots up to `count` with which the `longest` prompt has at most `room` tokens, or 0."""
+    return next((number for number in range(count, 0, -1) if longest(number) <= room), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotsAsText:
+    """A template with answered examples before each question, for a model that knows no turns.
+
+    What opens the template comes once, so that what follows an answer is always the header of the next question, at
+    which generation stops.
+    """
+
+    template: Template
+    shots: Sequence[Example]
+
+    @property
+    def prefix_pieces(self) -> list[Piece]:
+        """What every prompt begins with: the examples, up to where the question begins."""
+        header = self.template.before_instruction
+        opening = self.template.prefix.removesuffix(header)
+        gap = "" if header.startswith("\n") else "\n"
+        turns = [header + self._question(one.instruction, one.input) + one.output + gap for one in self.shots]
+        return [Piece(opening + "".join(turns) + header)]
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Those of the template."""
+        return self.template.stop_strings
+
+    def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
+        """A chat, behind the examples, up to where the response to its last turn begins."""
+        chat = as_text(self.template.prompt(turns, system))
+        return [*self.prefix_pieces, Piece(chat.removeprefix(self.template.prefix))]
+
+    def _question(self, instruction: str, input: str) -> str:
+        return self.template.render(instruction, input).removeprefix(self.template.prefix)

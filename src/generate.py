@@ -14,10 +14,10 @@ from instruct.core.params import load_params
 from instruct.core.records import read_examples, write_records
 from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.core.stage import run_stage
-from instruct.generation.answer import answer_together, what_comes
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.generation.shards import join_shards
+from instruct.generation.together import answer_together, what_comes
 from instruct.generation.weights import make_ready
 from instruct.model.pretrained import load_trained
 from instruct.text.encoding import with_end_of

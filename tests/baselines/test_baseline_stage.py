@@ -74,7 +74,7 @@ def unbroken(repository, tmp_path_factory) -> Path:
 
 
 def test_every_system_answers_every_test_record_in_order(unbroken):
-    assert set(content(unbroken)) == {"base.json", "few-shot.json", "echo.json", "nearest.json"}
+    assert set(content(unbroken)) == {"base.json", "base-few-shot.json", "echo.json", "nearest.json"}
     examples = read_examples(unbroken / TEST)
     for name in content(unbroken):
         answers = read_responses(unbroken / "data/baselines" / name)
@@ -110,10 +110,10 @@ def test_a_killed_run_goes_on_with_what_is_answered_though_dvc_empties_the_folde
             time.sleep(0.001)
     known = {path.name.split(".")[2]: path.read_text().count("\n") - 1 for path in journals(copy)}
     count = len(json.loads((copy / TEST).read_text()))
-    assert known["base"] == count > known["few-shot"] > 0, "the run ended before it was killed"
+    assert known["base"] == count > known["base-few-shot"] > 0, "the run ended before it was killed"
     shutil.rmtree(copy / "data/baselines", ignore_errors=True)
     ended = run(copy, ALONE)
-    assert f"going on: {known['few-shot']} of {count} answers are known" in ended.stdout
+    assert f"going on: {known['base-few-shot']} of {count} answers are known" in ended.stdout
     assert f"going on: {count} of {count} answers are known" in ended.stdout
     assert (content(copy), journals(copy)) == (content(unbroken), [])
 

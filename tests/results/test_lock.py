@@ -3,11 +3,11 @@ from dvc_data.hashfile.tree import Tree
 
 from instruct.results.lock import in_folders, md5_of_folder, stale_lines
 
-FILES = {"base.json": "1" * 32, "base-chat.json": "2" * 32, "few-shot.json": "3" * 32, "éñ.json": "4" * 32}
+FILES = {"base.json": "1" * 32, "base-chat.json": "2" * 32, "base-few-shot.json": "3" * 32, "éñ.json": "4" * 32}
 
 
 def lock_of(digest):
-    outs = [{"path": "data/baselines", "md5": digest}, {"path": "data/responses.json", "md5": "5" * 32}]
+    outs = [{"path": "data/baselines", "md5": digest, "nfiles": 4}, {"path": "data/responses.json", "md5": "5" * 32}]
     return {"stages": {"baseline": {"outs": outs}}}
 
 
@@ -28,3 +28,5 @@ def test_answers_within_a_folder_of_the_lock_are_tied_to_it():
     assert line.startswith("data/baselines ")
     (line,) = stale_lines({}, {**files, "data/responses.json": "9" * 32}, lock)
     assert line.startswith("data/responses.json ")
+    del files["data/baselines/base.json"]  # of some of its files nothing can be said
+    assert stale_lines({}, files, lock) == []

@@ -11,7 +11,7 @@ Baseline = Literal["template", "chat", "few-shot", "echo", "nearest"]
 SYSTEM_OF: Mapping[Baseline, str] = {
     "template": "base",
     "chat": "base-chat",
-    "few-shot": "few-shot",
+    "few-shot": "base-few-shot",
     "echo": "echo",
     "nearest": "nearest",
 }

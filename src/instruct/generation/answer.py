@@ -4,35 +4,19 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
 
 from instruct.core.records import Example, Response
 from instruct.core.runtime import Runtime
+from instruct.generation.asking import Asking
 from instruct.generation.decode import Answer, check_prompts, generate
 from instruct.generation.engine import Model
 from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
-from instruct.generation.shards import Shards
 from instruct.generation.vote import majority, sample_ids
 from instruct.text.prompts import Piece, Turn
 from instruct.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-
-
-class Asking(Protocol):
-    """How a chat becomes a prompt: a Template, or another with the same three."""
-
-    @property
-    def prefix_pieces(self) -> Sequence[Piece]:
-        """What the prompt of every chat begins with that brings no system prompt of its own."""
-
-    @property
-    def stop_strings(self) -> Sequence[str]:
-        """Texts before which a response ends."""
-
-    def prompt(self, turns: Sequence[Turn], system: str = "") -> Sequence[Piece]:
-        """A chat up to where the response to its last turn begins."""
 
 
 def answer_examples(
@@ -72,33 +56,6 @@ def answer_examples(
     return [_to_response(example, {**known, **new}, params.num_samples) for example in examples]
 
 
-def answer_together(
-    model: Model,
-    tokenizer: Tokenizer,
-    examples: Sequence[Example],
-    *,
-    shards: Shards,
-    template: Asking,
-    params: GenerateParams,
-    runtime: Runtime,
-    journal: Journal,
-) -> list[Response]:
-    """One response an example, in order, in every process; each process answers its share."""
-    if shards.world_size > 1:
-        check_examples(model, tokenizer, examples, template=template, params=params)
-    responses = answer_examples(
-        model,
-        tokenizer,
-        shards.share(examples),
-        template=template,
-        params=params,
-        runtime=runtime,
-        journal=journal,
-        shown=shards.is_main,
-    )
-    return shards.collect(responses)
-
-
 def check_examples(
     model: Model, tokenizer: Tokenizer, examples: Sequence[Example], *, template: Asking, params: GenerateParams
 ) -> None:
@@ -125,16 +82,4 @@ def _to_response(example: Example, answers: Mapping[str, Answer], num_samples: i
         response_tokens=sum(sample.tokens for sample in samples),
         truncated_tokens=chosen.truncated_tokens,
         samples=tuple(sample.text for sample in samples) if num_samples > 1 else (),
-    )
-
-
-def what_comes(prompts: int, who: str, params: GenerateParams, runtime: Runtime, processes: int) -> str:
-    """What a stage is about to do, in one line."""
-    how = "greedy" if params.temperature == 0 else f"drawn at temperature {params.temperature:g}"
-    samples = f" {params.num_samples} times" if params.num_samples > 1 else ""
-    precision = params.weights if params.weights == "int8" else str(runtime.dtype).removeprefix("torch.")
-    shared = f" by {processes} processes" if processes > 1 else ""
-    return (
-        f"{who} answers {prompts} prompts{samples}{shared} in up to {params.max_new_tokens} tokens each, {how}, "
-        f"on {runtime.device.type} in {precision}"
     )

@@ -48,31 +48,44 @@ class StaticEngine:
         self._graphs: dict[int, Callable[[], None]] = {}
         self._records = device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
+        self._shared: list[tuple[Tensor, Tensor]] = []  # a layer: keys and values of the prefix, each (1, K, P, D)
+        if self.prefix:
+            ids = torch.tensor([self.prefix], device=device)
+            self.model.hidden_states(ids, self._places[None, : len(self.prefix)], self._attend_to_prefix)
 
     def prefill(self, own_parts: Sequence[Sequence[int]], first: int) -> Tensor:
-        """Run prompts, each behind the prefix, into the rows from `first` on → (N, vocab_size) logits."""
-        rows = [[*self.prefix, *part] for part in own_parts]
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), whole_tiles(int(lengths.max())), dtype=torch.long)
-        for row, tokens in zip(ids, rows, strict=True):
+        """Run the own parts of prompts, behind the prefix, into the rows from `first` on → (N, vocab_size) logits."""
+        lengths = torch.tensor([len(part) for part in own_parts])
+        ids = torch.zeros(len(own_parts), whole_tiles(int(lengths.max())), dtype=torch.long)
+        for row, tokens in zip(ids, own_parts, strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
-        device = self.model.device
+        device, start = self.model.device, len(self.prefix)
         ids, lengths = ids.to(device), lengths.to(device)
-        self._lengths[first : first + len(rows)] = lengths
+        self._lengths[first : first + len(ids)] = start + lengths
         # What fills a row up comes after its tokens: causal attention hides it from them.
-        positions = self._places[: ids.shape[1]].clamp(max=self.model.block_size - 1).expand_as(ids)
+        positions = self._places[start : start + ids.shape[1]].clamp(max=self.model.block_size - 1).expand_as(ids)
         hidden = self.model.hidden_states(ids, positions, partial(self._attend_to_prompt, first))
-        ends = hidden[torch.arange(len(rows), device=device), lengths - 1]
+        ends = hidden[torch.arange(len(ids), device=device), lengths - 1]
         return self.model.logits(ends)[:, : self._vocab_size].float()
+
+    def _attend_to_prefix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self._shared.append((k, v))
+        return F.scaled_dot_product_attention(q, repeat_keys(q, k), repeat_keys(q, v), is_causal=True)
 
     def _attend_to_prompt(self, first: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._cache.numel():
             shape = (len(self.model.blocks), 2, self._rows, self._width, k.shape[1], k.shape[3])
             self._cache = k.new_zeros(shape)
+        if self._shared:
+            k, v = (
+                torch.cat((shared.expand(len(own), -1, -1, -1), own), dim=2)
+                for shared, own in zip(self._shared[layer], (k, v), strict=True)
+            )
         rows, width = slice(first, first + len(k)), slice(0, k.shape[2])
         self._cache[layer, 0, rows, width] = k.transpose(1, 2)
         self._cache[layer, 1, rows, width] = v.transpose(1, 2)
-        return F.scaled_dot_product_attention(q, repeat_keys(q, k), repeat_keys(q, v), is_causal=True)
+        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+        return F.scaled_dot_product_attention(q, repeat_keys(q, k), repeat_keys(q, v), attn_mask=seen)
 
     def decode(self, tokens: Sequence[int]) -> Tensor:
         """Run one more token of each of the first rows → (N, vocab_size) logits of what follows."""

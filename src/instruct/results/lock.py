@@ -13,9 +13,7 @@ SHOWN = 60  # characters of a setting
 
 def lock_outs(lock: Mapping[str, Any]) -> dict[str, str]:
     """The md5 of every output that dvc.lock names, by path; empty for one that has none."""
-    listed = [outs for stage in _stages(lock) if isinstance(outs := stage.get("outs"), list)]
-    outs = [out for some in listed for out in some if isinstance(out, dict)]
-    return {str(out["path"]): str(out.get("md5") or "") for out in outs if "path" in out}
+    return {path: str(out.get("md5") or "") for path, out in _outs(lock).items()}
 
 
 def md5_of(content: bytes) -> str:
@@ -54,6 +52,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _outs(lock: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    listed = [outs for stage in _stages(lock) if isinstance(outs := stage.get("outs"), list)]
+    return {str(out["path"]): out for some in listed for out in some if isinstance(out, dict) and "path" in out}
+
+
 def _stages(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [stage for stage in mapping(lock.get("stages")).values() if isinstance(stage, dict)]
 
@@ -73,7 +76,9 @@ def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Itera
 
 def _other_bytes(files: Mapping[str, str], lock: Mapping[str, Any]) -> Iterator[str]:
     outs = lock_outs(lock)
-    folders = {one: md5_of_folder(inside) for one, inside in in_folders(files, lock).items()}
+    # What is in a folder can only be told from all of its files.
+    whole = {one: some for one, some in in_folders(files, lock).items() if len(some) == _outs(lock)[one].get("nfiles")}
+    folders = {one: md5_of_folder(inside) for one, inside in whole.items()}
     for path, digest in {**files, **folders}.items():
         if outs.get(path) and outs[path] != digest:
             yield f"{path} is not the one of {LOCK}: run dvc repro"

@@ -19,7 +19,7 @@ from instruct.model.pretrained import load_backbone
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
 from instruct.training.distributed import start_parallel
-from instruct.training.encode import encode_example, fit_length
+from instruct.training.encode import encode_all
 from instruct.training.outputs import Outputs
 from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
@@ -44,7 +44,9 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         examples = {part: read_examples(file) for part, file in files.items()}
         longest = min(params.max_length, model.block_size + 1)
         fitted = {
-            part: fit_length((encode_example(one, template, tokenizer) for one in ones), longest, params.over_long)
+            part: encode_all(
+                ones, template, tokenizer, turns=params.turns, max_length=longest, over_long=params.over_long
+            )
             for part, ones in examples.items()
         }
         if params.lora.r:

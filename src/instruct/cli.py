@@ -77,7 +77,7 @@ def inspect(
     from instruct.text.encoding import with_end_of
     from instruct.text.prompts import PromptParams
     from instruct.tools.inspect import batch_lines
-    from instruct.training.encode import encode_example, fit_length
+    from instruct.training.encode import encode_all
     from instruct.training.settings import TrainParams
 
     params = load_params("train", TrainParams)
@@ -89,8 +89,10 @@ def inspect(
     if lines and (data or split.invalid == "raise"):
         raise DataError("\n".join(lines))
     print("\n".join(f"left out: {line}" for line in lines), end="\n" * bool(lines))
-    encoded = (encode_example(example, template, tokenizer) for example in examples[:records])
-    fitted, _, _ = fit_length(encoded, params.max_length, params.over_long)
+    fitted, _, _ = encode_all(
+        examples[:records], template, tokenizer,
+        turns=params.turns, max_length=params.max_length, over_long=params.over_long,
+    )  # fmt: skip
     print("\n".join(batch_lines(fitted, tokenizer, params.prompt_loss_weight)))
 
 

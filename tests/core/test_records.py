@@ -10,6 +10,7 @@ from instruct.core.records import (
     Example,
     Ids,
     Response,
+    Turn,
     check_examples,
     find_problems,
     read_examples,
@@ -234,6 +235,52 @@ def test_every_record_is_either_read_or_named(tmp_path_factory, rows):
     assert all(line.startswith(f"{path}[{i}]: ") for i, lines in problems.items() for line in lines)
 
 
+CHAT = Example(
+    id="1",
+    instruction="Another.",
+    input="",
+    output="An owl.",
+    system="Be brief.",
+    history=(Turn("Name a bird.", "", "A wren."), Turn("Spell it.", "wren", "w, r, e, n")),
+)
+
+
+def test_a_chat_is_read_as_it_was_written_and_one_question_leaves_no_trace_of_chats(tmp_path):
+    path, single = tmp_path / "chats.json", replace(CHAT, id="2", system="", history=())
+    write_records(path, [CHAT, single])
+    assert read_examples(path) == [CHAT, single]
+    first, second = json.loads(path.read_text(encoding="utf-8"))
+    assert first["history"][1] == {"instruction": "Spell it.", "input": "wren", "output": "w, r, e, n"}
+    assert set(second) == {"id", "instruction", "input", "output", "kind", "group", "origin", "parent"}
+    assert CHAT.turns == (*CHAT.history, Turn("Another.", "", "An owl."))
+
+
+def test_made_ids_tell_chats_apart_that_end_alike():
+    turn = {"instruction": "Name a bird.", "input": "", "output": "A wren."}
+    ids = make_ids(
+        [RECORD, {**RECORD, "history": [turn]}, {**RECORD, "system": "x"}, {**RECORD, "history": [turn] * 2}]
+    )
+    assert len(set(ids)) == 4 and all("-" not in id_ for id_ in ids)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"system": ""}, '"system" is empty'),
+        ({"system": 7}, '"system" must be text'),
+        ({"history": "x"}, '"history" must be a list of turns'),
+        ({"history": ["x"]}, '"history[0]" must be an object'),
+        ({"history": [RECORD, without("output")]}, '"history[1].output" is missing'),
+        ({"history": [{**RECORD, "instruction": " "}]}, '"history[0].instruction" is empty'),
+        ({"history": [{**RECORD, "output": "a\ud800"}]}, '"history[0].output" holds half'),
+        ({"history": [{**RECORD, "weight": 1}]}, '"history[0]" holds "weight"'),
+    ],
+)
+def test_what_is_wrong_with_a_turn_is_named_by_its_place(row, message):
+    (found,) = find_problems({**RECORD, **row})
+    assert found.startswith(message)
+
+
 RESPONSE = Response(
     id="1",
     instruction="Name a bird.",
@@ -250,6 +297,7 @@ RESPONSE = Response(
 def test_responses_written_are_responses_read(tmp_path):
     path = tmp_path / "responses.json"
     responses = [RESPONSE, replace(RESPONSE, id="2", response="An owl\n", stop_reason="end_of_text")]
+    responses.append(replace(RESPONSE, id="3", system="Be brief.", history=CHAT.history))
     write_records(path, responses)
     assert read_responses(path) == responses
 

@@ -1,10 +1,13 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from instruct.core.errors import ParamsError
+from instruct.core.records import read_examples, write_records
 from instruct.formats.columns import USUAL, pick_fields
+from instruct.formats.rows import stream_rows
 
 
 def chat(*turns):
@@ -57,9 +60,100 @@ def test_system_message_goes_where_the_settings_say(system, expected):
 def test_several_turns_are_refused_or_cut_as_the_settings_say():
     row = chat(USER, ANSWER, ("user", "Another."), ("assistant", "An owl."))
     assert pick_fields(row, USUAL).problems == (
-        '"messages" holds 2 turns, a record holds one; set split.columns.turns: first, or cut it',
+        '"messages" holds 2 turns; set split.columns.turns: all, or first for the first of them alone',
     )
     assert pick_fields(row, replace(USUAL, turns="first")).values == RECORD
+    assert pick_fields(row, replace(USUAL, turns="all")).values == {
+        "instruction": "Another.",
+        "input": "",
+        "output": "An owl.",
+        "history": [RECORD],
+    }
+
+
+@pytest.mark.parametrize(
+    ("system", "first", "more"),
+    [
+        ("keep", RECORD, {"system": "Be brief."}),
+        ("instruction", {"instruction": "Be brief.", "input": "Name a bird.", "output": "A wren."}, {}),
+        ("ignore", RECORD, {}),
+    ],
+)
+def test_the_system_message_of_a_chat_of_several_turns_comes_before_the_first(system, first, more):
+    row = chat(("system", "Be brief."), USER, ANSWER, ("user", "Another."), ("assistant", "An owl."))
+    last = {"instruction": "Another.", "input": "", "output": "An owl."}
+    picked = pick_fields(row, replace(USUAL, system=system, turns="all"))
+    assert picked.values == {**last, "history": [first], **more}
+    assert picked.left_out == (("system",) if system == "ignore" else ())
+
+
+@pytest.mark.parametrize("history", [[RECORD], [["Name a bird.", "A wren."]]])
+def test_a_record_of_our_own_form_may_hold_a_chat(history):
+    row = {"instruction": "Another.", "input": "", "output": "An owl.", "system": "Be brief.", "history": history}
+    assert pick_fields(row, USUAL) == pick_fields({**row, "history": [RECORD]}, USUAL)
+    assert pick_fields(row, USUAL).problems == ()
+    assert pick_fields({**RECORD, "system": "", "history": []}, USUAL).values == RECORD
+
+
+@pytest.mark.parametrize(
+    ("turns", "problem"),
+    [
+        ([USER, ("assistant", ""), USER, ANSWER], '"messages[1].content" is empty'),
+        ([("user", " "), ANSWER, USER, ANSWER], '"messages[0].content" is empty'),
+        ([("system", ""), USER, ANSWER, USER, ANSWER], '"messages[0].content" is empty'),
+        ([USER, ANSWER, ANSWER], '"messages[2]" is of the assistant where the user must speak'),
+        ([USER, ANSWER, USER], '"messages" must end with an answer of the assistant'),
+        ([("system", "x")], '"messages" must end with an answer of the assistant'),
+        ([USER, ANSWER, ("system", "x"), USER, ANSWER], '"messages[2]" is of the system where the user must speak'),
+        ([USER, ANSWER, ("critic", "x")], '"messages[2].role" must be system, user or assistant, is "critic"'),
+    ],
+)
+def test_what_is_wrong_with_a_turn_is_named_by_its_place(turns, problem):
+    picked = pick_fields(chat(*turns), replace(USUAL, turns="all"))
+    assert [line for line in picked.problems if line.startswith(problem)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "tool", "content": "12"},
+        {"role": "observation", "content": "12"},
+    ],
+)
+def test_tool_calls_are_named_as_not_supported(message):
+    row = {"messages": [*chat(USER)["messages"], message, *chat(ANSWER)["messages"]]}
+    (problem,) = pick_fields(row, replace(USUAL, turns="all")).problems
+    assert "messages[1]" in problem and "tool calls are not supported" in problem.replace("these", "tool calls")
+
+
+SEED = Path(__file__).parents[2].parent / "shared" / "data" / "seed" / "instruction-data.json"
+
+
+@pytest.mark.skipif(not SEED.exists(), reason=f"{SEED} is not here")
+def test_a_thousand_chats_are_the_same_records_as_sharegpt_and_as_messages(tmp_path):
+    rows = json.loads(SEED.read_text(encoding="utf-8"))
+    asked = ["\n".join(filter(None, (row["instruction"], row["input"]))) for row in rows]
+    said = [[text, row["output"]] for text, row in zip(asked, rows, strict=True) if row["output"].strip()]
+    chats = [[text for pair in said[i : i + 1 + i % 4] for text in pair] for i in range(1000)]
+    systems = ["Answer briefly."] * 500 + [""] * 500
+
+    def write(name, list_name, role, content, names):
+        lines = []
+        for texts, system in zip(chats, systems, strict=True):
+            messages = [{role: "system", content: system}] if system else []
+            messages += [{role: names[i % 2], content: text} for i, text in enumerate(texts)]
+            lines.append(json.dumps({list_name: messages}))
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+        columns = replace(USUAL, turns="all", messages=list_name, role=role, content=content)
+        return list(stream_rows(tmp_path / name, columns))
+
+    records = write("messages.jsonl", "messages", "role", "content", ("user", "assistant"))
+    assert records == write("sharegpt.jsonl", "conversations", "from", "value", ("human", "gpt"))
+    assert [len(record.turns) for record in records] == [len(texts) // 2 for texts in chats]
+    assert [[text for turn in record.turns for text in turn if text] for record in records] == chats
+    write_records(tmp_path / "again.json", records)
+    assert read_examples(tmp_path / "again.json") == records == list(stream_rows(tmp_path / "again.json"))
 
 
 @pytest.mark.parametrize(

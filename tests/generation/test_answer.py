@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from instruct.core.errors import DataError
 from instruct.core.fingerprint import Fingerprint
-from instruct.core.records import Example
+from instruct.core.records import Example, Turn
 from instruct.generation.answer import answer_examples
 from instruct.generation.journal import Journal
 from instruct.generation.shards import Shards
@@ -104,3 +105,39 @@ def test_shards_cover_every_item_once(world_size):
     items = list(range(11))
     parts = [Shards(rank, world_size).share(items) for rank in range(world_size)]
     assert sorted(item for part in parts for item in part) == items
+
+
+CHAT = replace(EXAMPLES[0], history=(Turn("rain " * 40, "", "leaf " * 40), Turn("fire", "wood", "stone")))
+
+
+@pytest.fixture
+def ask(respond, tmp_path):
+    """The response to one record, whatever was asked before."""
+
+    def run(params, example):
+        path = tmp_path / f"journal-{len(list(tmp_path.iterdir()))}"
+        return respond(params, [example], path=path)[0][0]
+
+    return run
+
+
+def test_the_last_turn_is_asked_with_the_history_before_it(ask, params, tokenizer):
+    told, alone = ask(params, CHAT), ask(params, EXAMPLES[0])
+    first = tokenizer.encode(TEMPLATES["alpaca"].render("rain " * 40) + "leaf " * 40)
+    assert told.prompt_tokens > len(first) > alone.prompt_tokens
+    assert (told.history, told.output, told.truncated_tokens) == (CHAT.history, CHAT.output, 0)
+    assert told.response != alone.response
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_chat_without_room_loses_its_oldest_turns_whole(ask, params, small, kept):
+    shorter = replace(CHAT, history=CHAT.history[2 - kept :])
+    whole, expected = ask(params, CHAT), ask(params, shorter)
+    tight = replace(params, max_new_tokens=small.block_size - expected.prompt_tokens, max_repeats=2)
+    with pytest.raises(DataError, match="record e0: "):
+        ask(tight, CHAT)
+    response, same = (ask(replace(tight, over_long="truncate"), one) for one in (CHAT, shorter))
+    assert (response.response, response.stop_reason) == (same.response, same.stop_reason)
+    assert response.prompt_tokens == whole.prompt_tokens
+    assert response.truncated_tokens == whole.prompt_tokens - expected.prompt_tokens > 0
+    assert response.history == CHAT.history

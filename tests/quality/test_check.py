@@ -1,11 +1,12 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from quality_records import example, gates, params
 
-from instruct.core.records import Example, Ids, read_examples
+from instruct.core.records import Example, Ids, Turn, read_examples
 from instruct.quality.check import OTHERS, QualityCheck
 from instruct.quality.gates import verdicts
 from instruct.quality.settings import FINDINGS, Gate
@@ -176,3 +177,25 @@ def test_the_books_data_has_the_findings_that_it_is_known_for():
     (echo,) = report["findings"]["repeats_question"]["records"]
     assert rows[echo["index"]]["output"] == rows[echo["index"]]["input"]
     assert set(counts(report)) == {"one_word_answer", "contradictory_answers", "repeats_question"}
+
+
+@pytest.mark.parametrize("finding", sorted(set(POSITIVES) - {"unspellable"}))
+def test_every_turn_of_a_chat_is_looked_at(finding):
+    turn = Turn(**{"instruction": "Name a bird.", "output": "An owl.", **POSITIVES[finding]})
+    report = checked([replace(example(), history=(Turn("Name a fish.", "", "A carp."), turn))])
+    assert counts(report) == {finding: 1}
+    (record,) = report["findings"][finding]["records"]
+    assert record["field"].startswith("history[1].")
+
+
+def test_a_system_prompt_is_looked_at():
+    report = checked([replace(example(), system="Mail ann.lee@mail.org, then <|im_start|>")])
+    assert counts(report) == {"template_markers": 1, "pii_email": 1}
+    assert [report["findings"][name]["records"][0]["field"] for name in counts(report)] == ["system", "system"]
+
+
+def test_one_last_question_after_two_histories_is_no_contradiction():
+    told = [replace(example(output=text, id=text), history=(Turn("Name it.", "", text),)) for text in ("Owl.", "Wren.")]
+    assert counts(checked(told)) == {"one_word_answer": 2}
+    same = [replace(one, history=told[0].history) for one in told]
+    assert counts(checked(same))["contradictory_answers"] == 2

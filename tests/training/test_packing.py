@@ -151,7 +151,7 @@ def test_batches_reach_the_prefixes_that_their_names_promise(family):
     ],
     ids=["gpt2", "llama"],
 )  # fmt: skip
-def test_packed_equals_padded_with_both_templates(template, config):
+def test_packed_equals_padded_with_each_template(template, config):
     texts = [
         ("Name a colour.", "", "Blue."),
         ("Name a fruit that is red.", "", "An apple, for instance."),
@@ -165,9 +165,13 @@ def test_packed_equals_padded_with_both_templates(template, config):
         for i, (instruction, input_, output) in enumerate(texts)
     ]
     prefix = shared_prefix([item.ids[:-1] for item in examples])
-    assert prefix == len(tokenizer.encode({"alpaca": TEMPLATES[template].preamble + "\n\n### Instruction:\n"}.get(
-        template, "<|user|>\n"
-    )))  # fmt: skip
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    begins = {
+        "alpaca": TEMPLATES["alpaca"].preamble + "\n\n### Instruction:\n",
+        "phi3": "<|user|>\n",
+        "chatml": f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n",
+    }
+    assert prefix == len(tokenizer.encode(begins[template]))
     model = random_model(config, seed=3)
     with torch.no_grad():
         for weight in model.parameters():

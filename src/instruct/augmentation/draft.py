@@ -37,6 +37,8 @@ class Draft:
             group=(parent.group or parent.id) if parent else id_,
             origin=f"augment:{self.method}",
             parent=parent.id if parent else "",
+            system=parent.system if parent else "",
+            history=parent.history if parent else (),
         )
 
 

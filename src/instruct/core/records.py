@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from instruct.core.errors import DataError
 from instruct.core.files import read_json, readable, write_json_list
@@ -20,7 +20,8 @@ from instruct.core.params import did_you_mean
 
 REQUIRED = ("instruction", "input", "output")
 OPTIONAL = ("id", "kind", "group", "origin", "parent")
-FIELDS = REQUIRED + OPTIONAL
+CHAT = ("system", "history")
+FIELDS = REQUIRED + OPTIONAL + CHAT
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGEST = re.compile("[0-9a-f]{12}")
 _MANY = 8
@@ -29,10 +30,19 @@ _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|\(.*?\)")
 _ALIKE, _LISTED = 5, 100
 
 
+class Turn(NamedTuple):
+    """What one turn of a chat holds: the instruction, its input (may be empty), and the answer to them."""
+
+    instruction: str
+    input: str = ""
+    output: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """One record: an instruction, its input (may be empty), and the reference answer `output`.
 
+    They are the last turn of a chat, of which `history` holds the turns before it, and `system` its system prompt.
     `group` is shared by near-duplicates. A record made from another names how (`origin`) and from which (`parent`).
     """
 
@@ -44,6 +54,13 @@ class Example:
     group: str = ""
     origin: str = ""
     parent: str = ""
+    system: str = ""
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The whole chat; a record of one question is a chat of one turn."""
+        return (*self.history, Turn(self.instruction, self.input, self.output))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,20 +165,56 @@ def find_problems(row: Any, called: Mapping[str, str] | None = None) -> list[str
         return [f"must be an object with {', '.join(REQUIRED)}, is {kind_of(row)}"]
     called = called or {}
     problems = doubled_keys(row)
-    for name in REQUIRED:
-        if name not in row:
-            hint = ' (it may be "")' if name == "input" else ""
-            problems.append(f'"{called.get(name, name)}" is missing; add it{hint}')
-        elif problem := _text_problem(row[name]):
-            problems.append(f'"{called.get(name, name)}" {problem}')
-        elif name != "input" and not row[name].strip():
-            problems.append(f'"{called.get(name, name)}" is empty; fill it or drop the record')
+    problems += _turn_problems(row, {name: called.get(name, name) for name in REQUIRED})
     for name in OPTIONAL:
         if name in row and (problem := _text_problem(row[name])):
             problems.append(f'"{called.get(name, name)}" {problem}')
         elif name == "id" and name in row and not row["id"].strip():
             problems.append(f'"{called.get(name, name)}" is empty; fill it, or leave it out to have one made')
+    problems += _chat_problems(row, called)
     return problems + unknown_fields([name for name in row if name not in FIELDS], FIELDS)
+
+
+def _turn_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
+    """What is wrong with instruction, input and output, which stand under the names in `called`."""
+    problems = []
+    for name in REQUIRED:
+        if name not in row:
+            hint = ' (it may be "")' if name == "input" else ""
+            problems.append(f'"{called[name]}" is missing; add it{hint}')
+        elif problem := _text_problem(row[name]):
+            problems.append(f'"{called[name]}" {problem}')
+        elif name != "input" and not row[name].strip():
+            problems.append(f'"{called[name]}" is empty; fill it or drop the record')
+    return problems
+
+
+def _chat_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
+    """What is wrong with the system prompt and the turns before the last one, as far as a record has them."""
+    problems = []
+    if "system" in row:
+        label = called.get("system", "system")
+        if problem := _text_problem(row["system"]):
+            problems.append(f'"{label}" {problem}')
+        elif not row["system"].strip():
+            problems.append(f'"{label}" is empty; fill it or leave it out')
+    history = row.get("history", [])
+    if not isinstance(history, list):
+        return [*problems, f'"history" must be a list of turns, is {kind_of(history)}']
+    for place, turn in enumerate(history):
+        where = f"history[{place}]"
+        if not isinstance(turn, dict):
+            problems.append(f'"{where}" must be an object with {", ".join(REQUIRED)}, is {kind_of(turn)}')
+            continue
+        problems += _turn_problems(turn, {name: called.get(f"{where}.{name}", f"{where}.{name}") for name in REQUIRED})
+        others = [name for name in turn if name not in REQUIRED]
+        problems += [f'"{where}" holds "{shown(name)}", which a turn has no place for' for name in others[:_MANY]]
+    return problems
+
+
+def as_turns(history: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
+    """The turns of a raw record that `find_problems` found in order."""
+    return tuple(Turn(**turn) for turn in history)
 
 
 def doubled_keys(row: Mapping[str, Any]) -> list[str]:
@@ -211,16 +264,18 @@ class Ids:
         if first != index:
             problem = f'"id" is also that of record {first} ({shown(id_)}); ids must differ'
             return BadRecord(index=index, where=where, problems=(problem,))
-        return Example(**{**values, "id": id_})
+        return Example(**{**values, "id": id_, "history": as_turns(values.get("history", ()))})
 
-    def make(self, values: Mapping[str, str]) -> str:
+    def make(self, values: Mapping[str, Any]) -> str:
         """A record's own id, or 12 hexadecimal digits of the sha256 of its content.
 
         Records that are equal to the letter get `-2`, `-3` and so on behind the first one's id.
         """
         if "id" in values:
-            return values["id"]
-        text = "\x1f".join(values[name] for name in REQUIRED)
+            return str(values["id"])
+        said = [turn[name] for turn in values.get("history", ()) for name in REQUIRED]
+        system = [values["system"]] if "system" in values else []
+        text = "\x1f".join([*system, *said, *(values[name] for name in REQUIRED)])
         digest = sha256(text.encode("utf-8")).hexdigest()[:12]
         number = int(digest, 16)
         if number not in self._made:
@@ -232,7 +287,16 @@ class Ids:
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
     """Write dataclass records as a JSON list, one at a time."""
-    write_json_list(path, (asdict(record) for record in records))
+    write_json_list(path, map(as_row, records))
+
+
+def as_row(record: Any) -> dict[str, Any]:
+    """The fields of a record as a file holds them: a system prompt and a history only where there are any."""
+    row = asdict(record)
+    if isinstance(record, Example):
+        row["history"] = [turn._asdict() for turn in record.history]
+        row = {name: value for name, value in row.items() if value or name not in CHAT}
+    return row
 
 
 def read_responses(path: Path) -> list[Response]:
@@ -240,14 +304,18 @@ def read_responses(path: Path) -> list[Response]:
     rows = read_json(path)
     if not isinstance(rows, list) or not all(_is_response(row) for row in rows):
         raise DataError(f"{path}: is not a file of responses; run `dvc repro generate`")
-    return [Response(**{**row, "samples": tuple(row["samples"])}) for row in rows]
+    return [
+        Response(**{**row, "samples": tuple(row["samples"]), "history": as_turns(row.get("history", ()))})
+        for row in rows
+    ]
 
 
 def _is_response(row: Any) -> bool:
-    kinds = {"prompt_tokens": int, "response_tokens": int, "truncated_tokens": int, "samples": list}
+    kinds = {"prompt_tokens": int, "response_tokens": int, "truncated_tokens": int, "samples": list, "history": list}
     names = {field.name for field in fields(Response)}
     return (
         isinstance(row, dict)
-        and set(row) == names
-        and all(isinstance(row[name], kinds.get(name, str)) for name in names)
+        and names - set(CHAT) <= set(row) <= names
+        and all(isinstance(value, kinds.get(name, str)) for name, value in row.items())
+        and not _chat_problems(row, {})
     )

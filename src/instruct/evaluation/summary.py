@@ -99,7 +99,8 @@ def describe_test(responses: Sequence[Response], template: TemplateName, system:
     """Which test set was answered, by its content, and with which template."""
     digest = sha256()
     for one in responses:
-        digest.update("\x1f".join((one.id, one.instruction, one.input, one.output, "\x1e")).encode())
+        said = [text for turn in one.turns for text in turn]
+        digest.update("\x1f".join((one.id, *filter(None, [one.system]), *said, "\x1e")).encode())
     chosen = PromptParams(template=template, system=system).chosen
     # What a template leaves at its default is left out, so that a new field does not rename the old templates.
     texts = {one.name: text for one in fields(chosen) if (text := getattr(chosen, one.name)) != one.default}

@@ -16,20 +16,24 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
+# What names a tool call, as a field of a message and as its role.
+_CALLS = ("tool_calls", "function_call", "tool_call_id")
+_TOOLS = ("tool", "function", "ipython", "function_call", "observation", "tool_call", "tool_response")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatColumns:
     """How chats are read, a part of `split.columns`.
 
-    `system` says what becomes of a system message: it is the instruction and the question its input, or it is
-    ignored, or such a record is refused. A chat of several `turns` is refused, or only its `first` is taken.
+    `system` says what becomes of a system message: the record keeps it, or it is the first instruction and the
+    question its input, or it is ignored, or such a record is refused. Of a chat of several `turns` all are taken, or
+    the `first` alone, or it is refused.
     """
 
     role: str
     content: str
-    system: Literal["instruction", "ignore", "refuse"]
-    turns: Literal["refuse", "first"]
+    system: Literal["keep", "instruction", "ignore", "refuse"]
+    turns: Literal["refuse", "first", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +63,40 @@ def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
         raise ValueError(f'"{label}" must end with an answer of the assistant; add it or drop the record')
     if turns > 1 and columns.turns == "refuse":
         raise ValueError(
-            f'"{label}" holds {turns} turns, a record holds one; set split.columns.turns: first, or cut it'
+            f'"{label}" holds {turns} turns; set split.columns.turns: all, or first for the first of them alone'
         )
     if begin and columns.system == "refuse":
         raise ValueError(f'"{label}" begins with a system message, which split.columns.system refuses')
-    places = {"instruction": begin, "output": begin + 1}
+    taken = 1 if columns.turns == "first" else turns
+    places = [{"instruction": begin + 2 * i, "output": begin + 2 * i + 1} for i in range(taken)]
     if begin and columns.system == "instruction":
-        places = {"instruction": 0, "input": 1, "output": 2}
-    values = {name: messages[place].get(columns.content) for name, place in places.items()}
-    left_out = {"turns": turns > 1, "system": bool(begin) and columns.system == "ignore"}
+        places[0] = {"instruction": 0, "input": 1, "output": 2}
+    kept = {"system": 0} if begin and columns.system == "keep" else {}
+    left_out = {"turns": turns > taken, "system": bool(begin) and columns.system == "ignore"}
     return Found(
-        values={"input": "", **values},
-        called={name: f"{label}[{place}].{columns.content}" for name, place in places.items()},
+        values=_values(messages, places, columns)
+        | {name: messages[i].get(columns.content) for name, i in kept.items()},
+        called={name: f"{label}[{i}].{columns.content}" for name, i in (_labelled(places) | kept).items()},
         left_out=tuple(name for name, true in left_out.items() if true),
     )
+
+
+def _values(messages: list[Any], places: list[dict[str, int]], columns: ChatColumns) -> dict[str, Any]:
+    """The fields of a record from where its turns are; the last turn is the record itself, the others its history."""
+    *history, last = (
+        {"input": "", **{name: messages[place].get(columns.content) for name, place in turn.items()}} for turn in places
+    )
+    return {**last, "history": history} if history else last
+
+
+def _labelled(places: list[dict[str, int]]) -> dict[str, int]:
+    """The place of each field under the name that the record gives it."""
+    last = len(places) - 1
+    return {
+        name if i == last else f"history[{i}].{name}": place
+        for i, turn in enumerate(places)
+        for name, place in turn.items()
+    }
 
 
 def _role(message: Any, columns: ChatColumns, where: str) -> str:
@@ -84,10 +108,13 @@ def _role(message: Any, columns: ChatColumns, where: str) -> str:
     if isinstance(message, DoubledKeys):
         raise ValueError(f'"{where}": "{shown(message.doubled[0])}" stands twice in one object; remove one')
     others = [name for name, value in message.items() if name not in (columns.role, columns.content) and value]
+    if any(name in _CALLS for name in others):
+        raise ValueError(f'"{where}" holds a tool call, and these are not supported; drop the record')
     if others:
         raise ValueError(f'"{where}" holds "{shown(others[0])}", which a record has no place for; remove it')
     role = message.get(columns.role)
     if not isinstance(role, str) or role not in _ROLES:
         given = f'"{shown(role)}"' if isinstance(role, str) else kind_of(role)
-        raise ValueError(f'"{where}.{columns.role}" must be system, user or assistant, is {given}')
+        calls = "; tool calls are not supported, drop the record" if role in _TOOLS else ""
+        raise ValueError(f'"{where}.{columns.role}" must be system, user or assistant, is {given}{calls}')
     return _ROLES[role]

@@ -9,7 +9,7 @@ from instruct.checks.schema import parse_check
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.params import require
-from instruct.core.records import OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
+from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
 from instruct.formats.chat import ChatColumns, Found, read_messages
 
 
@@ -17,6 +17,7 @@ from instruct.formats.chat import ChatColumns, Found, read_messages
 class Columns(ChatColumns):
     """The section `split.columns` of params.yaml: under which name the file holds each field.
 
+    In the layout `alpaca`, a record may hold a chat: its `system` prompt, and in `history` the turns before the last.
     With the layout `auto` the columns of each record tell. An `input` of "" says that there is no such column.
     """
 
@@ -72,7 +73,7 @@ USUAL = Columns(
     messages="messages",
     role="role",
     content="content",
-    system="instruction",
+    system="keep",
     turns="refuse",
     id="id",
     kind="kind",
@@ -120,7 +121,7 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         left_out += found.left_out
     except ValueError as error:
         problems.append(str(error))
-    known = {name for name in names.values() if name}
+    known = {name for name in names.values() if name} | set(CHAT if layouts == ["alpaca"] else ())
     others = [name for name in row if name not in known]
     if columns.others == "refuse":
         problems += [f"{line} (split.columns has settings for this)" for line in unknown_fields(others, known)]
@@ -172,7 +173,17 @@ def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
 def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {name: column for name, column in columns.of("alpaca").items() if name in REQUIRED and column}
     values = {name: row[column] for name, column in names.items() if column in row}
+    values |= {name: row[name] for name in CHAT if row.get(name)}
+    if isinstance(values.get("history"), list):
+        values["history"] = list(map(_turn, values["history"]))
     return Found(values=values if columns.input else {**values, "input": ""}, called=names)
+
+
+def _turn(turn: Any) -> Any:
+    """A turn of the history as an object; LLaMA-Factory's files hold pairs of question and answer."""
+    if isinstance(turn, list) and len(turn) == 2:
+        return {"instruction": turn[0], "input": "", "output": turn[1]}
+    return {"input": "", **turn} if isinstance(turn, dict) else turn
 
 
 def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:

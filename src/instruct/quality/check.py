@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from instruct.core.records import Example
@@ -65,15 +65,26 @@ class QualityCheck:
             self._lengths.add(example, part)
 
     def _hits(self, example: Example) -> Iterator[Hit]:
+        """What is found in a record's last turn, in those before it, and in its system prompt."""
+        language, mixed = find_in_languages(example)
+        self._languages[language] += 1
+        yield from self._hits_in(example)
+        yield from filter(None, [mixed])
+        for i, turn in enumerate(example.history):
+            view = replace(example, **turn._asdict())
+            found = [*self._hits_in(view), *filter(None, [find_in_languages(view)[1]])]
+            yield from (replace(hit, field=f"history[{i}].{hit.field}") for hit in found)
+        if example.system:
+            found = list(self._hits_in(replace(example, instruction=example.system)))
+            yield from (replace(hit, field="system") for hit in found if hit.field == "instruction")
+
+    def _hits_in(self, example: Example) -> Iterator[Hit]:
+        """What is found in instruction, input and output."""
         yield from find_in_answer(example)
         ascii_only = example.instruction.isascii() and example.input.isascii() and example.output.isascii()
         yield from find_in_characters(example, ascii_only)
         if not ascii_only:
             yield from find_in_scripts(example)
-        language, mixed = find_in_languages(example)
-        self._languages[language] += 1
-        if mixed:
-            yield mixed
         yield from find_markers(example)
         yield from find_personal(example)
         if self._tokenizer and self._missing:

@@ -23,7 +23,11 @@ class Contradictions:
 
     def add(self, example: Example) -> None:
         """Take one record in."""
-        self._prompts.append(_hash(f"{_fold(example.instruction)}\x1f{_fold(example.input)}"))
+        before = "".join(
+            f"{_fold(text)}\x1e" for text in (example.system, *(t for turn in example.history for t in turn))
+        )
+        asked = f"{_fold(example.instruction)}\x1f{_fold(example.input)}"
+        self._prompts.append(_hash(before + asked if before.strip("\x1e") else asked))
         self._answers.append(_hash(_fold(_MARKS.sub("", example.output))))
         self._ids += example.id.encode("utf-8")
         self._ends.append(len(self._ids))

@@ -14,7 +14,8 @@ import numpy as np
 
 from instruct.core.errors import DataError
 from instruct.core.records import Example
-from instruct.text.prompts import Template
+from instruct.text.encoding import count_prompts
+from instruct.text.prompts import Piece, Template
 from instruct.text.tokenizer import Tokenizer
 
 _BATCH = 1024
@@ -25,24 +26,27 @@ PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 class Lengths:
-    """Counts tokens of prompts and responses; a response counts its end token, as in training."""
+    """Counts tokens of prompts and responses; a response counts its end token, as in training.
+
+    The response to the last turn of a chat is meant; all before it is its prompt.
+    """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, limit: int) -> None:
         self._tokenizer, self._template, self._limit = tokenizer, template, limit
         self._below = _WHOLE
-        self._waiting: list[tuple[int, str, str, str]] = []
+        self._waiting: list[tuple[int, str, list[Piece], str]] = []
         self._keys, self._prompts, self._responses, self._part_of = (array("I") for _ in range(4))
         self._parts: list[str] = []
-        self._longest: list[tuple[int, str, str, str]] = []
+        self._longest: list[tuple[int, str, list[Piece], str]] = []
 
     def add(self, example: Example, part: str) -> None:
         """Take one record in; its tokens are counted with those of many others."""
         key = crc32(example.id.encode("utf-8"))
-        size = len(example.instruction) + len(example.input) + len(example.output)
+        size = len(example.system) + sum(len(text) for turn in example.turns for text in turn)
         remarkable = len(self._longest) < _ALWAYS or size > self._longest[0][0]
         if key >= self._below and not remarkable:
             return
-        prompt = self._template.render(example.instruction, example.input)
+        prompt = self._template.prompt(example.turns, example.system)
         if remarkable:
             push = heapq.heappush if len(self._longest) < _ALWAYS else heapq.heappushpop
             push(self._longest, (size, example.id, prompt, example.output))
@@ -54,7 +58,7 @@ class Lengths:
     def _count(self) -> None:
         waiting = [one for one in self._waiting if one[0] < self._below]
         self._waiting = []
-        prompts = self._lengths([prompt for _, _, prompt, _ in waiting])
+        prompts = count_prompts(self._tokenizer, (prompt for _, _, prompt, _ in waiting), self._lengths)
         responses = self._lengths([response for _, _, _, response in waiting])
         for (key, part, _, _), prompt, response in zip(waiting, prompts, responses, strict=True):
             if part not in self._parts:
@@ -110,7 +114,11 @@ class Lengths:
         }
 
     def _longest_records(self) -> list[dict[str, Any]]:
-        found = [(id_, self._length(prompt) + self._length(response) + 1) for _, id_, prompt, response in self._longest]
+        prompts = count_prompts(self._tokenizer, (prompt for _, _, prompt, _ in self._longest), self._lengths)
+        found = [
+            (id_, prompt + self._length(response) + 1)
+            for (_, id_, _, response), prompt in zip(self._longest, prompts, strict=True)
+        ]
         ordered = sorted(found, key=lambda pair: (-pair[1], pair[0]))[: _ALWAYS // 4]
         return [{"id": id_, "tokens": tokens} for id_, tokens in ordered]
 

@@ -52,7 +52,10 @@ class DuplicatesParams:
 
 def compared_text(example: Example, on: str) -> str:
     """The text by which an example is compared; empty where all fields of `on` are."""
-    return normalise("\n".join(getattr(example, name) for name in FIELDS[on]))
+    texts = [getattr(example, name) for name in FIELDS[on]]
+    if on in ("prompt", "whole") and (example.history or example.system):
+        texts = [example.system, *(text for turn in example.history for text in turn), *texts]
+    return normalise("\n".join(texts))
 
 
 def normalise(text: str) -> str:

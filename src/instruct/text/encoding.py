@@ -1,6 +1,6 @@
 """Rendered chats to token ids, with the place of each answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from instruct.core.errors import CheckpointError
@@ -22,23 +22,42 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Encoded:
     """Tokenise a rendered chat; raises DataError for text that the tokenizer cannot spell."""
     ids: list[int] = []
     answers: list[tuple[int, int]] = []
+    begin = 0
+    for part, answered in split_pieces(tokenizer, pieces):
+        if isinstance(part, int):
+            ids.append(part)
+            answers += [(begin, len(ids))] if answered else []
+        else:
+            begin = len(ids)
+            ids += tokenizer.encode(part)
+    return Encoded(ids=ids, answers=answers)
+
+
+def split_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> list[tuple[str | int, bool]]:
+    """Texts that are tokenised each by itself, and single tokens; and whether it is of an answer."""
+    parts: list[tuple[str | int, bool]] = []
     joined = ""
     for text, kind in pieces:
         marker = special_id(tokenizer, text) if kind == "marker" else None
         if kind == "text" or (kind == "marker" and marker is None):
             joined += text
             continue
-        ids += tokenizer.encode(joined)
+        parts += [(joined, False)] if joined else []
         joined = ""
-        if marker is not None:
-            ids.append(marker)
-        elif kind == "answer":
-            begin = len(ids)
-            ids += tokenizer.encode(text)
+        if kind == "answer":
+            parts.append((text, True))
         else:
-            ids.append(tokenizer.eos_id)
-            answers.append((begin, len(ids)))
-    return Encoded(ids=[*ids, *tokenizer.encode(joined)], answers=answers)
+            parts.append((tokenizer.eos_id, True) if marker is None else (marker, False))
+    return [*parts, (joined, False)] if joined else parts
+
+
+def count_prompts(
+    tokenizer: Tokenizer, prompts: Iterable[Sequence[Piece]], count: Callable[[list[str]], list[int]]
+) -> list[int]:
+    """Tokens of each prompt, where `count` counts those of many texts at once."""
+    split = [split_pieces(tokenizer, prompt) for prompt in prompts]
+    counted = iter(count([part for parts in split for part, _ in parts if isinstance(part, str)]))
+    return [sum(next(counted) if isinstance(part, str) else 1 for part, _ in parts) for parts in split]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:

@@ -10,17 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from instruct.core.params import require
+from instruct.core.records import Turn
 
 TemplateName = Literal["alpaca", "phi3", "chatml"]
 DEFAULT = "default"
-
-
-class Turn(NamedTuple):
-    """What one turn of a chat holds: the instruction, its input (may be empty), and the answer to them."""
-
-    instruction: str
-    input: str = ""
-    output: str = ""
 
 
 class Piece(NamedTuple):
@@ -69,6 +62,10 @@ class Template:
     def render(self, instruction: str, input: str = "") -> str:
         """The prompt up to where the response begins, as text; an empty `input` leaves its block out."""
         return as_text(self.prompt([Turn(instruction, input)]))
+
+    def task(self, turns: Sequence[Turn], system: str = "") -> str:
+        """What a chat's last answer answers, as text, without the header of the response."""
+        return as_text(self.prompt(turns, system)).removesuffix(self.before_response)
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
         """A chat up to where the response to its last turn begins."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from instruct.core.records import Example
 from instruct.generation.settings import GenerateParams
+from instruct.text.encoding import count_prompts
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.schedule import WarmupCosine
@@ -18,7 +19,7 @@ _NAMED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """Tokens of one record as training sees it: a response counts its end token."""
+    """Tokens of one record as training sees it: a response, that to the last turn, counts its end token."""
 
     id: str
     prompt: int
@@ -52,7 +53,7 @@ def count_lengths(examples: Sequence[Example], template: Template, tokenizer: To
     def count(texts: list[str]) -> list[int]:
         return list(map(len, tokenizer.encoding.encode_ordinary_batch(texts, num_threads=2)))
 
-    prompts = count([template.render(one.instruction, one.input) for one in chosen])
+    prompts = count_prompts(tokenizer, (template.prompt(one.turns, one.system) for one in chosen), count)
     responses = count([one.output for one in chosen])
     return [
         Length(id=one.id, prompt=prompt, response=response + 1)

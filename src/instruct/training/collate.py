@@ -68,9 +68,12 @@ def collate(
 
 
 def target_weights(example: EncodedExample, prompt_loss_weight: float) -> list[float]:
-    """How much each target counts; target i is token i + 1, and the prompt's last token predicts the response."""
+    """How much each target counts; target i is token i + 1, and a prompt's last token predicts the response."""
     in_prompt = max(example.prompt_length - 1, 0)
-    return [prompt_loss_weight] * in_prompt + [1.0] * (len(example.ids) - 1 - in_prompt)
+    weights = [prompt_loss_weight] * in_prompt + [1.0] * (len(example.ids) - 1 - in_prompt)
+    for begin, end in example.later_prompts:
+        weights[begin - 1 : end - 1] = [prompt_loss_weight] * (end - begin)
+    return weights
 
 
 def pad(examples: Sequence[EncodedExample], *, pad_id: int, prompt_loss_weight: float, device: torch.device) -> Batch:

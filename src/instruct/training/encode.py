@@ -1,36 +1,83 @@
-"""Examples to token ids, with the place where the response begins."""
+"""Examples to token ids, with the places of the answers that are learnt from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from instruct.core.errors import DataError
 from instruct.core.records import Example
-from instruct.text.encoding import encode_pieces
-from instruct.text.prompts import Template, Turn
+from instruct.text.encoding import Encoded, encode_pieces
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
+
+Turns = Literal["all", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedExample:
-    """Token ids of prompt, response and one end token; the first `prompt_length` of them are the prompt."""
+    """Token ids of a chat up to its last end token; what comes first, `prompt_length` of them, is the prompt.
+
+    Each of `later_prompts` is where what stands between two answers begins and ends. All other tokens are answers with
+    their end tokens. Of a chat that was too long, `dropped_turns` turns from its beginning are missing.
+    """
 
     id: str
     ids: tuple[int, ...]
     prompt_length: int
+    later_prompts: tuple[tuple[int, int], ...] = ()
+    dropped_turns: int = 0
+
+    @property
+    def response_tokens(self) -> int:
+        """How many tokens are answers or end one."""
+        return len(self.ids) - self.prompt_length - sum(end - begin for begin, end in self.later_prompts)
 
 
-def encode_example(example: Example, template: Template, tokenizer: Tokenizer) -> EncodedExample:
-    """Tokenise prompt and response apart, so that the border is exact and the same as when generating.
+def encode_example(
+    example: Example, template: Template, tokenizer: Tokenizer, turns: Turns = "all", longest: int | None = None
+) -> EncodedExample:
+    """Tokenise prompts and answers apart, so that each border is exact and the same as when generating.
 
-    Raises DataError that names the example for text that the tokenizer cannot spell.
+    `turns` says whether every answer is learnt from or the last alone. A chat of more than `longest` tokens loses its
+    oldest turns, as many as it must and never the last. Raises DataError that names the example for text that the
+    tokenizer cannot spell.
     """
-    try:
-        turn = Turn(example.instruction, example.input, example.output)
-        encoded = encode_pieces(tokenizer, template.chat([turn]))
-    except DataError as error:
-        raise DataError(f"record {example.id}: {error}") from None
-    return EncodedExample(id=example.id, ids=tuple(encoded.ids), prompt_length=encoded.answers[0][0])
+    for dropped in range(len(example.turns)):
+        try:
+            encoded = encode_pieces(tokenizer, template.chat(example.turns[dropped:], example.system))
+        except DataError as error:
+            raise DataError(f"record {example.id}: {error}") from None
+        if longest is None or len(encoded.ids) <= longest:
+            break
+    return _supervised(example.id, encoded, turns, dropped)
+
+
+def _supervised(id_: str, encoded: Encoded, turns: Turns, dropped: int) -> EncodedExample:
+    answers = encoded.answers if turns == "all" else encoded.answers[-1:]
+    between = [(end, begin) for (_, end), (begin, _) in pairwise(answers)]
+    return EncodedExample(
+        id=id_,
+        ids=tuple(encoded.ids),
+        prompt_length=answers[0][0],
+        later_prompts=tuple(between),
+        dropped_turns=dropped,
+    )
+
+
+def encode_all(
+    examples: Iterable[Example],
+    template: Template,
+    tokenizer: Tokenizer,
+    *,
+    turns: Turns,
+    max_length: int,
+    over_long: Literal["raise", "truncate", "drop"],
+) -> tuple[list[EncodedExample], int, int]:
+    """`fit_length` of the examples as training takes them; cut chats lose their oldest turns before any token."""
+    longest = max_length if over_long == "truncate" else None
+    encoded = (encode_example(one, template, tokenizer, turns, longest) for one in examples)
+    return fit_length(encoded, max_length, over_long)
 
 
 def fit_length(
@@ -48,6 +95,7 @@ def fit_length(
         length = len(example.ids)
         if length <= max_length:
             fitting.append(example)
+            truncated += example.dropped_turns > 0
         elif over_long == "drop":
             dropped += 1
         elif over_long == "raise":
@@ -67,4 +115,4 @@ def fit_length(
 
 def count_tokens(encoded: Sequence[EncodedExample]) -> tuple[int, int]:
     """All tokens, and those of responses with their end tokens."""
-    return sum(len(e.ids) for e in encoded), sum(len(e.ids) - e.prompt_length for e in encoded)
+    return sum(len(e.ids) for e in encoded), sum(e.response_tokens for e in encoded)

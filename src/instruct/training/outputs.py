@@ -142,6 +142,8 @@ def write_results(
             "tokens": tokens,
             "response_tokens": response_tokens,
         }
+        if turns := sum(example.dropped_turns for example in examples):
+            values[part]["dropped_turns"] = turns
     write_json(metrics, values)
     _write_curve(curves / "train.csv", TrainPoint, history.train)
     _write_curve(curves / "val.csv", ValPoint, history.val)

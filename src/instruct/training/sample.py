@@ -11,7 +11,7 @@ from torch import Tensor
 from instruct.core.records import Example
 from instruct.model.decoder import Decoder, KVCache, repeat_keys
 from instruct.text.encoding import encode_prompt
-from instruct.text.prompts import Template, Turn
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.recorded import beside, capture
 
@@ -29,7 +29,7 @@ class SamplePrompt:
         """The question and what the model says to it now, ready to print."""
         example = self.example
         if self._greedy is None:
-            prompt = encode_prompt(tokenizer, self.template.prompt([Turn(example.instruction, example.input)]))
+            prompt = encode_prompt(tokenizer, self.template.prompt(example.turns, example.system))
             self._greedy = Greedy(model, prompt, self.max_new_tokens)
         answer = self._greedy.answer(tokenizer.stop_ids)
         return f"{example.instruction} {example.input} -> {tokenizer.decode(answer).strip()}"

@@ -16,10 +16,12 @@ class TrainParams:
     The learning rate rises in `warmup_steps` to `lr` and falls along a cosine to `lr_floor` times that. Steps are
     optimizer steps of `micro_batch_size` x `grad_accum_steps` examples, or, with `tokens_per_step` above 0, of as
     many as have so many tokens together, in `grad_accum_steps` micro-batches. A target in the prompt counts
-    `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss.
+    `prompt_loss_weight` times as much as one in the response: 0 is response only, 1 is the book's unmasked loss. Of a
+    chat every answer is a response, or the last alone (`turns`).
     `packed` batches have no padding and compute the prompts' common beginning once; `padded` ones are the book's, with
     the same result.
-    Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`). The loss
+    Examples longer than `max_length` tokens, end token included, are refused, cut or dropped (`over_long`); a chat is
+    cut by whole turns, the oldest first, before its last response is. The loss
     on val is taken every `eval_every` steps and at the end, on `eval_records` of it, always the same, or on all (0);
     `patience` evaluations without a better one stop training, 0 never. The state to go on from is saved every
     `save_minutes`, 0 only when stopped by Ctrl-C.
@@ -35,6 +37,7 @@ class TrainParams:
     weight_decay: float
     max_grad_norm: float
     prompt_loss_weight: float
+    turns: Literal["all", "last"] = "all"
     batching: Batching
     max_length: int
     over_long: Literal["raise", "truncate", "drop"]

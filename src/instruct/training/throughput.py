@@ -36,7 +36,7 @@ class Stopwatch:
         self.seconds[name] += time.perf_counter() - started
         self.examples += len(examples)
         self.tokens += sum(len(example.ids) for example in examples)
-        self.response_tokens += sum(len(example.ids) - example.prompt_length for example in examples)
+        self.response_tokens += sum(example.response_tokens for example in examples)
 
     def report(self, peak: float) -> dict[str, Any]:
         """Rates over the training phase alone, and seconds of every phase.

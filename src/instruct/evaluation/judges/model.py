@@ -109,8 +109,7 @@ class ModelJudge:
 
     def _texts(self, response: Response) -> dict[str, str]:
         """The task as the models saw it, without the header of the response, and its reference answer."""
-        task = self._template.render(response.instruction, response.input)
-        return {"task": task.removesuffix(self._template.before_response), "reference": response.output}
+        return {"task": self._template.task(response.turns, response.system), "reference": response.output}
 
 
 class ScoreJudge(ModelJudge):

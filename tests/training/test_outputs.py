@@ -82,7 +82,13 @@ def names(folder: Path) -> list[str]:
 def test_finished_run_leaves_checkpoints_metrics_and_curves_and_no_state(tmp_path):
     run = Run(tmp_path)
     run.finish(run.train())
-    checkpoint = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    checkpoint = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     assert names(tmp_path) == [
         "metrics/curves/train.csv",
         "metrics/curves/val.csv",
@@ -113,7 +119,8 @@ def test_adapter_run_leaves_adapters_only(tmp_path):
     run.finish(run.train())
     for folder in (run.best, run.last):
         assert names(folder) == [
-            "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"
+            "adapter_config.json", "adapter_model.safetensors", "generation_config.json", "tokenizer.json",
+            "tokenizer_config.json",
         ]  # fmt: skip
         stored = load_file(folder / "adapter_model.safetensors")
         assert all(".lora_A." in name or ".lora_B." in name for name in stored)

@@ -172,7 +172,13 @@ def unbroken(repository, workplace) -> dict[str, bytes]:
 
 
 def test_stage_leaves_its_outputs_and_nothing_else(unbroken):
-    checkpoint = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    checkpoint = (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    )
     assert sorted(unbroken) == sorted(
         ["metrics/curves/train.csv", "metrics/curves/val.csv", "metrics/split.json", "metrics/train.json"]
         + ["models/backbones.yaml"]

@@ -1,7 +1,7 @@
 """Weights in and out: safetensors and JSON in the layout of Hugging Face, loaded without a second copy.
 
 A checkpoint is a folder with `config.json`, `model.safetensors`, `tokenizer.json` and `tokenizer_config.json`,
-which transformers loads as it is.
+which transformers loads as it is, and, where its chat template is known, `generation_config.json`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +22,8 @@ from instruct.model.gpt2 import GPT2, GPT2Config
 from instruct.model.limits import MOST_RANDOM_WEIGHTS
 from instruct.model.llama import Llama
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors, check_finite
+from instruct.text.jinja import chat_settings, generation_settings
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama
@@ -122,9 +124,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    model: Model, tokenizer: Tokenizer, folder: Path, state: Mapping[str, Tensor] | None = None
+    model: Model,
+    tokenizer: Tokenizer,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
+    template: Template | None = None,
 ) -> None:
-    """Write a plain checkpoint.
+    """Write a plain checkpoint, which others chat with by `template`.
 
     `state` are the weights to write where the model's own are sharded. Raises CheckpointError where the disk
     refuses, the older checkpoint untouched.
@@ -135,19 +141,24 @@ def save_checkpoint(
         tensors[name if name == HEAD else model.prefix + name] = stored.detach().cpu().contiguous()
     with _all_or_nothing(folder) as new:
         write_safetensors(new / WEIGHTS, tensors)
-        write_json(new / "config.json", model.config.to_huggingface())
-        _save_tokenizer(tokenizer, new)
+        write_json(new / "config.json", {**model.config.to_huggingface(), "eos_token_id": tokenizer.eos_id})
+        _save_tokenizer(tokenizer, new, template)
 
 
 def save_adapter(
-    model: Model, tokenizer: Tokenizer, folder: Path, backbone: Backbone, state: Mapping[str, Tensor] | None = None
+    model: Model,
+    tokenizer: Tokenizer,
+    folder: Path,
+    backbone: Backbone,
+    state: Mapping[str, Tensor] | None = None,
+    template: Template | None = None,
 ) -> None:
     """Write a checkpoint that holds only the adapters, and the name and checksums of the backbone they belong to."""
     tensors = adapter_tensors(state or model.state_dict(), model.prefix)
     with _all_or_nothing(folder) as new:
         write_safetensors(new / ADAPTER_WEIGHTS, tensors)
         write_json(new / ADAPTER_CONFIG, adapter_config(model, backbone))
-        _save_tokenizer(tokenizer, new)
+        _save_tokenizer(tokenizer, new, template)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -162,11 +173,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     write_atomically(path, write)
 
 
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, template: Template | None) -> None:
     save_tokenizer(tokenizer, folder / "tokenizer.json")
     eos = tokenizer.encoding.decode_single_token_bytes(tokenizer.eos_id).decode()
     extra = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": END_OF_TEXT}
-    write_json(folder / "tokenizer_config.json", extra)
+    if template:
+        pad_id = tokenizer.encoding.encode_single_token(extra["pad_token"])
+        write_json(folder / "generation_config.json", generation_settings(tokenizer, pad_id))
+    write_json(folder / "tokenizer_config.json", {**extra, **(chat_settings(template, tokenizer) if template else {})})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class Encoded:
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Encoded:
     """Tokenise a rendered chat; raises DataError for text that the tokenizer cannot spell."""
-    ids: list[int] = []
+    ids: list[int] = list(getattr(tokenizer, "begin_ids", ()))  # of families that want one before each prompt
     answers: list[tuple[int, int]] = []
     begin = 0
     for part, answered in split_pieces(tokenizer, pieces):

@@ -57,10 +57,11 @@ class Outputs:
 
     def save(self, weights: Snapshot, folder: Path) -> None:
         """Write weights as a checkpoint."""
+        template = self._sample.template
         if is_adapted(self._model):
-            save_adapter(self._model, self._tokenizer, folder, self._backbone, weights.tensors())
+            save_adapter(self._model, self._tokenizer, folder, self._backbone, weights.tensors(), template)
         else:
-            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors())
+            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), template)
 
     @contextmanager
     def rescue(self, trainer: Trainer) -> Iterator[None]:

@@ -5,10 +5,9 @@ from transformers import PreTrainedTokenizerFast
 
 from instruct.baselines.chat import OwnChat
 from instruct.core.errors import BackboneError
-from instruct.core.records import Example
+from instruct.core.records import Example, Turn
 from instruct.model.chat_template import ChatTemplate, chat_template_of
 from instruct.text.encoding import encode_prompt
-from instruct.text.prompts import Turn
 from instruct.text.tokenizer import save_tokenizer
 
 SHOTS = [

@@ -10,7 +10,7 @@ from instruct.baselines.asking import Ways
 from instruct.baselines.chat import OwnChat
 from instruct.baselines.settings import BaselineParams
 from instruct.baselines.shots import ShotsAsText
-from instruct.core.records import Example
+from instruct.core.records import Example, Turn
 from instruct.core.runtime import Runtime
 from instruct.generation import decode
 from instruct.generation.cache import TILE
@@ -21,7 +21,7 @@ from instruct.generation.static import StaticEngine
 from instruct.model.chat_template import ChatTemplate
 from instruct.model.pretrained import load_backbone
 from instruct.text.encoding import encode_prompt
-from instruct.text.prompts import TEMPLATES, Turn
+from instruct.text.prompts import TEMPLATES
 
 TINY = Backbone(
     name="tiny", family="gpt2", format="random", licence="none", about="random", files=(), seed=1,

@@ -7,8 +7,8 @@ import pytest
 from instruct.baselines.settings import BaselineParams
 from instruct.baselines.shots import ShotsAsText, choose_shots, most_that_fit
 from instruct.core.errors import ParamsError
-from instruct.core.records import Example
-from instruct.text.prompts import TEMPLATES, Turn, as_text
+from instruct.core.records import Example, Turn
+from instruct.text.prompts import TEMPLATES, as_text
 
 PARAMS = BaselineParams(systems=("few-shot",), shots=5, seed=7)
 

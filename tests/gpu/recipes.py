@@ -140,7 +140,7 @@ def run(
     from instruct.generation.weights import make_ready
     from instruct.model.lora import add_lora
     from instruct.text.encoding import with_end_of
-    from instruct.text.prompts import PromptParams, Turn
+    from instruct.text.prompts import PromptParams
     from instruct.training.distributed import start_parallel
     from instruct.training.encode import encode_example
     from instruct.training.resume import ResumeStore
@@ -185,7 +185,7 @@ def run(
         merge_lora(model)
     answers = generate(
         make_ready(model, "fp32", runtime), tokenizer,
-        {one.id: template.prompt([Turn(one.instruction, one.input)]) for one in held},
+        {one.id: template.prompt(one.turns, one.system) for one in held},
         prefix=template.prefix_pieces, stop_strings=template.stop_strings,
         params=build(GenerateParams, params["generate"], where="generate"), runtime=runtime,
         on_answer=lambda id_, answer: None, known=0, shown=False,

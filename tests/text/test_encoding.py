@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from instruct.core.errors import CheckpointError
+from instruct.core.records import Turn
 from instruct.model.gguf_header import GGUFHeader
 from instruct.text.encoding import encode_pieces, encode_prompt, with_end_of
-from instruct.text.prompts import TEMPLATES, PromptParams, Turn
+from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.text.tokenizer import END_OF_TEXT, gpt2_tokenizer, make_tokenizer, save_tokenizer
 
 CHATML = TEMPLATES["chatml"]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from instruct.baselines.chat import OwnChat
 from instruct.baselines.settings import Baseline, BaselineParams
 from instruct.baselines.shots import ShotsAsText, choose_shots, most_that_fit
-from instruct.core.records import Example
+from instruct.core.records import Example, Turn
 from instruct.model.chat_template import ChatTemplate
 from instruct.text.encoding import encode_prompt
-from instruct.text.prompts import Template, Turn
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 
 Way = Template | OwnChat | ShotsAsText

@@ -12,9 +12,9 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instruct.core.errors import BackboneError
-from instruct.core.records import Example
+from instruct.core.records import Example, Turn
 from instruct.model.chat_template import ChatTemplate
-from instruct.text.prompts import Piece, Turn
+from instruct.text.prompts import Piece
 from instruct.text.tokenizer import Tokenizer
 
 _MARK = re.compile("\ue000(\\d+)\ue001")  # characters of private use, which no template writes

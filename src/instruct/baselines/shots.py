@@ -8,8 +8,8 @@ from rapidfuzz import fuzz, process
 
 from instruct.baselines.plain import question_of
 from instruct.baselines.settings import BaselineParams
-from instruct.core.records import Example
-from instruct.text.prompts import Piece, Template, Turn, as_text
+from instruct.core.records import Example, Turn
+from instruct.text.prompts import Piece, Template, as_text
 
 RESEMBLES = 90.0  # rapidfuzz's ratio from which a training question would give a test question away
 

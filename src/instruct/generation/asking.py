@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from instruct.text.prompts import Piece, Turn
+from instruct.core.records import Turn
+from instruct.text.prompts import Piece
 
 
 class Asking(Protocol):

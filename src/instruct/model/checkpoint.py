@@ -24,7 +24,7 @@ from instruct.model.llama import Llama
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_tensors, check_finite
 from instruct.text.jinja import chat_settings, generation_settings
 from instruct.text.prompts import Template
-from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
+from instruct.text.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama
 WEIGHTS, HEAD = "model.safetensors", "lm_head.weight"
@@ -176,7 +176,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path, template: Template | None) -> None:
     save_tokenizer(tokenizer, folder / "tokenizer.json")
     eos = tokenizer.encoding.decode_single_token_bytes(tokenizer.eos_id).decode()
-    extra = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": END_OF_TEXT}
+    extra = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": tokenizer.end_of_text}
     if template:
         pad_id = tokenizer.encoding.encode_single_token(extra["pad_token"])
         write_json(folder / "generation_config.json", generation_settings(tokenizer, pad_id))

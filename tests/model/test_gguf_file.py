@@ -139,7 +139,10 @@ def test_tokenizer_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({**FIELDS, "general.architecture": "qwen2"}, r'holds a "qwen2" model; only "llama" can be read from GGUF'),
+        (
+            {**FIELDS, "general.architecture": "gemma"},
+            r'holds a "gemma" model; only llama, qwen2, qwen3, gpt2 can be read',
+        ),
         ({**FIELDS, "llama.rope.scaling.type": "linear"}, "scaled rotary positions are a variant"),
         ({**FIELDS, "llama.attention.head_count": 3}, "do not divide"),
         *(
@@ -160,9 +163,9 @@ def test_another_architecture_or_a_missing_field_is_refused(tmp_path, fields, me
     ("fields", "message"),
     [
         ({**FIELDS, "tokenizer.ggml.model": "llama"}, r"tokenizer is of kind \('llama', 'smollm'\)"),
-        ({**FIELDS, "tokenizer.ggml.pre": "qwen2"}, r"tokenizer is of kind \('gpt2', 'qwen2'\)"),
-        ({**FIELDS, "tokenizer.ggml.merges": MERGES[::-1]}, "merges are not in the order of tokens"),
-        ({**FIELDS, "tokenizer.ggml.merges": MERGES[:2]}, "merges are not in the order of tokens"),
+        ({**FIELDS, "tokenizer.ggml.pre": "deepseek-llm"}, r"tokenizer is of kind \('gpt2', 'deepseek-llm'\)"),
+        ({**FIELDS, "tokenizer.ggml.merges": MERGES[::-1]}, "merges are not in the order of its tokens"),
+        ({**FIELDS, "tokenizer.ggml.merges": MERGES[:2]}, "merges are not in the order of its tokens"),
         *((without(n), f"the field {n} is missing") for n in FIELDS if "tokenizer" in n),
     ],
 )
@@ -180,8 +183,8 @@ def renamed(old: str, new: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: {**t, "output.weight": t["token_embd.weight"]}, r"the tensor output\.weight has no place"),
-        (lambda t: {**t, "rope_freqs.weight": np.ones(4, np.float32)}, r"rope_freqs\.weight has no place"),
+        (lambda t: {**t, "output.bias": t["output_norm.weight"]}, r"the tensor output\.bias has no place"),
+        (lambda t: {**t, "rope_freqs.weight": np.ones(3, np.float32)}, r"rope_freqs\.weight does not hold factors"),
         (lambda t: {**t, "blk.0.ffn_norm.bias": np.ones(32, np.float32)}, r"blk\.0\.ffn_norm\.bias has no place"),
         (lambda t: {**t, "blk.0.attn_q.bias": np.ones(32, np.float32)}, r"blk\.0\.attn_q\.bias has no place"),
         (renamed("blk.1.ffn_up.weight", "blk.2.ffn_up.weight"), r"layers\.2\.mlp\.up_proj\.weight has no place"),

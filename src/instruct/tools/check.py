@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from instruct.augmentation.settings import AugmentParams
-from instruct.backbones.catalog import Backbone, ModelParams, find_backbone
+from instruct.backbones.catalog import Backbone, ModelParams, find_backbone, pin_first, unpinned
 from instruct.baselines.settings import BaselineParams
-from instruct.core.errors import DataError, InstructError, ParamsError
+from instruct.core.errors import BackboneError, DataError, InstructError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.git import ask_git
 from instruct.core.params import PARAMS_FILE, build, load_params, read_params
@@ -135,6 +135,8 @@ def _committed(path: Path) -> dict[str, str] | None:
 def backbone_lines(name: str) -> list[str]:
     """The backbone in use, and which of its files will be fetched."""
     backbone = find_backbone(name)
+    if not_pinned := unpinned(backbone):
+        raise BackboneError(pin_first(backbone, not_pinned))
     missing = [file.name for file in backbone.files if verify_size(backbone.folder / file.name, file.size)]
     state = f"will be fetched: {', '.join(missing)}" if missing else "here"
     return [f"backbone {backbone.name} ({backbone.licence}): {backbone.about}; {state}"]
@@ -211,7 +213,7 @@ def _tokenizer(backbone: Backbone, *, exact: bool) -> tuple[Tokenizer, int | Non
     return gpt2_tokenizer(), context_without_weights(known, backbone.family)
 
 
-def verify_size(path: Path, size: int) -> bool:
+def verify_size(path: Path, size: int | None) -> bool:
     """Whether a file is missing or of another size; the sha256 is checked when it is loaded."""
     return not path.is_file() or path.stat().st_size != size
 

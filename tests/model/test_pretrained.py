@@ -1,15 +1,16 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface import random_gpt2, random_ids, random_llama
+from huggingface import random_gpt2, random_ids, random_llama, random_qwen2, random_qwen3
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from instruct.backbones.catalog import Backbone, WeightFile
-from instruct.core.errors import BackboneError
+from instruct.core.errors import BackboneError, CheckpointError
 from instruct.model.checkpoint import save_checkpoint
 from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.text.prompts import TEMPLATES
@@ -151,3 +152,48 @@ def test_an_entry_that_cannot_be_a_model_is_refused(cache, values, message):
     with pytest.raises(BackboneError, match=message) as caught:
         load_backbone(backbone, CPU)
     assert "\n" not in str(caught.value)
+
+
+def described(folder: Path, model, eos: object = 256, **values) -> Backbone:
+    """A backbone of a folder that transformers wrote, with a tokenizer of bytes."""
+    tokens = [*(bytes([value]) for value in range(256)), END_OF_TEXT.encode()]
+    save_tokenizer(make_tokenizer(tokens, {END_OF_TEXT: 256}, "smollm", eos_id=256), folder / "tokenizer.json")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": eos}))
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    common = {"family": model.config.model_type, "format": "safetensors"}
+    return entry(folder, "config.json", "tokenizer.json", *weights, **{**common, **values})
+
+
+@pytest.mark.parametrize("make", [random_llama, random_qwen2, random_qwen3])
+def test_sharded_files_of_every_family_are_the_listed_ones_alone(cache, make):
+    """An older whole file beside them, which nobody verified, is not even opened."""
+    theirs = make(vocab_size=257, tie_word_embeddings=False)
+    theirs.save_pretrained(cache / "mine", max_shard_size="30KB")
+    backbone = described(cache / "mine", theirs)
+    assert len(backbone.files) > 4
+    (cache / "mine" / "model.safetensors").write_bytes(b"not even a file of weights")
+    (cache / "mine" / "model.safetensors.index.json").unlink()
+    model, tokenizer = load_backbone(backbone, CPU)
+    ids = torch.tensor([tokenizer.encode("Hi 12")])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_table_chooses_among_several_end_tokens(cache):
+    theirs = random_llama(vocab_size=257)
+    theirs.save_pretrained(cache / "mine")
+    backbone = described(cache / "mine", theirs, eos=[0, 256])
+    with pytest.raises(CheckpointError, match="eos_token_id must be a whole number, is a list"):
+        load_backbone(backbone, CPU)
+    chosen = replace(backbone, config={"eos_token_id": 256})
+    assert load_backbone(chosen, CPU)[1].eos_id == load_tokenizer_of(chosen).eos_id == 256
+
+
+def test_another_family_than_the_tables_is_named(cache):
+    theirs = random_qwen2(vocab_size=257)
+    theirs.save_pretrained(cache / "mine")
+    backbone = described(cache / "mine", theirs, family="qwen3")
+    for look in (lambda: load_backbone(backbone, CPU), lambda: load_tokenizer_of(backbone)):
+        with pytest.raises(BackboneError, match="mine: is a qwen2, not the qwen3 of the table"):
+            look()

@@ -267,7 +267,7 @@ def test_every_section_of_params_is_used_by_a_stage_or_starts_one():
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     used = {name for stage in STAGES.values() for name in names_of(stage["params"])}
     in_text = set(re.findall(r"\$\{(\w+)\.", (ROOT / "dvc.yaml").read_text(encoding="utf-8")))
-    assert sections - used - in_text == set()
+    assert sections - used - in_text == {"serve"}  # what a tool reads must not make a stage stale
 
 
 def test_no_setting_but_a_launcher_becomes_shell():

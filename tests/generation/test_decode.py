@@ -63,10 +63,10 @@ def logits_seen(monkeypatch):
     seen = {}
     original = decode._choose
 
-    def note(rows, logits, params):
+    def note(rows, logits):
         for row, one in zip(rows, logits, strict=True):
             seen.setdefault(row.id, []).append(one.clone())
-        return original(rows, logits, params)
+        return original(rows, logits)
 
     monkeypatch.setattr(decode, "_choose", note)
     return seen

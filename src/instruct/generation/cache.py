@@ -54,6 +54,19 @@ class SlotCache:
                 tensor[target, :, :length] = tensor[source, :, :length]
         self.lengths[target] = self.lengths[source]
 
+    def resize(self, slots: int, capacity: int, rows: int) -> None:
+        """Another number of slots, and of tokens in each; the first `rows` are kept, for which there must be room."""
+        self.slots, self.capacity = slots, whole_tiles(capacity)
+        for store in (self.keys, self.values):
+            for layer, old in store.items():
+                new = old.new_zeros(slots, old.shape[1], self.capacity, old.shape[3])
+                kept = min(old.shape[2], self.capacity)
+                new[:rows, :, :kept] = old[:rows, :, :kept]
+                store[layer] = new
+        lengths = torch.zeros(max(slots, TILE), dtype=torch.long)
+        lengths[:rows] = self.lengths[:rows]
+        self.lengths = lengths
+
 
 class PrefixAttend:
     """The forward pass over the shared prefix alone: (1, H, P, D), stored as it passes."""

@@ -6,7 +6,6 @@ cache, whatever the number of prompts.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,40 +15,16 @@ from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.generation.cache import whole_tiles
 from instruct.generation.engine import Engine, Model, not_numbers
-from instruct.generation.sampling import make_generator, next_token
+from instruct.generation.rows import Answer, Row, repeats
+from instruct.generation.sampling import make_generator
 from instruct.generation.settings import GenerateParams
-from instruct.generation.static import StaticEngine
+from instruct.generation.static import BURST, StaticEngine
 from instruct.text.encoding import Prompt, encode_prompt
 from instruct.text.tokenizer import Tokenizer
 
-StopReason = Literal["end_of_text", "stop_string", "length", "repetition"]
+__all__ = ["Answer", "Running", "check_prompts", "generate", "repeats"]
 ENGINES: Mapping[str, type[Engine] | type[StaticEngine]] = {"cuda": StaticEngine}  # by device; else Engine
 REFILL_SHARE = 0.25  # of the rows must be free before waiting prompts are run
-LONGEST_REPEAT = 32  # tokens of a block that the repetition guard looks for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a model said to one prompt; `tokens` leaves the end token out."""
-
-    text: str
-    stop_reason: StopReason
-    prompt_tokens: int
-    truncated_tokens: int
-    tokens: int
-
-
-@dataclass(kw_only=True)
-class _Row:
-    """One prompt being answered; `own` is what follows the prefix that all prompts share."""
-
-    id: str
-    prompt_tokens: int
-    truncated_tokens: int
-    own: list[int]
-    generator: torch.Generator
-    answer: list[int]
-    stop_reason: StopReason | None = None
 
 
 @dataclass(kw_only=True)
@@ -57,7 +32,7 @@ class _Batch:
     """Rows to be answered with one cache, the shortest first; each goes into one of `slots` of `capacity` tokens."""
 
     prefix: list[int]
-    waiting: list[_Row]
+    waiting: list[Row]
     slots: int
     capacity: int
 
@@ -85,15 +60,15 @@ def generate(
     for stop in stop_strings:
         if not isinstance(stop, str) or not stop:
             raise DataError(f"a stop string must be text that is not empty, is {stop!r}; correct the template")
-    batches = _plan(model, tokenizer, prompts, prefix, params)
+    batches = _plan(model, tokenizer, prompts, prefix, params, stop_strings)
     answers: dict[str, Answer] = {}
 
-    def finish(row: _Row) -> None:
-        answers[row.id] = _to_answer(row, tokenizer, stop_strings)
+    def finish(row: Row) -> None:
+        answers[row.id] = row.finished(tokenizer)
         on_answer(row.id, answers[row.id])
         progress.add()
 
-    def after_step(rows: Sequence[_Row]) -> None:
+    def after_step(rows: Sequence[Row]) -> None:
         progress.add(0, note=f"{sum(len(row.answer) for row in rows)} tokens of {len(rows)} more")
 
     with (
@@ -102,7 +77,7 @@ def generate(
         runtime.autocast(),
     ):
         for batch in batches:
-            _answer_batch(model, tokenizer, batch, params, stop_strings, finish, after_step)
+            _answer_batch(model, tokenizer, batch, finish, after_step)
     return {id_: answers[id_] for id_ in prompts}
 
 
@@ -114,13 +89,18 @@ def check_prompts(
 
 
 def _plan(
-    model: Model, tokenizer: Tokenizer, prompts: Mapping[str, Prompt], prefix: Prompt, params: GenerateParams
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Mapping[str, Prompt],
+    prefix: Prompt,
+    params: GenerateParams,
+    stop_strings: Sequence[str] = (),
 ) -> list[_Batch]:
     """The prompts as rows in batches whose slots fit, the long ones apart from those of less than half their room."""
-    rows = _make_rows(tokenizer, prompts, model.block_size, params)
+    rows = _make_rows(tokenizer, prompts, model.block_size, params, stop_strings)
     shared = encode_prompt(tokenizer, prefix)
     # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.
-    groups: tuple[list[_Row], list[_Row]] = ([], [])
+    groups: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
         groups[0 if row.own[: len(shared)] == shared and len(row.own) > len(shared) else 1].append(row)
     batches: list[_Batch] = []
@@ -144,8 +124,12 @@ def _plan(
 
 
 def _make_rows(
-    tokenizer: Tokenizer, prompts: Mapping[str, Prompt], block_size: int, params: GenerateParams
-) -> list[_Row]:
+    tokenizer: Tokenizer,
+    prompts: Mapping[str, Prompt],
+    block_size: int,
+    params: GenerateParams,
+    stop_strings: Sequence[str],
+) -> list[Row]:
     room = block_size - params.max_new_tokens
     rows, problems = [], []
     for id_, text in prompts.items():
@@ -159,7 +143,17 @@ def _make_rows(
         head = (len(ids) - cut + 1) // 2  # cut from the middle: both ends are the template's
         own = ids[:head] + ids[head + cut :]
         generator = make_generator(params.seed, id_)
-        rows.append(_Row(id=id_, prompt_tokens=len(ids), truncated_tokens=cut, own=own, generator=generator, answer=[]))
+        rows.append(
+            Row(
+                id=id_,
+                prompt_tokens=len(ids),
+                truncated_tokens=cut,
+                own=own,
+                generator=generator,
+                params=params,
+                stop_strings=stop_strings,
+            )
+        )
     if problems:
         remedy = f"the model has room for {room} beside generate.max_new_tokens {params.max_new_tokens}"
         raise DataError("\n".join([*problems, f"{remedy}; shorten them, or set generate.over_long: truncate"]))
@@ -170,43 +164,28 @@ def _answer_batch(
     model: Model,
     tokenizer: Tokenizer,
     batch: _Batch,
-    params: GenerateParams,
-    stop_strings: Sequence[str],
-    finish: Callable[[_Row], None],
-    after_step: Callable[[Sequence[_Row]], None],
+    finish: Callable[[Row], None],
+    after_step: Callable[[Sequence[Row]], None],
 ) -> None:
     """Answer rows that share a prefix, the longest prompts first, so that every later one fits into a slot."""
     waiting, slots = batch.waiting, batch.slots
     make_engine = ENGINES.get(model.device.type, Engine)
     engine = make_engine(model, batch.prefix, slots=slots, capacity=batch.capacity, vocab_size=tokenizer.vocab_size)
-    active: list[_Row] = []
-    while waiting or active:
-        free = slots - len(active)
-        if waiting and (not active or free >= REFILL_SHARE * slots):
-            new = _take_waiting(waiting, free, engine.prefill_tokens)
-            columns = [_choose(new, engine.prefill([row.own for row in new], first=len(active)), params)]
-            active += new
+    running = Running(engine, tokenizer)
+    while waiting or running.rows:
+        free = slots - len(running.rows)
+        if waiting and (not running.rows or free >= REFILL_SHARE * slots):
+            running.join(_take_waiting(waiting, free, engine.prefill_tokens))
         else:
-            new = active
-            columns = _next_tokens(engine, active, params)
-        for tokens in columns:
-            for row, token in zip(new, tokens, strict=True):
-                if row.stop_reason is None:
-                    row.stop_reason = _stop_reason(row, token, params, tokenizer, stop_strings)
-        for slot in reversed(range(len(active))):
-            if active[slot].stop_reason is None:
-                continue
-            finish(active[slot])
-            last = active.pop()
-            if slot < len(active):
-                engine.move(len(active), slot)
-                active[slot] = last
-        after_step(active)
+            running.step()
+        for row in running.leave():
+            finish(row)
+        after_step(running.rows)
 
 
-def _take_waiting(waiting: list[_Row], free: int, prefill_tokens: int) -> list[_Row]:
+def _take_waiting(waiting: list[Row], free: int, prefill_tokens: int) -> list[Row]:
     """The next prompts, the longest first, as many as slots are free and one pass should hold."""
-    taken: list[_Row] = []
+    taken: list[Row] = []
     while waiting and len(taken) < free:
         longest = len(taken[0].own) if taken else 0
         if (len(taken) + 1) * longest > prefill_tokens:  # attention in a pass is as wide as its longest prompt
@@ -215,70 +194,62 @@ def _take_waiting(waiting: list[_Row], free: int, prefill_tokens: int) -> list[_
     return taken
 
 
-def _next_tokens(engine: Engine | StaticEngine, rows: Sequence[_Row], params: GenerateParams) -> list[list[int]]:
-    """The next tokens of all rows, step by step: several steps at once where the engine chooses them itself.
+class Running:
+    """The answers in progress on one engine: new ones join between two steps, and one that ends frees its slot."""
 
-    A row may end in one of them; what it is given after that does not count.
-    """
-    newest = [row.answer[-1] for row in rows]
-    if params.temperature > 0 or isinstance(engine, Engine):
-        return [_choose(rows, engine.decode(newest), params)]
-    left = params.max_new_tokens - min(len(row.answer) for row in rows)
-    columns, broken = engine.decode_greedily(newest, min(engine.burst, left))
-    _refuse_broken(rows, broken)
-    return columns
+    def __init__(self, engine: Engine | StaticEngine, tokenizer: Tokenizer) -> None:
+        self.engine, self.rows, self._tokenizer = engine, list[Row](), tokenizer
+
+    def join(self, new: list[Row]) -> None:
+        """Run prompts into the next free slots, of which there must be as many; each is given its first token."""
+        logits = self.engine.prefill([row.own for row in new], first=len(self.rows))
+        self.rows += new
+        self._take(new, [_choose(new, logits)])
+
+    def step(self, most: int = BURST) -> None:
+        """One more token for each row: at most so many at once where the engine chooses them itself.
+
+        A row may end in one of them; what it is given after that does not count.
+        """
+        newest = [row.answer[-1] for row in self.rows]
+        if isinstance(self.engine, Engine) or any(row.params.temperature or row.best is not None for row in self.rows):
+            self._take(self.rows, [_choose(self.rows, self.engine.decode(newest))])
+            return
+        left = max(row.params.max_new_tokens - len(row.answer) for row in self.rows)
+        columns, broken = self.engine.decode_greedily(newest, min(most, left))
+        _refuse_broken(self.rows, broken)
+        self._take(self.rows, columns)
+
+    def leave(self) -> list[Row]:
+        """Take out the rows that have stopped; those that go on hold the first slots again."""
+        gone = []
+        for slot in reversed(range(len(self.rows))):
+            if self.rows[slot].stop_reason is None:
+                continue
+            gone.append(self.rows[slot])
+            last = self.rows.pop()
+            if slot < len(self.rows):
+                self.engine.move(len(self.rows), slot)
+                self.rows[slot] = last
+        return gone
+
+    def _take(self, rows: Sequence[Row], columns: Sequence[Sequence[int]]) -> None:
+        for tokens in columns:
+            for row, token in zip(rows, tokens, strict=True):
+                if row.stop_reason is None:
+                    row.take(token, self._tokenizer)
 
 
-def _choose(rows: Sequence[_Row], logits: Tensor, params: GenerateParams) -> list[int]:
+def _choose(rows: Sequence[Row], logits: Tensor) -> list[int]:
     """Each row's next token from (N, vocab_size) logits."""
     _refuse_broken(rows, not_numbers(logits))
-    if params.temperature == 0:
-        return logits.argmax(dim=-1).tolist()
-    return [next_token(one, params, row.generator) for row, one in zip(rows, logits, strict=True)]
+    likeliest = logits.argmax(dim=-1).tolist()
+    return [row.choose(one, token) for row, one, token in zip(rows, logits, likeliest, strict=True)]
 
 
-def _refuse_broken(rows: Sequence[_Row], broken: Sequence[bool]) -> None:
+def _refuse_broken(rows: Sequence[Row], broken: Sequence[bool]) -> None:
     ids = ", ".join(row.id for row, bad in zip(rows, broken, strict=True) if bad)
     if ids:
         raise CheckpointError(
             f"records {ids}: the model's output is not a number; its weights are damaged, train again"
         )
-
-
-def _stop_reason(
-    row: _Row, token: int, params: GenerateParams, tokenizer: Tokenizer, stop_strings: Sequence[str]
-) -> StopReason | None:
-    if token in tokenizer.stop_ids:
-        return "end_of_text"
-    row.answer.append(token)
-    # A token is at least one byte, so the last tokens hold any stop string that ends with this one.
-    reach = max((len(stop.encode()) for stop in stop_strings), default=0)
-    tail = tokenizer.decode(row.answer[-reach:]) if reach else ""
-    if any(stop in tail for stop in stop_strings):
-        return "stop_string"
-    if params.max_repeats and repeats(row.answer, params.max_repeats):
-        return "repetition"
-    return "length" if len(row.answer) == params.max_new_tokens else None
-
-
-def repeats(tokens: Sequence[int], times: int) -> bool:
-    """Whether `tokens` ends with one block of up to LONGEST_REPEAT tokens, `times` over."""
-    for size in range(1, min(LONGEST_REPEAT, len(tokens) // times) + 1):
-        block = tokens[-size:]
-        if all(tokens[-size * (i + 1) : -size * i or None] == block for i in range(times)):
-            return True
-    return False
-
-
-def _to_answer(row: _Row, tokenizer: Tokenizer, stop_strings: Sequence[str]) -> Answer:
-    text = tokenizer.decode(row.answer)
-    if row.stop_reason == "stop_string":
-        text = text[: min(text.find(stop) for stop in stop_strings if stop in text)]
-    assert row.stop_reason is not None
-    return Answer(
-        text=text.strip(),
-        stop_reason=row.stop_reason,
-        prompt_tokens=row.prompt_tokens,
-        truncated_tokens=row.truncated_tokens,
-        tokens=len(row.answer),
-    )

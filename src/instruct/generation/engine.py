@@ -4,14 +4,16 @@ Matrix products of at least `TILE` rows give each row the same bits whatever the
 other kernels. So every pass is filled up to that many rows, and an answer never depends on its neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from instruct.generation.cache import TILE, DecodeAttend, PrefillAttend, PrefixAttend, SlotCache
-from instruct.model.decoder import Attend
+from instruct.model.decoder import Attend, attend_causally
+
+PART = 64  # places of a prompt whose logits are in memory at once
 
 
 class Model(Protocol):
@@ -55,6 +57,7 @@ class Engine:
         """Run one more token of each of the first rows → (N, vocab_size) logits of what comes next."""
         rows = max(len(tokens), TILE)
         filled = [*tokens, *[0] * (rows - len(tokens))]
+        self.cache.lengths[len(tokens) :] = 0  # what an answer left behind would only make the step longer
         attend = DecodeAttend(self.cache, rows)
         input_ids = torch.tensor(filled, device=self.model.device)[:, None]  # (N, 1)
         positions = (self.cache.lengths[:rows] + len(self.prefix)).to(self.model.device)[:, None]
@@ -79,6 +82,15 @@ class Engine:
             hidden = torch.cat((hidden, hidden.new_zeros(TILE - rows, hidden.shape[1])))
         # A model may have spare rows, which stand for no token.
         return self.model.logits(hidden)[:rows, : self._vocab_size].float()
+
+
+def prompt_logits(model: Model, ids: Sequence[int], vocab_size: int) -> Iterator[tuple[Tensor, Sequence[int]]]:
+    """What the model expects at each place of a text but the first: (T, vocab_size) logits with the T tokens there."""
+    places = torch.arange(len(ids), device=model.device)[None]
+    hidden = model.hidden_states(torch.tensor([list(ids)], device=model.device), places, attend_causally)[0]
+    for start in range(0, len(ids) - 1, PART):
+        part = hidden[start : min(start + PART, len(ids) - 1)]
+        yield model.logits(part)[:, :vocab_size].float(), ids[start + 1 : start + 1 + len(part)]
 
 
 def not_numbers(logits: Tensor) -> list[bool]:

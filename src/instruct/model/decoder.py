@@ -90,6 +90,11 @@ class Decoder(nn.Module):
         return self.embedding.weight.device
 
 
+def unset_embedding(tokens: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are to be filled in: torch's own way to draw them takes two seconds of imports."""
+    return nn.Embedding.from_pretrained(torch.empty(tokens, width), freeze=False)
+
+
 def add_rows(weight: Tensor, ids: Tensor, gradient: Tensor) -> None:
     """Add the gradient of looked up rows to that of the embedding, in place.
 

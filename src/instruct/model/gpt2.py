@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct.core.errors import CheckpointError
-from instruct.model.decoder import Attend, Decoder
+from instruct.model.decoder import Attend, Decoder, unset_embedding
 from instruct.model.limits import check_shape
 from instruct.model.linear import Linear
 
@@ -52,8 +52,8 @@ class GPT2(Decoder):
         super().__init__()
         self.config = config
         self.block_size = config.n_positions
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = unset_embedding(config.vocab_size, config.n_embd)
+        self.wpe = unset_embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 

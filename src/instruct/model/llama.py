@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct.core.errors import CheckpointError
-from instruct.model.decoder import Attend, Decoder
+from instruct.model.decoder import Attend, Decoder, unset_embedding
 from instruct.model.limits import check_shape
 from instruct.model.linear import Linear
 
@@ -116,7 +116,7 @@ class Llama(Decoder):
         super().__init__()
         self.config = config
         self.block_size = config.max_position_embeddings
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = unset_embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         # No linear layer: adapters and quantisation take those, and leave the head as it is.

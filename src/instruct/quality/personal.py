@@ -4,7 +4,7 @@ They warn; they prove nothing. A hit says where it is, never what it is, since r
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
@@ -95,6 +95,19 @@ def _secret(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
         if "EXAMPLE" not in key and (key.startswith("-----") or len(set(key)) >= 12):
             return found
     return None
+
+
+def _key(text: str) -> re.Match[str] | None:
+    return next((key for part, pattern, _ in _KEYS if part in text and (key := _secret(pattern, text))), None)
+
+
+# The first place in a text that looks like each kind, or None.
+LOOKS: Mapping[str, Callable[[str], re.Match[str] | None]] = {
+    "pii_email": _email,
+    "pii_phone": _phone,
+    "pii_card": _card,
+    "pii_key": _key,
+}
 
 
 def _luhn(digits: str) -> bool:

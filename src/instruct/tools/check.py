@@ -23,6 +23,7 @@ from instruct.generation.settings import GenerateParams
 from instruct.quality.settings import QualityParams
 from instruct.report.settings import PlotParams
 from instruct.servers.settings import ServersParams
+from instruct.serving.settings import ServeParams
 from instruct.splitting.partition import PARTS, SplitParams, divide
 from instruct.splitting.summary import find_warnings, summarise
 from instruct.text.prompts import PromptParams
@@ -54,6 +55,7 @@ SECTIONS: dict[str, type[Any]] = {
     "evaluate": EvaluateParams,
     "servers": ServersParams,
     "plot": PlotParams,
+    "serve": ServeParams,
 }
 
 

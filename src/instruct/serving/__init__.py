@@ -1,0 +1,1 @@
+"""Ask, chat and serve: what was trained, through the template and the engine that were evaluated."""

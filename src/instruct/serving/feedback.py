@@ -1,0 +1,142 @@
+"""What people prefer or would have said, appended to files that training reads; held-out prompts are refused."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from rapidfuzz import fuzz, process
+
+from instruct.core.errors import InstructError
+from instruct.core.records import read_examples
+from instruct.serving.problems import Problem
+from instruct.serving.requests import Strict, Text
+from instruct.serving.systems import System
+from instruct.splitting.near_duplicates import normalise
+
+PREFERENCES, MINE = Path("data/preferences.jsonl"), Path("data/mine.jsonl")
+HELD_OUT = (Path("data/split/val.json"), Path("data/split/test.json"))
+Said = Annotated[Text, Field(min_length=1, max_length=100_000)]
+
+
+class Answered(Strict):
+    """An answer, and the system that gave it."""
+
+    system: Text
+    text: Said
+
+
+class PreferenceRequest(Strict):
+    """One answer is better than each of the others."""
+
+    instruction: Said
+    input: Text = ""
+    chosen: Answered
+    rejected: Annotated[list[Answered], Field(min_length=1, max_length=16)]
+    seed: int
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    max_tokens: Annotated[int, Field(ge=1)]
+    blind: bool = False
+
+
+class MineRequest(Strict):
+    """What a person would have answered."""
+
+    instruction: Said
+    input: Text = ""
+    output: Said
+
+
+class Feedback:
+    """Where choices go; `root` is the project's folder."""
+
+    def __init__(self, systems: Mapping[str, System], max_similarity: float, root: Path = Path()) -> None:
+        self._systems, self._limit, self._root = systems, max_similarity, root
+
+    def prefer(self, one: PreferenceRequest) -> dict[str, Any]:
+        """Append a line for each answer that is worse."""
+        self._refuse_held_out(one.instruction, one.input)
+        lines = [self._pair(one, rejected) for rejected in one.rejected if rejected.text != one.chosen.text]
+        if not lines:
+            raise Problem("the answers are the same; there is nothing to prefer", param="rejected", code="same_answers")
+        self._append(PREFERENCES, lines)
+        return {"file": str(PREFERENCES), "lines": len(lines)}
+
+    def keep(self, one: MineRequest) -> dict[str, Any]:
+        """Append a record like those of the data set."""
+        self._refuse_held_out(one.instruction, one.input)
+        self._append(MINE, [one.model_dump()])
+        return {"file": str(MINE), "lines": 1}
+
+    def _pair(self, one: PreferenceRequest, rejected: Answered) -> dict[str, Any]:
+        better, worse = self._system(one.chosen.system), self._system(rejected.system)
+        return {
+            "prompt": better.template.render(one.instruction, one.input),
+            "instruction": one.instruction,
+            "input": one.input,
+            "chosen": one.chosen.text,
+            "rejected": rejected.text,
+            "chosen_system": better.name,
+            "rejected_system": worse.name,
+            "chosen_digest": better.digest,
+            "rejected_digest": worse.digest,
+            "template": better.template_name,
+            "seed": one.seed,
+            "temperature": one.temperature,
+            "max_tokens": one.max_tokens,
+            "blind": one.blind,
+        }
+
+    def _system(self, name: str) -> System:
+        if name not in self._systems:
+            raise Problem(f"there is no model {name[:80]!r}", param="system", code="model_not_found", status=404)
+        return self._systems[name]
+
+    def _refuse_held_out(self, instruction: str, input: str) -> None:
+        """Training on what resembles a test record would spoil the measurement."""
+        wanted = normalise(f"{instruction}\n{input}")
+        for path in HELD_OUT:
+            try:
+                known = read_examples(self._root / path)
+            except InstructError as error:
+                raise Problem(
+                    f"{path}: cannot be read, so nobody knows whether this prompt is held out ({error})",
+                    status=409,
+                    code="no_split",
+                ) from None
+            texts = [normalise(f"{example.instruction}\n{example.input}") for example in known]
+            found = process.extractOne(wanted, texts, scorer=fuzz.ratio, score_cutoff=self._limit)
+            if found:
+                raise Problem(
+                    f"this prompt resembles record {known[found[2]].id} of {path} ({found[1]:.0f} of 100): training on "
+                    "it would spoil the measurement",
+                    param="instruction",
+                    code="held_out",
+                    status=409,
+                )
+
+    def _append(self, name: Path, lines: list[dict[str, Any]]) -> None:
+        path = self._root / name
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            append(path, text.encode())
+        except OSError as error:
+            raise Problem(f"{name}: cannot be written ({error.strerror})", status=500, code="not_written") from None
+
+
+def append(path: Path, text: bytes) -> None:
+    """Add whole lines to a file, beside other processes that do so; a last line without its end is ended first."""
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                text = b"\n" + text
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

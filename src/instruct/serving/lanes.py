@@ -1,0 +1,217 @@
+"""Continuous batching: requests join the answers in progress on a model, first come, first served, and leave freely.
+
+A lane holds the prompts of one model that begin alike. Its cache grows with what is in it, up to its bound, and is
+small again when nobody waits. No answer depends on what else is in the lane: the engine sees to that.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from instruct.generation.cache import TILE, whole_tiles
+from instruct.generation.decode import ENGINES, Running
+from instruct.generation.engine import Engine, prompt_logits
+from instruct.generation.rows import Row, Score, StopReason, scores_of
+from instruct.generation.sampling import make_generator
+from instruct.generation.settings import GenerateParams
+from instruct.serving.systems import System
+
+log = logging.getLogger(__name__)
+SMALL = 256  # tokens of a slot to begin with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What is new about an answer; `reason` or `error` is set in the last one."""
+
+    tokens: tuple[int, ...] = ()
+    scores: tuple[Score, ...] = ()
+    prompt_scores: tuple[Score, ...] = ()
+    reason: StopReason | None = None
+    error: str = ""
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """One answer that is asked for.
+
+    `best` asks for the scores of its tokens, `echo` for those of the prompt's too, and `score_only` for no answer. Its
+    random numbers come from `seed` and `name` alone. `deliver` is called in the thread of the engine.
+    """
+
+    system: str
+    ids: Sequence[int]
+    params: GenerateParams
+    stop_strings: Sequence[str]
+    deliver: Callable[[Event], None]
+    seed: int = 0
+    name: str = "0"
+    best: int | None = None
+    echo: bool = False
+    score_only: bool = False
+    cancelled: bool = False
+    told: int = 0
+    row: Row | None = field(default=None, repr=False)
+
+    @property
+    def room(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.ids) + (0 if self.score_only else self.params.max_new_tokens)
+
+
+Post = tuple[Job, Event]
+
+
+class Lane:
+    """The requests to one system whose prompts begin with `prefix`."""
+
+    def __init__(self, system: System, prefix: Sequence[int], *, slots: int, cache_tokens: int) -> None:
+        self.system, self.prefix, self._most, self._bound = system, list(prefix), slots, cache_tokens
+        self.waiting: deque[Job] = deque()
+        self._running: Running | None = None
+        self._jobs: dict[int, Job] = {}  # by the identity of their rows
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.waiting or self._jobs)
+
+    @property
+    def active(self) -> int:
+        """Answers in progress."""
+        return len(self._jobs)
+
+    def turn(self) -> list[Post]:
+        """Let waiting ones join, run one step, and say what is new; a pass that fails ends its answers alone."""
+        posts: list[Post] = []
+        try:
+            with torch.inference_mode(), self.system.runtime.autocast():
+                posts += self._drop_cancelled()
+                posts += self._join()
+                if self._running and self._running.rows:
+                    self._running.step()
+                posts += self._news()
+        except Exception as error:  # whatever it is: nobody may be left waiting for an answer that never comes
+            log.exception("%s: a pass failed", self.system.name)
+            posts += [(job, Event(error=str(error))) for job in self._jobs.values()]
+            self._jobs, self._running = {}, None
+        if not self._jobs:
+            self._shrink()
+        return posts
+
+    def _drop_cancelled(self) -> list[Post]:
+        posts = [(job, Event(reason="cancelled")) for job in self.waiting if job.cancelled]
+        self.waiting = deque(job for job in self.waiting if not job.cancelled)
+        for job in self._jobs.values():
+            if job.cancelled and job.row:
+                job.row.stop_reason = "cancelled"
+        return [*posts, *self._news()]
+
+    def _join(self) -> list[Post]:
+        new = self._take()
+        posts = list[Post]()
+        for job in new:
+            if job.echo:
+                posts.append((job, Event(prompt_scores=self._score(job), reason="length" if job.score_only else None)))
+        rows = [self._row_of(job) for job in new if not job.score_only]
+        if rows:
+            self._start().join(rows)
+            posts += self._news()
+        return posts
+
+    def _take(self) -> list[Job]:
+        """The next ones in line for which there is room now."""
+        rows = [job for job in self._jobs.values()]
+        taken: list[Job] = []
+        widest = max((job.room for job in rows), default=0)
+        longest = 0
+        while self.waiting:
+            job = self.waiting[0]
+            count, widest = len(rows) + len(taken) + 1, max(widest, job.room)
+            longest = max(longest, len(job.ids))
+            full = count > self._most or count * whole_tiles(widest) > self._bound - len(self.prefix)
+            crowded = (len(taken) + 1) * longest > Engine.prefill_tokens
+            if (full and count > 1) or (crowded and taken):
+                break
+            taken.append(self.waiting.popleft())
+            self._make_room(count, widest)
+        return taken
+
+    def _start(self) -> Running:
+        if self._running is None:
+            model, vocabulary = self.system.model, self.system.tokenizer.vocab_size
+            make, fixed = ENGINES.get(model.device.type, Engine), model.block_size - len(self.prefix)
+            slots, capacity = (min(TILE, self._most), min(SMALL, fixed)) if make is Engine else (self._most, fixed)
+            engine = make(model, self.prefix, slots=slots, capacity=capacity, vocab_size=vocabulary)
+            self._running = Running(engine, self.system.tokenizer)
+        return self._running
+
+    def _make_room(self, count: int, widest: int) -> None:
+        running = self._start()
+        if not isinstance(running.engine, Engine):
+            return
+        cache, needed = running.engine.cache, whole_tiles(widest - len(self.prefix))
+        if count <= cache.slots and needed <= cache.capacity:
+            return
+        slots = min(max(2 * count, cache.slots), self._most) if count > cache.slots else cache.slots
+        capacity = max(cache.capacity, needed)
+        if slots * capacity > self._bound - len(self.prefix):
+            slots, capacity = count, needed
+        cache.resize(slots, capacity, len(running.rows))
+
+    def _shrink(self) -> None:
+        """Give a cache that has grown back, once nobody uses it."""
+        if self._running and isinstance(engine := self._running.engine, Engine):
+            small = min(TILE, self._most), min(SMALL, self.system.model.block_size)
+            if engine.cache.slots > small[0] or engine.cache.capacity > whole_tiles(small[1]):
+                engine.cache.resize(*small, 0)
+
+    def _row_of(self, job: Job) -> Row:
+        job.row = Row(
+            id=job.name,
+            prompt_tokens=len(job.ids),
+            truncated_tokens=0,
+            own=list(job.ids[len(self.prefix) :]),
+            generator=make_generator(job.seed, job.name),
+            params=job.params,
+            stop_strings=job.stop_strings,
+            best=job.best,
+        )
+        self._jobs[id(job.row)] = job
+        return job.row
+
+    def _score(self, job: Job) -> tuple[Score, ...]:
+        model, vocabulary = self.system.model, self.system.tokenizer.vocab_size
+        parts = prompt_logits(model, job.ids, vocabulary)
+        return tuple(one for logits, ids in parts for one in scores_of(logits, ids, job.best or 0))
+
+    def _news(self) -> list[Post]:
+        """What the rows have been given since they were told, and the end of those that leave."""
+        if self._running is None:
+            return []
+        gone = self._running.leave()
+        return [post for row in [*self._running.rows, *gone] for post in self._tell(row)]
+
+    def _tell(self, row: Row) -> Iterator[Post]:
+        job = self._jobs[id(row)]
+        if len(row.answer) > job.told or row.stop_reason:
+            new = tuple(row.answer[job.told :])
+            scores = tuple(row.scores[job.told : len(row.answer)])
+            job.told = len(row.answer)
+            yield job, Event(tokens=new, scores=scores, reason=row.stop_reason)
+        if row.stop_reason:
+            del self._jobs[id(row)]
+
+
+def lanes_of(system: System, *, slots: int, cache_tokens: int) -> list[Lane]:
+    """The lane of the template's prompts, and the lane of all others."""
+    prefix = system.tokenizer.encode(system.template.prefix)
+    return [Lane(system, ids, slots=slots, cache_tokens=cache_tokens) for ids in ([prefix, []] if prefix else [[]])]
+
+
+def lane_for(lanes: Sequence[Lane], ids: Sequence[int]) -> Lane:
+    """The first lane that a prompt fits in."""
+    return next(lane for lane in lanes if list(ids[: len(lane.prefix)]) == lane.prefix and len(ids) > len(lane.prefix))

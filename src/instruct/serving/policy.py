@@ -1,0 +1,204 @@
+"""The policy filter: patterns that block, mask or flag what is asked and answered, in a file that Git keeps.
+
+It looks at normalised text (NFKC, no invisible characters, look-alikes as the letters that they imitate) and cuts
+in the text as it was. It finds what has a form. It does not understand: names, meaning and clever wording pass.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from instruct.core.errors import DataError, ParamsError
+from instruct.core.params import build, require
+from instruct.core.parsing import read_yaml
+from instruct.quality.personal import LOOKS
+
+Action = Literal["block", "mask", "flag"]
+Side = Literal["prompts", "answers"]
+MASK = "[removed]"
+LONGEST = 500  # characters that a pattern may match, by which streaming is held back
+LONGEST_PERSONAL = 128
+# Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
+_LOOK_ALIKE = str.maketrans(
+    "АВЕЗКМНОРСТУХІЈЅаеорсухіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧαιονρυ",
+    "ABE3KMHOPCTYXIJSaeopcyxijsdhlABEZHIKMNOPTYXaiovpu",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One pattern: a regular expression, or a kind of personal data that the quality checks know."""
+
+    name: str
+    action: Action
+    pattern: str = ""
+    personal: str = ""
+    message: str = ""
+    on: tuple[Side, ...] = ("prompts", "answers")
+    _compiled: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require("name", self.name, bool(self.name), "given")
+        require("pattern", self.pattern, bool(self.pattern) != bool(self.personal), "given, or else personal")
+        require("personal", self.personal, not self.personal or self.personal in LOOKS, f"one of {', '.join(LOOKS)}")
+        require("on", self.on, bool(self.on) and set(self.on) <= {"prompts", "answers"}, "of prompts and answers")
+        if self.pattern:
+            object.__setattr__(self, "_compiled", _compile(self.pattern))
+
+    @property
+    def longest(self) -> int:
+        """The most characters that it matches."""
+        return LONGEST_PERSONAL if self.personal else _width(self.pattern)
+
+    def search(self, text: str, start: int) -> re.Match[str] | None:
+        """The first match from `start` on."""
+        if self._compiled:
+            return self._compiled.search(text, start)
+        found = LOOKS[self.personal](text[start:])
+        return found and re.compile(re.escape(found.group())).search(text, start)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern, re.IGNORECASE)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ParamsError(f"pattern must be a regular expression, is not ({error})") from None
+    width = _width(pattern)
+    require(
+        "pattern", pattern, 0 < width <= LONGEST, f"of bounded length, up to {LONGEST}: write {{0,40}} instead of *"
+    )
+    require("pattern", pattern, not compiled.match(""), "one that matches no empty text")
+    return compiled
+
+
+def _width(pattern: str) -> int:
+    return re._parser.parse(pattern, re.IGNORECASE).getwidth()[1]  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Where a rule applies in a text."""
+
+    rule: Rule
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """All rules, in the order of the file."""
+
+    rules: tuple[Rule, ...]
+
+    def longest(self, side: Side) -> int:
+        """The characters by which a stream is held back."""
+        return max((rule.longest for rule in self.rules if side in rule.on), default=0)
+
+    def find(self, text: str, side: Side) -> list[Finding]:
+        """What the rules for one side find, in the order of the text."""
+        normal, places = normalise(text)
+        found = [
+            Finding(rule=rule, start=places[match.start()], end=places[match.end() - 1] + 1)
+            for rule in self.rules
+            if side in rule.on
+            for match in _all_matches(rule, normal)
+        ]
+        return sorted(found, key=lambda one: (one.start, -one.end))
+
+
+def _all_matches(rule: Rule, text: str) -> list[re.Match[str]]:
+    found, start = list[re.Match[str]](), 0
+    while match := rule.search(text, start):
+        found.append(match)
+        start = match.end()
+    return found
+
+
+def normalise(text: str) -> tuple[str, list[int]]:
+    r"""The text as it is searched, and where each of its characters comes from.
+
+    >>> normalise("\uff21\u200bb\u0421")
+    ('AbC', [0, 2, 3])
+    """
+    if text.isascii():
+        return text, list(range(len(text)))
+    letters, places = list[str](), list[int]()
+    for place, character in enumerate(text):
+        for letter in unicodedata.normalize("NFKC", character).translate(_LOOK_ALIKE):
+            if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f":
+                letters.append(letter)
+                places.append(place)
+    return "".join(letters), places
+
+
+def read_policy(path: str | Path) -> Policy | None:
+    """The rules of a file, or None for the path ""; raises DataError or ParamsError that names the rule."""
+    if not str(path):
+        return None
+    values = read_yaml(Path(path))
+    if not isinstance(values, list) or not values:
+        raise DataError(f"{path}: must be a list of rules, each with name, action, and pattern or personal")
+    return Policy(rules=tuple(_rule(value, f"{path}: rule {place + 1}") for place, value in enumerate(values)))
+
+
+def _rule(value: Any, where: str) -> Rule:
+    if isinstance(value, Mapping) and "_compiled" in value:
+        raise ParamsError(f"{where}._compiled is not a setting")
+    return build(Rule, value, where=where)
+
+
+class PolicyStream:
+    """A text as it grows, filtered; it is held back by the longest pattern, so that nothing found has been shown.
+
+    `blocked` is the rule that ended it, `flagged` the names of those that only tell.
+    """
+
+    def __init__(self, policy: Policy | None, side: Side) -> None:
+        self._policy, self._side = policy, side
+        self._kept = policy.longest(side) if policy else 0
+        self._seen, self._given = "", 0
+        self.blocked: Rule | None = None
+        self.applied: list[Rule] = []
+
+    def push(self, text: str, *, final: bool = False) -> str:
+        """What of the text so far may be shown and has not been."""
+        if self._policy is None:
+            return text
+        self._seen += text
+        if self.blocked:
+            return ""
+        end = len(self._seen)
+        if not final:
+            _, places = normalise(self._seen)
+            end = places[len(places) - self._kept] if len(places) > self._kept else 0
+        return self._release(self._policy.find(self._seen, self._side), end)
+
+    def _release(self, findings: Sequence[Finding], end: int) -> str:
+        parts = []
+        for one in findings:
+            if one.start >= end:
+                break
+            if one.rule not in self.applied and one.end > self._given:
+                self.applied.append(one.rule)
+            if one.rule.action == "flag" or one.end <= self._given:
+                continue
+            parts.append(self._seen[self._given : one.start])
+            if one.rule.action == "block":
+                self.blocked = one.rule
+                return "".join(parts)
+            if one.start >= self._given:
+                parts.append(MASK)
+            self._given = one.end
+        if end > self._given:
+            parts.append(self._seen[self._given : end])
+            self._given = end
+        return "".join(parts)
+
+
+def filter_text(policy: Policy | None, text: str, side: Side) -> tuple[str, PolicyStream]:
+    """A whole text, filtered, with what was found."""
+    stream = PolicyStream(policy, side)
+    return stream.push(text, final=True), stream

@@ -1,0 +1,20 @@
+"""What a request can do wrong, in OpenAI's form: `{"error": {message, type, param, code}}`."""
+
+from typing import Any
+
+from instruct.core.errors import InstructError
+
+
+class Problem(InstructError):
+    """A request that is refused; `param` names the field and `code` the kind."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400, kind: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+        self.kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+
+    def body(self) -> dict[str, Any]:
+        """What the client is told."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}

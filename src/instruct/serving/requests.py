@@ -1,0 +1,147 @@
+"""What clients may send, strictly: a field that is unknown, of another type or out of range is refused by its name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
+
+from instruct.serving.messages import Said
+
+LONGEST_SEED = 1 << 63
+
+
+def _neutral(value: Any) -> Any:
+    if value:
+        raise ValueError("this server does not do that; leave it out")
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no text") from None
+    return value
+
+
+Text = Annotated[StrictStr, AfterValidator(_text)]
+Stop = Annotated[Text, Field(min_length=1, max_length=256)]
+Neutral = Annotated[float | None, AfterValidator(_neutral)]
+
+
+class Strict(BaseModel):
+    """Nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Strict):
+    """How a stream ends: with `include_usage`, by a chunk that counts tokens."""
+
+    include_usage: bool = False
+
+
+class Sampling(Strict):
+    """What both kinds of requests have; what is left out is as in params.yaml's `generate`."""
+
+    model: Text
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-LONGEST_SEED, lt=LONGEST_SEED)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Text | None = None  # a label, which changes nothing
+    frequency_penalty: Neutral = None
+    presence_penalty: Neutral = None
+    logit_bias: Annotated[dict[str, float] | None, AfterValidator(_neutral)] = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    @property
+    def counts_usage(self) -> bool:
+        """Whether a stream ends by a chunk that counts tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(Strict):
+    """A piece of a message; other kinds than text are not known."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Strict):
+    """One message; lm-eval says its type too."""
+
+    role: Text
+    content: Text | list[TextPart]
+    type: Literal["text"] | None = None
+
+    def said(self) -> Said:
+        """The message with its parts as one text."""
+        parts = self.content
+        whole = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return Said(role=self.role, content=whole)
+
+
+class ChatRequest(Sampling):
+    """`/v1/chat/completions`; `input` is the data set's field, for templates that have a place for it."""
+
+    messages: list[Message]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    input: Text = ""
+
+    @property
+    def best(self) -> int | None:
+        """How many alternatives of each token to tell; None where not even its own probability is asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+Token = Annotated[int, Field(ge=0)]
+
+
+class CompletionRequest(Sampling):
+    """`/v1/completions`: the prompt as it is, as text or as token ids."""
+
+    prompt: Text | list[Text] | list[Token] | list[list[Token]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    suffix: Annotated[Text | None, AfterValidator(_neutral)] = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """All prompts, each a text or its token ids."""
+        given = self.prompt
+        if isinstance(given, str):
+            return [given]
+        if given and isinstance(given[0], int):
+            return [[one for one in given if isinstance(one, int)]]
+        return [one for one in given if not isinstance(one, int)]
+
+
+class TokenizeRequest(Strict):
+    """`/tokenize`: a text as it is, or messages through the template."""
+
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: list[Message] | None = None
+    input: Text = ""
+    add_special_tokens: bool | None = None  # the tokenizers here add none in any case
+    return_token_strs: bool | None = None
+    with_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Strict):
+    """`/detokenize`: token ids to text."""
+
+    model: Text | None = None
+    tokens: list[Token]

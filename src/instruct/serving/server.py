@@ -1,0 +1,123 @@
+"""The server as a process: what must hold before it listens, and how it ends."""
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from instruct.core.errors import InstructError, ParamsError
+from instruct.serving.app import make_app
+from instruct.serving.asking import Desk
+from instruct.serving.feedback import Feedback
+from instruct.serving.guard import LOOPBACK, Guard
+from instruct.serving.loop import EngineLoop
+from instruct.serving.metrics import Metrics
+from instruct.serving.policy import read_policy
+from instruct.serving.settings import ServeParams
+from instruct.serving.systems import System, open_system
+
+LOOK_S = 0.05
+
+
+def key_for(params: ServeParams) -> str:
+    """The API key from its variable; raises ParamsError where others can reach the server and there is none."""
+    key = os.environ.get(params.key_variable, "").strip()
+    if not key and params.host not in LOOPBACK:
+        raise ParamsError(
+            f"params.yaml: serve.host is {params.host}, which others can reach; set the variable "
+            f"{params.key_variable} to an API key, or serve.host to 127.0.0.1"
+        )
+    return key
+
+
+def bind(params: ServeParams) -> socket.socket:
+    """The socket to listen on; raises InstructError where the port is in use or the host is not ours."""
+    family = socket.AF_INET6 if ":" in params.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((params.host, params.port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise InstructError(
+            f"{params.host}:{params.port}: cannot be listened on ({error.strerror}); choose another serve.port, or "
+            "stop the program that uses it"
+        ) from None
+    return listening
+
+
+class Served:
+    """One server: `guard` is the whole application."""
+
+    def __init__(self, systems: dict[str, System], params: ServeParams, key: str = "", root: Path = Path()) -> None:
+        for one in systems.values():
+            if params.cache_tokens < 2 * len(one.tokenizer.encode(one.template.prefix)) + 16:
+                raise ParamsError("params.yaml: serve.cache_tokens leaves no room beside the template; raise it")
+        self.params = params
+        policy = read_policy(params.policy)
+        self.engine = EngineLoop(systems, slots=params.slots, cache_tokens=params.cache_tokens, queue=params.queue)
+        self.metrics = Metrics(self.engine)
+        desk = Desk(systems=systems, params=params, policy=policy, engine=self.engine)
+        feedback = Feedback(systems, params.max_similarity, root)
+        self.guard = Guard(make_app(desk, self.metrics, feedback), params, key, self.metrics)
+
+
+class Server(uvicorn.Server):
+    """A server that on its first SIGTERM or Ctrl-C lets running answers finish and refuses new ones with 503."""
+
+    def __init__(self, served: Served) -> None:
+        config = uvicorn.Config(
+            served.guard, log_level=logging.WARNING, access_log=False, server_header=False, lifespan="on", http="h11"
+        )
+        super().__init__(config)
+        self._served = served
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second signal ends at once."""
+        if self._served.guard.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._served.guard.draining = True
+        asyncio.get_event_loop().create_task(self.drain())
+
+    async def drain(self) -> None:
+        """End once nothing runs, or after the grace."""
+        until = asyncio.get_running_loop().time() + self._served.params.grace
+        while self._served.guard.running and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(LOOK_S)
+        self.should_exit = True
+
+
+def serve(names: Sequence[str], params: ServeParams) -> None:
+    """Load the systems and answer until a signal."""
+    key, listening = key_for(params), bind(params)
+    with listening:
+        systems = {name: open_system(name) for name in names}
+        served = Served(systems, params, key)
+        host, port = listening.getsockname()[:2]
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}: {', '.join(systems)}; Ctrl-C ends it", flush=True)
+        Server(served).run(sockets=[listening])
+
+
+class InThread:
+    """A server in a thread of this process, for tests and benchmarks; `url` is where."""
+
+    def __init__(self, served: Served) -> None:
+        self.served, self._server = served, Server(served)
+        self._socket = bind(served.params)
+        self.url = "http://{}:{}".format(*self._socket.getsockname()[:2])
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()

@@ -1,0 +1,65 @@
+"""Tokens to the text that may be shown: whole characters only, and nothing that may be the beginning of a stop."""
+
+import codecs
+from collections.abc import Sequence
+
+from instruct.generation.rows import StopReason, cut_at
+from instruct.text.tokenizer import Tokenizer
+
+
+class TextStream:
+    """The text of an answer as it grows; what has been given out is never taken back.
+
+    All of it together is the text that generation without streaming gives: with `strip`, without white space around.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str], *, strip: bool) -> None:
+        self._tokenizer, self._stops, self._strip = tokenizer, tuple(stop_strings), strip
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._seen, self._given = "", 0
+
+    @property
+    def text(self) -> str:
+        """All that has been given out."""
+        return self._seen[: self._given]
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens make certain."""
+        self.push_only(tokens)
+        certain = cut_at(self._seen, self._stops)
+        certain = certain[: len(certain) - held_back(certain, self._stops)]
+        return self._give(certain.rstrip() if self._strip else certain)
+
+    def push_only(self, tokens: Sequence[int]) -> None:
+        """Take tokens in and give nothing out yet."""
+        encoding = self._tokenizer.encoding
+        self._add(self._decoder.decode(b"".join(map(encoding.decode_single_token_bytes, tokens))))
+
+    def finish(self, reason: StopReason | None) -> str:
+        """The rest, once the answer has ended."""
+        self._add(self._decoder.decode(b"", final=True))
+        text = cut_at(self._seen, self._stops) if reason == "stop_string" else self._seen
+        return self._give(text.rstrip() if self._strip else text)
+
+    def _add(self, text: str) -> None:
+        self._seen += text
+        if self._strip and not self._given:
+            self._seen = self._seen.lstrip()
+
+    def _give(self, certain: str) -> str:
+        new = certain[self._given :]
+        self._given += len(new)
+        return new
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """How many of the last characters may be the beginning of a stop string, or are one.
+
+    >>> held_back("a ##", ["### End"]), held_back("a # b", ["### End"]), held_back("a ### End", ["### End"])
+    (2, 0, 7)
+    """
+    longest = max(map(len, stops), default=0)
+    for size in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-size:]) for stop in stops):
+            return size
+    return 0

@@ -1,0 +1,104 @@
+"""The systems that can answer: base, SFT and DPO model, each with the template that all of them were evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.errors import CheckpointError, ParamsError
+from instruct.core.files import sha256_of
+from instruct.core.params import did_you_mean, load_params
+from instruct.generation.settings import GenerateParams
+from instruct.text.prompts import TEMPLATES, PromptParams, Template
+
+if TYPE_CHECKING:
+    from instruct.core.runtime import Runtime
+    from instruct.generation.engine import Model
+    from instruct.text.tokenizer import Tokenizer
+
+# In the order in which one is made from the other; None is the backbone itself.
+PLACES = {"base": None, "sft": Path("models/sft/best"), "dpo": Path("models/dpo/best")}
+MAKERS = {"sft": "dvc repro train", "dpo": "dvc repro prefer"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A model that is ready to answer, and how it is asked; `digest` tells its files."""
+
+    name: str
+    digest: str
+    model: Model
+    tokenizer: Tokenizer
+    template: Template
+    template_name: str
+    runtime: Runtime
+    params: GenerateParams
+
+
+def available() -> list[str]:
+    """The systems of this folder whose weights are here, the base model first and the newest last."""
+    return [name for name, place in PLACES.items() if place is None or _weights(place)]
+
+
+def choose(names: Sequence[str], *, every: bool = False) -> list[str]:
+    """The systems that are named, or `every` one that is here, or the newest; raises where one is not here."""
+    here = available()
+    for name in names:
+        if name not in PLACES:
+            raise ParamsError(f"there is no system {name}{did_you_mean(name, PLACES)}")
+        if name not in here:
+            raise CheckpointError(f"{PLACES[name]}: there is no checkpoint yet; run `{MAKERS[name]}`")
+    if names or every:
+        return list(dict.fromkeys(names)) or here
+    if here == ["base"]:
+        raise CheckpointError(
+            f"{PLACES['sft']}: there is no checkpoint yet; run `{MAKERS['sft']}`, or give --system base"
+        )
+    return here[-1:]
+
+
+def open_system(name: str, *, packed: bool = True, digest: bool = True) -> System:
+    """Load a system; `packed` takes a second and makes many answers at once faster, which are the same anyway."""
+    from instruct.core.runtime import RuntimeParams, start_runtime
+    from instruct.generation.weights import make_ready
+    from instruct.model.pretrained import load_backbone, load_trained
+
+    params = load_params("generate", GenerateParams)
+    runtime = start_runtime(load_params("runtime", RuntimeParams))
+    place, template = PLACES[name], load_params("prompt", PromptParams).template
+    backbone = find_backbone(load_params("model", ModelParams).backbone)
+    model, tokenizer = load_trained(place, runtime.device) if place else load_backbone(backbone, runtime.device)
+    ready = make_ready(model, params.weights, runtime) if packed or params.weights != "fp32" else model
+    return System(
+        name=name,
+        digest=digest_of(name) if digest else "",
+        model=ready,
+        tokenizer=tokenizer,
+        template=TEMPLATES[template],
+        template_name=template,
+        runtime=runtime,
+        params=params,
+    )
+
+
+def digest_of(name: str) -> str:
+    """The sha256 of the names and checksums of a system's files."""
+    place = PLACES[name]
+    if place is None:
+        backbone = find_backbone(load_params("model", ModelParams).backbone)
+        files = sorted((file.name, file.sha256) for file in backbone.files) or [(backbone.name, str(backbone.seed))]
+    else:
+        files = [(path.name, sha256_of(path)) for path in _files(place)]
+    return sha256("".join(f"{file} {checksum}\n" for file, checksum in files).encode()).hexdigest()
+
+
+def _weights(place: Path) -> bool:
+    return any(place.glob("*.safetensors"))
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted([*place.glob("*.safetensors"), *place.glob("*.json")])

@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge lock clean bench-data report view plots screenshot verify experiments
+.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge bench-serve serve lock clean bench-data report view plots screenshot verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ repro: $(VENV)/.runtime  ## run the pipeline: split, train, generate, evaluate, 
 
 smoke: $(VENV)/.runtime  ## the same stages with a tiny random model, in a scratch copy, under a minute
 	instruct smoke
+
+serve: $(VENV)/.runtime  ## answer over OpenAI's interface, with a page at http://127.0.0.1:8080
+	@python -c "import fastapi, prometheus_client, uvicorn" 2>/dev/null || python -m pip install -q -e '.[serve]' -c requirements-dev.lock
+	instruct serve $(ARGS)
 
 view: $(VENV)/.runtime  ## open one offline page with every experiment: table, curves, answers to search
 	instruct view $(ARGS)
@@ -75,6 +79,8 @@ bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against tra
 
 bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a set latency
 	python tests/benchmarks/bench_judge.py $(ARGS)
+bench-serve: $(VENV)/.dev  ## time the server at 1, 8 and 32 clients against llama-server and transformers
+	python tests/benchmarks/bench_serve.py $(ARGS)
 bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
 	python tests/benchmarks/bench_data.py $(ARGS)
 # What `make bench` measures against, in an environment of its own.

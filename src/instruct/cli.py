@@ -226,6 +226,63 @@ def questions(
     print("\n".join(asking.table(judgements)))
 
 
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="what to ask")],
+    input: Annotated[str, typer.Option(help="what the question is about, as in the data's field of that name")] = "",
+    system: Annotated[list[str] | None, typer.Option(help="base, sft or dpo; again for several")] = None,
+    every: Annotated[bool, typer.Option("--all", help="all systems that are here, one below the other")] = False,
+) -> None:
+    """Ask the newest model one question; its answer comes word by word."""
+    from instruct.serving.ask import ask as run_ask
+
+    for piece in run_ask(question, input, system or [], every=every):
+        print(piece, end="", flush=True)
+
+
+@app.command()
+def chat(system: Annotated[str, typer.Option(help="base, sft or dpo; the newest if none")] = "") -> None:
+    """Talk to a model in the terminal, or through a pipe; /help lists the commands."""
+    from instruct.serving.open_chat import open_chat
+
+    typed = sys.stdin.isatty()
+    for piece in open_chat(system, input if typed else None):
+        print(piece, end="", flush=True)
+
+
+@app.command()
+def serve(
+    system: Annotated[list[str] | None, typer.Option(help="base, sft or dpo; again for several; all if none")] = None,
+    host: Annotated[str | None, typer.Option(help="in place of serve.host")] = None,
+    port: Annotated[int | None, typer.Option(help="in place of serve.port; 0 takes a free one")] = None,
+) -> None:
+    """Answer over OpenAI's interface, with a page to talk to all models side by side."""
+    from instruct.serving.start import start
+
+    start(system or [], host, port)
+
+
+policy = typer.Typer(no_args_is_help=True, help="The filter of prompts and answers: serve.policy.")
+app.add_typer(policy, name="policy")
+
+
+@policy.callback()
+def before_each_policy_command() -> None:
+    """The filter of prompts and answers: serve.policy."""
+
+
+@policy.command("test")
+def policy_test(
+    file: Annotated[Path, typer.Argument(help="labelled probes, one JSON object a line")],
+    rules: Annotated[Path | None, typer.Option("--policy", help="in place of serve.policy")] = None,
+) -> None:
+    """Measure the filter: what it finds of labelled probes, and of the reference answers, which are harmless."""
+    from instruct.serving.policy_test import read_probes, report
+    from instruct.serving.start import policy_of
+
+    print("\n".join(report(policy_of(rules), read_probes(file))))
+
+
 human = typer.Typer(no_args_is_help=True, help="Scores given by people, to hold the judges against.")
 app.add_typer(human, name="human")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -18,11 +18,13 @@ from instruct.serving.feedback import Feedback, MineRequest, PreferenceRequest
 from instruct.serving.guard import Message, Receive, Send
 from instruct.serving.lanes import Post
 from instruct.serving.loop import hand_out
-from instruct.serving.messages import render_chat
+from instruct.serving.messages import knows_turns, render_chat
 from instruct.serving.metrics import Metrics
 from instruct.serving.problems import Problem
 from instruct.serving.requests import ChatRequest, CompletionRequest, DetokenizeRequest, Sampling, TokenizeRequest
 from instruct.serving.systems import System
+from instruct.text.encoding import Prompt
+from instruct.text.prompts import as_text
 
 T = TypeVar("T")
 # A page that could be made to load or run anything from elsewhere could send on what was said.
@@ -36,7 +38,7 @@ def make_app(desk: Desk, metrics: Metrics, feedback: Feedback) -> FastAPI:
     """All routes."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI):  # type: ignore[no-untyped-def]
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         here = asyncio.get_running_loop()
 
         def post(posts: Sequence[Post]) -> None:
@@ -155,7 +157,7 @@ class Stream(Response):
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         task = asyncio.ensure_future(self._send_pieces(send))
-        left = asyncio.ensure_future(_hung_up(Request(dict(scope), receive)))  # type: ignore[arg-type]
+        left = asyncio.ensure_future(_hung_up(Request(dict(scope), receive)))
         try:
             await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -186,12 +188,12 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise Problem("give prompt or messages", param="prompt")
         said = [one.said() for one in body.messages or ()]
-        prompt = body.prompt
-        if prompt is None:
+        prompt: Prompt = body.prompt or ""
+        if body.messages is not None:
             prompt = render_chat(system.template, system.template_name, said, body.input)
         ids = desk.encode(system, prompt, "prompt") if prompt else []
         words = [system.tokenizer.decode([one]) for one in ids] if body.with_token_strs else None
-        told = {"prompt": prompt} if body.messages else {}
+        told = {} if isinstance(prompt, str) else {"prompt": as_text(prompt)}
         return {"count": len(ids), "max_model_len": desk.room(system), "tokens": ids, "token_strs": words, **told}
 
     @app.post("/detokenize")
@@ -212,6 +214,7 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
             "vocab_size": system.tokenizer.vocab_size,
             "model_max_length": desk.room(system),
             "template": system.template_name,
+            "turns": knows_turns(system.template),
         }
 
 

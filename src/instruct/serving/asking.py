@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.generation.rows import Score, StopReason
@@ -18,6 +18,8 @@ from instruct.serving.requests import ChatRequest, CompletionRequest, Sampling
 from instruct.serving.settings import ServeParams
 from instruct.serving.stream import TextStream
 from instruct.serving.systems import System
+from instruct.text.encoding import Prompt, encode_prompt
+from instruct.text.prompts import as_text
 
 
 @dataclass(kw_only=True, eq=False)
@@ -91,7 +93,17 @@ class Desk:
         if request.max_tokens == 0:
             raise Problem("max_tokens must be at least 1", param="max_tokens")
         stops = [*system.template.stop_strings, *request.stops]
-        return self._ask(system, request, [prompt], "messages", limit, stops, strip=True, best=request.best)
+        return self._ask(
+            system,
+            request,
+            [as_text(prompt)],
+            [self.encode(system, prompt, "messages")],
+            "messages",
+            limit,
+            stops,
+            strip=True,
+            best=request.best,
+        )
 
     def complete(self, request: CompletionRequest) -> "Asked":
         """The jobs of a completion."""
@@ -103,10 +115,13 @@ class Desk:
             raise Problem("max_tokens must be at least 1 without echo", param="max_tokens")
         if self.policy and any(not isinstance(one, str) for one in prompts):
             raise Problem("serve.policy is on, and token ids cannot be filtered; send text", param="prompt")
+        ids = [self.encode(system, one, "prompt") for one in prompts]
+        texts = [one if isinstance(one, str) else system.tokenizer.decode(one) for one in prompts]
         return self._ask(
             system,
             request,
-            prompts,
+            texts,
+            ids,
             "prompt",
             request.max_tokens,
             request.stops,
@@ -123,10 +138,11 @@ class Desk:
             raise Problem(f"{message} (policy: {stream.blocked.name})", code="policy_blocked", param="prompt")
         return passed
 
-    def encode(self, system: System, prompt: str | Sequence[int], param: str) -> list[int]:
-        """The token ids of a prompt."""
+    def encode(self, system: System, prompt: Prompt | list[int], param: str) -> list[int]:
+        """The token ids of a prompt, which may be them already."""
+        known = [one for one in prompt if isinstance(one, int)]
         try:
-            ids = system.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            ids = known or encode_prompt(system.tokenizer, cast(Prompt, prompt))
         except DataError as error:
             raise Problem(str(error), param=param, code="unspellable") from None
         if not ids:
@@ -143,7 +159,8 @@ class Desk:
         self,
         system: System,
         request: Sampling,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Sequence[str],
+        encoded: Sequence[Sequence[int]],
         param: str,
         limit: int | None,
         stops: Sequence[str],
@@ -161,8 +178,7 @@ class Desk:
             raise Problem("serve.policy is on, and probabilities would tell what it removes", param="logprobs")
         asked = Asked(self.engine, system)
         seed = secrets.randbits(62) if request.seed is None else request.seed
-        for place, prompt in enumerate(prompts):
-            ids = self.encode(system, prompt, param)
+        for place, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True)):
             params, room = self._settings(system, request, ids, limit, param), self.room(system)
             score_only = limit == 0
             for repeat in range(count):
@@ -170,7 +186,7 @@ class Desk:
                     Choice(
                         index=place * count + repeat,
                         ids=ids,
-                        prompt=prompt if isinstance(prompt, str) else system.tokenizer.decode(ids),
+                        prompt=prompt,
                         stream=TextStream(system.tokenizer, stops, strip=strip),
                         policy=PolicyStream(self.policy, "answers"),
                         echo=echo,

@@ -18,6 +18,7 @@ from instruct.generation.rows import Row, Score, StopReason, scores_of
 from instruct.generation.sampling import make_generator
 from instruct.generation.settings import GenerateParams
 from instruct.serving.systems import System
+from instruct.text.encoding import encode_prompt
 
 log = logging.getLogger(__name__)
 SMALL = 256  # tokens of a slot to begin with
@@ -208,7 +209,7 @@ class Lane:
 
 def lanes_of(system: System, *, slots: int, cache_tokens: int) -> list[Lane]:
     """The lane of the template's prompts, and the lane of all others."""
-    prefix = system.tokenizer.encode(system.template.prefix)
+    prefix = encode_prompt(system.tokenizer, system.template.prefix_pieces)
     return [Lane(system, ids, slots=slots, cache_tokens=cache_tokens) for ids in ([prefix, []] if prefix else [[]])]
 
 

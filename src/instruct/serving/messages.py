@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from instruct.serving.problems import Problem
-from instruct.text.prompts import Template
+from instruct.text.prompts import Piece, Template, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,26 +15,49 @@ class Said:
     content: str
 
 
-def render_chat(template: Template, name: str, messages: Sequence[Said], input: str = "") -> str:
-    """The prompt of a chat by the template called `name`; `input` is the data set's field of that name.
+def render_chat(template: Template, name: str, messages: Sequence[Said], input: str = "") -> list[Piece]:
+    """The prompt of a chat by the template called `name`; `input` is the data set's field, of the last message.
 
     Raises Problem for roles and turns that the template has no place for.
     """
-    if not messages:
+    system, talk = "", list(messages)
+    if talk and talk[0].role == "system" and template.before_system:
+        system = talk.pop(0).content
+    first = len(messages) - len(talk)
+    if not talk:
         raise Problem("messages is empty; send a message of the role user", param="messages", code="empty_messages")
-    for place, one in enumerate(messages):
-        if one.role != "user":
-            raise Problem(
-                f"the template {name} knows no role {one.role[:40]!r}; send one message of the role user",
-                param=f"messages[{place}].role",
-                code="unsupported_role",
-            )
-    if len(messages) > 1:
+    for place, one in enumerate(talk):
+        _check(template, name, one, place, first + place)
+    if len(talk) % 2 == 0:
+        raise Problem("the last message must be of the role user", param="messages", code="unsupported_turns")
+    turns = [Turn(talk[i].content, "", talk[i + 1].content) for i in range(0, len(talk) - 1, 2)]
+    return template.prompt([*turns, Turn(talk[-1].content, input)], system)
+
+
+def knows_turns(template: Template) -> bool:
+    """Whether a chat may have more than one question."""
+    return bool(template.between_turns)
+
+
+def _check(template: Template, name: str, one: Said, place: int, index: int) -> None:
+    if place and not knows_turns(template):
         raise Problem(
-            f"the template {name} knows one turn, and there are {len(messages)} messages; send one",
+            f"the template {name} knows one question without what was said before; send one message of the role user",
             param="messages",
             code="unsupported_turns",
         )
-    if not messages[0].content.strip():
-        raise Problem("the message is empty", param="messages[0].content", code="empty_message")
-    return template.render(messages[0].content, input)
+    if one.role not in ("user", "assistant"):
+        where = "in this place" if one.role == "system" and template.before_system else f"in the template {name}"
+        raise Problem(
+            f"there is no role {one.role[:40]!r} {where}",
+            param=f"messages[{index}].role",
+            code="unsupported_role",
+        )
+    if one.role != ("assistant" if place % 2 else "user"):
+        raise Problem(
+            "messages must be of the roles user and assistant in turn, user first",
+            param=f"messages[{index}].role",
+            code="unsupported_turns",
+        )
+    if not one.content.strip() and one.role == "user":
+        raise Problem("the message is empty", param=f"messages[{index}].content", code="empty_message")

@@ -13,7 +13,7 @@ from instruct.core.errors import CheckpointError, ParamsError
 from instruct.core.files import sha256_of
 from instruct.core.params import did_you_mean, load_params
 from instruct.generation.settings import GenerateParams
-from instruct.text.prompts import TEMPLATES, PromptParams, Template
+from instruct.text.prompts import PromptParams, Template
 
 if TYPE_CHECKING:
     from instruct.core.runtime import Runtime
@@ -66,10 +66,11 @@ def open_system(name: str, *, packed: bool = True, digest: bool = True) -> Syste
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.generation.weights import make_ready
     from instruct.model.pretrained import load_backbone, load_trained
+    from instruct.text.encoding import with_end_of
 
     params = load_params("generate", GenerateParams)
     runtime = start_runtime(load_params("runtime", RuntimeParams))
-    place, template = PLACES[name], load_params("prompt", PromptParams).template
+    place, prompt = PLACES[name], load_params("prompt", PromptParams)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     model, tokenizer = load_trained(place, runtime.device) if place else load_backbone(backbone, runtime.device)
     ready = make_ready(model, params.weights, runtime) if packed or params.weights != "fp32" else model
@@ -77,9 +78,9 @@ def open_system(name: str, *, packed: bool = True, digest: bool = True) -> Syste
         name=name,
         digest=digest_of(name) if digest else "",
         model=ready,
-        tokenizer=tokenizer,
-        template=TEMPLATES[template],
-        template_name=template,
+        tokenizer=with_end_of(prompt.chosen, tokenizer),
+        template=prompt.chosen,
+        template_name=prompt.template,
         runtime=runtime,
         params=params,
     )

@@ -1,0 +1,25 @@
+"""`instruct ask`: one question, answered by one system or by all of them, streamed."""
+
+from collections.abc import Iterator, Sequence
+
+from instruct.core.params import load_params
+from instruct.generation.settings import GenerateParams
+from instruct.serving.messages import Said
+from instruct.serving.policy import read_policy
+from instruct.serving.settings import ServeParams
+from instruct.serving.systems import choose, open_system
+from instruct.serving.talking import Manner, say
+
+
+def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iterator[str]:
+    """Pieces of text to print; each of several systems is named above its answer."""
+    chosen = choose(names, every=every)
+    params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
+    policy = read_policy(serve.policy)
+    manner = Manner(max_tokens=serve.max_tokens, temperature=params.temperature, seed=params.seed)
+    for name in chosen:
+        if len(chosen) > 1:
+            yield f"{name}:\n"
+        system = open_system(name, packed=False, digest=False)
+        yield from say(system, [Said(role="user", content=question)], manner, input=input, policy=policy)
+        yield "\n" if name == chosen[-1] else "\n\n"

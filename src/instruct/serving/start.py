@@ -1,0 +1,30 @@
+"""What the commands `serve` and `policy` need of the settings and of the optional packages."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from instruct.core.errors import InstructError, ParamsError
+from instruct.core.params import load_params
+from instruct.serving.policy import Policy, read_policy
+from instruct.serving.settings import ServeParams
+from instruct.serving.systems import choose
+
+
+def start(names: Sequence[str], host: str | None, port: int | None) -> None:
+    """Serve the systems that are named, or all that are here."""
+    try:
+        from instruct.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise InstructError(f"instruct serve needs {error.name}; run `pip install 'instruct[serve]'`") from None
+    params = load_params("serve", ServeParams)
+    params = replace(params, host=params.host if host is None else host, port=params.port if port is None else port)
+    serve(choose(names, every=True), params)
+
+
+def policy_of(path: Path | None) -> Policy:
+    """The rules of a file, or of serve.policy."""
+    policy = read_policy(path or load_params("serve", ServeParams).policy)
+    if policy is None:
+        raise ParamsError("params.yaml: serve.policy is empty; name a file there, or give --policy data/policy.yaml")
+    return policy

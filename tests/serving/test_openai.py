@@ -1,0 +1,298 @@
+"""What real clients see: the openai SDK, and raw requests for what an SDK would not send."""
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+import torch
+from serving.conftest import ALPACA, GENERATE
+
+from instruct.text.prompts import Turn
+
+QUESTIONS = [f"Tell me about the {word}." for word in ("sun", "moon", "river", "tree", "stone", "cloud", "fire", "sea")]
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as one:
+        yield one
+
+
+@pytest.fixture
+def raw(server):
+    with httpx.Client(base_url=server.url, timeout=60) as one:
+        yield one
+
+
+def chat(client, question, model="sft", **options):
+    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": question}], **options)
+
+
+def test_greedy_chat_equals_the_offline_engine_alone_and_32_at_once(client, systems, offline):
+    asked = [(model, question) for model in systems for question in QUESTIONS] * 2
+    expected = {
+        (name, question): offline(system, {"0": system.template.render(question)})["0"]
+        for name, system in systems.items()
+        for question in QUESTIONS
+    }
+    assert len(set(expected.values())) > 20, "answers must differ for this test to mean anything"
+
+    def ask(one):
+        return chat(client, one[1], one[0]).choices[0].message.content
+
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(ask, asked))
+    alone = [ask(one) for one in asked[:4]]
+    assert [*together, *alone] == [expected[one] for one in [*asked, *asked[:4]]]
+
+
+def test_drawn_answers_equal_the_offline_engine_with_that_seed(client, systems, offline):
+    prompts = {str(i): ALPACA.render(QUESTIONS[0]) for i in range(4)}
+    expected = offline(systems["sft"], prompts, temperature=1.0, seed=99)
+    got = chat(client, QUESTIONS[0], temperature=1.0, seed=99, n=4)
+    assert [one.message.content for one in got.choices] == list(expected.values())
+    assert len(set(expected.values())) > 1
+    again = chat(client, QUESTIONS[0], temperature=1.0, seed=99, n=4, stream=True)
+    texts = ["", "", "", ""]
+    for chunk in again:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == list(expected.values())
+
+
+def test_a_stream_is_the_whole_answer_in_pieces_with_its_usage(client):
+    whole = chat(client, QUESTIONS[1])
+    chunks = list(chat(client, QUESTIONS[1], stream=True, stream_options={"include_usage": True}))
+    said = [one.choices[0].delta.content for one in chunks if one.choices and one.choices[0].delta.content]
+    assert "".join(said) == whole.choices[0].message.content and len(said) > 3
+    assert chunks[-1].usage == whole.usage and not chunks[-1].choices
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+    assert {one.system_fingerprint for one in chunks} == {"digest-of-sft"}
+
+
+def test_a_stop_string_ends_an_answer_before_it(client):
+    words = chat(client, QUESTIONS[2]).choices[0].message.content
+    stop = words[len(words) // 2 :][:4]
+    for options in ({}, {"stream": True}):
+        got = chat(client, QUESTIONS[2], stop=[stop, "never said"], **options)
+        if options:
+            text = "".join(one.choices[0].delta.content or "" for one in got)
+        else:
+            text = got.choices[0].message.content
+            assert got.choices[0].finish_reason == "stop"
+        assert text == words[: words.find(stop)].strip()
+
+
+def test_echoed_logprobs_equal_those_of_the_whole_forward_pass(client, systems):
+    system = systems["base"]
+    texts = ["The sun is a star.", "Rivers flow to the sea, and"]
+    ids = [system.tokenizer.encode(text) for text in texts]
+    got = client.completions.create(model="base", prompt=ids, max_tokens=1, echo=True, logprobs=2, temperature=0)
+    for choice, row in zip(got.choices, ids, strict=True):
+        with torch.no_grad():
+            logprobs = system.model(torch.tensor([row]))[0].log_softmax(-1)
+        expected = [float(logprobs[i, token]) for i, token in enumerate(row[1:])]
+        told = choice.logprobs.token_logprobs
+        assert told[0] is None
+        assert told[1 : len(row)] == pytest.approx(expected, abs=1e-4)
+        assert told[len(row)] == pytest.approx(float(logprobs[-1].max()), abs=1e-4)
+        assert all(len(best) in (2, 3) for best in choice.logprobs.top_logprobs[1:])
+        assert "".join(choice.logprobs.tokens) == choice.text
+    only = client.completions.create(model="base", prompt=texts, max_tokens=0, echo=True, logprobs=0)
+    assert [one.text for one in only.choices] == texts
+
+
+def test_a_prompt_as_text_and_as_tokens_is_the_same_prompt(client, systems):
+    text = ALPACA.render("Name a color.")
+    ids = systems["sft"].tokenizer.encode(text)
+    got = client.completions.create(model="sft", prompt=[text, text], max_tokens=8)
+    other = client.completions.create(model="sft", prompt=[ids, ids], max_tokens=8)
+    assert len({one.text for one in [*got.choices, *other.choices]}) == 1
+    assert got.usage.prompt_tokens == 2 * len(ids)
+
+
+def test_chat_logprobs_tell_the_likeliest_tokens(client):
+    got = chat(client, QUESTIONS[3], logprobs=True, top_logprobs=5).choices[0].logprobs.content
+    assert len(got) == GENERATE.max_new_tokens
+    assert all(one.top_logprobs[0].logprob == one.logprob and len(one.top_logprobs) == 5 for one in got)
+
+
+def test_a_template_that_knows_turns_reads_them_as_rendered(client, systems, offline):
+    system = systems["dpo"]
+    first = chat(client, QUESTIONS[0], "dpo").choices[0].message.content
+    said = [
+        {"role": "user", "content": QUESTIONS[0]},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "Why?"},
+    ]
+    got = client.chat.completions.create(model="dpo", messages=said)
+    rendered = system.template.prompt([Turn(QUESTIONS[0], "", first), Turn("Why?")])
+    assert got.choices[0].message.content == offline(system, {"0": rendered})["0"]
+
+
+SAID = [{"role": "user", "content": "Hello"}]
+REFUSED = [
+    ({"model": "sft", "messages": SAID, "tools": []}, "tools", "unknown_parameter"),
+    ({"model": "sft", "messages": SAID, "presence_penalty": 0.5}, "presence_penalty", "invalid_value"),
+    ({"model": "sft", "messages": SAID, "temperature": "0"}, "temperature", "invalid_value"),
+    ({"model": "sft", "messages": SAID, "temperature": 2.1}, "temperature", "invalid_value"),
+    ({"model": "sft", "messages": SAID, "n": 0}, "n", "invalid_value"),
+    ({"model": "sft", "messages": SAID, "n": 17}, "n", None),
+    ({"model": "sft", "messages": SAID, "max_tokens": -1}, "max_tokens", "invalid_value"),
+    ({"model": "sft", "messages": SAID, "max_tokens": 1000}, "messages", "context_length_exceeded"),
+    ({"model": "sft", "messages": SAID, "stop": ""}, "stop", "invalid_value"),
+    ({"model": "sft", "messages": [{"role": "user", "content": "word " * 400}]}, "messages", "context_length_exceeded"),
+    ({"model": "gpt-4", "messages": SAID}, "model", "model_not_found"),
+    ({"model": "sft", "messages": []}, "messages", "empty_messages"),
+    ({"model": "sft", "messages": [{"role": "system", "content": "x"}, *SAID]}, "messages[0].role", "unsupported_role"),
+    ({"model": "sft", "messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_role"),
+    ({"model": "sft", "messages": SAID * 2}, "messages", "unsupported_turns"),
+    ({"model": "dpo", "messages": SAID * 2}, "messages[1].role", "unsupported_turns"),
+    ({"model": "sft", "messages": [{"role": "user", "content": " "}]}, "messages[0].content", "empty_message"),
+    ({"model": "sft", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "code"), REFUSED)
+def test_a_request_that_cannot_be_met_is_refused_in_openais_form(raw, body, param, code):
+    got = raw.post("/v1/chat/completions", json=body)
+    error = got.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (got.status_code, error["param"], error["code"]) == (404 if code == "model_not_found" else 400, param, code)
+    if code == "context_length_exceeded":
+        assert "256 tokens" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"\xff\xfe", b"[1]", b'{"model": NaN}', b"[" * 50_000, b'{"a": "\\ud800"}']
+)
+def test_a_body_that_is_no_request_is_refused_and_the_server_goes_on(raw, body):
+    got = raw.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert got.status_code == 400 and got.json()["error"]["type"] == "invalid_request_error"
+    assert raw.get("/health").status_code == 200
+
+
+def test_sdk_sees_its_own_errors(client, serving):
+    with pytest.raises(openai.NotFoundError):
+        chat(client, "Hello", "gpt-4")
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, "word " * 400)
+    assert caught.value.code == "context_length_exceeded"
+    locked = serving(key="secret")
+    wrong = openai.OpenAI(base_url=f"{locked.url}/v1", api_key="guess", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        wrong.models.list()
+    right = openai.OpenAI(base_url=f"{locked.url}/v1", api_key="secret", max_retries=0)
+    assert [one.id for one in right.models.list()] == ["base", "sft", "dpo"]
+
+
+def test_requests_from_elsewhere_are_refused(raw):
+    body = {"model": "sft", "messages": SAID}
+    for headers, code in (
+        ({"Origin": "https://evil.example"}, "wrong_origin"),
+        ({"Host": "evil.example"}, "wrong_host"),
+        ({"Content-Type": "text/plain"}, "wrong_content_type"),
+    ):
+        headers = {"Content-Type": "application/json", **headers}
+        got = raw.post("/v1/chat/completions", content=json.dumps(body), headers=headers)
+        assert got.json()["error"]["code"] == code
+
+
+def test_limits_hold(serving):
+    one = serving(requests_per_minute=3, body_bytes=2000, queue=0, slots=1)
+    with httpx.Client(base_url=one.url, timeout=60) as raw:
+        big = raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID, "input": "x" * 3000})
+        assert (big.status_code, big.json()["error"]["code"]) == (413, "request_too_large")
+        many = raw.post("/v1/completions", json={"model": "sft", "prompt": "a", "n": 4, "max_tokens": 2})
+        assert (many.status_code, many.json()["error"]["code"]) == (429, "too_busy")
+        for _ in range(2):
+            assert raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).status_code == 200
+        got = raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID})
+        assert (got.status_code, got.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+def test_slow_and_silent_clients_cost_others_nothing(serving):
+    one = serving(patience=0.3)
+    host, port = one.url.removeprefix("http://").split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(20)]
+    slow = socket.create_connection((host, int(port)))
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+    slow.sendall(head.encode() + b'{"mod')
+    with httpx.Client(base_url=one.url, timeout=60) as raw:
+        assert raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).status_code == 200
+    assert b" 408 " in slow.recv(200)
+    for each in [*silent, slow]:
+        each.close()
+
+
+def test_a_client_that_hangs_up_frees_its_slot(serving):
+    one = serving(slots=1, queue=8)
+    body = {"model": "sft", "messages": SAID, "max_tokens": 200, "stream": True}
+    with (
+        httpx.Client(base_url=one.url, timeout=60) as raw,
+        raw.stream("POST", "/v1/chat/completions", json=body) as got,
+    ):
+        next(got.iter_lines())
+    until = time.monotonic() + 30
+    while one.served.engine.unfinished and time.monotonic() < until:
+        time.sleep(0.01)
+    assert one.served.engine.unfinished == 0
+    assert one.served.engine.active == 0
+
+
+def test_answers_beyond_the_queue_get_429_and_none_is_lost_or_mixed_up(serving, systems, offline):
+    one = serving(slots=4, queue=8)
+    expected = {text: offline(systems["sft"], {"0": ALPACA.render(text)})["0"] for text in QUESTIONS}
+
+    def ask(place):
+        text = QUESTIONS[place % len(QUESTIONS)]
+        got = httpx.post(
+            f"{one.url}/v1/chat/completions",
+            json={"model": "sft", "messages": [{"role": "user", "content": text}]},
+            timeout=60,
+        )
+        return text, got
+
+    with ThreadPoolExecutor(60) as pool:
+        got = list(pool.map(ask, range(120)))
+    statuses = [one.status_code for _, one in got]
+    assert set(statuses) == {200, 429}
+    for text, reply in got:
+        if reply.status_code == 200:
+            assert reply.json()["choices"][0]["message"]["content"] == expected[text]
+        else:
+            assert reply.headers["retry-after"] == "1"
+
+
+def test_a_server_that_ends_finishes_what_runs_and_refuses_new_requests(serving):
+    one = serving()
+    texts = []
+
+    def listen():
+        body = {"model": "sft", "messages": SAID, "max_tokens": 150}
+        texts.append(httpx.post(f"{one.url}/v1/chat/completions", json=body, timeout=60).status_code)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    while not one.served.engine.unfinished:
+        time.sleep(0.001)
+    one.served.guard.draining = True
+    got = httpx.post(f"{one.url}/v1/chat/completions", json={"model": "sft", "messages": SAID})
+    assert (got.status_code, got.json()["error"]["code"]) == (503, "shutting_down")
+    thread.join()
+    assert texts == [200]
+
+
+def test_metrics_count_what_was_served(serving):
+    one = serving()
+    with httpx.Client(base_url=one.url, timeout=60) as raw:
+        usage = raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).json()["usage"]
+        raw.post("/v1/chat/completions", json={"model": "sft", "messages": []})
+        lines = raw.get("/metrics").text.splitlines()
+    assert f'instruct_answer_tokens_total{{model="sft"}} {float(usage["completion_tokens"])}' in lines
+    assert 'instruct_requests_total{path="/v1/chat/completions",status="400"} 1.0' in lines

@@ -221,8 +221,8 @@ def test_slow_and_silent_clients_cost_others_nothing(serving):
     host, port = one.url.removeprefix("http://").split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(20)]
     slow = socket.create_connection((host, int(port)))
-    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
-    slow.sendall(head.encode() + b'{"mod')
+    head = ["POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Content-Length: 50"]
+    slow.sendall("\r\n".join([*head, "", '{"mod']).encode())
     with httpx.Client(base_url=one.url, timeout=60) as raw:
         assert raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).status_code == 200
     assert b" 408 " in slow.recv(200)

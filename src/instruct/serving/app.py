@@ -214,6 +214,8 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
             "vocab_size": system.tokenizer.vocab_size,
             "model_max_length": desk.room(system),
             "template": system.template_name,
+            "stop": list(system.template.stop_strings),
+            "logprobs": desk.policy is None,
             "turns": knows_turns(system.template),
         }
 

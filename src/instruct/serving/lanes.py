@@ -70,7 +70,14 @@ class Lane:
     """The requests to one system whose prompts begin with `prefix`."""
 
     def __init__(self, system: System, prefix: Sequence[int], *, slots: int, cache_tokens: int) -> None:
-        self.system, self.prefix, self._most, self._bound = system, list(prefix), slots, cache_tokens
+        self.system, self.prefix, self._bound = system, list(prefix), cache_tokens - len(prefix)
+        self._make = ENGINES.get(system.model.device.type, Engine)
+        whole = whole_tiles(system.model.block_size - len(prefix))
+        fits = max(self._bound // whole, 1)
+        self._most = slots if self._make is Engine else min(slots, fits)
+        beginning = min(whole, whole_tiles(SMALL))
+        self._small = min(TILE, slots, max(self._bound // beginning, 1)), beginning
+        self._size = self._small if self._make is Engine else (self._most, whole)
         self.waiting: deque[Job] = deque()
         self._running: Running | None = None
         self._jobs: dict[int, Job] = {}  # by the identity of their rows
@@ -133,7 +140,7 @@ class Lane:
             job = self.waiting[0]
             count, widest = len(rows) + len(taken) + 1, max(widest, job.room)
             longest = max(longest, len(job.ids))
-            full = count > self._most or count * whole_tiles(widest) > self._bound - len(self.prefix)
+            full = count > self._most or count * whole_tiles(widest) > self._bound
             crowded = (len(taken) + 1) * longest > Engine.prefill_tokens
             if (full and count > 1) or (crowded and taken):
                 break
@@ -144,9 +151,8 @@ class Lane:
     def _start(self) -> Running:
         if self._running is None:
             model, vocabulary = self.system.model, self.system.tokenizer.vocab_size
-            make, fixed = ENGINES.get(model.device.type, Engine), model.block_size - len(self.prefix)
-            slots, capacity = (min(TILE, self._most), min(SMALL, fixed)) if make is Engine else (self._most, fixed)
-            engine = make(model, self.prefix, slots=slots, capacity=capacity, vocab_size=vocabulary)
+            slots, capacity = self._size
+            engine = self._make(model, self.prefix, slots=slots, capacity=capacity, vocab_size=vocabulary)
             self._running = Running(engine, self.system.tokenizer)
         return self._running
 
@@ -159,16 +165,15 @@ class Lane:
             return
         slots = min(max(2 * count, cache.slots), self._most) if count > cache.slots else cache.slots
         capacity = max(cache.capacity, needed)
-        if slots * capacity > self._bound - len(self.prefix):
+        if slots * capacity > self._bound:
             slots, capacity = count, needed
         cache.resize(slots, capacity, len(running.rows))
 
     def _shrink(self) -> None:
         """Give a cache that has grown back, once nobody uses it."""
-        if self._running and isinstance(engine := self._running.engine, Engine):
-            small = min(TILE, self._most), min(SMALL, self.system.model.block_size)
-            if engine.cache.slots > small[0] or engine.cache.capacity > whole_tiles(small[1]):
-                engine.cache.resize(*small, 0)
+        engine = self._running.engine if self._running else None
+        if isinstance(engine, Engine) and (engine.cache.slots, engine.cache.capacity) != self._small:
+            engine.cache.resize(*self._small, 0)
 
     def _row_of(self, job: Job) -> Row:
         job.row = Row(

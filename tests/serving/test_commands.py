@@ -1,0 +1,180 @@
+"""ask, chat and serve as a person starts them."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from serving.conftest import SERVE, make_model, make_system
+
+from instruct.core.errors import CheckpointError, InstructError, ParamsError
+from instruct.model.checkpoint import save_checkpoint
+from instruct.serving import ask as asking
+from instruct.serving import open_chat
+from instruct.serving.feedback import append
+from instruct.serving.server import Served, bind, key_for
+from instruct.serving.systems import available, choose, digest_of, open_system
+from instruct.text.tokenizer import gpt2_tokenizer
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "Name the largest river."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A project with an SFT model and no other; its backbone is a small random one."""
+    folder = tmp_path_factory.mktemp("folder")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["model"]["backbone"] = "tiny"
+    values["serve"] |= {"port": 0, "max_tokens": 12}
+    values["runtime"]["num_threads"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "models").mkdir()
+    config = {"vocab_size": 50257, "n_positions": 64, "n_embd": 64, "n_layer": 1, "n_head": 1}
+    tiny = {"family": "gpt2", "format": "random", "licence": "none", "about": "tiny", "files": [], "config": config}
+    (folder / "models/backbones.yaml").write_text(yaml.safe_dump({"tiny": tiny}))
+    save_checkpoint(make_model(2), gpt2_tokenizer(), folder / "models/sft/best")
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_ask_says_what_the_engine_says_and_the_newest_model_is_asked(here, offline):
+    system = open_system("sft")
+    expected = offline(system, {"0": system.template.render(QUESTION, "In Asia")}, max_new_tokens=12)["0"]
+    assert "".join(asking.ask(QUESTION, "In Asia", [], every=False)) == expected + "\n"
+    several = "".join(asking.ask(QUESTION, "In Asia", [], every=True))
+    assert several.startswith("base:\n") and several.endswith(f"\n\nsft:\n{expected}\n")
+
+
+def test_ask_streams(here):
+    pieces = [piece for piece in asking.ask(QUESTION, "", [], every=False) if piece]
+    assert len(pieces) > 5
+
+
+def test_ask_imports_no_web_stack_and_no_judge(here):
+    code = (
+        "import sys; from instruct.serving.ask import ask; list(ask('Hello', '', [], every=False));"
+        "print([name for name in ('fastapi', 'pydantic', 'uvicorn', 'scipy', 'pandas', 'matplotlib', 'dvc',"
+        "'torch._dynamo', 'transformers') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_systems_that_are_not_here_are_named_with_what_makes_them(here, tmp_path, monkeypatch):
+    assert available() == ["base", "sft"]
+    with pytest.raises(CheckpointError, match="models/dpo/best"):
+        choose(["dpo"])
+    with pytest.raises(ParamsError, match="sft"):
+        choose(["sfd"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="models/sft/best"):
+        choose([])
+
+
+def test_a_digest_tells_other_weights(here, tmp_path, monkeypatch):
+    first = digest_of("sft")
+    save_checkpoint(make_model(3), gpt2_tokenizer(), tmp_path / "models/sft/best")
+    monkeypatch.chdir(tmp_path)
+    assert digest_of("sft") != first == open_digest(here)
+
+
+def open_digest(folder):
+    os.chdir(folder)
+    return open_system("sft").digest
+
+
+def test_chat_through_a_pipe_answers_each_line_and_goes_on_after_mistakes(here, tmp_path, monkeypatch):
+    saved = tmp_path / "said.json"
+    lines = [QUESTION, "/set temperature 9", "/set seed x", "/what", "/system dpo", "/again", "/system base", QUESTION]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, f"/save {saved}", "/quit", "never read"])))
+    out = "".join(open_chat.open_chat("", None)).splitlines()
+    system = open_system("sft")
+    assert "temperature=9.0" in out[1] and "seed" in out[2] and "/what" in out[3] and "models/dpo/best" in out[4]
+    said = json.loads(saved.read_text())
+    assert [one["content"] for one in said["messages"] if one["role"] == "user"] == [QUESTION, QUESTION]
+    assert said["system"] == "base" and said["settings"]["seed"] == system.params.seed + 1
+    assert "never read" not in "".join(out)
+
+
+def test_chat_remembers_where_the_template_knows_turns():
+    from instruct.serving.chat import Chat
+    from instruct.serving.messages import Said
+    from instruct.serving.talking import Manner, say
+
+    system = make_system("dpo", 3, "phi3")
+    manner = Manner(max_tokens=8, temperature=0.0, seed=1)
+    chat = Chat(system=system, manner=manner, open_named=lambda name: system)
+    first, second = "".join(chat.run(["Hello"])).rstrip("\n"), "".join(chat.run(["And now?"])).rstrip("\n")
+    said = [Said(role="user", content="Hello"), Said(role="assistant", content=first)]
+    assert second == "".join(say(system, [*said, Said(role="user", content="And now?")], manner))
+    assert second != "".join(say(system, [Said(role="user", content="And now?")], manner))
+
+
+def test_beyond_this_machine_it_takes_a_key(monkeypatch):
+    monkeypatch.delenv("INSTRUCT_API_KEY", raising=False)
+    assert key_for(SERVE) == ""
+    with pytest.raises(ParamsError, match="INSTRUCT_API_KEY"):
+        key_for(replace(SERVE, host="0.0.0.0"))
+    monkeypatch.setenv("INSTRUCT_API_KEY", "abc")
+    assert key_for(replace(SERVE, host="0.0.0.0")) == "abc"
+
+
+def test_a_port_in_use_and_a_host_that_is_not_ours_are_refused():
+    with bind(SERVE) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(InstructError, match=str(port)):
+            bind(replace(SERVE, port=port))
+    with pytest.raises(InstructError, match=r"192\.0\.2\.1"):
+        bind(replace(SERVE, host="192.0.2.1"))
+
+
+def test_a_cache_without_room_for_the_template_is_refused(systems):
+    with pytest.raises(ParamsError, match="cache_tokens"):
+        Served(systems, replace(SERVE, cache_tokens=40))
+
+
+def test_lines_are_added_whole_whatever_ends_the_file(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"a": 1}')
+    append(path, b'{"b": 2}\n')
+    append(path, b'{"c": 3}\n')
+    assert path.read_text() == '{"a": 1}\n{"b": 2}\n{"c": 3}\n'
+
+
+def test_sigterm_lets_running_answers_finish(here):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    code = "from instruct.cli import run; run()"
+    command = [sys.executable, "-c", code, "serve", "--system", "sft"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
+        try:
+            url = process.stdout.readline().split(": ")[0]
+            said = [{"role": "user", "content": QUESTION}]
+            body = {"model": "sft", "messages": said, "max_tokens": 180, "stream": True}
+            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
+                lines = reply.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGTERM)
+                until = time.monotonic() + 30
+                while (status := httpx.get(f"{url}/v1/models", timeout=60).status_code) != 503:
+                    assert status == 200 and time.monotonic() < until
+                assert list(lines)[-2:] == ["data: [DONE]", ""]
+            assert process.wait(timeout=60) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()

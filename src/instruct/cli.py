@@ -9,6 +9,7 @@ import typer
 
 from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.core.terminal import guard_output, make_site_cache_private, print_error
+from instruct.exporting.commands import app as exports
 
 if TYPE_CHECKING:
     from instruct.results.runs import Run
@@ -282,6 +283,8 @@ def policy_test(
 
     print("\n".join(report(policy_of(rules), read_probes(file))))
 
+
+app.add_typer(exports, name="export")
 
 human = typer.Typer(no_args_is_help=True, help="Scores given by people, to hold the judges against.")
 app.add_typer(human, name="human")

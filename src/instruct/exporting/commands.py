@@ -1,0 +1,170 @@
+"""The commands `instruct export …`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from instruct.core.errors import ParamsError
+from instruct.core.params import did_you_mean
+
+if TYPE_CHECKING:
+    from instruct.exporting.export import Export
+    from instruct.exporting.proof import Check
+    from instruct.exporting.source import Source
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Write a checkpoint for other programs, proved by the test set's answers in the program that will run it.",
+)
+
+Checkpoint = Annotated[Path, typer.Option(help="the folder of the checkpoint")]
+Out = Annotated[Path | None, typer.Option(help="the folder to write (default: build/export/KIND)")]
+CheckN = Annotated[str, typer.Option("--check", help="test records to answer: a number, all, or 0 for no proof")]
+Template = Annotated[str | None, typer.Option(help="alpaca or phi3, if the checkpoint is not this project's")]
+Data = Annotated[Path, typer.Option(help="the test set")]
+Name = Annotated[str, typer.Option(help="what the model is called")]
+Cache = Annotated[bool, typer.Option("--kv-cache/--no-kv-cache", help="keys and values go in and out of the graph")]
+
+BEST, TEST, BUILD = Path("models/sft/best"), Path("data/split/test.json"), Path("build/export")
+_CHECK, _NAME = "100", "instruct-sft"
+
+
+@app.command()
+def gguf(
+    kind: Annotated[str, typer.Option("--type", help="f32, f16, bf16, q8_0 or q4_0")] = "f16",
+    checkpoint: Checkpoint = BEST,
+    out: Out = None,
+    check: CheckN = _CHECK,
+    template: Template = None,
+    data: Data = TEST,
+    name: Name = _NAME,
+) -> None:
+    """A GGUF file for llama.cpp, LM Studio and others; a LoRA adapter is merged."""
+    from instruct.exporting.gguf_writer import GGUFType
+    from instruct.exporting.llamacpp import gguf_export
+
+    _require_type(kind, get_args(GGUFType))
+    source, checked = _open(checkpoint, template, check, data)
+    _run(gguf_export(source, kind, checked, name), source, checked, out or BUILD / f"gguf-{kind}")  # type: ignore[arg-type]
+
+
+@app.command()
+def ollama(
+    kind: Annotated[str, typer.Option("--type", help="f32, f16, bf16, q8_0 or q4_0")] = "f16",
+    checkpoint: Checkpoint = BEST,
+    out: Out = None,
+    check: CheckN = _CHECK,
+    template: Template = None,
+    data: Data = TEST,
+    name: Name = _NAME,
+) -> None:
+    """A GGUF file and a Modelfile; prints the `ollama create` line."""
+    from instruct.exporting.gguf_writer import GGUFType
+    from instruct.exporting.llamacpp import ollama_export
+
+    _require_type(kind, get_args(GGUFType))
+    source, checked = _open(checkpoint, template, check, data)
+    place = out or BUILD / f"ollama-{kind}"
+    _run(ollama_export(source, kind, checked, name, place), source, checked, place)  # type: ignore[arg-type]
+
+
+@app.command()
+def adapter(
+    checkpoint: Checkpoint = BEST,
+    out: Out = None,
+    check: CheckN = _CHECK,
+    template: Template = None,
+    data: Data = TEST,
+    name: Name = _NAME,
+) -> None:
+    """The LoRA adapter alone, for llama.cpp and PEFT, without the base model."""
+    from instruct.exporting.llamacpp import adapter_export
+
+    source, checked = _open(checkpoint, template, check, data)
+    _run(adapter_export(source, checked, name), source, checked, out or BUILD / "adapter")
+
+
+@app.command()
+def hf(
+    kind: Annotated[str, typer.Option("--type", help="fp32 or bf16")] = "fp32",
+    push: Annotated[str, typer.Option(help="print the command that uploads to this repository, USER/NAME")] = "",
+    checkpoint: Checkpoint = BEST,
+    out: Out = None,
+    check: CheckN = _CHECK,
+    template: Template = None,
+    data: Data = TEST,
+    name: Name = _NAME,
+) -> None:
+    """A folder for the Hugging Face hub, with model card, for transformers and vLLM. It uploads nothing."""
+    from instruct.exporting.hub import HubType, hub_export, push_line
+
+    _require_type(kind, get_args(HubType))
+    source, checked = _open(checkpoint, template, check, data)
+    place = out or BUILD / f"hf-{kind}"
+    _run(hub_export(source, kind, checked, name, Path()), source, checked, place)  # type: ignore[arg-type]
+    if push:
+        print(push_line(push, place))
+
+
+@app.command()
+def onnx(
+    cache: Cache = True,
+    int8: Annotated[bool, typer.Option("--int8", help="matrices in 8 bits")] = False,
+    checkpoint: Checkpoint = BEST,
+    out: Out = None,
+    check: CheckN = _CHECK,
+    template: Template = None,
+    data: Data = TEST,
+) -> None:
+    """ONNX for onnxruntime, any batch and any length."""
+    from instruct.exporting.tensors import onnx_export
+
+    source, checked = _open(checkpoint, template, check, data)
+    export = onnx_export(source, cache=cache, int8=int8)
+    _run(export, source, checked, out or BUILD / ("onnx-int8" if int8 else "onnx"))
+
+
+@app.command()
+def torch(
+    cache: Cache = True,
+    legacy: Annotated[
+        bool, typer.Option("--legacy", help="TorchScript, which torch deprecates, in place of .pt2")
+    ] = False,
+    checkpoint: Checkpoint = BEST,
+    out: Out = None,
+    check: CheckN = _CHECK,
+    template: Template = None,
+    data: Data = TEST,
+) -> None:
+    """A program of torch.export (.pt2), any batch and any length."""
+    from instruct.exporting.tensors import torch_export
+
+    source, checked = _open(checkpoint, template, check, data)
+    _run(
+        torch_export(source, cache=cache, legacy=legacy),
+        source,
+        checked,
+        out or BUILD / ("torchscript" if legacy else "torch"),
+    )
+
+
+def _require_type(kind: str, allowed: tuple[str, ...]) -> None:
+    if kind not in allowed:
+        raise ParamsError(f"--type: {kind} is not one of {', '.join(allowed)}{did_you_mean(kind, allowed)}")
+
+
+def _open(checkpoint: Path, template: str | None, check: str, data: Path) -> "tuple[Source, Check]":
+    """The checkpoint, and the records to answer: what is missing is said before anything is computed."""
+    from instruct.exporting.export import read_check
+    from instruct.exporting.source import open_source
+
+    checked = read_check(check, Path(), data)
+    return open_source(Path(), checkpoint, template), checked
+
+
+def _run(export: "Export", source: "Source", check: "Check", out: Path) -> None:
+    from instruct.exporting.export import make_export
+
+    for line in make_export(export, source, check, out):
+        print(line)

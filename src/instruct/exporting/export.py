@@ -1,0 +1,103 @@
+"""One export from beginning to end: written whole, proved, described; or nothing of it is there."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instruct.core.errors import ParamsError
+from instruct.core.files import sha256_of, write_json
+from instruct.core.params import load_params
+from instruct.core.records import read_examples
+from instruct.core.runtime import RuntimeParams
+from instruct.evaluation.settings import EvaluateParams
+from instruct.exporting.proof import Check, proof_document, proof_lines, prove, spread_over
+from instruct.exporting.running import Runner, require_packages
+from instruct.exporting.source import Source
+from instruct.exporting.whole import PROOF, whole_folder
+from instruct.generation.settings import GenerateParams
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is written, and how it is run.
+
+    `write` fills the folder and returns what is to be printed; `runner` is the program for the proof. `bytes_needed`
+    must be free. `needs` are the packages that writing takes. `scratch` files are for the proof alone.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    write: Callable[[Path], list[str]]
+    runner: Callable[[Path], Runner]
+    bytes_needed: int
+    needs: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    scratch: tuple[str, ...] = ()
+
+
+def read_check(asked: str, root: Path, data: Path) -> Check:
+    """How much of the test set is to be answered: a number of records, `all`, or 0 for none.
+
+    Raises ParamsError for anything else, DataError where there is no test set.
+    """
+    if asked != "all" and not asked.isdecimal():
+        raise ParamsError(f"--check: must be all or a number of records, is {asked}")
+    count = None if asked == "all" else int(asked)
+    examples = [] if count == 0 else read_examples(root / data)
+    params = root / "params.yaml"
+    return Check(
+        examples=spread_over(examples, count),
+        total=len(examples),
+        generate=load_params("generate", GenerateParams, params),
+        evaluate=load_params("evaluate", EvaluateParams, params),
+        threads=load_params("runtime", RuntimeParams, params).num_threads,
+    )
+
+
+def make_export(export: Export, source: Source, check: Check, out: Path) -> Iterator[str]:
+    """Write the export to the folder `out` and prove it; lines for the user.
+
+    Raises InstructError, with nothing half-written left, where a package, disk space or the program fails.
+    """
+    require_packages(export.needs)
+    if check.examples:
+        require_packages(export.runner(out).needs)
+    with whole_folder(out, export.bytes_needed) as folder:
+        lines = export.write(folder)
+        files = {name: one for name, one in describe_files(folder).items() if name not in export.scratch}
+        size = sum(one["bytes"] for one in files.values())
+        proof = prove(source, export.runner(folder), check, folder) if check.examples else None
+        for name in export.scratch:
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / PROOF, {**_document(export, source, files), **proof_document(proof, check, size)})
+    for name, one in files.items():
+        yield f"{out / name}: {one['bytes'] / 1e6:,.1f} MB"
+    yield from lines
+    if proof is None:
+        yield f"check {check.words}"
+    else:
+        yield from proof_lines(proof, check, size)
+        yield f"proof: {out / PROOF}"
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file, by name."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
+    }
+
+
+def _document(export: Export, source: Source, files: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "kind": export.kind,
+        "settings": dict(export.settings),
+        "about": dict(export.about),
+        "files": dict(files),
+        "origin": {name: value for name, value in asdict(source.origin).items() if value},
+        "template": source.template_name,
+    }

@@ -1,0 +1,137 @@
+"""How llama.cpp calls the tensors of each family, and the fields by which it knows the shape.
+
+A family is one entry of `FAMILIES`, by the `model_type` of its config.json. A tensor's name is looked up without
+`.weight` or `.bias`, so biases need no entries of their own.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instruct.core.errors import CheckpointError
+from instruct.model.checkpoint import Model
+
+Fields = Mapping[str, str]
+"""Field of the architecture → key of config.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One architecture of llama.cpp.
+
+    `heads` maps the parts whose rows are kept rotary pair beside rotary pair to the config's key of their number of
+    heads: llama.cpp's order for Llama. `whole` and `real` are fields that hold whole and real numbers.
+    """
+
+    architecture: str
+    layers: str
+    names: Mapping[str, str]
+    parts: Mapping[str, str]
+    whole: Fields
+    real: Fields
+    heads: Fields = field(default_factory=dict)
+
+
+_LLAMA_PARTS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+FAMILIES: Mapping[str, Family] = {
+    "gpt2": Family(
+        architecture="gpt2",
+        layers="h",
+        names={"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"},
+        parts={
+            "ln_1": "attn_norm",
+            "attn.c_attn": "attn_qkv",
+            "attn.c_proj": "attn_output",
+            "ln_2": "ffn_norm",
+            "mlp.c_fc": "ffn_up",
+            "mlp.c_proj": "ffn_down",
+        },
+        whole={
+            "context_length": "n_positions",
+            "embedding_length": "n_embd",
+            "block_count": "n_layer",
+            "attention.head_count": "n_head",
+        },
+        real={"attention.layer_norm_epsilon": "layer_norm_epsilon"},
+    ),
+    "llama": Family(
+        architecture="llama",
+        layers="layers",
+        names={"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"},
+        parts=_LLAMA_PARTS,
+        whole={
+            "context_length": "max_position_embeddings",
+            "embedding_length": "hidden_size",
+            "feed_forward_length": "intermediate_size",
+            "block_count": "num_hidden_layers",
+            "attention.head_count": "num_attention_heads",
+            "attention.head_count_kv": "num_key_value_heads",
+        },
+        real={"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"},
+        heads={"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"},
+    ),
+}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a config.json; raises CheckpointError for one that has no entry."""
+    kind = str(config.get("model_type"))
+    if kind not in FAMILIES:
+        raise CheckpointError(f'a model of type "{kind}" cannot be written as GGUF; only {", ".join(FAMILIES)} can')
+    return FAMILIES[kind]
+
+
+def shape_fields(family: Family, config: Mapping[str, Any]) -> dict[str, int | float]:
+    """The fields that describe the shape, by their full names."""
+    numbers: dict[str, int | float] = {name: int(config[key]) for name, key in family.whole.items()}
+    numbers |= {name: float(config[key]) for name, key in family.real.items()}
+    if family.architecture == "gpt2":
+        numbers["feed_forward_length"] = 4 * int(config["n_embd"])
+    elif family.architecture == "llama":
+        numbers["rope.dimension_count"] = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    return {f"{family.architecture}.{name}": value for name, value in numbers.items()}
+
+
+def stored_name(family: Family, name: str) -> str:
+    """What llama.cpp calls a tensor of ours; raises CheckpointError for one that has no entry."""
+    module, _, kind = name.rpartition(".")
+    if module in family.names:
+        return f"{family.names[module]}.{kind}"
+    layers, _, rest = module.partition(".")
+    layer, _, part = rest.partition(".")
+    if layers != family.layers or part not in family.parts:
+        raise CheckpointError(f"the tensor {name} has no name in llama.cpp's {family.architecture}")
+    return f"blk.{layer}.{family.parts[part]}.{kind}"
+
+
+def stored_tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
+    """Each weight of a model by llama.cpp's name, (out, in) and with the rows in its order."""
+    config = model.config.to_huggingface()
+    family = family_of(config)
+    for name, weight in model.state_dict().items():
+        stored = stored_name(family, name)
+        yield stored, in_stored_order(family, config, stored, weight)
+
+
+def in_stored_order(family: Family, config: Mapping[str, Any], stored: str, rows: Tensor) -> Tensor:
+    """Rows (or a bias) of queries and keys with each rotary pair side by side; Llama has it half a head apart."""
+    part = stored.rpartition(".")[0].rpartition(".")[2]
+    if part not in family.heads:
+        return rows
+    heads = int(config[family.heads[part]])
+    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).to(torch.float32).contiguous()

@@ -1,0 +1,142 @@
+"""GGUF files for llama.cpp and all that is built on it: weights, tokenizer, chat template, stop tokens, provenance."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import gguf
+import numpy as np
+from torch import Tensor
+
+from instruct.core.errors import CheckpointError
+from instruct.core.files import read_json
+from instruct.exporting.chat import jinja_template
+from instruct.exporting.gguf_names import family_of, shape_fields, stored_tensors
+from instruct.exporting.source import Source
+from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, bytes_by_character, save_tokenizer
+
+GGUFType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
+}
+_PRE = {"gpt2": "gpt-2", "smollm": "smollm"}
+"""Our pre-tokenizers by llama.cpp's names; with a wrong one it reads other tokens without a word."""
+_ALWAYS_F32 = ("position_embd.weight",)
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5
+
+
+def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: Mapping[str, str]) -> None:
+    """Write the model; `about` are our own fields, such as whether the file was checked.
+
+    Raises CheckpointError where the shapes do not allow the type, before anything is written.
+    """
+    check_shapes(source, kind)
+    writer = gguf.GGUFWriter(path, family_of(source.model.config.to_huggingface()).architecture)
+    try:
+        _add_general(writer, source, kind, name, about)
+        _add_shape(writer, source)
+        _add_tokenizer(writer, source)
+        for stored, weight in stored_tensors(source.model):
+            own = stored_kind(stored, weight, kind)
+            values = np.ascontiguousarray(weight.numpy())
+            writer.add_tensor(stored, gguf.quantize(values, own), raw_dtype=own)
+        write_out(writer)
+    finally:
+        writer.close()
+
+
+def write_out(writer: gguf.GGUFWriter) -> None:
+    """Write everything that was added."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+
+
+def stored_kind(stored: str, weight: Tensor, kind: GGUFType) -> gguf.GGMLQuantizationType:
+    """How a tensor is stored: norms, biases and positions stay F32."""
+    if weight.ndim < 2 or stored in _ALWAYS_F32:
+        return gguf.GGMLQuantizationType.F32
+    return TYPES[kind][0]
+
+
+def check_shapes(source: Source, kind: GGUFType) -> None:
+    """Raise CheckpointError for a type whose blocks do not divide a matrix's rows."""
+    for stored, weight in stored_tensors(source.model):
+        own = stored_kind(stored, weight, kind)
+        block = gguf.GGML_QUANT_SIZES[own][0]
+        if weight.shape[-1] % block:
+            raise CheckpointError(
+                f"{source.folder}: --type {kind} stores blocks of {block} numbers, but the rows of {stored} have "
+                f"{weight.shape[-1]}; use f16, bf16 or f32"
+            )
+
+
+def size_of(source: Source, kind: GGUFType) -> int:
+    """About how many bytes the file will have."""
+    total = 8_000_000  # the tokenizer
+    for stored, weight in stored_tensors(source.model):
+        block, size = gguf.GGML_QUANT_SIZES[stored_kind(stored, weight, kind)]
+        total += weight.numel() * size // block
+    return total
+
+
+def _add_general(writer: gguf.GGUFWriter, source: Source, kind: GGUFType, name: str, about: Mapping[str, str]) -> None:
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(TYPES[kind][1])
+    if kind.startswith("q"):
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if source.origin.licence:
+        writer.add_license(source.origin.licence)
+    if source.origin.base:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, source.origin.base)
+        writer.add_base_model_description(0, source.origin.base_about)
+    for key, value in about.items():
+        if value:
+            writer.add_string(f"instruct.{key}", value)
+
+
+def _add_shape(writer: gguf.GGUFWriter, source: Source) -> None:
+    config = source.model.config.to_huggingface()
+    for key, value in shape_fields(family_of(config), config).items():
+        writer.add_uint32(key, value) if isinstance(value, int) else writer.add_float32(key, value)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, source: Source) -> None:
+    tokens, types = spelled_tokens(source.tokenizer, source.model.config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_PRE[source.tokenizer.pre_tokenizer])
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(list(merges_of(source.tokenizer)))
+    writer.add_eos_token_id(source.tokenizer.eos_id)
+    writer.add_pad_token_id(source.tokenizer.encoding.encode_single_token(END_OF_TEXT))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(jinja_template(source.template))
+
+
+def spelled_tokens(tokenizer: Tokenizer, rows: int) -> tuple[list[str], list[int]]:
+    """Every token as a vocabulary file spells it, and its type; rows of the model that no token has are unused."""
+    character = {value: key for key, value in bytes_by_character().items()}
+    special = {tokenizer.encoding.encode_single_token(name) for name in tokenizer.encoding.special_tokens_set}
+    tokens, types = [], []
+    for id_ in range(tokenizer.vocab_size):
+        token = tokenizer.encoding.decode_single_token_bytes(id_)
+        tokens.append(token.decode() if id_ in special else "".join(character[value] for value in token))
+        types.append(_CONTROL if id_ in special else _NORMAL)
+    spare = range(tokenizer.vocab_size, rows)
+    return tokens + [f"[PAD{id_}]" for id_ in spare], types + [_UNUSED for _ in spare]
+
+
+def merges_of(tokenizer: Tokenizer) -> Iterator[str]:
+    """The merges as "left right", in their order, as a checkpoint's tokenizer.json lists them."""
+    with TemporaryDirectory(prefix="instruct-merges-") as folder:
+        save_tokenizer(tokenizer, Path(folder) / "tokenizer.json")
+        merges = read_json(Path(folder) / "tokenizer.json")["model"]["merges"]
+    yield from (" ".join(pair) for pair in merges)

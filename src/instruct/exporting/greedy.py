@@ -1,0 +1,108 @@
+"""Greedy answers by the rules of generation, and where two of them part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from instruct.core.records import Example, Response
+from instruct.core.runtime import Runtime
+from instruct.exporting.running import Said
+from instruct.exporting.source import Source
+from instruct.generation.decode import StopReason, generate, repeats
+from instruct.generation.settings import GenerateParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parting:
+    """The first token of an answer that is not the checkpoint's: its place, both tokens, and their logits' distance.
+
+    `tie` says whether the checkpoint could hardly choose: the distance is within the program's rounding error.
+    """
+
+    id: str
+    place: int
+    checkpoint: str
+    export: str
+    margin: float
+    tie: bool
+
+
+def greedy_params(params: GenerateParams) -> GenerateParams:
+    """The settings of generation, without chance."""
+    return replace(params, temperature=0.0, num_samples=1, weights="fp32")
+
+
+def answer_ours(source: Source, examples: Sequence[Example], params: GenerateParams) -> list[Response]:
+    """The checkpoint's own greedy answers, by the engine that `dvc repro generate` uses."""
+    answers = generate(
+        source.model,
+        source.tokenizer,
+        {one.id: source.template.render(one.instruction, one.input) for one in examples},
+        prefix=source.template.prefix,
+        stop_strings=source.template.stop_strings,
+        params=greedy_params(params),
+        runtime=Runtime(torch.device("cpu"), torch.float32),
+        shown=False,
+    )
+    return [
+        _response(one, answer.text, answer.stop_reason, answer.prompt_tokens, answer.tokens)
+        for one, answer in zip(examples, answers.values(), strict=True)
+    ]
+
+
+def cut_answer(source: Source, said: Said, params: GenerateParams) -> tuple[Said, StopReason]:
+    """An answer as generation would have ended it: at a stop string, a repetition or its most tokens."""
+    for end in range(1, len(said.tokens) + 1):
+        tokens = said.tokens[:end]
+        text = source.tokenizer.decode(tokens)
+        reason: StopReason | None = None
+        if any(stop in text for stop in source.template.stop_strings):
+            reason = "stop_string"
+        elif params.max_repeats and repeats(tokens, params.max_repeats):
+            reason = "repetition"
+        elif end == params.max_new_tokens:
+            reason = "length"
+        if reason:
+            return replace(said, tokens=tokens, ended=False), reason
+    return said, "end_of_text" if said.ended else "length"
+
+
+def answer_theirs(source: Source, example: Example, said: Said, reason: StopReason) -> Response:
+    """An answer of an export as a record, its text cut as generation cuts it."""
+    text = source.tokenizer.decode(said.tokens)
+    if reason == "stop_string":
+        text = text[: min(text.find(stop) for stop in source.template.stop_strings if stop in text)]
+    return _response(example, text.strip(), reason, len(said.prompt), len(said.tokens))
+
+
+@torch.inference_mode()
+def find_parting(source: Source, said: Said, rounding: float) -> Parting | None:
+    """Where an answer leaves the checkpoint's greedy path, or None: each token is its likeliest after those before.
+
+    One pass over prompt and answer shows it. An answer that ended is also asked for its end. Logits of which the
+    program's may differ by `rounding` are tied where they are no further apart.
+    """
+    vocabulary, ids = source.tokenizer.vocab_size, [*said.prompt, *said.tokens]
+    start = len(said.prompt) - 1
+    logits = source.model(torch.tensor([ids]))[0, start:, :vocabulary].float()  # (answer + 1, vocab_size)
+    ours = logits.argmax(dim=-1).tolist()
+    for place, token in enumerate(said.tokens):
+        if ours[place] != token:
+            return _parting(source, said, place, logits[place], (ours[place], token), rounding)
+    last = len(said.tokens)
+    if said.ended and ours[last] not in source.tokenizer.stop_ids:
+        return _parting(source, said, last, logits[last], (ours[last], source.tokenizer.eos_id), rounding)
+    return None
+
+
+def _parting(
+    source: Source, said: Said, place: int, logits: torch.Tensor, chosen: tuple[int, int], rounding: float
+) -> Parting:
+    ours, theirs = (source.tokenizer.decode([id_]) for id_ in chosen)
+    margin = round(float(logits[chosen[0]] - logits[chosen[1]]), 6)
+    return Parting(id=said.id, place=place, checkpoint=ours, export=theirs, margin=margin, tie=margin <= rounding)
+
+
+def _response(example: Example, text: str, reason: str, prompt: int, tokens: int) -> Response:
+    return Response(**vars(example), response=text, stop_reason=reason, prompt_tokens=prompt, response_tokens=tokens)

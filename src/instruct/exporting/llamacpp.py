@@ -1,0 +1,117 @@
+"""`instruct export gguf`, `ollama` and `adapter`: what llama.cpp and the programs built on it run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from instruct.exporting.adapter import base_source, require_adapter, write_gguf_adapter, write_peft_adapter
+from instruct.exporting.export import Export
+from instruct.exporting.gguf_writer import GGUFType, check_shapes, size_of, write_gguf
+from instruct.exporting.modelfile import modelfile
+from instruct.exporting.proof import Check
+from instruct.exporting.running import Runner
+from instruct.exporting.source import Source
+
+MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
+BASE = "base.gguf"  # only while the proof of an adapter runs
+LONGEST_CONTEXT = 8192
+"""Tokens that Ollama is told to make room for at most: their memory is taken when the model is loaded."""
+
+
+def gguf_export(source: Source, kind: GGUFType, check: Check, name: str) -> Export:
+    """One GGUF file; raises CheckpointError where the shapes do not allow the type."""
+    check_shapes(source, kind)
+
+    def write(folder: Path) -> list[str]:
+        write_gguf(source, folder / MODEL, kind, name=name, about=about_file(source, check))
+        return []
+
+    return Export(
+        kind="gguf",
+        settings={"type": kind, "name": name},
+        write=write,
+        runner=lambda folder: llamacpp_runner(source, folder / MODEL, kind),
+        bytes_needed=size_of(source, kind),
+    )
+
+
+def ollama_export(source: Source, kind: GGUFType, check: Check, name: str, out: Path) -> Export:
+    """A GGUF file and the Modelfile that makes an Ollama model of it."""
+    export = gguf_export(source, kind, check, name)
+
+    def write(folder: Path) -> list[str]:
+        export.write(folder)
+        context = min(source.model.block_size, LONGEST_CONTEXT)
+        (folder / MODELFILE).write_bytes(modelfile(source, MODEL, context).encode())
+        return [f"ollama create {name} -f {out / MODELFILE}"]
+
+    return Export(
+        kind="ollama",
+        settings=export.settings,
+        write=write,
+        runner=export.runner,
+        bytes_needed=export.bytes_needed,
+    )
+
+
+def adapter_export(source: Source, check: Check, name: str) -> Export:
+    """The LoRA adapter alone: a GGUF file for llama.cpp, and the files that PEFT reads.
+
+    Raises CheckpointError for a checkpoint that is not an adapter. The proof runs it on the base model in F32.
+    """
+    require_adapter(source)
+
+    def write(folder: Path) -> list[str]:
+        write_gguf_adapter(source, folder / ADAPTER, name=name, about=about_file(source, check))
+        write_peft_adapter(source, folder)
+        if check.examples:
+            write_gguf(base_source(source), folder / BASE, "f32", name=source.origin.base, about={})
+        return [f"run it on its base model, {source.origin.base}: llama-server --model BASE.gguf --lora {ADAPTER}"]
+
+    def runner(folder: Path) -> Runner:
+        return exact_runner(source, folder / BASE, {"adapter": str(folder / ADAPTER)})
+
+    return Export(
+        kind="adapter",
+        settings={"name": name},
+        write=write,
+        runner=runner,
+        bytes_needed=size_of(source, "f32") if check.examples else 0,
+        scratch=(BASE,),
+    )
+
+
+def llamacpp_runner(source: Source, path: Path, kind: GGUFType) -> Runner:
+    """llama.cpp with that file: as its users have it, but for f32, whose proof is to be exact."""
+    if kind == "f32":
+        return exact_runner(source, path, {})
+    return Runner(script="llamacpp", needs=("xllamacpp",), path=path, options={"options": {}})
+
+
+def exact_runner(source: Source, path: Path, options: Mapping[str, str]) -> Runner:
+    """llama.cpp computing in float32 throughout.
+
+    One thing stays: it looks GPT-2's GELU up in a table of float16 numbers.
+    """
+    half = source.model.config.to_huggingface()["model_type"] == "gpt2"
+    return Runner(
+        script="llamacpp",
+        needs=("xllamacpp",),
+        path=path,
+        options={"options": {**options, "exact": True}},
+        rounding=5e-3 if half else 1e-3,
+        how="float32 cache, no flash attention",
+    )
+
+
+def about_file(source: Source, check: Check) -> dict[str, str]:
+    """What a file says of itself, whoever finds it."""
+    origin = source.origin
+    return {
+        "commit": origin.commit,
+        "dvc_lock_sha256": origin.lock_sha256,
+        "weights_sha256": " ".join(origin.weights_sha256),
+        "base_model": origin.base,
+        "template": source.template_name,
+        "stop_strings": "\n".join(source.template.stop_strings),
+        "check": check.words,
+    }

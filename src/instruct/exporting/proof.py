@@ -1,0 +1,209 @@
+"""The proof of an export: the test set answered by the program that will run it, against the checkpoint's answers.
+
+Beside an export `proof.json` says what was written, from what, and how its answers compare with the checkpoint's.
+`metrics/evaluate.json` and `metrics/scores.csv` hold the same scores as a run's, with the systems `checkpoint` and
+`export`, so whatever reads runs reads an export too (`proof_run`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from instruct.core.errors import DataError
+from instruct.core.files import write_csv, write_json
+from instruct.core.records import Example, Response, write_records
+from instruct.evaluation.controls import make_controls, run_controls
+from instruct.evaluation.judges.reference import ReferenceJudge
+from instruct.evaluation.score import judge_all
+from instruct.evaluation.settings import EvaluateParams
+from instruct.evaluation.summary import make_table, measure_all, summarise
+from instruct.exporting.greedy import Parting, answer_ours, answer_theirs, cut_answer, find_parting
+from instruct.exporting.running import Run, Runner, request_of, run_export
+from instruct.exporting.source import Source
+from instruct.exporting.whole import PROOF
+from instruct.generation.settings import GenerateParams
+from instruct.results.revisions import WORKSPACE
+from instruct.results.runs import EVALUATE, SCORES, read_run
+from instruct.results.runs import Run as ScoredRun
+from instruct.results.schema import REFERENCE, Difference, Results, dump
+from instruct.results.table import table_columns, table_rows
+from instruct.statistics import ALPHA
+
+CHECKPOINT, EXPORT = "checkpoint", "export"
+_ANSWERS = {name: Path("answers") / f"{name}.json" for name in (CHECKPOINT, EXPORT)}
+_SHOWN = 3  # partings that are printed; all are in the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The records to answer, of how many, and by which settings; no records: the check is skipped."""
+
+    examples: Sequence[Example]
+    total: int
+    generate: GenerateParams
+    evaluate: EvaluateParams
+    threads: int
+
+    @property
+    def words(self) -> str:
+        """What the export's metadata say of it."""
+        if not self.examples:
+            return "skipped: no answer of this file was compared with the checkpoint's"
+        return f"{len(self.examples)} of {self.total} test records, see {PROOF}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What the check found; `rounding` and `how` are the runner's."""
+
+    run: Run
+    rounding: float
+    how: str
+    prompts_alike: int
+    same_tokens: int
+    same_texts: int
+    partings: tuple[Parting, ...]
+    results: Results
+
+    @property
+    def difference(self) -> Difference:
+        """The export's score minus the checkpoint's."""
+        return self.results.main_judge.difference_of(EXPORT)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the export wrote."""
+        return sum(len(said.tokens) for said in self.run.said)
+
+    @property
+    def verdict(self) -> str:
+        """The export against the checkpoint, in a word or two."""
+        if self.same_texts == len(self.run.said):
+            return "the same answers"
+        one = self.difference
+        if one.mean is None or one.p_value is None or one.p_value > ALPHA:
+            return "inconclusive"
+        return "better" if one.mean > 0 else "worse"
+
+
+def spread_over(examples: Sequence[Example], count: int | None) -> list[Example]:
+    """So many examples from all over the test set; all of them for None."""
+    if count is None or count >= len(examples):
+        return list(examples)
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+def prove(source: Source, runner: Runner, check: Check, folder: Path) -> Proof:
+    """Answer the records with both, and leave answers and scores in the folder of the export."""
+    request = request_of(source, check.examples, check.generate.max_new_tokens, check.threads)
+    run = run_export(runner, request)
+    known = [tuple(prompt["ids"]) for prompt in request["prompts"]]
+    cut = [cut_answer(source, said, check.generate) for said in run.said]
+    theirs = [answer_theirs(source, one, said, reason) for one, (said, reason) in zip(check.examples, cut, strict=True)]
+    answers = {CHECKPOINT: answer_ours(source, check.examples, check.generate), EXPORT: theirs}
+    partings = [find_parting(source, said, runner.rounding) for said, _ in cut]
+    return Proof(
+        run=replace(run, said=tuple(said for said, _ in cut)),
+        rounding=runner.rounding,
+        how=runner.how,
+        prompts_alike=sum(said.prompt == ids for said, ids in zip(run.said, known, strict=True)),
+        same_tokens=partings.count(None),
+        same_texts=sum(a.response == b.response for a, b in zip(*answers.values(), strict=True)),
+        partings=tuple(one for one in partings if one),
+        results=write_scores(source, answers, check.evaluate, folder),
+    )
+
+
+def write_scores(source: Source, answers: dict[str, list[Response]], evaluate: EvaluateParams, folder: Path) -> Results:
+    """Score both systems by their similarity to the reference answers, in the files that a run has."""
+    params, judge = replace(evaluate, judges=(REFERENCE,), repeats=1), ReferenceJudge()
+    for name, responses in answers.items():
+        (folder / "answers").mkdir(exist_ok=True)
+        write_records(folder / _ANSWERS[name], responses)
+    verdicts, measured = judge_all({REFERENCE: judge}, answers), measure_all(answers)
+    fitness = run_controls(judge, make_controls(answers[CHECKPOINT], params.controls))
+    files = {name: folder / path for name, path in _ANSWERS.items()}
+    judged_by = {REFERENCE: (judge.identity, fitness)}
+    results = summarise(verdicts, judged_by, answers, files, measured, {}, source.template_name, params)
+    named = [replace(one, answers=_ANSWERS[one.name].as_posix()) for one in results.systems]
+    results = replace(results, systems=tuple(named))
+    table = make_table(results, answers, verdicts, {}, measured)
+    write_json(folder / EVALUATE, dump(results))
+    write_csv(folder / SCORES, table_columns(list(table.scores), results.names), table_rows(table))
+    return results
+
+
+def proof_run(path: Path) -> ScoredRun:
+    """The scores of an export as a run: of its folder, or of the proof.json in it.
+
+    Raises DataError for a folder that is not an export, or one whose check was skipped.
+    """
+    folder = path.parent if path.name == PROOF else path
+    if not (folder / PROOF).is_file():
+        raise DataError(f"{folder}: holds no {PROOF}, so it is not an export; give the folder of one")
+    if not (folder / EVALUATE).is_file():
+        raise DataError(f"{folder / PROOF}: the check was skipped; export again with --check all")
+    return replace(read_run(WORKSPACE, folder), name=str(folder))
+
+
+def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, Any]:
+    """What proof.json says of the check; times and memory are this machine's."""
+    about: dict[str, Any] = {"check": {"records": len(check.examples), "of": check.total, "words": check.words}}
+    if proof is None:
+        return about
+    judge, seconds = proof.results.main_judge, proof.run.seconds
+    return about | {
+        "runtime": {**proof.run.runtime, "rounding": proof.rounding, "how": proof.how},
+        "agreement": {
+            "prompts_of_the_same_tokens": proof.prompts_alike,
+            "answers_of_the_same_tokens": proof.same_tokens,
+            "answers_of_the_same_text": proof.same_texts,
+            "ties": sum(one.tie for one in proof.partings),
+            "partings": [asdict(one) for one in proof.partings],
+        },
+        "score": {
+            "what": judge.identity["score"],
+            **{name: _interval(judge.scores_of(name)) for name in (CHECKPOINT, EXPORT)},
+            "difference": {**_interval(proof.difference), "p_value": proof.difference.p_value},
+            "verdict": proof.verdict,
+        },
+        "cost_here": {
+            "bytes": size,
+            "tokens": proof.tokens,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(proof.tokens / seconds, 2) if seconds else 0.0,
+            "peak_memory_bytes": proof.run.peak_bytes,
+            "threads": check.threads,
+        },
+    }
+
+
+def _interval(one: Any) -> dict[str, float]:
+    return {"mean": one.mean, "low": one.low, "high": one.high}
+
+
+def proof_lines(proof: Proof, check: Check, size: int) -> Iterator[str]:
+    """The proof as it is printed."""
+    count, runtime = len(check.examples), " ".join(proof.run.runtime.values())
+    ties = sum(one.tie for one in proof.partings)
+    how = f" ({proof.how})" if proof.how else ""
+    yield f"{runtime}{how}: {proof.prompts_alike} of {count} prompts were read as the same tokens"
+    yield (
+        f"answers: {proof.same_tokens} of {count} the same token for token, {proof.same_texts} the same text; "
+        f"{ties} part where the checkpoint's logits tie, {len(proof.partings) - ties} elsewhere"
+    )
+    for one in proof.partings[:_SHOWN]:
+        yield f"  {one.id}, token {one.place}: {one.checkpoint!r} became {one.export!r}, {one.margin:g} apart"
+    judge, difference = proof.results.main_judge, proof.difference
+    ours, theirs = (judge.scores_of(name) for name in (CHECKPOINT, EXPORT))
+    yield (
+        f"similarity: checkpoint {ours.mean:.1f} ({ours.low:.1f} to {ours.high:.1f}), export {theirs.mean:.1f} "
+        f"({theirs.low:.1f} to {theirs.high:.1f})"
+    )
+    yield (
+        f"export - checkpoint: {difference.mean:+.2f} (95 % interval {difference.low:+.2f} to {difference.high:+.2f}), "
+        f"p = {difference.p_value:.2g}: {proof.verdict}"
+    )
+    speed = proof.tokens / proof.run.seconds if proof.run.seconds else 0.0
+    yield f"here: {size / 1e6:,.1f} MB, {speed:,.1f} tokens/s, {proof.run.peak_bytes / 1e6:,.0f} MB of memory"

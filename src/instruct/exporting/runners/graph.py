@@ -1,0 +1,125 @@
+"""Answers prompts with an exported graph, in onnxruntime or in torch, without the project and without the other one.
+
+python graph.py request.json reply.json
+
+A request names the program (`onnx`, `pt2` or `torchscript`), the file, and for a graph with a cache the number of
+layers, key heads and the size of a head. A graph takes input_ids (B, T), attention_mask (B, S + T), position_ids
+(B, T) and a key and a value (B, heads, S, size) for each layer, and gives logits (B, T, vocab_size) and the keys and
+values of all S + T tokens. Without a cache S is 0, and only the logits come out.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[list[Any]], list[Any]]
+
+
+def main(request: Path, reply: Path) -> None:
+    """Answer every prompt of the request, greedily; or give logits where it asks for them."""
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    graph = Graph(asked)
+    if wanted := asked.get("logits"):
+        _write_logits(graph, wanted, reply)
+        return
+    answers, started = [], time.perf_counter()
+    for prompt in asked["prompts"]:
+        tokens = graph.greedy(prompt["ids"], set(asked["stop_ids"]), asked["max_new_tokens"])
+        ended = tokens[-1] in asked["stop_ids"]
+        kept = tokens[:-1] if ended else tokens
+        answers.append({"id": prompt["id"], "prompt": prompt["ids"], "tokens": kept, "ended": ended})
+    seconds = time.perf_counter() - started
+    done = {"answers": answers, "seconds": seconds, "runtime": graph.runtime}
+    reply.write_text(json.dumps({**done, "imported": _ours()}), encoding="utf-8")
+
+
+class Graph:
+    """An exported graph, and the cache that goes through it."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self._cache = asked["cache"]
+        self._vocabulary = asked["vocab_size"]
+        self._run, self.runtime = _open(asked)
+
+    def greedy(self, ids: list[int], stop_ids: set[int], most: int) -> list[int]:
+        """The likeliest tokens after `ids`, the end token included."""
+        tokens: list[int] = []
+        new, past = ids, self.empty(1)
+        while len(tokens) < most and not (tokens and tokens[-1] in stop_ids):
+            seen = len(ids) + len(tokens) - len(new)
+            logits, past = self.step(np.array([new]), np.ones((1, seen + len(new)), np.int64), past)
+            tokens.append(int(logits[0, -1].argmax()))
+            new = tokens[-1:] if self._cache else ids + tokens
+        return tokens
+
+    def empty(self, rows: int) -> list[Any]:
+        """A cache of no tokens."""
+        if not self._cache:
+            return []
+        shape = (rows, self._cache["heads"], 0, self._cache["size"])
+        return [np.zeros(shape, np.float32) for _ in range(2 * self._cache["layers"])]
+
+    def step(self, ids: Any, mask: Any, past: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """(B, T) new ids and a mask of all tokens → (B, T, vocab_size) logits, and the cache with them in it."""
+        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
+        logits, *cache = self._run([ids.astype(np.int64), mask.astype(np.int64), positions.astype(np.int64), *past])
+        return logits[..., : self._vocabulary], cache
+
+
+def _open(asked: dict[str, Any]) -> tuple[Run, dict[str, str]]:
+    if asked["program"] == "onnx":
+        return _open_onnx(asked)
+    import torch
+
+    torch.set_num_threads(asked["threads"])
+    if asked["program"] == "torchscript":
+        module = torch.jit.load(asked["path"])
+    else:
+        module = torch.export.load(asked["path"]).module()
+
+    def run(inputs: list[Any]) -> list[Any]:
+        with torch.inference_mode():
+            out = module(*map(torch.from_numpy, inputs))
+        return [one.numpy() for one in (out if isinstance(out, tuple) else (out,))]
+
+    return run, {"name": "torch", "version": torch.__version__}
+
+
+def _open_onnx(asked: dict[str, Any]) -> tuple[Run, dict[str, str]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = asked["threads"], 1
+    session = onnxruntime.InferenceSession(asked["path"], options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(inputs: list[Any]) -> list[Any]:
+        return session.run(None, dict(zip(names, inputs, strict=True)))
+
+    return run, {"name": "onnxruntime", "version": version("onnxruntime")}
+
+
+def _write_logits(graph: Graph, wanted: dict[str, Any], reply: Path) -> None:
+    """The logits of the last places of (B, T) ids with a mask, in two passes where `split` says so: for tests."""
+    ids, mask = np.array(wanted["ids"]), np.array(wanted["mask"])
+    split = wanted.get("split") or ids.shape[1]
+    parts, past = [], graph.empty(len(ids))
+    for begin, end in ((0, split), *([(split, ids.shape[1])] if split < ids.shape[1] else [])):
+        logits, past = graph.step(ids[:, begin:end], mask[:, :end], past)
+        parts.append(logits)
+    np.save(reply, np.concatenate(parts, axis=1))
+
+
+def _ours() -> list[str]:
+    """Which of these packages were needed to answer."""
+    return [name for name in ("instruct", "onnxruntime", "torch", "transformers") if name in sys.modules]
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Answers of an export, given by the program that will run it, in a process of its own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from instruct.core.errors import InstructError
+from instruct.core.records import Example
+from instruct.exporting.chat import messages_of
+from instruct.exporting.source import Source
+
+RunnerName = Literal["llamacpp", "graph", "hub"]
+EXTRA = "pip install 'instruct[export]'"
+_LINES = 5  # of what a program complained, shown to the user
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """The program that runs an export: which script, the packages it needs, the file, and what else it is told.
+
+    `rounding` is how far its logits may be from the checkpoint's because float32 sums are in another order; `how` says
+    what of its settings is not its default.
+    """
+
+    script: RunnerName
+    needs: tuple[str, ...]
+    path: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rounding: float = 1e-3
+    how: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One answer: the prompt's tokens as the program read them, the answer's, and whether an end token came last."""
+
+    id: str
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    ended: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """All answers, who gave them, in how many seconds, and the most memory that the program had."""
+
+    said: tuple[Said, ...]
+    runtime: Mapping[str, str]
+    seconds: float
+    peak_bytes: int
+    imported: tuple[str, ...] = ()
+
+
+def require_packages(needs: Sequence[str]) -> None:
+    """Raise InstructError where a package that an export or its proof needs is not installed."""
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InstructError(f"{', '.join(missing)}: not installed; run `{EXTRA}`")
+
+
+def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int, threads: int) -> dict[str, Any]:
+    """What every program is told; each takes of a prompt what it can: messages or tokens."""
+    prompts = []
+    for one in examples:
+        ids = source.tokenizer.encode(source.template.render(one.instruction, one.input))
+        prompts.append({"id": one.id, "messages": messages_of(one, source.template), "ids": ids})
+    return {
+        "prompts": prompts,
+        "stop_ids": sorted(source.tokenizer.stop_ids),
+        "vocab_size": source.tokenizer.vocab_size,
+        "max_new_tokens": max_new_tokens,
+        "threads": threads,
+        "context": source.model.block_size,
+    }
+
+
+def run_export(runner: Runner, request: Mapping[str, Any]) -> Run:
+    """Have every prompt answered; raises InstructError with what the program complained of."""
+    require_packages(runner.needs)
+    with TemporaryDirectory(prefix="instruct-export-") as folder:
+        asked, replied = Path(folder) / "request.json", Path(folder) / "reply.json"
+        asked.write_text(json.dumps({**request, **runner.options, "path": str(runner.path)}), encoding="utf-8")
+        peak = call_program(runner.script, asked, replied)
+        done = json.loads(replied.read_text(encoding="utf-8"))
+    said = [
+        Said(id=one["id"], prompt=tuple(one["prompt"]), tokens=tuple(one["tokens"]), ended=one["ended"])
+        for one in done["answers"]
+    ]
+    return Run(
+        said=tuple(said),
+        runtime=done["runtime"],
+        seconds=done["seconds"],
+        peak_bytes=peak,
+        imported=tuple(done.get("imported", ())),
+    )
+
+
+def call_program(script: RunnerName, asked: Path, replied: Path) -> int:
+    """Run one of the programs beside this module; returns the most memory it had, in bytes."""
+    program = Path(__file__).parent / "runners" / f"{script}.py"
+    with (asked.parent / "log").open("w+", encoding="utf-8", errors="replace") as log:
+        # -I: neither the folder it is called in nor PYTHONPATH changes what it imports.
+        command = [sys.executable, "-I", str(program), str(asked), str(replied)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        lines = log.read().strip().splitlines()
+    if process.returncode or not replied.is_file():
+        raise InstructError(f"{script} cannot run the export: {' | '.join(lines[-_LINES:]) or 'it was killed'}")
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)

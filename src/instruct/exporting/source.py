@@ -1,0 +1,148 @@
+"""What is exported: a checkpoint's model and tokenizer, the template it was trained with, and where it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instruct.backbones.catalog import TABLE, read_table
+from instruct.core.errors import BackboneError, CheckpointError, ParamsError
+from instruct.core.files import read_json, sha256_of
+from instruct.core.git import ask_git
+from instruct.core.params import did_you_mean, read_params
+from instruct.core.parsing import mapping, read_yaml
+from instruct.exporting.chat import same_prompts
+from instruct.model.checkpoint import Model, weight_files
+from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
+from instruct.model.pretrained import load_trained
+from instruct.results.lock import LOCK, PARAMS
+from instruct.text.prompts import TEMPLATES, Template, TemplateName
+from instruct.text.tokenizer import Tokenizer
+
+TRAINED = Path("models/sft")
+"""What the stage `train` writes: only for checkpoints in there do params.yaml and dvc.lock know the settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a checkpoint comes from; what is not known is empty.
+
+    `commit` is the project's, with `+changes` if tracked files differ from it. `lock_sha256` is of dvc.lock, and
+    `weights_sha256` of the checkpoint's weight files, one after the other.
+    """
+
+    commit: str
+    lock_sha256: str
+    weights_sha256: tuple[str, ...]
+    base: str
+    base_about: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint that was read; an adapter is merged into its backbone."""
+
+    folder: Path
+    model: Model
+    tokenizer: Tokenizer
+    template_name: TemplateName
+    template: Template
+    origin: Origin
+
+    @property
+    def stop_tokens(self) -> tuple[str, ...]:
+        """The texts of the tokens that end an answer, the model's own end token first."""
+        ids = sorted(self.tokenizer.stop_ids, key=lambda id_: (id_ != self.tokenizer.eos_id, id_))
+        return tuple(self.tokenizer.encoding.decode_single_token_bytes(id_).decode() for id_ in ids)
+
+    @property
+    def eos(self) -> str:
+        """The text of the token that ends an answer."""
+        return self.stop_tokens[0]
+
+
+def open_source(root: Path, checkpoint: Path, template: str | None = None) -> Source:
+    """Read a checkpoint and what is known of it.
+
+    Raises ParamsError for a template that is unknown, CheckpointError for a checkpoint that cannot be read.
+    """
+    folder = root / checkpoint
+    if not folder.is_dir():
+        raise CheckpointError(f"{checkpoint}: there is no such checkpoint; run `dvc repro train` or give --checkpoint")
+    settings = settings_of(root, checkpoint)
+    name = _template_name(folder, template, settings)
+    model, tokenizer = load_trained(folder, torch.device("cpu"))
+    return Source(
+        folder=folder,
+        model=model.requires_grad_(False),
+        tokenizer=tokenizer,
+        template_name=name,
+        template=TEMPLATES[name],
+        origin=_origin(root, folder, settings),
+    )
+
+
+def settings_of(root: Path, checkpoint: Path) -> dict[str, Any]:
+    """The sections `model` and `prompt` that a checkpoint of this project was trained with; empty for any other."""
+    if not (root / checkpoint).resolve().is_relative_to((root / TRAINED).resolve()):
+        return {}
+    lock = mapping(read_yaml(root / LOCK)) if (root / LOCK).is_file() else {}
+    train = mapping(mapping(lock.get("stages")).get("train"))
+    trained_with = mapping(mapping(train.get("params")).get(PARAMS))
+    return dict(trained_with) if trained_with else read_params(root / PARAMS)
+
+
+def _template_name(folder: Path, given: str | None, settings: Mapping[str, Any]) -> TemplateName:
+    """The template that was asked for, else the one trained with, else the one whose prompts the checkpoint makes."""
+    wanted = given or mapping(settings.get("prompt")).get("template")
+    for name, template in TEMPLATES.items():
+        if wanted == name or (wanted is None and same_prompts(_stored_chat_template(folder), template)):
+            return name
+    names = " or ".join(TEMPLATES)
+    if wanted is None:
+        raise ParamsError(f"{folder}: nothing says which template it was trained with; give --template {names}")
+    raise ParamsError(f"--template: {wanted} is not a template{did_you_mean(str(wanted), TEMPLATES)}; give {names}")
+
+
+def _stored_chat_template(folder: Path) -> str:
+    """The chat template that the checkpoint carries, or nothing."""
+    if (alone := folder / "chat_template.jinja").is_file():
+        return alone.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    stored = mapping(read_json(config)).get("chat_template") if config.is_file() else None
+    return stored if isinstance(stored, str) else ""
+
+
+def _origin(root: Path, folder: Path, settings: Mapping[str, Any]) -> Origin:
+    if (folder / ADAPTER_CONFIG).exists():
+        base, files = read_adapter_config(folder / ADAPTER_CONFIG)[0], [folder / ADAPTER_WEIGHTS]
+    else:
+        base, files = str(mapping(settings.get("model")).get("backbone") or ""), weight_files(folder)
+    entry = _entry(root, base)
+    return Origin(
+        commit=commit_of(root),
+        lock_sha256=sha256_of(root / LOCK) if (root / LOCK).is_file() else "",
+        weights_sha256=tuple(sha256_of(path) for path in files),
+        base=base,
+        base_about=entry[0],
+        licence=entry[1],
+    )
+
+
+def _entry(root: Path, base: str) -> tuple[str, str]:
+    """What the table of backbones says of one: about, licence; empty where it does not know it."""
+    try:
+        backbone = read_table(root / TABLE).get(base) if base else None
+    except BackboneError:
+        backbone = None
+    return (backbone.about, backbone.licence) if backbone else ("", "")
+
+
+def commit_of(root: Path) -> str:
+    """The commit of the project, marked where tracked files differ from it; empty where there is no Git."""
+    commit = (ask_git(root, "rev-parse", "HEAD") or "").strip()
+    changed = ask_git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+changes" if commit and changed else commit

@@ -27,7 +27,8 @@ TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] =
 _PRE = {"gpt2": "gpt-2", "smollm": "smollm"}
 """Our pre-tokenizers by llama.cpp's names; with a wrong one it reads other tokens without a word."""
 _ALWAYS_F32 = ("position_embd.weight",)
-_NORMAL, _CONTROL, _UNUSED = 1, 3, 5
+_OF_TOKENS = ("token_embd.weight", "output.weight")
+_NORMAL, _CONTROL = 1, 3
 
 
 def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: Mapping[str, str]) -> None:
@@ -41,7 +42,7 @@ def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: 
         _add_general(writer, source, kind, name, about)
         _add_shape(writer, source)
         _add_tokenizer(writer, source)
-        for stored, weight in stored_tensors(source.model):
+        for stored, weight in tensors_of(source):
             own = stored_kind(stored, weight, kind)
             values = np.ascontiguousarray(weight.numpy())
             writer.add_tensor(stored, gguf.quantize(values, own), raw_dtype=own)
@@ -66,7 +67,7 @@ def stored_kind(stored: str, weight: Tensor, kind: GGUFType) -> gguf.GGMLQuantiz
 
 def check_shapes(source: Source, kind: GGUFType) -> None:
     """Raise CheckpointError for a type whose blocks do not divide a matrix's rows."""
-    for stored, weight in stored_tensors(source.model):
+    for stored, weight in tensors_of(source):
         own = stored_kind(stored, weight, kind)
         block = gguf.GGML_QUANT_SIZES[own][0]
         if weight.shape[-1] % block:
@@ -79,7 +80,7 @@ def check_shapes(source: Source, kind: GGUFType) -> None:
 def size_of(source: Source, kind: GGUFType) -> int:
     """About how many bytes the file will have."""
     total = 8_000_000  # the tokenizer
-    for stored, weight in stored_tensors(source.model):
+    for stored, weight in tensors_of(source):
         block, size = gguf.GGML_QUANT_SIZES[stored_kind(stored, weight, kind)]
         total += weight.numel() * size // block
     return total
@@ -109,7 +110,7 @@ def _add_shape(writer: gguf.GGUFWriter, source: Source) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, source: Source) -> None:
-    tokens, types = spelled_tokens(source.tokenizer, source.model.config.vocab_size)
+    tokens, types = spelled_tokens(source.tokenizer)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_PRE[source.tokenizer.pre_tokenizer])
     writer.add_token_list(tokens)
@@ -121,8 +122,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: Source) -> None:
     writer.add_chat_template(jinja_template(source.template))
 
 
-def spelled_tokens(tokenizer: Tokenizer, rows: int) -> tuple[list[str], list[int]]:
-    """Every token as a vocabulary file spells it, and its type; rows of the model that no token has are unused."""
+def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
+    """Every token as a vocabulary file spells it, and its type."""
     character = {value: key for key, value in bytes_by_character().items()}
     special = {tokenizer.encoding.encode_single_token(name) for name in tokenizer.encoding.special_tokens_set}
     tokens, types = [], []
@@ -130,8 +131,13 @@ def spelled_tokens(tokenizer: Tokenizer, rows: int) -> tuple[list[str], list[int
         token = tokenizer.encoding.decode_single_token_bytes(id_)
         tokens.append(token.decode() if id_ in special else "".join(character[value] for value in token))
         types.append(_CONTROL if id_ in special else _NORMAL)
-    spare = range(tokenizer.vocab_size, rows)
-    return tokens + [f"[PAD{id_}]" for id_ in spare], types + [_UNUSED for _ in spare]
+    return tokens, types
+
+
+def tensors_of(source: Source) -> Iterator[tuple[str, Tensor]]:
+    """The weights by llama.cpp's names, without rows that no token has: nothing there keeps it from choosing them."""
+    for stored, weight in stored_tensors(source.model):
+        yield stored, weight[: source.tokenizer.vocab_size] if stored in _OF_TOKENS else weight
 
 
 def merges_of(tokenizer: Tokenizer) -> Iterator[str]:

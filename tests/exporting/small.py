@@ -1,0 +1,76 @@
+"""Small random checkpoints of both families, with a tokenizer of a few merges, for the tests of exports."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from instruct.core.records import Example
+from instruct.exporting.export import read_check
+from instruct.exporting.source import Source, open_source
+from instruct.model.checkpoint import Model, random_model, save_checkpoint
+from instruct.model.gpt2 import GPT2Config
+from instruct.model.llama import LlamaConfig
+from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, make_tokenizer
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = ("gpt2", "llama")
+MERGED = [b"th", b"in", b"the", b" t", b" the", b"er", b"on", b" i", b"##", b"###"]
+
+
+def small_tokenizer(kind="gpt2") -> Tokenizer:
+    """One token a byte, some merges, and two that are special: the end token is not `<|endoftext|>`."""
+    tokens = [*(bytes([value]) for value in range(256)), *MERGED, END_OF_TEXT.encode(), b"<|im_end|>"]
+    last = len(tokens) - 1
+    return make_tokenizer(tokens, {END_OF_TEXT: last - 1, "<|im_end|>": last}, kind, eos_id=last)
+
+
+def config_of(family: str, tokenizer: Tokenizer, *, spare: int = 0, width: int = 64):
+    rows, eos = tokenizer.vocab_size + spare, tokenizer.eos_id
+    if family == "gpt2":
+        return GPT2Config(vocab_size=rows, n_positions=320, n_embd=width, n_layer=2, n_head=4, eos_token_id=eos)
+    return LlamaConfig(
+        vocab_size=rows, max_position_embeddings=320, hidden_size=width, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, rope_theta=5000.0, eos_token_id=eos,
+    )  # fmt: skip
+
+
+def scrambled(model: Model) -> Model:
+    """Larger weights than usual, and no norm or bias at rest, so that none can be forgotten unnoticed."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight += 0.1 * torch.randn(weight.shape, generator=generator)
+            else:
+                weight *= 8
+    return model.eval()
+
+
+def save_small(folder: Path, family: str, tokenizer: Tokenizer | None = None, **shape: int) -> Path:
+    tokenizer = tokenizer or small_tokenizer()
+    model = scrambled(random_model(config_of(family, tokenizer, **shape), seed=1))
+    save_checkpoint(model, tokenizer, folder)
+    return folder
+
+
+def small_source(folder: Path, family: str, template: str = "alpaca", **more) -> Source:
+    return open_source(ROOT, save_small(folder / family, family, **more), template)
+
+
+def records(count: int = 4) -> list[Example]:
+    names = ["the heron", "a thing", "", "in the inn", "###", "naïve 12 café"]
+    return [
+        Example(id=f"r{i}", instruction=f"Say it {i} times.", input=names[i % len(names)], output=f"It {i}.", kind="a")
+        for i in range(count)
+    ]
+
+
+def check_of(folder: Path, examples, most: int = 12):
+    """A check of these records with the settings of the project, answers of at most so many tokens."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    nothing = read_check("0", folder, Path("none"))
+    generate = replace(nothing.generate, max_new_tokens=most)
+    evaluate = replace(nothing.evaluate, resamples=100)
+    return replace(nothing, examples=examples, total=len(examples), generate=generate, evaluate=evaluate, threads=1)

@@ -75,7 +75,8 @@ def test_a_checkpoint_is_opened_by_the_chat_template_it_carries_or_refused(tmp_p
 def parsed(text):
     """A Modelfile by Ollama's documentation: an instruction a line, values in double or triple quotes."""
     pattern = re.compile(r'^([A-Z]+) (?:(\w+) )??(?:"""(.*?)"""|"([^"\n]*)"|(\S+))$', re.MULTILINE | re.DOTALL)
-    body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    comment, _, body = text.partition("\n")
+    assert comment.startswith("# ")
     found, end = [], 0
     for match in pattern.finditer(body):
         assert not body[end : match.start()].strip(), body[end : match.start()]

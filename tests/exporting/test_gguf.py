@@ -79,7 +79,7 @@ def test_gpt2_is_read_back_bit_for_bit_by_the_package(tmp_path):
 def test_other_types_hold_the_weights_as_nearly_as_they_can(kind, tmp_path):
     source = small_source(tmp_path, "gpt2")
     exact = {one.name: one.data for one in gguf.GGUFReader(written(source, tmp_path / "f32.gguf")).tensors}
-    error = {"f16": 2**-11, "bf16": 2**-8, "q8_0": 1 / 254, "q4_0": 1 / 7.9}[kind]  # of the largest in a block
+    error = {"f16": 2**-11, "bf16": 2**-8, "q8_0": 1 / 254 + 2**-11, "q4_0": 1 / 7.9}[kind]  # of the largest in a block
     for one in gguf.GGUFReader(written(source, tmp_path / "other.gguf", kind)).tensors:
         values = gguf.dequantize(one.data, one.tensor_type)
         matrix = values.ndim == 2 and one.name != "position_embd.weight"
@@ -164,7 +164,7 @@ def ids_by_llama_cpp(path, texts):
     return [ask(text)["tokens"] for text in texts]
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "smollm"])
+@pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "smollm"])
 def test_token_ids_of_hostile_texts_are_equal(kind, tmp_path, request):
     pytest.importorskip("xllamacpp")
     tokenizer = gpt2_tokenizer() if kind == "gpt2" else request.getfixturevalue("smollm2_tokenizer")

@@ -63,7 +63,7 @@ def same_prompts(source: str, template: Template) -> bool:
             render_jinja(source, messages_of(_example(*trial), template)) == template.render(*trial)
             for trial in _TRIALS
         )
-    except (TemplateError, TypeError, ValueError, KeyError):
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError):
         return False
 
 

@@ -26,7 +26,8 @@ def whole_folder(out: Path, needed: int) -> Iterator[Path]:
         free = shutil.disk_usage(out.parent).free
         if free < needed:
             raise InstructError(f"{out}: needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; free some space")
-        with TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as made:
+        with TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as beside:
+            made = str(Path(beside))  # as messages spell it
             part = Path(made) / "new"
             part.mkdir()
             yield part

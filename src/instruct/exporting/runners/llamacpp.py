@@ -28,9 +28,10 @@ def main(request: Path, reply: Path) -> None:
         body = {"prompt": text, "n_predict": asked["max_new_tokens"], "temperature": 0, "return_tokens": True}
         said = _post(url, "/completion", {**body, "cache_prompt": False})
         seconds += time.perf_counter() - started
-        # The end token itself is not among the tokens; which of them it was is not told.
-        ended = said["stop_type"] == "eos"
-        answers.append({"id": prompt["id"], "prompt": read, "text": text, "tokens": said["tokens"], "ended": ended})
+        tokens = said["tokens"]
+        ended = bool(tokens) and tokens[-1] in asked["stop_ids"]
+        kept = tokens[:-1] if ended else tokens
+        answers.append({"id": prompt["id"], "prompt": read, "tokens": kept, "ended": ended})
     done = {"answers": answers, "seconds": seconds, "runtime": _runtime()}
     reply.write_text(json.dumps(done), encoding="utf-8")
 

@@ -1,0 +1,98 @@
+"""A LoRA adapter: merged in a GGUF file, and alone for llama.cpp and PEFT, gives the answers of training."""
+
+import json
+
+import gguf
+import pytest
+import torch
+import yaml
+from exporting.small import FAMILIES, check_of, records, save_small
+from model.test_lora import randomise_b
+
+from instruct.backbones.catalog import CACHE_VARIABLE, find_backbone
+from instruct.core.files import sha256_of
+from instruct.exporting.adapter import adapter_matrices, base_source
+from instruct.exporting.export import make_export
+from instruct.exporting.gguf_names import stored_tensors
+from instruct.exporting.llamacpp import adapter_export, gguf_export
+from instruct.exporting.source import open_source
+from instruct.model.checkpoint import load_checkpoint, save_adapter
+from instruct.model.lora import add_lora
+from instruct.model.settings import LoraParams
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PARAMS = LoraParams(r=4, alpha=8.0, dropout=0.0, target_modules=(), base="fp32")
+
+
+@pytest.fixture
+def adapted(tmp_path, monkeypatch):
+    """An adapter checkpoint of a family, opened; its backbone is an entry of the table of the folder that we are in."""
+
+    def make(family):
+        files = save_small(tmp_path / "cache" / "small", family)
+        names = ("model.safetensors", "config.json", "tokenizer.json")
+        pinned = [{"name": n, "size": (files / n).stat().st_size, "sha256": sha256_of(files / n)} for n in names]
+        entry = {"family": family, "format": "safetensors", "licence": "MIT", "about": "small", "files": pinned}
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models/backbones.yaml").write_text(yaml.safe_dump({"small": entry}))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+        model, tokenizer = load_checkpoint(files, torch.device("cpu"))
+        add_lora(model, PARAMS, seed=0)
+        randomise_b(model)
+        save_adapter(model, tokenizer, tmp_path / "adapter", find_backbone("small"))
+        return open_source(tmp_path, tmp_path / "adapter", "alpaca")
+
+    return make
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_matrices_make_the_merged_weights_of_the_base_in_llama_cpps_order(family, adapted):
+    source = adapted(family)
+    matrices = dict(adapter_matrices(source))
+    base, merged = dict(stored_tensors(base_source(source).model)), dict(stored_tensors(source.model))
+    changed = [name for name in base if f"{name}.lora_a" in matrices]
+    assert len(changed) == len(matrices) / 2 == {"gpt2": 8, "llama": 14}[family]
+    for name in base:
+        wanted = base[name]
+        if name in changed:
+            wanted = wanted + PARAMS.alpha / PARAMS.r * matrices[f"{name}.lora_b"] @ matrices[f"{name}.lora_a"]
+        torch.testing.assert_close(merged[name], wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+def test_llama_cpp_gives_our_answers_with_the_adapter_on_its_base(family, adapted, tmp_path):
+    pytest.importorskip("xllamacpp")
+    source, check = adapted(family), check_of(tmp_path, records(3))
+    lines = list(make_export(adapter_export(source, check, "small"), source, check, tmp_path / "out"))
+    assert any("3 of 3 the same token for token" in line for line in lines), lines
+    fields = {name: field.contents() for name, field in gguf.GGUFReader(tmp_path / "out/adapter.gguf").fields.items()}
+    assert (fields["general.type"], fields["adapter.type"], fields["adapter.lora.alpha"]) == ("adapter", "lora", 8.0)
+    assert fields["general.license"] == "MIT" and fields["instruct.base_model"] == "small"
+    assert not (tmp_path / "out/base.gguf").exists()
+    assert "base.gguf" not in json.loads((tmp_path / "out/proof.json").read_text())["files"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_adapter_answers_in_llama_cpp_as_it_does_here(family, adapted, tmp_path):
+    pytest.importorskip("xllamacpp")
+    source, check = adapted(family), check_of(tmp_path, records(3))
+    lines = list(make_export(gguf_export(source, "f32", check, "small"), source, check, tmp_path / "out"))
+    assert any("3 of 3 the same token for token" in line for line in lines), lines
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_loads_the_exported_adapter_and_gives_our_logits(family, adapted, tmp_path):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    source, check = adapted(family), check_of(tmp_path, [])
+    list(make_export(adapter_export(source, check, "small"), source, check, tmp_path / "out"))
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "cache/small", dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()
+    ids = torch.randint(0, 250, (2, 17), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, source.model(ids), atol=1e-3, rtol=1e-4)

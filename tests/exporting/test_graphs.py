@@ -1,0 +1,128 @@
+"""ONNX and torch.export give our logits, for any batch and length, where the project cannot be imported."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from exporting.small import FAMILIES, check_of, records, small_source
+
+from instruct.exporting.export import make_export
+from instruct.exporting.proof import prove
+from instruct.exporting.running import call_program, request_of, run_export
+from instruct.exporting.tensors import DEPRECATED, onnx_export, torch_export
+from instruct.model.decoder import KVCache
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def export_of(program, source, cache):
+    if program == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        return onnx_export(source, cache=cache, int8=False)
+    return torch_export(source, cache=cache, legacy=program == "torchscript")
+
+
+def theirs(runner, ids, mask, split, folder):
+    """The logits of the program, asked in two passes where there is a cache."""
+    wanted = {"ids": ids.tolist(), "mask": mask.tolist(), "split": split}
+    request = {**runner.options, "path": str(runner.path), "vocab_size": 10**6, "threads": 1, "logits": wanted}
+    (folder / "request.json").write_text(json.dumps(request))
+    call_program("graph", folder / "request.json", folder / "reply.npy")
+    return np.load(folder / "reply.npy")
+
+
+def ours(model, ids, padding):
+    cache = KVCache(padding, ids.shape[1], torch.device("cpu"))
+    cache.begin(ids.shape[1])
+    positions = (torch.arange(ids.shape[1])[None] - torch.tensor(padding)[:, None]).clamp(min=0)
+    with torch.no_grad():
+        return model.logits(model.hidden_states(ids, positions, cache)).numpy()
+
+
+def agree(program, family, cache, tmp_path):
+    source = small_source(tmp_path, family)
+    export = export_of(program, source, cache)
+    (tmp_path / "out").mkdir()
+    export.write(tmp_path / "out")
+    generator = torch.Generator().manual_seed(3)
+    for rows, length, padding in ((1, 1, [0]), (1, 200, [0]), (3, 2, [0, 0, 1]), (3, 57, [0, 11, 56])):
+        ids = torch.randint(0, 250, (rows, length), generator=generator)
+        mask = (torch.arange(length)[None] >= torch.tensor(padding)[:, None]).long()
+        split = length // 2 if cache else 0
+        found = theirs(export.runner(tmp_path / "out"), ids, mask, split, tmp_path)
+        seen = mask.bool().numpy()
+        assert np.abs(found - ours(source.model, ids, padding))[seen].max() < 1e-4
+
+
+@pytest.mark.parametrize(("program", "family", "cache"), [("onnx", "llama", True), ("pt2", "gpt2", False)])
+def test_logits_are_ours_in_any_batch_and_length(program, family, cache, tmp_path):
+    agree(program, family, cache, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("program", ["onnx", "pt2", "torchscript"])
+def test_logits_are_ours_in_every_program(program, family, cache, tmp_path):
+    agree(program, family, cache, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("program", "forbidden"),
+    [
+        ("onnx", {"instruct", "torch", "transformers"}),
+        pytest.param("pt2", {"instruct", "onnxruntime", "transformers"}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_program_runs_without_the_project_and_gives_the_same_answers(program, forbidden, tmp_path):
+    source = small_source(tmp_path, "gpt2")
+    export, check = export_of(program, source, cache=True), check_of(tmp_path, records(3))
+    (tmp_path / "out").mkdir()
+    export.write(tmp_path / "out")
+    proof = prove(source, export.runner(tmp_path / "out"), check, tmp_path / "out")
+    assert (proof.prompts_alike, proof.same_tokens, proof.same_texts) == (3, 3, 3)
+    assert not forbidden & set(proof.run.imported)
+
+
+@pytest.mark.slow
+def test_what_is_beside_the_graph_is_stated_and_true(tmp_path):
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    source, check = small_source(tmp_path, "llama"), check_of(tmp_path, [])
+    lines = list(make_export(onnx_export(source, cache=True, int8=False), source, check, tmp_path / "out"))
+    about = json.loads((tmp_path / "out/proof.json").read_text())["about"]
+    graph = onnx.load(tmp_path / "out/model.onnx", load_external_data=False)
+    assert [one.version for one in graph.opset_import if not one.domain] == [about["opset"]]
+    assert any(f"opset {about['opset']}" in line for line in lines)
+    assert [one.name for one in graph.graph.input] == about["inputs"]
+    sizes = [[d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in graph.graph.input]
+    assert sizes[:4] == [["batch", "new"], ["batch", "all"], ["batch", "new"], ["batch", 2, "past", 16]]
+    assert about["external_data"] and (tmp_path / "out/model.onnx.data").is_file()
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_answers(tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    source = small_source(tmp_path, "llama")
+    sizes = {}
+    for int8 in (False, True):
+        folder = tmp_path / f"int8-{int8}"
+        folder.mkdir()
+        export = onnx_export(source, cache=True, int8=int8)
+        export.write(folder)
+        sizes[int8] = sum(path.stat().st_size for path in folder.iterdir() if "onnx" in path.name)
+        run = run_export(export.runner(folder), request_of(source, records(2), 8, 1))
+        assert all(said.tokens for said in run.said)
+    assert sizes[True] < 0.7 * sizes[False]
+
+
+@pytest.mark.slow
+def test_torchscript_says_that_it_is_deprecated_and_is_written_on_demand_only(tmp_path):
+    source, check = small_source(tmp_path, "gpt2"), check_of(tmp_path, records(2))
+    plain = list(make_export(torch_export(source, cache=True, legacy=False), source, check, tmp_path / "a"))
+    old = list(make_export(torch_export(source, cache=True, legacy=True), source, check, tmp_path / "b"))
+    assert DEPRECATED in old and DEPRECATED not in plain
+    assert (tmp_path / "a/model.pt2").is_file() and (tmp_path / "b/model.ts").is_file()
+    assert check.words in (tmp_path / "b/proof.json").read_text()

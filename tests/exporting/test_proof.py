@@ -1,0 +1,263 @@
+"""A proof finds what is not the same, and says how much; an export is whole or not there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from exporting.small import ROOT, check_of, records, save_small, small_source
+
+from instruct import cli
+from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
+from instruct.exporting.export import Export, make_export, read_check
+from instruct.exporting.greedy import answer_ours, cut_answer, find_parting
+from instruct.exporting.hub import hub_export, push_line
+from instruct.exporting.proof import proof_run, spread_over
+from instruct.exporting.running import Runner, Said, require_packages
+from instruct.exporting.whole import PROOF, whole_folder
+from instruct.statistics import paired_test
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def greedy(source, prompt, most):
+    """Token after token by whole passes: slow, and nothing of the code under test."""
+    tokens = []
+    while len(tokens) < most:
+        with torch.no_grad():
+            logits = source.model(torch.tensor([prompt + tokens]))[0, -1, : source.tokenizer.vocab_size]
+        token = int(logits.argmax())
+        if token in source.tokenizer.stop_ids:
+            return tuple(tokens), True, logits
+        tokens.append(token)
+    return tuple(tokens), False, logits
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_parting_is_the_first_token_that_greedy_decoding_would_not_choose(family, tmp_path):
+    source = small_source(tmp_path, family)
+    prompt = source.tokenizer.encode(source.template.render("Say it."))
+    tokens, ended, _ = greedy(source, prompt, 10)
+    said = Said(id="r", prompt=tuple(prompt), tokens=tokens, ended=ended)
+    assert find_parting(source, said, 1e-3) is None
+    for place in (0, 4, 9):
+        changed = (*tokens[:place], (tokens[place] + 1) % 200, *tokens[place + 1 :])
+        parting = find_parting(source, replace(said, tokens=changed), 1e-3)
+        _, _, logits = greedy(source, prompt + list(tokens[:place]), 1)
+        margin = float(logits[tokens[place]] - logits[changed[place]])
+        assert (parting.place, parting.tie) == (place, margin <= 1e-3)
+        assert parting.margin == pytest.approx(margin, abs=1e-4)
+        assert find_parting(source, replace(said, tokens=changed), 1e3).tie
+    assert find_parting(source, replace(said, tokens=tokens[:5], ended=True), 1e-3).place == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "reason"),
+    [
+        ("Yes.### Input: more", "Yes.### Input:", "stop_string"),
+        ("ab" * 6, "ab" * 4, "repetition"),
+        ("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrst", "length"),
+        ("Yes.", "Yes.", "end_of_text"),
+    ],
+)
+def test_an_answer_is_cut_where_generation_would_have_ended_it(text, kept, reason, tmp_path):
+    source, check = small_source(tmp_path, "gpt2"), check_of(tmp_path, [], most=20)
+    params = replace(check.generate, max_repeats=4)
+    said = Said(id="r", prompt=(1,), tokens=tuple(text.encode()), ended=True)
+    cut, found = cut_answer(source, said, params)
+    assert (bytes(cut.tokens).decode(), found) == (kept, reason)
+    assert cut.ended == (reason == "end_of_text")
+
+
+def test_records_are_spread_over_the_whole_test_set():
+    examples = records(10)
+    assert [one.id for one in spread_over(examples, 4)] == ["r0", "r2", "r5", "r7"]
+    assert spread_over(examples, None) == spread_over(examples, 99) == examples
+    assert spread_over(examples, 0) == []
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory):
+    """A folder of the hub's layout with the weights of another seed in it, which answers otherwise; and its source."""
+    pytest.importorskip("transformers")
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("proved")
+    source, check = small_source(folder, "llama"), check_of(folder, records(6))
+    right = hub_export(source, "fp32", check, "small", folder)
+
+    def spoil(place):
+        right.write(place)
+        other = small_source(folder / "other", "llama")
+        weight = other.model.layers[1].mlp.down_proj.weight
+        weight.copy_(weight.flip(0))
+        hub_export(replace(other, folder=source.folder), "fp32", check, "small", folder).write(place)
+        return []
+
+    lines = {}
+    for name, export in (("right", right), ("wrong", replace(right, write=spoil))):
+        lines[name] = list(make_export(export, source, check, folder / name))
+    yield folder, source, check, lines
+    torch.set_num_threads(2)
+
+
+def test_transformers_loads_the_hub_folder_and_gives_the_same_answers(proved):
+    folder, source, check, lines = proved
+    document = json.loads((folder / "right" / PROOF).read_text())
+    agreement = document["agreement"]
+    assert agreement["prompts_of_the_same_tokens"] == agreement["answers_of_the_same_tokens"] == 6
+    assert agreement["answers_of_the_same_text"] == 6 and document["score"]["verdict"] == "the same answers"
+    assert document["runtime"]["name"] == "transformers"
+    own = answer_ours(source, check.examples, check.generate)
+    said = json.loads((folder / "right/answers/export.json").read_text())
+    assert [one["response"] for one in said] == [one.response for one in own]
+    assert any("6 of 6 the same token for token" in line for line in lines["right"])
+
+
+def test_other_weights_are_found_and_scored(proved):
+    folder, _, check, lines = proved
+    document = json.loads((folder / "wrong" / PROOF).read_text())
+    assert document["agreement"]["answers_of_the_same_tokens"] < 6
+    assert document["agreement"]["partings"] and document["score"]["verdict"] != "the same answers"
+    run = proof_run(folder / "wrong")
+    assert run.results.names == ("checkpoint", "export") and run.results.test.records == 6
+    scores = run.table.scores["reference"]
+    pair = [[scores[name][one.id] for one in check.examples] for name in ("checkpoint", "export")]
+    paired = paired_test(*pair, resamples=100, seed=check.evaluate.seed, groups=[one.id for one in check.examples])
+    assert document["score"]["difference"]["mean"] == pytest.approx(paired.difference.mean, abs=1e-3)
+    assert document["score"]["difference"]["p_value"] == pytest.approx(paired.p_value, abs=1e-6)
+    assert not any("6 of 6 the same token" in line for line in lines["wrong"])
+
+
+def test_a_proof_counts_size_and_speed_and_every_file_by_its_digest(proved):
+    folder, *_ = proved
+    document = json.loads((folder / "right" / PROOF).read_text())
+    assert document["cost_here"]["bytes"] == sum(one["bytes"] for one in document["files"].values())
+    assert document["cost_here"]["tokens_per_second"] > 0 and document["cost_here"]["peak_memory_bytes"] > 10**7
+    assert {"README.md", "chat_template.jinja", "generation_config.json", "model.safetensors"} <= set(document["files"])
+
+
+def test_an_export_is_read_as_a_run_or_refused(proved, tmp_path):
+    folder, *_ = proved
+    assert proof_run(folder / "right" / PROOF).scores["similarity"]
+    with pytest.raises(DataError, match="not an export"):
+        proof_run(tmp_path)
+    (tmp_path / PROOF).write_text("{}")
+    with pytest.raises(DataError, match="skipped"):
+        proof_run(tmp_path)
+
+
+def test_the_card_says_what_is_known_and_the_upload_is_only_printed(proved, tmp_path):
+    folder, *_ = proved
+    card = (folder / "right/README.md").read_text()
+    for words in ("6 of 6 test records", "## Limitations", "## How to run", "`<|im_end|>`", "alpaca"):
+        assert words in card
+    assert push_line("me/a b", tmp_path) == f"hf upload 'me/a b' {tmp_path} ."
+
+
+def test_bfloat16_halves_the_weights(tmp_path):
+    source, check = small_source(tmp_path, "gpt2"), check_of(tmp_path, [])
+    sizes = {}
+    for kind in ("fp32", "bf16"):
+        list(make_export(hub_export(source, kind, check, "n", tmp_path), source, check, tmp_path / kind))
+        sizes[kind] = (tmp_path / kind / "model.safetensors").stat().st_size
+    assert 0.45 < sizes["bf16"] / sizes["fp32"] < 0.55
+
+
+# Whole or not there
+
+
+def test_what_fails_leaves_neither_a_part_nor_a_change(tmp_path):
+    with whole_folder(tmp_path / "out", 0) as folder:
+        (folder / PROOF).write_text("1")
+    for error in (OSError(28, "No space left on device"), CheckpointError("broken")):
+        with pytest.raises(InstructError, match=r"out.*No space left|broken"), whole_folder(tmp_path / "out", 0) as new:
+            (new / PROOF).write_text("2")
+            raise error
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert (tmp_path / "out" / PROOF).read_text() == "1"
+    with whole_folder(tmp_path / "out", 0) as folder:
+        (folder / PROOF).write_text("3")
+    assert (tmp_path / "out" / PROOF).read_text() == "3" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_is_not_an_export_is_not_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InstructError, match="not an export"), whole_folder(tmp_path, 0):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(InstructError, match=r"out: needs .* MB"), whole_folder(tmp_path / "out", 2**60):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["gguf", pytest.param("hf", marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_leaves_nothing(kind, tmp_path):
+    save_small(tmp_path / "c", "gpt2")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))"
+    program = f"{limit}; from instruct.cli import run; run()"
+    command = [kind, "--checkpoint", "c", "--template", "alpaca", "--check", "0", "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", *command], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("instruct: out") and len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "params.yaml"]
+
+
+def test_a_program_that_fails_is_quoted_and_nothing_is_left(tmp_path):
+    source, check = small_source(tmp_path, "gpt2"), check_of(tmp_path, records(1))
+    options = {"program": "onnx", "cache": None}
+    export = Export(
+        kind="x", settings={}, write=lambda folder: [], bytes_needed=0,
+        runner=lambda folder: Runner(script="graph", needs=(), path=folder / "none.onnx", options=options),
+    )  # fmt: skip
+    with pytest.raises(InstructError, match=r"graph cannot run the export: .*none\.onnx"):
+        list(make_export(export, source, check, tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+# Bad input
+
+
+def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it():
+    with pytest.raises(InstructError, match=r"no_such_runtime: .*pip install 'instruct\[export\]'"):
+        require_packages(["json", "no_such_runtime"])
+
+
+@pytest.mark.parametrize("asked", ["some", "-1", "1.5", ""])
+def test_a_check_is_a_number_or_all(asked):
+    with pytest.raises(ParamsError, match="--check"):
+        read_check(asked, ROOT, ROOT / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gguf", "--check", "0"], "models/sft/best: there is no such checkpoint"),
+        (["gguf", "--type", "q8"], "--type: q8 is not one of"),
+        (["hf", "--type", "fp16", "--check", "0"], "--type: fp16"),
+        (["onnx"], "data/split/test.json: there is no such file"),
+        (["torch", "--check", "0", "--checkpoint", "c"], "--template"),
+        (["ollama", "--check", "0", "--checkpoint", "c", "--template", "x"], "--template: x"),
+        (["adapter", "--check", "0", "--checkpoint", "c", "--template", "phi3"], "c: is not a LoRA adapter"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    save_small(tmp_path / "c", "gpt2")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["instruct", "export", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.run()
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and words in error and len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "params.yaml"]

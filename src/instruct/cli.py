@@ -361,7 +361,9 @@ def view(
         print("there is no display here; open that file in a browser")
 
 
-SCORE_HELP = "a score to look at, chosen before looking; again for several (default: all, and corrected for all)"
+SCORE_HELP = "the score that decides, chosen before looking (default: accuracy, else similarity); more are exploratory"
+SCORES_HELP = "a score to look at; again for several (default: all)"
+FAIL_HELP = "worse | not-better (of recipes: two seeds a side) | worse-by POINTS: then exit with status 3, for CI"
 
 
 @app.command()
@@ -371,16 +373,16 @@ def compare(
     out: Annotated[Path, typer.Option(help="the folder for report.md and report.html")] = Path("report"),
     score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="report, marked, what is not comparable")] = False,
-    fail_if: Annotated[str, typer.Option(help="worse | not-better: then exit with status 3, for CI")] = "",
+    fail_if: Annotated[str, typer.Option(help=FAIL_HELP)] = "",
 ) -> None:
-    """Say of every score whether B is better than A, worse, or not distinguishable; write the report."""
+    """Say whether B differs from A or, from two seeds a side on, is the better recipe; write the report."""
     from instruct.comparing.compare import compare as run_compare
+    from instruct.comparing.gate import gate_fails, parse_gate
+    from instruct.comparing.recorded import read_recorded
     from instruct.comparing.report import summary_lines, write_refusal, write_report
-    from instruct.results.runs import all_stale_lines
 
     try:
-        if fail_if not in ("", "worse", "not-better"):
-            raise ParamsError(f"--fail-if must be worse or not-better, is {fail_if}")
+        gate = parse_gate(fail_if)
         sides = [_read_runs(side) for side in (a, b)]
         comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
         paths = write_report(comparison, out, Path.cwd())
@@ -391,27 +393,26 @@ def compare(
         except InstructError as unwritten:
             raise InstructError("\n".join(dict.fromkeys([str(refusal), str(unwritten)]))) from None
         raise
-    print("\n".join(summary_lines(comparison)))
+    print("\n".join(summary_lines(comparison, read_recorded(Path.cwd()))))
     print("report: " + " ".join(str(path) for path in paths))
-    if fail_if and comparison.changes:
-        raise ParamsError("--fail-if cannot judge what is not comparable; leave out --anyway or --fail-if")
-    if fail_if and (stale := all_stale_lines((*comparison.a, *comparison.b))):
-        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
-        raise ParamsError(f"--fail-if cannot judge results of other settings: {stale[0]}{more}")
-    verdicts = {one.verdict for one in comparison.scores}
-    if fail_if and ("worse" in verdicts or (fail_if == "not-better" and "better" not in verdicts)):
+    if gate and gate_fails(gate, comparison):
         raise typer.Exit(3)
 
 
 @app.command()
 def variance(
     runs: Annotated[list[str], typer.Argument(help="runs that differ in train.seed, or in a judge's seed")],
-    score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
+    score: Annotated[list[str] | None, typer.Option(help=SCORES_HELP)] = None,
+    record: Annotated[bool, typer.Option("--record", help="into metrics/seeds.json, for `instruct compare`")] = False,
 ) -> None:
     """Split the spread of every score into item, training seed, judge and rest."""
-    from instruct.comparing.seeds import variance_lines
+    from instruct.comparing.recorded import record_seeds
+    from instruct.comparing.seeds import scores_in_common, variance_lines
 
-    print("\n".join(variance_lines(_read_runs(",".join(runs)), score or ())))
+    found = _read_runs(",".join(runs))
+    print("\n".join(variance_lines(found, score or ())))
+    if record:
+        print(f"recorded in {record_seeds(found, score or scores_in_common(found), Path.cwd())}")
 
 
 @app.command()

@@ -4,10 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from results.sample import IDENTITY, PARAMS, TEST, make_run
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import ttest_rel
 
 from instruct.comparing.compare import NotComparableError, compare
 from instruct.comparing.guard import find_changes
+from instruct.comparing.report import about_lines
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import read_run
 from instruct.statistics import smallest_detectable
@@ -36,7 +39,7 @@ def moved(by):
     return np.clip(np.asarray(BEFORE) + NOISE + by, 0, 100).round(4).tolist()
 
 
-@pytest.mark.parametrize(("by", "verdict"), [(9, "better"), (-9, "worse"), (0.4, "not distinguishable")])
+@pytest.mark.parametrize(("by", "verdict"), [(9, "higher"), (-9, "lower"), (0.4, "not distinguishable")])
 def test_the_verdict_is_of_b(by, verdict):
     after = moved(by)
     (score,) = compare([run({"similarity": BEFORE})], [run({"similarity": after})]).scores
@@ -58,19 +61,75 @@ def test_what_cannot_be_told_apart_is_said_with_what_could_be():
     assert 2.8 <= score.smallest / (np.std(np.subtract(moved(0.4), BEFORE), ddof=1) / 60**0.5) <= 3.3
 
 
-def test_several_scores_are_corrected_for_together_and_chosen_ones_for_themselves():
+def test_the_primary_score_is_tested_alone_and_the_others_are_corrected_for_each_other():
     weak = moved(2.4)
-    a = run({"x": BEFORE, "y": BEFORE, "z": BEFORE})
-    b = run({"x": weak, "y": moved(0), "z": moved(0.1)})
-    scores = compare([a], [b]).scores
-    assert 0.05 / 3 < scores[0].p_value < 0.05
-    assert scores[0].corrected == pytest.approx(3 * scores[0].p_value)
-    assert scores[0].verdict == "not distinguishable"
-    (alone,) = compare([a], [b], chosen=["x"]).scores
-    assert (alone.corrected, alone.verdict) == (alone.p_value, "better")
-    assert alone.smallest < scores[0].smallest
-    with pytest.raises(ParamsError, match=r'there is no score "w" in every run; there are x, y, z'):
+    a = run({"accuracy": BEFORE, "chrf": BEFORE, "llama": BEFORE, "similarity": BEFORE}, judges=JUDGED)
+    b = run({"accuracy": weak, "chrf": weak, "llama": moved(0), "similarity": moved(0.1)}, judges=JUDGED)
+    first, *others = compare([a], [b]).scores
+    assert (first.name, first.exploratory) == ("accuracy", False)
+    assert 0.05 / 3 < first.p_value < 0.05 and first.corrected == first.p_value
+    assert first.verdict == "higher"
+    assert [(one.name, one.exploratory) for one in others] == [("similarity", True), ("llama", True), ("chrf", True)]
+    chrf = others[-1]
+    assert (chrf.p_value, chrf.corrected) == (first.p_value, pytest.approx(3 * first.p_value))
+    assert chrf.verdict == "not distinguishable" and chrf.smallest > first.smallest
+    assert [one.name for one in compare([a], [b], chosen=["chrf", "llama"]).scores] == ["chrf", "llama"]
+    (alone,) = compare([a], [b], chosen=["chrf"]).scores
+    assert (alone.corrected, alone.verdict, alone.exploratory) == (alone.p_value, "higher", False)
+    with pytest.raises(ParamsError, match=r'there is no score "w" in every run; there are'):
         compare([a], [b], chosen=["w"])
+
+
+def test_a_gain_of_few_records_takes_a_larger_difference_to_find():
+    (score,) = compare([run({"x": BEFORE})], [run({"x": moved(0.4)})]).scores
+    changes = np.subtract(moved(0.4), BEFORE).tolist()
+    assert score.smallest_few == pytest.approx(smallest_detectable(changes, share=0.2))
+    assert score.smallest_few > score.smallest
+    line = f"{score.smallest:.1f} points if all records gain alike, {score.smallest_few:.1f} if only a fifth"
+    assert any(
+        line.replace(" if only", " points if only") in one
+        for one in about_lines(compare([run({"x": BEFORE})], [run({"x": moved(0.4)})]), {})
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_against_b_is_b_against_a(seed):
+    """Groups, order of records, order of scores and missing scores differ between the sides."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(8, 90))
+    ids = [f"r{i}" for i in range(count)]
+    sides = []
+    for _ in "ab":
+        order = rng.permutation(count)
+        columns = {name: rng.choice([0.0, 12.5, 55.5, 60.1, 100.0, None], count) for name in ("chrf", "accuracy", "x")}
+        names = list(rng.permutation(list(columns)))
+        scores = {name: [columns[name][i] for i in order] for name in names}
+        groups = [f"g{int(rng.integers(0, count))}" for _ in order]
+        sides.append([run(scores, ids=[ids[i] for i in order], groups=groups)])
+    there, back = compare(*sides), compare(*sides[::-1])
+    assert there.groups == back.groups < count
+    for one, other in zip(there.scores, back.scores, strict=True):
+        assert (one.name, one.p_value, one.corrected, one.smallest) == (
+            other.name, other.p_value, other.corrected, other.smallest,
+        )  # fmt: skip
+        assert (one.difference.mean, one.difference.low, one.difference.high) == (
+            -other.difference.mean, -other.difference.high, -other.difference.low,
+        )  # fmt: skip
+
+
+def test_records_that_either_side_groups_are_near_duplicates():
+    groups = [f"g{i // 2}" for i in range(60)], ["r0", *(f"h{(i + 1) // 2}" for i in range(1, 58)), "r58", "r59"]
+    a, b = (run({"x": BEFORE if side else moved(3)}, groups=groups[side]) for side in (0, 1))
+    # Pairs of A and pairs of B, one record apart, make one chain of the first 58 records.
+    assert compare([a], [b]).groups == len(connected(groups)) == compare([b], [a]).groups
+
+
+def connected(groups):
+    """The components of records that a grouping joins, by SciPy."""
+    count = len(groups[0])
+    edges = [(i, j) for names in groups for i in range(count) for j in range(i) if names[i] == names[j]]
+    graph = coo_array((np.ones(len(edges)), tuple(zip(*edges, strict=True))), shape=(count, count))
+    return set(connected_components(graph, directed=False)[1].tolist())
 
 
 def test_near_duplicates_count_as_one():
@@ -78,7 +137,7 @@ def test_near_duplicates_count_as_one():
     groups = [f"g{i // 20}" for i in range(40)]
     alone = compare([run({"x": before})], [run({"x": after})])
     grouped = compare([run({"x": before}, groups=groups)], [run({"x": after}, groups=groups)])
-    assert (alone.scores[0].verdict, alone.groups) == ("better", 40)
+    assert (alone.scores[0].verdict, alone.groups) == ("higher", 40)
     assert (grouped.scores[0].verdict, grouped.groups) == ("not distinguishable", 2)
     assert grouped.scores[0].p_value == 0.5
 
@@ -104,7 +163,7 @@ def test_scores_that_one_side_lacks_cannot_make_it_better():
     assert (back.turned, back.verdict) == (True, "not distinguishable")
     # One of forty cannot turn a gain of ten points; and what nobody was asked says nothing of either.
     few = [None, *moved(10)[1:]]
-    assert compare([run({"x": BEFORE})], [run({"x": few})]).scores[0].verdict == "better"
+    assert compare([run({"x": BEFORE})], [run({"x": few})]).scores[0].verdict == "higher"
     nobody = [None] * 40
     asked = compare([run({"x": BEFORE[:20] + nobody})], [run({"x": moved(10)[:20] + nobody})]).scores[0]
     assert (asked.missing, asked.turned) == (40, False)
@@ -112,9 +171,9 @@ def test_scores_that_one_side_lacks_cannot_make_it_better():
 
 def test_the_reference_judge_and_similarity_are_one_score():
     sides = [run({"reference": s, "similarity": s, "chrf": s}, judges=REFERENCE) for s in (BEFORE, moved(9))]
-    assert [score.name for score in compare([sides[0]], [sides[1]]).scores] == ["reference", "chrf"]
-    (score,) = compare([sides[0]], [sides[1]], chosen=["similarity"]).scores
-    assert score.name == "similarity"
+    assert [score.name for score in compare([sides[0]], [sides[1]]).scores] == ["similarity", "chrf"]
+    (score,) = compare([sides[0]], [sides[1]], chosen=["reference"]).scores
+    assert score.name == "reference"
 
 
 def test_records_without_a_score_are_left_out_and_counted():
@@ -131,11 +190,13 @@ def test_records_without_a_score_are_left_out_and_counted():
     [
         ([40.0], [90.0], "not distinguishable (too little to find one with: 1 records)"),
         ([5.0] * 5, [50.0, 51.0, 52.0, 53.0, 54.0], "not distinguishable (too little to find one with: 5 records)"),
-        ([5.0 + i for i in range(8)], [9.0 + i * i / 9 for i in range(8)], "better"),
+        ([5.0 + i for i in range(8)], [9.0 + i * i / 9 for i in range(8)], "higher (these models differ)"),
         (BEFORE[:8], moved(0)[:8], "not distinguishable (too little to find one with: 8 records)"),
         (BEFORE, BEFORE, "not distinguishable (the same on every record)"),
         ([0.0] * 30, [0.0] * 30, "not distinguishable (the same on every record)"),
-        ([20.0] * 30, [50.0] * 30, "better"),
+        ([20.0] * 30, [50.0] * 30, "higher (these models differ)"),
+        # 3.7 of 30 may differ in what was not seen, each by 100 points: 12.3, and more than 5.
+        ([20.0] * 30, [25.0] * 30, "not distinguishable (too little to find one with: 30 records)"),
     ],
     ids=[
         "one item",
@@ -145,6 +206,7 @@ def test_records_without_a_score_are_left_out_and_counted():
         "all ties",
         "constant and equal",
         "constant and apart",
+        "constant and near",
     ],
 )
 def test_where_there_is_nothing_to_measure_with_no_number_is_invented(a, b, words):
@@ -203,7 +265,7 @@ def test_the_same_answers_are_said_to_be_so():
 def test_a_judge_that_changed_matters_only_to_its_own_score():
     a = run({"llama": BEFORE, "chrf": BEFORE}, judges=JUDGED)
     b = run({"llama": moved(9), "chrf": moved(9)}, judges={"llama": {"judge": "other"}})
-    assert compare([a], [b], chosen=["chrf"]).scores[0].verdict == "better"
+    assert compare([a], [b], chosen=["chrf"]).scores[0].verdict == "higher"
     with pytest.raises(DataError, match="not comparable"):
         compare([a], [b], chosen=["llama"])
 
@@ -220,7 +282,7 @@ def test_a_judge_in_the_place_of_another_is_refused_and_one_more_is_said():
     more = compare([one], [both])
     assert [score.name for score in more.scores] == ["llama", "chrf"]
     assert more.left_out == ("gpt: not in workspace, so not compared",)
-    assert compare([one], [other], chosen=["chrf"]).scores[0].verdict == "better"
+    assert compare([one], [other], chosen=["chrf"]).scores[0].verdict == "higher"
 
 
 def test_the_reference_judge_is_a_measure_with_a_signature():
@@ -267,7 +329,7 @@ def test_several_seeds_speak_of_the_recipe_and_hold_the_seeds_spread():
     b = [run({"x": after[k]}, params=seeds[k] | {"train.lr": 1.0}) for k in seeds]
     one, several = compare(a[1:2], b[1:2]).scores[0], compare(a, b).scores[0]
     assert several.difference.mean == pytest.approx(one.difference.mean, abs=0.5)
-    assert (one.verdict, several.verdict) == ("better", "not distinguishable")
+    assert (one.verdict, several.verdict) == ("higher", "not distinguishable")
     assert several.difference.high - several.difference.low > 20
     with pytest.raises(ParamsError, match=r"differ in more than seeds \(train.lr\)"):
         compare([a[0], b[1]], [b[0]])

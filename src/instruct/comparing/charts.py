@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from instruct.comparing.changes import mean_scores
-from instruct.comparing.compare import Comparison, ScoreChange
+from instruct.comparing.compare import Comparison
+from instruct.comparing.scores import ScoreChange
 from instruct.report.charts import BAR, INK, LINE, SYSTEMS, Points, chart
 
 A, B = SYSTEMS[:2]
@@ -54,7 +55,7 @@ def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)], parse_math=False)
     axes.set_ylim(-0.5, len(scores) - 0.5)
-    axes.set_xlabel("points, blue where better or worse")
+    axes.set_xlabel("points, blue where distinguishable")
 
 
 def draw_changes(axes: Axes, changes: Sequence[float], name: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from instruct.comparing.compare import choose_scores, compare
-from instruct.comparing.seeds import is_seed, split_variance, upper_spread
+from instruct.comparing.seeds import is_seed, shared_groups, split_variance
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import Run, changed_params
 from instruct.statistics import ALPHA, detectable_errors, standard_error
@@ -19,11 +19,18 @@ LIMIT = 10_000_000
 class Spread:
     """Standard deviations in points, of one record's difference between two runs and of a run's mean between seeds.
 
-    Without the latter (None) what follows speaks of trained models, not of recipes.
+    Without the latter (None) what follows speaks of trained models, not of recipes. `most` is its upper limit where
+    runs showed it: 8 times of 10 the true one is below.
     """
 
     item: float
     seed: float | None
+    most: float | None = None
+
+    @property
+    def planned(self) -> float | None:
+        """The spread between seeds to plan with: as it was seen, and where none was seen its upper limit."""
+        return self.seed or self.most if self.seed is not None else None
 
 
 def records_needed(difference: float, spread: Spread, seeds: int, *, alpha: float = ALPHA) -> int | None:
@@ -44,13 +51,14 @@ def smallest_with(records: int, spread: Spread, seeds: int, *, alpha: float = AL
     """The smallest difference that so many records and seeds find 8 times of 10, by the test of `instruct compare`.
 
     With one run of each, that test speaks of trained models, whatever the spread between seeds. With several it
-    estimates that spread from those runs, and counts item by seed among the items and among the seeds.
+    estimates that spread from those runs, each recipe's alone in the worst case, and counts item by seed among the
+    items and among the seeds.
     """
     of_items = spread.item**2 / (records * seeds)
     reach = of_items * detectable_errors(max(records - 1.0, 1.0), alpha) ** 2
     if seeds > 1:
-        of_seeds = 2 * (spread.seed or 0.0) ** 2 / seeds + of_items
-        reach += of_seeds * detectable_errors(2.0 * (seeds - 1), alpha) ** 2
+        of_seeds = 2 * (spread.planned or 0.0) ** 2 / seeds + of_items
+        reach += of_seeds * detectable_errors(seeds - 1.0, alpha) ** 2
     return sqrt(reach)
 
 
@@ -76,9 +84,12 @@ def power_lines(runs: Sequence[Run], score: str, given: Spread) -> list[str]:
         )
     else:
         lines.append(f"a run's mean has a standard deviation of {spread.seed:.2f} points from seed to seed")
-        if runs and (seeds := len({str(run.params["train"]["seed"]) for run in runs})) > 1:
-            most = spread.seed * upper_spread(seeds - 1)
-            lines.append(f"{seeds} seeds know it no better than this: 8 times of 10 it is below {most:.2f}")
+        if spread.most is not None:
+            seeds = len({str(run.params["train"]["seed"]) for run in runs})
+            with_it = "" if spread.seed else ", with which the table plans"
+            lines.append(
+                f"{seeds} seeds know it no better than this: 8 times of 10 it is below {spread.most:.2f}{with_it}"
+            )
     table = power_table(spread)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines.append("test records needed to find a difference (points) 8 times of 10, by seeds of each recipe,")
@@ -100,7 +111,7 @@ def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
             raise DataError(f"{name}: these runs show no spread from record to record; give runs that differ")
         again = (parts.judge or 0.0) ** 2 * (1 - 1 / parts.verdicts)  # a planned run is judged once
         item = (2 * (parts.items * parts.error**2 + again)) ** 0.5
-        return Spread(item=item, seed=parts.seed), [
+        return Spread(item=item, seed=parts.seed, most=parts.seed_most), [
             f"{name}, from {len(runs)} runs of one recipe over {parts.items} records"
         ]
     if len(runs) > 2:
@@ -108,7 +119,7 @@ def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
     found = compare(runs[:1], runs[1:], chosen=[name], anyway=True)
     pairs = {id_: (score_a, runs[1].scores[name].get(id_)) for id_, score_a in runs[0].scores[name].items()}
     differences = {id_: y - x for id_, (x, y) in pairs.items() if x is not None and y is not None}
-    error, _ = standard_error(list(differences.values()), [runs[0].groups[id_] for id_ in differences])
+    error, _ = standard_error(list(differences.values()), list(shared_groups(runs, list(differences)).values()))
     if not error:
         raise DataError(
             f"{name}: {len(differences)} records in {found.groups} groups show no spread; give runs that differ on more"

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from instruct.comparing.changes import Change, biggest_changes
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
+from instruct.comparing.recorded import RECORD, SeedSpread, rate_of_seeds_alone, read_recorded
+from instruct.comparing.scores import ScoreChange, points
 from instruct.comparing.tables import change_table, metric_table, value_table
 from instruct.core.files import write_text
 from instruct.core.records import Response
@@ -29,8 +32,8 @@ COMMENT = 60_000  # characters of report.md; GitHub takes 65,536 in a comment
 LEAVABLE = ("examples", "metrics", "parameters")  # parts that report.md leaves out, in this order, until it fits
 
 
-def summary_lines(comparison: Comparison) -> list[str]:
-    """What the terminal says: what was compared, each score, the verdict last."""
+def summary_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread] | None = None) -> list[str]:
+    """What the terminal says: what was compared, each score, the verdict last; `recorded` is what seeds alone do."""
     a, b = side_name(comparison.a), side_name(comparison.b)
     lines = [f"{a} → {b}: {comparison.records} records in {comparison.groups} groups of near-duplicates"]
     lines += [f"NOT COMPARABLE: {change}" for change in comparison.changes]
@@ -44,23 +47,66 @@ def summary_lines(comparison: Comparison) -> list[str]:
     if comparison.identical:
         return [*lines, comparison.verdict]
     width = max(len(score.name) for score in comparison.scores)
-    for score in comparison.scores:
-        left_out = f", {score.missing} without a score left out" if score.missing else ""
-        verdict = "not comparable" if comparison.changes else score.in_words
-        lines.append(
-            f"{score.name:{width}}  {score.a:5.1f} → {score.b:5.1f}  {score.difference.mean:+5.1f} "
-            f"(95 % {score.difference.low:+.1f} to {score.difference.high:+.1f}), p {score.p_value:.2g}, "
-            f"corrected {score.corrected:.2g}, {score.wins} won {score.ties} tied {score.losses} lost{left_out}: "
-            f"{verdict}"
-        )
-    return [*lines, scope_line(comparison), comparison.verdict]
+    lines += [_score_line(score, width, comparable=not comparison.changes) for score in comparison.scores]
+    return [*lines, *about_lines(comparison, recorded or {}), comparison.verdict]
 
 
-def scope_line(comparison: Comparison) -> str:
-    """What the verdict speaks of: these trained models, or the recipes."""
+def _score_line(score: ScoreChange, width: int, *, comparable: bool) -> str:
+    left_out = f", {score.missing} without a score left out" if score.missing else ""
+    adjusted = f", adjusted {score.corrected:.2g}" if score.exploratory else ""
+    verdict = score.in_words if comparable else "not comparable"
+    return (
+        f"{score.name:{width}}  {score.a:5.1f} → {score.b:5.1f}  {score.difference.mean:+5.1f} "
+        f"(95 % {score.difference.low:+.1f} to {score.difference.high:+.1f}), p {score.p_value:.2g}{adjusted}, "
+        f"{score.wins} won {score.ties} tied {score.losses} lost{left_out}: "
+        f"{'exploratory: ' if score.exploratory else ''}{verdict}"
+    )
+
+
+def about_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> list[str]:
+    """What the verdict is about: which score, what it could have found, and whether recipes or trained models."""
+    return [role_line(comparison), detectable_line(comparison.primary), scope_line(comparison, recorded)]
+
+
+def role_line(comparison: Comparison) -> str:
+    """Which score decides, and what the p-values of the others are worth."""
+    score, others = comparison.primary, len(comparison.scores) - 1
+    said = f"The verdict is about {score.name} alone, whose p is not adjusted."
+    if not others:
+        return said
+    return (
+        f"{said} The other {others} are exploratory: their p is adjusted for {others} (Holm), and what they show is a "
+        "hint to look into, not a result."
+    )
+
+
+def detectable_line(score: ScoreChange) -> str:
+    """The minimum detectable difference of the primary score, for a gain that all share and for one that few bring."""
+    if score.smallest is None:
+        return f"No minimum detectable difference of {score.name} can be stated: too few records, groups or seeds."
+    few = "none can be stated" if score.smallest_few is None else f"{points(score.smallest_few)} points"
+    return (
+        f"Minimum detectable difference of {score.name}, found 8 times of 10: {points(score.smallest)} points if all "
+        f"records gain alike, {few} if only a fifth of them gain."
+    )
+
+
+def scope_line(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> str:
+    """What the verdict speaks of: these trained models, or the recipes; and for models what seeds alone would do."""
     if comparison.of_recipes:
         return "This speaks of the recipes: the spread between seeds is in every interval."
-    return "This speaks of these two trained models; another train.seed may move a recipe's mean (`instruct variance`)."
+    said = "This speaks of these trained models; a verdict on their recipes takes at least two seeds of each."
+    found = recorded.get(comparison.primary.name)
+    if found is None:
+        return (
+            f"{said} How often runs that differ in train.seed alone would be called different is not known: no spread "
+            f"of {comparison.primary.name} between seeds is recorded (`instruct variance RUN RUN --record`)."
+        )
+    rates = [100 * rate_of_seeds_alone(comparison.primary.error, sd) for sd in (found.seed_sd, found.seed_sd_most)]
+    return (
+        f"{said} Runs that differ in train.seed alone would be called different in {rates[0]:.0f} % of such pairs "
+        f"({rates[1]:.0f} % at the upper limit), by the spread between {found.seeds} seeds in {RECORD}."
+    )
 
 
 def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path, Path]:
@@ -80,7 +126,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "first_b": b.name,
         "several": len(comparison.a) + len(comparison.b) > 2,
         "stale": all_stale_lines((*comparison.a, *comparison.b)),
-        "scope": scope_line(comparison),
+        "about": about_lines(comparison, read_recorded(root)),
         "whose": " and ".join(dict.fromkeys(system_title(run.results.primary) for run in (a, b))),
         "signals": signals,
         "metrics_problem": problem,
@@ -142,7 +188,7 @@ def signals_of(comparison: Comparison) -> list[Signal]:
             numbers = (
                 f"mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
             )
-            movement = Movement(verdict=score.verdict, numbers=numbers)
+            movement = Movement(verdict=score.found, numbers=numbers)
         elif len(comparison.a) + len(comparison.b) == 2:
             before = a.results.judge(judge.name)
             previous = before.scores_of(a.results.primary) if before else None

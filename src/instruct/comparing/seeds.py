@@ -6,6 +6,7 @@ were judged several times (the judge's own seed differs), the rest splits into i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import hypot
 from statistics import fmean
 
 import numpy as np
@@ -19,6 +20,7 @@ from instruct.results.runs import Run, changed_params
 from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
 
 SEED = "train.seed"
+UNSEEN = 0.5  # of the standard error of a mean: less of a seed's spread could not be seen beside it
 Array = NDArray[np.float64]
 
 
@@ -28,7 +30,7 @@ class Components:
 
     `judge` is of one verdict when the same answer is judged anew, `rest` is item by seed (with the judge's in it,
     where `judge` is None). `error` is what items by seed and verdicts leave in the mean of one training, each group of
-    near-duplicates counted once.
+    near-duplicates counted once. `seed_most` is an upper limit: 8 times of 10 the true `seed` is below it.
     """
 
     mean: float
@@ -37,6 +39,7 @@ class Components:
     verdicts: int
     item: float
     seed: float | None
+    seed_most: float | None
     judge: float | None
     rest: float
     error: float
@@ -91,10 +94,22 @@ def split_variance(runs: Sequence[Run], score: str) -> Components:
         verdicts=verdicts,
         item=_root(float(by_item.var(ddof=1)) - (crossed / seeds if seeds > 1 else within / verdicts)),
         seed=_root(float(by_seed.var(ddof=1)) - error**2) if seeds > 1 else None,
+        seed_most=most_of_seed(float(by_seed.var(ddof=1)), error, seeds) if seeds > 1 else None,
         judge=_root(within) if verdicts > 1 else None,
         rest=_root(crossed - within / verdicts) if seeds > 1 else 0.0,
         error=error,
     )
+
+
+def most_of_seed(variance: float, error: float, seeds: int) -> float:
+    """An upper limit of the standard deviation between seeds: 8 times of 10 the true one is below it.
+
+    `variance` is that of the means of `seeds` trainings, of which `error` is the standard error that items by seed
+    leave in one. A chi-square quantile bounds the sum of both (Searle et al., 1992, ch. 3.5), and what the items
+    explain is taken off. Seeds that came out closer than that error says leave UNSEEN of it as the limit.
+    """
+    total = variance * upper_spread(seeds - 1) ** 2
+    return max(_root(total - error**2), UNSEEN * error)
 
 
 def _error_of_means(rest: Array, groups: Sequence[str]) -> float:
@@ -108,7 +123,7 @@ def _error_of_means(rest: Array, groups: Sequence[str]) -> float:
 
 def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
     """What `instruct variance` prints: a line for each score."""
-    names = chosen or [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    names = chosen or scores_in_common(runs)
     parts = [split_variance(runs, name) for name in names]
     lines = [
         f"{parts[0].seeds} training seeds, {parts[0].verdicts} verdicts each; standard deviations in points"
@@ -118,17 +133,43 @@ def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
     for name, one in zip(names, parts, strict=True):
         known = (("item", one.item), ("seed", one.seed), ("judge", one.judge), ("item by seed", one.rest))
         said = ", ".join(f"{what} {'unknown' if sd is None else f'{sd:.2f}'}" for what, sd in known)
-        lines.append(f"{name}: mean {one.mean:.1f} over {one.items} records: {said}")
+        most = "" if one.seed_most is None else f"; 8 times of 10 the seed's is below {one.seed_most:.2f}"
+        lines.append(f"{name}: mean {one.mean:.1f} over {one.items} records: {said}{most}")
     if parts and parts[0].judge is None:
-        lines.append("each answer was judged once, so the judge's share stands within `item by seed`")
+        lines.append("each answer was judged once, so `item by seed` holds the judge's share")
     if parts and parts[0].seeds == 1:
         lines.append("one training seed; run others: dvc exp run -n seed-124 -S train.seed=124")
     return lines
 
 
+def scores_in_common(runs: Sequence[Run]) -> list[str]:
+    """The scores that every run has."""
+    return [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+
+
 def records_with(runs: Sequence[Run], score: str) -> list[str]:
     """The records that have this score in every run."""
     return [id_ for id_ in runs[0].groups if all(run.scores[score].get(id_) is not None for run in runs)]
+
+
+def shared_groups(runs: Sequence[Run], ids: Sequence[str]) -> dict[str, str]:
+    """The group of each record, in all runs together: records that one run groups are near-duplicates for all.
+
+    A group is called by the first of its records, so that neither the order of the runs nor that of the records counts.
+    """
+    leader = {id_: id_ for id_ in ids}
+
+    def find(id_: str) -> str:
+        while leader[id_] != id_:
+            id_ = leader[id_]
+        return id_
+
+    for run in runs:
+        first: dict[str, str] = {}
+        for id_ in ids:
+            one, other = sorted((find(first.setdefault(run.groups[id_], id_)), find(id_)))
+            leader[other] = one
+    return {id_: find(id_) for id_ in ids}
 
 
 def by_training(runs: Sequence[Run], score: str, ids: Sequence[str]) -> Array:
@@ -143,29 +184,29 @@ def by_training(runs: Sequence[Run], score: str, ids: Sequence[str]) -> Array:
 
 
 def compare_recipes(
-    a: Array, b: Array, groups: Sequence[str] | None, *, level: float = ALPHA
+    a: Array, b: Array, groups: Sequence[str] | None, *, level: float = ALPHA, share: float = 1.0
 ) -> tuple[Interval, float, float | None]:
     """Interval and p-value of the difference of two recipes' means, and the smallest one that `level` finds.
 
-    `a` and `b` hold a row for each training and a column for each item, at least three rows together. Items and seeds
-    are both samples; the variance of the items' mean differences and of the runs' means add up, which counts what both
+    `a` and `b` hold a row for each training, at least two of each, and a column for each item. Items and seeds are
+    both samples; the variance of the items' mean differences and of the runs' means add up, which counts what both
     hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two or three seeds are
-    not taken for many. Both err on the careful side: intervals hold more often than 95 times of 100. A side with one
-    run borrows the other's spread.
+    not taken for many. Each recipe has a spread of its own, since one may be less stable (Welch, 1947); how evenly they
+    share it is known badly from so few, so the square root of Welch's number of sides counts, times the degrees of
+    freedom of the side with fewer runs. It errs on the careful side: intervals hold more often than 95 times of 100.
     """
     differences = (b.mean(axis=0) - a.mean(axis=0)).tolist()
-    means = [side.mean(axis=1) for side in (a, b)]
-    freedom = sum(len(side) - 1 for side in means)
-    spread = sum(float(((side - side.mean()) ** 2).sum()) for side in means) / freedom
-    of_seeds = (spread / len(a) + spread / len(b)) ** 0.5
-    errors = [standard_error(differences, groups), (of_seeds, float(freedom))]
+    spreads = [float(side.mean(axis=1).var(ddof=1)) / len(side) for side in (a, b)]
+    of_seeds, fewest = sum(spreads) ** 0.5, min(len(a), len(b)) - 1
+    freedom = fewest * of_seeds**2 / hypot(*spreads) if of_seeds else float(fewest)
+    errors = [standard_error(differences, groups), (of_seeds, freedom)]
     mean = fmean(differences)
     half = _reach(errors, ALPHA)
     interval = Interval(mean=mean, low=max(mean - half, -100.0), high=min(mean + half, 100.0))
-    smallest = smallest_detectable(differences, groups=groups, alpha=level)
+    smallest = smallest_detectable(differences, groups=groups, alpha=level, share=share)
     if smallest is not None:
-        of_seeds *= upper_spread(freedom)
-        smallest = (smallest**2 + (detectable_errors(freedom, level) * of_seeds) ** 2) ** 0.5
+        of_seeds *= upper_spread(len(a) + len(b) - 2)
+        smallest = (smallest**2 + (detectable_errors(fewest, level) * of_seeds) ** 2) ** 0.5
     return interval, _p_value(abs(mean), errors), smallest if smallest is None or smallest <= 100 else None
 
 
@@ -203,7 +244,7 @@ def _cells(runs: Sequence[Run], score: str) -> tuple[Array, list[str]]:
         counts = ", ".join(f"{len(cell)} of seed {seed}" for seed, cell in by_seed.items())
         raise ParamsError(f"as many verdicts are needed of each training; there are {counts}")
     table = [[[run.scores[score][id_] for id_ in ids] for run in cell] for cell in by_seed.values()]
-    return np.array(table, dtype=np.float64), [runs[0].groups[id_] for id_ in ids]
+    return np.array(table, dtype=np.float64), list(shared_groups(runs, ids).values())
 
 
 def _seeds(run: Run) -> Mapping[str, object]:

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instruct.comparing.compare import Comparison, ScoreChange, side_name
+from instruct.comparing.compare import Comparison, side_name
+from instruct.comparing.scores import ScoreChange
 from instruct.report.tables import Cell, Table, interval
 
-TONES = {"better": "good", "worse": "bad"}
+TONES = {"better": "good", "higher": "good", "worse": "bad", "lower": "bad"}
 
 
 def change_table(comparison: Comparison) -> Table:
-    """Every score of both sides, with what may be said of the difference."""
-    heads = ("difference", "95 % interval", "p", "corrected", "won / tied / lost", "verdict")
+    """Every score of both sides, the primary one first, with what may be said of the difference."""
+    heads = ("difference", "95 % interval", "p", "p, adjusted", "won / tied / lost", "verdict")
     return Table(
         name="Scores",
         head=("score", side_name(comparison.a), side_name(comparison.b), *heads),
@@ -23,13 +24,13 @@ def _row(one: ScoreChange, *, comparable: bool) -> list[Cell | str]:
     verdict = one.in_words if comparable else "not comparable"
     lacking = f" ({one.count} of {one.count + one.missing} have the score)" if one.missing else ""
     return [
-        one.name,
+        f"{one.name} (exploratory)" if one.exploratory else one.name,
         f"{one.a:.1f}",
         f"{one.b:.1f}",
         f"{one.difference.mean:+.1f}",
         interval(one.difference.low, one.difference.high, "{:+.1f}"),
         f"{one.p_value:.2g}",
-        f"{one.corrected:.2g}",
+        f"{one.corrected:.2g}" if one.exploratory else "",
         f"{one.wins} / {one.ties} / {one.losses}",
         Cell(verdict + lacking, tone=TONES.get(one.verdict, "") if comparable else ""),
     ]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from instruct.comparing.compare import RESAMPLES, NotComparableError, PairedScores, ScoreChange, change_scores, prepare
+from instruct.comparing.compare import NotComparableError, prepare
+from instruct.comparing.scores import RESAMPLES, PairedScores, ScoreChange, change_scores
 from instruct.core.errors import InstructError
 from instruct.results.runs import Run
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.comparing.compare import ScoreChange
+from instruct.comparing.scores import ScoreChange
 from instruct.results.runs import Run
 from instruct.results.schema import CORPUS_MEASURES, MEASURES
 from instruct.statistics import ALPHA
 from instruct.viewing.collect import Entry, finite
 from instruct.viewing.differences import compare_with
 
-TONES = {"better": "good", "worse": "bad"}
+TONES = {"better": "good", "higher": "good", "worse": "bad", "lower": "bad"}
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on
 Value = float | str | None
 

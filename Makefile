@@ -40,7 +40,7 @@ screenshot: $(VENV)/.dev  ## take the README's picture of that page anew (needs 
 verify: $(VENV)/.runtime  ## run the commit again in a clean clone: dvc.lock and metrics must come out the same
 	instruct verify $(ARGS)
 
-experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, one after another, and print their table
+experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, those that matter with two seeds, and print their table
 	instruct recipe --all --queue
 	dvc exp run --run-all
 	instruct recipe --all --table

@@ -447,7 +447,7 @@ def recipe(
     show: Annotated[bool, typer.Option("--print", help="print the dvc commands, run nothing")] = False,
     table: Annotated[bool, typer.Option("--table", help="print what came out as a Markdown table")] = False,
 ) -> None:
-    """Run named experiments: the ablations of the book and its readers, one `dvc exp run` each."""
+    """Run named experiments: the ablations of the book and its readers, one `dvc exp run` for each seed."""
     from instruct.tools import recipes as tool
 
     known = tool.read_recipes()
@@ -455,13 +455,13 @@ def recipe(
     if table:
         from instruct.tools.results import result_table
 
-        print("\n".join(result_table(Path.cwd(), chosen or list(known.values()))))
+        print("\n".join(result_table(Path.cwd(), chosen or list(known.values()), known)))
     elif not chosen:
         print("\n".join(tool.list_lines(known)))
     elif show:
-        print("\n".join(tool.command_line(one, queue=queue) for one in chosen))
+        print("\n".join(tool.command_line(one, queue=queue) for one in tool.with_seeds(known, chosen)))
     else:
-        print("\n".join(tool.run_recipes(Path.cwd(), chosen, queue=queue)))
+        print("\n".join(tool.run_recipes(Path.cwd(), tool.with_seeds(known, chosen), queue=queue)))
 
 
 @app.command()

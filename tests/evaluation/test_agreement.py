@@ -61,11 +61,25 @@ def test_a_lenient_judge_ranks_alike_and_still_disagrees():
     assert found.kappa < 0.1
 
 
-def test_judges_are_compared_on_what_both_scored_and_by_record():
+def test_judges_are_compared_on_what_both_scored_by_record_and_system():
     one = {("base", "x"): 10.0, ("base", "y"): None, ("sft", "x"): 30.0, ("sft", "y"): 60.0}
     other = {("sft", "y"): 50.0, ("sft", "x"): None, ("base", "x"): 5.0}
     third = {("base", "y"): 1.0}
-    found = {(two.first, two.second): two for two in agree_all({"one": one, "other": other, "third": third})}
-    assert list(found) == [("one", "other"), ("one", "third"), ("other", "third")]
-    assert (found["one", "other"].count, found["one", "other"].mean_difference) == (2, 7.5)
-    assert found["one", "third"] == Agreement(first="one", second="third", count=0)
+    found = {
+        (two.first, two.second, two.system): two for two in agree_all({"one": one, "other": other, "third": third})
+    }
+    pairs = [("one", "other"), ("one", "third"), ("other", "third")]
+    assert list(found) == [(*pair, system) for pair in pairs for system in ("base", "sft")]
+    counts = [(found["one", "other", of].count, found["one", "other", of].mean_difference) for of in ("base", "sft")]
+    assert counts == [(1, 5.0), (1, 10.0)]
+    assert found["one", "third", "base"] == Agreement(first="one", second="third", system="base", count=0)
+
+
+def test_judges_that_know_only_which_system_is_better_do_not_agree():
+    """Over both systems' answers these two correlate at 0.7 and more, though of no answer they know anything."""
+    rng = np.random.default_rng(1)
+    keys = [(system, f"r{i}") for system in ("base", "sft") for i in range(400)]
+    judges = [dict(zip(keys, np.repeat([30.0, 70.0], 400) + rng.normal(0, 12, 800), strict=True)) for _ in "ab"]
+    assert np.corrcoef(*(list(one.values()) for one in judges))[0, 1] > 0.7
+    for found in agree_all({"one": judges[0], "other": judges[1]}):
+        assert abs(found.pearson) < 0.15 and abs(found.spearman) < 0.15 and abs(found.kendall) < 0.15

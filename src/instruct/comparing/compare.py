@@ -9,10 +9,10 @@ from instruct.comparing.seeds import check_one_recipe, records_with, shared_grou
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import did_you_mean
 from instruct.results.runs import Run
-from instruct.results.schema import MEASURES, REFERENCE
+from instruct.results.schema import ACCURACY, MEASURES, REFERENCE, SIMILARITY
 from instruct.statistics import paired_tests
 
-PRIMARY = ("accuracy", "similarity")  # the score that a verdict is about unless another is chosen: the first there is
+PRIMARY = (ACCURACY, SIMILARITY)  # the score that a verdict is about unless another is chosen: the first there is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> tuple[list[str]
     empty = [name for name in everywhere if not records_with(runs, name)]
     names = [name for name in everywhere if name not in empty] or everywhere
     # The judge `reference` and the measure `similarity` are one number; it is not tested twice.
-    if REFERENCE in names and all(run.scores[REFERENCE] == run.scores.get("similarity") for run in runs):
+    if REFERENCE in names and all(run.scores[REFERENCE] == run.scores.get(SIMILARITY) for run in runs):
         names = [name for name in names if name != REFERENCE]
     lacking = {name: [run.name for run in runs if name not in run.scores] for run in runs for name in run.scores}
     left_out = [f"{name}: not in {', '.join(of)}, so not compared" for name, of in lacking.items() if of]

@@ -1,11 +1,17 @@
-"""What must be the same before two runs may be compared: test set, template, rubric, judge, measures."""
+"""What must be the same before two runs may be compared: test set, rubric, judge, measures, and what judges saw.
+
+A judge's rubric shows it the task in the run's template, and a rubric of pairs the answers of the system compared with;
+to a measure of an answer both are nothing. Two digests that are empty are not the same: nobody knows of what they are.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from instruct.results.runs import Run
-from instruct.results.schema import REFERENCE, JudgeResults, TestSet
+from instruct.results.schema import REFERENCE, SIMILARITY, JudgeResults, TestSet
 
 SHOWN = 12  # characters of a hash
+OF_SIMILARITY = ("exact_match", "token_f1", "rouge_l", "chrf")
+"""The measures that similarity is made of."""
 
 
 def changes_among(runs: Sequence[Run], scores: Collection[str]) -> list[str]:
@@ -18,15 +24,21 @@ def find_changes(a: Run, b: Run, scores: Collection[str]) -> Iterator[str]:
     one, other = a.results, b.results
     if one.test.sha256 != other.test.sha256:
         yield f"the test set: {_test(one.test)} in {a.name}, {_test(other.test)} in {b.name}"
-    if (one.test.template, one.test.template_sha256) != (other.test.template, other.test.template_sha256):
-        yield f"the template: {_template(one.test)} in {a.name}, {_template(other.test)} in {b.name}"
     judges = dict.fromkeys(judge.name for results in (one, other) for judge in results.judges)
     for name in judges:
         if name in scores:
             yield from _judge_changes(name, a, b)
-    # Every score that is not a model's opinion is a measure of similarity; the judge `reference` is a mean of such.
-    if set(scores) - (set(judges) - {REFERENCE}):
-        yield from _changes("the measure", one.signatures, other.signatures, a, b)
+    parts = [part for name in scores for part in _parts_of(name)]
+    signatures = [
+        {name: text for name, text in results.signatures.items() if name.partition(".")[0] in parts}
+        for results in (one, other)
+    ]
+    yield from _changes("the measure", signatures[0], signatures[1], a, b)
+
+
+def _parts_of(score: str) -> tuple[str, ...]:
+    """The measures whose signatures say how a score was computed."""
+    return OF_SIMILARITY if score in (REFERENCE, SIMILARITY) else (score,)
 
 
 def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:
@@ -35,8 +47,20 @@ def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:
     if one is None or other is None:
         there, lacking = (b, a) if one is None else (a, b)
         yield f"the judge: {name} has judged {there.name}, not {lacking.name}"
-    else:
-        yield from _changes(f"the judge {name}", _described(one), _described(other), a, b)
+        return
+    yield from _changes(f"the judge {name}", _described(one), _described(other), a, b)
+    tests = [run.results.test for run in (a, b)]
+    if (one.rubric or other.rubric) and len({(test.template, test.template_sha256) for test in tests}) > 1:
+        yield f"the template: {_template(tests[0])} in {a.name}, {_template(tests[1])} in {b.name}"
+    if _of_pairs(one) or _of_pairs(other):
+        against = [run.results.system(run.results.against) for run in (a, b)]
+        answers = [{f"{side.name}'s answers by md5": side.md5} for side in against]
+        yield from _changes(f"what the judge {name} compared with", answers[0], answers[1], a, b)
+
+
+def _of_pairs(judge: JudgeResults) -> bool:
+    """Whether a judge chose between the answers of two systems."""
+    return any(one.orders is not None for one in judge.systems)
 
 
 def _described(judge: JudgeResults) -> dict[str, str]:
@@ -45,7 +69,9 @@ def _described(judge: JudgeResults) -> dict[str, str]:
 
 def _changes(what: str, one: Mapping[str, str], other: Mapping[str, str], a: Run, b: Run) -> Iterator[str]:
     for key in sorted({*one, *other}):
-        if one.get(key) != other.get(key):
+        if key.endswith(("digest", "sha256", "md5")) and one.get(key) == other.get(key) == "":
+            yield f"{what}: {key} is empty in both {a.name} and {b.name}, so nobody knows whether it is the same"
+        elif one.get(key) != other.get(key):
             values = [_short(side.get(key, "absent")) for side in (one, other)]
             yield f"{what}: {key} is {values[0]} in {a.name}, {values[1]} in {b.name}"
 

@@ -9,11 +9,12 @@ import numpy as np
 from instruct.comparing.seeds import Array, by_training, compare_recipes, shared_groups
 from instruct.core.errors import DataError
 from instruct.results.runs import Run
+from instruct.results.scores import Verdict as Found
+from instruct.results.scores import verdict_of
 from instruct.statistics import ALPHA, FEW, Interval, Paired, holm, paired_tests, smallest_detectable, standard_error
 
 RESAMPLES, SEED = 10_000, 123
 SEEDS = 2  # trainings that each side needs before anything is said of a recipe
-Found = Literal["better", "worse", "not distinguishable"]
 Verdict = Literal["better", "worse", "higher", "lower", "not distinguishable"]
 OF_MODELS: dict[Found, Verdict] = {"better": "higher", "worse": "lower"}
 
@@ -51,9 +52,7 @@ class ScoreChange:
     @property
     def found(self) -> Found:
         """What the test found of B, whatever it speaks of."""
-        if self.corrected > ALPHA or self.turned:
-            return "not distinguishable"
-        return "better" if self.difference.mean > 0 else "worse"
+        return verdict_of(self.difference.mean, self.corrected, turned=self.turned)
 
     @property
     def verdict(self) -> Verdict:

@@ -1,7 +1,9 @@
 """How far two judges, or a judge and people, agree on the same answers.
 
-Correlations say whether they rank alike; only kappa and the mean difference say whether they mean the same by a
-score. A judge may correlate well with people and still be far too lenient (arXiv 2510.09738).
+Within each system: over the answers of several, two judges that know nothing of a single answer correlate at 0.7 if
+one system is better than the other. Correlations say whether they rank alike; only kappa and the mean difference say
+whether they mean the same by a score. A judge may correlate well with people and still be far too lenient (arXiv
+2510.09738).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +21,8 @@ Keyed = Mapping[tuple[str, str], float | None]
 """Scores by system and record id."""
 
 
-def agree(first: str, second: str, pairs: Sequence[tuple[float, float]]) -> Agreement:
-    """Measures of agreement of two judges; `mean_difference` is first minus second, in points."""
+def agree(first: str, second: str, pairs: Sequence[tuple[float, float]], *, system: str = "") -> Agreement:
+    """Measures of agreement of two judges on a system's answers; `mean_difference` is first minus second, in points."""
     from scipy import stats  # takes a second to import, and most runs have one judge
 
     a, b = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
@@ -34,15 +36,19 @@ def agree(first: str, second: str, pairs: Sequence[tuple[float, float]]) -> Agre
         "mean_difference": float((a - b).mean()) if len(a) else None,
     }
     rounded = {name: None if value is None else round(value, DECIMALS) + 0.0 for name, value in values.items()}
-    return Agreement(first=first, second=second, count=len(a), **rounded)
+    return Agreement(first=first, second=second, system=system, count=len(a), **rounded)
 
 
 def agree_all(scores: Mapping[str, Keyed]) -> tuple[Agreement, ...]:
-    """Agreement of each two judges, over all systems' answers."""
+    """Agreement of each two judges on each system's answers, systems in the order in which they come."""
+    systems = dict.fromkeys(system for one in scores.values() for system, _ in one)
     found = []
     for one, other in combinations(scores, 2):
-        pairs = [(score, scores[other].get(key)) for key, score in scores[one].items()]
-        found.append(agree(one, other, [(a, b) for a, b in pairs if a is not None and b is not None]))
+        for system in systems:
+            own = {key: score for key, score in scores[one].items() if key[0] == system}
+            pairs = [(score, scores[other].get(key)) for key, score in own.items()]
+            both = [(a, b) for a, b in pairs if a is not None and b is not None]
+            found.append(agree(one, other, both, system=system))
     return tuple(found)
 
 

@@ -4,15 +4,19 @@ It says how near a response is to *one* right answer. A good answer in other wor
 similarity, not a judge's opinion.
 """
 
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+
+from instruct.results.schema import DECIMALS
 
 _MARK = "\u0301"  # in place of every combining mark: they belong to the word, but `re` does not think so
 _UNSPACED = (
@@ -25,6 +29,17 @@ _UNSPACED = (
 _LETTER = rf"[^\W{_UNSPACED}]"
 _TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{_UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
 _CHRF = CHRF()
+PROBES = (
+    ("The  quick brown fox.", "the quick, brown fox"),
+    ("It's −1,725.50 km — naïve?", "It is -1,725.50 km"),
+    ("a b c d e b", "b a d c e"),
+    ("one 2 three\n", "one 2 three"),
+    ("हिन्दी 東京タワー ภาษาไทย", "東京 हिन्दी ไทย"),
+    ("Straße 3.5 £10 x_y e\u0301", "STRASSE 3,5 10 x y é"),
+    ("!?", "?"),
+    ("", "empty"),
+)
+"""Pairs of texts on which rules for tokens, case, numbers, order and repetition differ; see `signatures`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +78,27 @@ def corpus_bleu(responses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def signatures() -> dict[str, str]:
-    """What sacrebleu calls exactly these two metrics, version included, so that others can repeat them."""
+    """What says exactly how each measure is computed: sacrebleu's own word, or a digest of what ours gives for PROBES.
+
+    sacrebleu's holds its version, so that others can repeat it. Another token rule, or library under ours, changes the
+    digest if it changes what the measure is.
+    """
     bleu, chrf = BLEU(), CHRF()
     for metric in (bleu, chrf):
         metric.corpus_score(["a"], [["a"]])  # a signature exists after a use only
-    return {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
+    found = [compare(response, reference) for response, reference in PROBES]
+    split = [tokens(text) for pair in PROBES for text in pair]
+    return {
+        "bleu": str(bleu.get_signature()),
+        "chrf": str(chrf.get_signature()),
+        "exact_match": _digest([one.exact_match for one in found]),
+        "token_f1": _digest(split, [round(one.token_f1, DECIMALS) for one in found]),
+        "rouge_l": _digest(split, [round(one.rouge_l, DECIMALS) for one in found]),
+    }
+
+
+def _digest(*values: Sequence[object]) -> str:
+    return f"probes:{sha256(json.dumps(values).encode()).hexdigest()[:16]}"
 
 
 def tokens(text: str) -> list[str]:

@@ -96,11 +96,12 @@ def by_key(scores: Mapping[str, Scores]) -> Keyed:
 
 
 def describe_test(responses: Sequence[Response], template: TemplateName, system: str = DEFAULT) -> TestSet:
-    """Which test set was answered, by its content, and with which template."""
+    """Which test set was answered, by its content in whatever order and ends of lines, and with which template."""
     digest = sha256()
-    for one in responses:
+    for one in sorted(responses, key=lambda one: one.id):
         said = [text for turn in one.turns for text in turn]
-        digest.update("\x1f".join((one.id, *filter(None, [one.system]), *said, "\x1e")).encode())
+        text = "\x1f".join((one.id, *filter(None, [one.system]), *said, "\x1e"))
+        digest.update(text.replace("\r\n", "\n").encode())
     chosen = PromptParams(template=template, system=system).chosen
     # What a template leaves at its default is left out, so that a new field does not rename the old templates.
     texts = {one.name: text for one in fields(chosen) if (text := getattr(chosen, one.name)) != one.default}

@@ -146,10 +146,11 @@ def slice_table(name: str, rows: Sequence[Slice]) -> Table:
 
 
 def agreement_table(found: Sequence[Agreement]) -> Table:
-    """Every pair of judges."""
+    """Every pair of judges, on each system's answers."""
     rows = [
         (
             f"{one.first} ~ {one.second}",
+            one.system or "all",
             *(number(value, "{:.2f}") for value in (one.pearson, one.spearman, one.kendall, one.kappa)),
             number(one.mean_difference, "{:+.1f}"),
             str(one.count),
@@ -158,8 +159,8 @@ def agreement_table(found: Sequence[Agreement]) -> Table:
     ]
     return Table(
         name="Agreement",
-        caption="Over the answers of all systems that both have scored; kappa on five bands.",
-        head=("judges", "Pearson", "Spearman", "Kendall", "kappa", "mean difference", "answers"),
+        caption="Over those of a system's answers that both have scored; kappa on five bands.",
+        head=("judges", "system", "Pearson", "Spearman", "Kendall", "kappa", "mean difference", "answers"),
         rows=rows,
     )
 

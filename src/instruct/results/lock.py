@@ -1,7 +1,7 @@
 """dvc.lock: which bytes and settings the results beside it belong to."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import md5
 from typing import Any
 
@@ -36,12 +36,19 @@ def in_folders(files: Mapping[str, str], lock: Mapping[str, Any]) -> dict[str, d
     return {folder: inside for folder, inside in below.items() if inside}
 
 
-def stale_lines(params: Mapping[str, Any], files: Mapping[str, str], lock: Mapping[str, Any]) -> list[str]:
-    """By what results are not those of the settings beside them and of `files` by their md5.
+def md5s_of(text: bytes) -> frozenset[str]:
+    """The md5 of a text as it is and with either end of lines, since a checkout may have changed them (autocrlf)."""
+    plain = text.replace(b"\r\n", b"\n")
+    return frozenset(map(md5_of, (text, plain, plain.replace(b"\n", b"\r\n"))))
 
-    Empty where dvc.lock fits or is absent.
+
+def stale_lines(params: Mapping[str, Any], files: Mapping[str, Collection[str]], lock: Mapping[str, Any]) -> list[str]:
+    """By what results are not those of the settings beside them and of `files`, each by the md5s that it may have.
+
+    Also where a stage of dvc.lock read other bytes than the stage that makes them left: what was edited by hand and
+    judged is not what was generated. Empty where dvc.lock fits or is absent.
     """
-    return list(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(files, lock)]))
+    return list(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(files, lock), *_other_inputs(lock)]))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -74,14 +81,26 @@ def _other_settings(params: Mapping[str, Any], lock: Mapping[str, Any]) -> Itera
                     yield f"{name} is {one} in {PARAMS}, {other} in {LOCK}: run dvc repro"
 
 
-def _other_bytes(files: Mapping[str, str], lock: Mapping[str, Any]) -> Iterator[str]:
+def _other_bytes(files: Mapping[str, Collection[str]], lock: Mapping[str, Any]) -> Iterator[str]:
     outs = lock_outs(lock)
     # What is in a folder can only be told from all of its files.
-    whole = {one: some for one, some in in_folders(files, lock).items() if len(some) == _outs(lock)[one].get("nfiles")}
-    folders = {one: md5_of_folder(inside) for one, inside in whole.items()}
-    for path, digest in {**files, **folders}.items():
-        if outs.get(path) and outs[path] != digest:
+    exact = {path: one for path, (one, *others) in ((path, [*some]) for path, some in files.items()) if not others}
+    whole = {one: some for one, some in in_folders(exact, lock).items() if len(some) == _outs(lock)[one].get("nfiles")}
+    folders = {one: frozenset([md5_of_folder(inside)]) for one, inside in whole.items()}
+    for path, digests in {**files, **folders}.items():
+        if path in outs and outs[path] not in digests:
             yield f"{path} is not the one of {LOCK}: run dvc repro"
+
+
+def _other_inputs(lock: Mapping[str, Any]) -> Iterator[str]:
+    """What a stage read that is not what another one made."""
+    outs = lock_outs(lock)
+    for name, stage in mapping(lock.get("stages")).items():
+        read = stage.get("deps") if isinstance(stage, dict) else None
+        for dep in read if isinstance(read, list) else []:
+            path = str(dep.get("path")) if isinstance(dep, dict) else ""
+            if path in outs and dep.get("md5") != outs[path]:
+                yield f"{path}, as {name} read it, is not what its own stage made ({LOCK}): run dvc repro"
 
 
 def _short(value: Any) -> str:

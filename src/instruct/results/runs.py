@@ -12,7 +12,7 @@ from typing import Any
 from instruct.core.errors import DataError
 from instruct.core.files import parse_csv
 from instruct.core.parsing import mapping, parse_json, parse_yaml
-from instruct.results.lock import LOCK, PARAMS, flatten, md5_of, stale_lines
+from instruct.results.lock import LOCK, PARAMS, flatten, md5s_of, stale_lines
 from instruct.results.revisions import WORKSPACE, Revision, find_commit, read_files
 from instruct.results.schema import Results, load
 from instruct.results.table import Scores, Table, load_table
@@ -98,10 +98,10 @@ def load_run(name: str, files: Mapping[str, bytes], *, commit: str = "") -> Run:
     )
 
 
-def _digests(files: Mapping[str, bytes], results: Results) -> dict[str, str]:
-    """The md5 of every file of a run, and of the answers as they were when they were judged."""
-    return {path: md5_of(content) for path, content in files.items()} | {
-        one.answers: one.md5 for one in results.systems
+def _digests(files: Mapping[str, bytes], results: Results) -> dict[str, frozenset[str]]:
+    """The md5s that every file of a run may have, and that of the answers as they were when they were judged."""
+    return {path: md5s_of(content) for path, content in files.items()} | {
+        one.answers: frozenset([one.md5]) for one in results.systems
     }
 
 

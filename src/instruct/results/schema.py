@@ -138,10 +138,14 @@ class JudgeResults(ScoreResults):
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Two judges on the answers that both scored. What is not defined, as for constant scores, is None."""
+    """Two judges on those of a system's answers that both scored. What is not defined, as for constants, is None.
+
+    Results of before name no system: theirs is over all answers.
+    """
 
     first: str
     second: str
+    system: str = ""
     count: int
     pearson: float | None = None
     spearman: float | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from instruct.core.errors import DataError
@@ -10,6 +11,7 @@ from instruct.results.schema import REMEDY, Results
 
 HUMAN = "human"
 KEYS = ("id", "kind", "group")
+ROUNDING = 0.0002  # points by which a mean of rounded scores may differ from that of the scores as they were
 Scores = dict[str, float | None]
 """Scores of one system by record id; None where there is none."""
 
@@ -70,7 +72,31 @@ def load_table(text: str, where: str, results: Results) -> Table:
         raise DataError(
             f"{where}: has {len(table.kinds)} records, metrics/evaluate.json {results.test.records}; {REMEDY}"
         )
+    _require_agreement(table, where, results)
     return table
+
+
+def _require_agreement(table: Table, where: str, results: Results) -> None:
+    """Raise DataError where the scores of a column do not come to the number and mean that the results give."""
+    for name, system, count, mean in _told(results):
+        scores = [score for score in table.scores[name][system].values() if score is not None]
+        same = count is None or len(scores) == count
+        if same and scores and mean is not None:
+            same = abs(fmean(scores) - mean) <= ROUNDING
+        if not same:
+            found = f"{len(scores)} scores" + (f" with mean {fmean(scores):.4f}" if scores else "")
+            told = ", ".join([f"{count} scores"] * (count is not None) + [f"mean {mean}"] * (mean is not None))
+            raise DataError(f"{where}: {column(name, system)} has {found}, metrics/evaluate.json {told}; {REMEDY}")
+
+
+def _told(results: Results) -> Iterator[tuple[str, str, int | None, float | None]]:
+    """Score, system, number of scores (None where it is not told) and mean of each column, as the results have them."""
+    for judge in results.judges:
+        for one in judge.systems:
+            yield judge.name, one.system, one.scored, one.mean
+    for system in results.systems:
+        for name in results.measures:
+            yield name, system.name, None, system.measures.get(name)
 
 
 def _score(text: str | None, where: str) -> float | None:

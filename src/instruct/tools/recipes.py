@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +14,26 @@ from instruct.tools.own_data import own_data, untracked
 from instruct.tools.programs import git_names, run_dvc, run_git
 
 RECIPES = Path(__file__).with_name("recipes.yaml")
+SEED = "train.seed"
 Setting = str | int | float | bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A named experiment: dotted keys of params.yaml and their values; `needs` is the command that must come first."""
+    """A named experiment: dotted keys of params.yaml and their values; `needs` is the command that must come first.
+
+    It is run with so many `seeds`: a verdict on a recipe takes two of it, and two of the default.
+    """
 
     name: str
     group: Literal["default", "larger"]
     about: str
     set: dict[str, Setting]
     needs: str = ""
+    seeds: int = 1
 
     def __post_init__(self) -> None:
+        require("seeds", self.seeds, 1 <= self.seeds <= 10, "from 1 to 10")
         require("set", "empty", bool(self.set), "at least one setting")
         for key, value in self.set.items():
             require(f"set.{key}", value, isinstance(value, Setting), "a number, a text, true or false")
@@ -48,6 +54,34 @@ def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
         named = {**entry, "name": str(name)} if isinstance(entry, Mapping) else entry
         recipes[str(name)] = build(Recipe, named, where=f"{path.name}: {name}")
     return recipes
+
+
+def other_seeds(recipes: Mapping[str, Recipe]) -> dict[int, str]:
+    """The seeds that the default is run with besides its own, each with the name of that recipe."""
+    return {
+        value: one.name
+        for one in recipes.values()
+        if set(one.set) == {SEED} and isinstance(value := one.set[SEED], int)
+    }
+
+
+def with_seeds(recipes: Mapping[str, Recipe], chosen: Sequence[Recipe]) -> list[Recipe]:
+    """The experiments of the chosen recipes: each with its own seed, then again with as many others as it wants.
+
+    Raises ParamsError where it wants more than the default is run with.
+    """
+    known, made = list(other_seeds(recipes)), []
+    for recipe in chosen:
+        if recipe.seeds - 1 > len(known):
+            raise ParamsError(f"{RECIPES.name}: {recipe.name}: has {recipe.seeds} seeds, the default {1 + len(known)}")
+        made.append(recipe)
+        made += [at_seed(recipe, seed) for seed in known[: recipe.seeds - 1]]
+    return made
+
+
+def at_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The same recipe with another seed, as an experiment of its own."""
+    return replace(recipe, name=f"{recipe.name}-seed-{seed}", set={**recipe.set, SEED: seed}, seeds=1)
 
 
 def choose(recipes: Mapping[str, Recipe], names: Sequence[str], group: str | None) -> list[Recipe]:
@@ -118,7 +152,8 @@ def list_lines(recipes: Mapping[str, Recipe]) -> list[str]:
     lines = []
     for recipe in recipes.values():
         needs = f"; first `{recipe.needs}`" if recipe.needs else ""
-        lines.append(f"{recipe.name:{width}}  {recipe.about} ({recipe.changes}{needs})")
+        seeds = f"; {recipe.seeds} seeds" if recipe.seeds > 1 else ""
+        lines.append(f"{recipe.name:{width}}  {recipe.about} ({recipe.changes}{seeds}{needs})")
     return lines
 
 

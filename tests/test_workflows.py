@@ -187,15 +187,20 @@ def test_lock_step_fails_where_results_are_older_than_the_branch(workplace, tmp_
 @pytest.mark.parametrize(
     ("gate", "change", "status", "said"),
     [
-        ("", -40, 0, "is worse in"),
-        ("worse", -40, 3, "is worse in"),
-        ("worse", 0, 0, "is not distinguishable from"),
-        ("not-better", 0, 3, "is not distinguishable from"),
-        ("wrose", 0, 1, "--fail-if must be worse or not-better, is wrose"),
+        ("", -40, 0, "is lower in"),
+        ("worse-by 2", -40, 3, "is lower in"),
+        ("worse-by 45", -40, 0, "is lower in"),
+        ("worse-by 2", 0, 0, "is not distinguishable from"),
+        ("worse", -40, 1, "is lower in"),
+        ("not-better", 0, 1, "is not distinguishable from"),
+        ("wrose", 0, 1, "--fail-if must be worse, not-better, or worse-by"),
     ],
 )
 def test_gate_decides_how_the_report_step_ends(tmp_path, hermetic, gate, change, status, said):
-    """On two hand-written runs; the step's own exit status is what GitHub turns red by."""
+    """On two hand-written runs; the step's own exit status is what GitHub turns red by.
+
+    A verdict on recipes takes two seeds of each, so that one run a side gets none: neither passes nor fails.
+    """
     source = make_repository(tmp_path / "source", with_dvc=True)
     scores = [50.0 + i for i in range(40)]
     write_run(source, {"similarity": scores})
@@ -215,7 +220,7 @@ def test_no_gate_is_set_and_a_comment_says_how_to_set_one():
     text = (ROOT / ".github/workflows/pull-request.yml").read_text(encoding="utf-8")
     assert WORKFLOWS["pull-request"]["env"]["FAIL_IF"] == ""
     comment = text[: text.index("  FAIL_IF: ")].rpartition("jobs:")[2]
-    assert all(gate in comment for gate in ("worse", "not-better"))
+    assert all(gate in comment for gate in ("worse", "not-better", "worse-by"))
 
 
 @pytest.mark.slow

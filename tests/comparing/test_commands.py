@@ -1,5 +1,6 @@
 """`instruct compare`, `variance` and `power` as a user types them, on real Git and DVC repositories."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from comparing.small_runs import ENVIRONMENT, commit, dvc, git, make_repository, write_lock, write_run
+from scipy.stats import norm
 
 SRC = Path(__file__).parents[2] / "src"
 RNG = np.random.default_rng(3)
@@ -42,15 +44,73 @@ def repository(tmp_path_factory):
 
 
 def test_two_branches_are_compared_and_the_exit_code_tells_a_gate(repository):
-    status, out, _ = instruct(repository, "compare", "main", "work", "--fail-if", "worse")
+    status, out, _ = instruct(repository, "compare", "main", "work", "--fail-if", "worse-by 2")
     assert status == 0
-    assert "work is better in reference than main." in out
+    assert "These two models differ: work is higher in similarity than main." in out
     assert {path.name for path in (repository / "report").iterdir()} == {"report.md", "report.html"}
-    status, out, _ = instruct(repository, "compare", "work", "main", "--fail-if", "worse")
-    assert (status, "main is worse in reference than work." in out) == (3, True)
+    status, out, _ = instruct(repository, "compare", "work", "main", "--fail-if", "worse-by 2")
+    assert (status, "main is lower in similarity than work." in out) == (3, True)
+    assert instruct(repository, "compare", "work", "main", "--fail-if", "worse-by 20")[0] == 0
     status, out, _ = instruct(repository, "compare", "main", "main", "--fail-if", "worse")
     assert status == 0 and out.splitlines()[-2] == "main and main gave the same answers, byte for byte."
     assert instruct(repository, "compare", "main", "main", "--fail-if", "not-better")[0] == 3
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Two seeds of a recipe and two of one that is better by 12 points, each a branch."""
+    root = make_repository(tmp_path_factory.mktemp("seeds") / "repository", with_dvc=True)
+    (root / ".gitignore").write_text("/report/\n")
+    for place, (name, shift, lr) in enumerate(
+        [("a1", 0, 0.0002), ("a2", 0, 0.0002), ("b1", 12, 0.001), ("b2", 12, 0.001)]
+    ):
+        noise = np.random.default_rng(place).normal(0, 4, 50)
+        scores = (np.asarray(BEFORE) + shift + noise - noise.mean()).clip(0, 100).round(3).tolist()
+        params = {"train.lr": lr, "train.seed": place % 2}
+        write_run(root, {"similarity": scores}, params=params, md5s={"sft": str(place)})
+        commit(root)
+        git(root, "branch", name)
+    return root
+
+
+def test_a_recipe_is_better_or_worse_only_with_two_seeds_a_side(seeds):
+    for sides, gate, ends in ((("b1,b2", "a1,a2"), "worse", 3), (("a1,a2", "b1,b2"), "not-better", 0)):
+        status, out, err = instruct(seeds, "compare", *sides, "--fail-if", gate)
+        assert status == ends, err
+        assert "This speaks of the recipes" in out and "models differ" not in out
+    assert "b1 + b2 is better in similarity than a1 + a2." in out
+    for sides in (("b1", "a1"), ("b1,b2", "a1")):
+        status, out, err = instruct(seeds, "compare", *sides, "--fail-if", "worse")
+        assert status == 1 and "needs 2 seeds or more of each" in err
+        assert "models differ" in out and "is lower in similarity than" in out and "worse in" not in out
+
+
+def test_recorded_seeds_tell_how_often_they_alone_would_be_called_different(seeds, tmp_path):
+    git(tmp_path, "clone", "-q", str(seeds), "clone")
+    clone = tmp_path / "clone"
+    status, out, _ = instruct(clone, "compare", "origin/a1", "origin/b1")
+    assert status == 0 and "is not known: no spread of similarity between seeds is recorded" in out
+    status, out, err = instruct(clone, "variance", "origin/a1", "origin/a2", "--record", "--score", "similarity")
+    assert status == 0 and out.splitlines()[-1] == "recorded in metrics/seeds.json", err
+    recorded = json.loads((clone / "metrics/seeds.json").read_text())["scores"]["similarity"]
+    assert (recorded["seeds"], recorded["records"]) == (2, 50)
+    status, out, _ = instruct(clone, "compare", "origin/a1", "origin/b1")
+    (line,) = [line for line in out.splitlines() if "in train.seed alone would be called different in" in line]
+    error = np.std(np.subtract(*(read_scores(clone, name) for name in ("a1", "b1"))), ddof=1) / 50**0.5
+    rates = [
+        200 * norm.sf(1.96 * error / np.hypot(error, recorded[key] * 2**0.5)) for key in ("seed_sd", "seed_sd_most")
+    ]
+    assert f"in {rates[0]:.0f} % of such pairs ({rates[1]:.0f} % at the upper limit)" in line
+    assert f"in {rates[0]:.0f} % of such pairs" in unescape((clone / "report/report.html").read_text())
+    (clone / "metrics/seeds.json").write_text('{"scores": {"similarity": {"seeds": "two"}}}')
+    status, _, err = instruct(clone, "compare", "origin/a1", "origin/b1")
+    assert status == 1 and "metrics/seeds.json: scores.similarity.seeds must be a number from 0" in err
+
+
+def read_scores(root, name):
+    text = git(root, "show", f"origin/{name}:metrics/scores.csv").splitlines()
+    place = text[0].split(",").index("similarity_sft")
+    return [float(row.split(",")[place]) for row in text[1:]]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +121,10 @@ def test_two_branches_are_compared_and_the_exit_code_tells_a_gate(repository):
             ("compare", "main", "work", "--score", "simi"),
             'there is no score "simi" in every run; did you mean similarity?',
         ),
-        (("compare", "main", "work", "--fail-if", "sad"), "--fail-if must be worse or not-better, is sad"),
+        *(
+            (("compare", "main", "work", "--fail-if", gate), "--fail-if must be worse, not-better, or worse-by")
+            for gate in ("sad", "worse-by", "worse-by x", "worse-by 0", "worse-by 100", "worse-by -1", "not-better 2")
+        ),
         (("compare", ","), "instruct: give a revision, a DVC experiment or `workspace`"),
         (("variance", "main", "work"), "main and work: differ in more than seeds (train.lr)"),
         (("power",), "give two runs or several seeds, or --sd"),
@@ -88,7 +151,7 @@ def test_a_gate_cannot_pass_what_is_not_comparable(repository, tmp_path):
         assert "the test set: 50 records (aaaaaaaaaaaa) in work, 50 records (ffffffffffff) in workspace" in text
     status, out, err = instruct(clone, "compare", "work", "--anyway")
     assert status == 0 and "NOT COMPARABLE: the test set" in out and "are not comparable." in out
-    status, _, err = instruct(clone, "compare", "work", "--anyway", "--fail-if", "worse")
+    status, _, err = instruct(clone, "compare", "work", "--anyway", "--fail-if", "worse-by 2")
     assert status == 1 and "--fail-if cannot judge what is not comparable" in err
 
 
@@ -98,11 +161,11 @@ def test_a_gate_cannot_pass_results_of_other_settings(repository, tmp_path):
     write_lock(
         clone, params={"train": {"seed": 123, "lr": 0.001}}, outs=["metrics/evaluate.json", "metrics/scores.csv"]
     )
-    assert instruct(clone, "compare", "origin/main", "--fail-if", "worse")[0] == 0
+    assert instruct(clone, "compare", "origin/main", "--fail-if", "worse-by 2")[0] == 0
     params = (clone / "params.yaml").read_text(encoding="utf-8")
     (clone / "params.yaml").write_text(params.replace("lr: 0.001", "lr: 0.01"), encoding="utf-8")
     line = "workspace: train.lr is 0.01 in params.yaml, 0.001 in dvc.lock: run dvc repro"
-    status, out, err = instruct(clone, "compare", "origin/main", "--fail-if", "worse")
+    status, out, err = instruct(clone, "compare", "origin/main", "--fail-if", "worse-by 2")
     assert (status, err) == (1, f"instruct: --fail-if cannot judge results of other settings: {line}\n")
     assert f"STALE: {line}" in out
     assert f"> - {line}" in (clone / "report/report.md").read_text(encoding="utf-8")
@@ -114,13 +177,13 @@ def test_a_gate_cannot_pass_results_of_other_settings(repository, tmp_path):
     [
         (("mian",), 'there is no revision or experiment "mian"'),
         (("main", "work", "--score", "simi"), 'there is no score "simi" in every run'),
-        (("main", "work", "--fail-if", "sad"), "--fail-if must be worse or not-better, is sad"),
+        (("main", "work", "--fail-if", "sad"), "--fail-if must be worse, not-better, or worse-by"),
         ((",",), "give a revision, a DVC experiment or `workspace`"),
     ],
 )
 def test_a_refusal_stands_in_the_place_of_the_report_before(repository, tmp_path, arguments, reason):
     for name in ("report.md", "report.html"):
-        (tmp_path / name).write_text("work is better in reference than main.")
+        (tmp_path / name).write_text("work is higher in similarity than main.")
     status, out, err = instruct(repository, "compare", *arguments, "--out", str(tmp_path))
     assert (status, out) == (1, "") and reason in err
     for name in ("report.md", "report.html"):
@@ -164,7 +227,7 @@ def test_a_project_may_lie_in_a_folder_of_its_repository(tmp_path):
     commit(root)
     write_run(project, {"similarity": BETTER}, md5s={"sft": "2"})
     status, out, _ = instruct(project, "compare", "main")
-    assert (status, "workspace is better in reference than main." in out) == (0, True)
+    assert (status, "workspace is higher in similarity than main." in out) == (0, True)
 
 
 def test_experiments_of_dvc_are_compared_by_name(tmp_path):
@@ -177,6 +240,8 @@ def test_experiments_of_dvc_are_compared_by_name(tmp_path):
         "for row in rows[1:]: row[place] = str(float(row[place]) + seed % 7 / 10)\n"
         "csv.writer(open('metrics/scores.csv', 'w')).writerows(rows)\n"
         "results = json.load(open('metrics/start.json'))\n"
+        "mean = sum(float(row[place]) for row in rows[1:]) / len(rows[1:])\n"
+        "results['systems'][1]['measures']['similarity'] = mean\n"
         "results['systems'][1]['md5'] = str(seed)\n"
         "json.dump(results, open('metrics/evaluate.json', 'w'))\n"
     )
@@ -199,7 +264,7 @@ def test_experiments_of_dvc_are_compared_by_name(tmp_path):
     assert "seed 0.10, judge unknown, item by seed 0.00" in out
     status, out, err = instruct(root, "compare", "seed-1", "seed-3")
     assert status == 0, err
-    assert "train.seed: 1 → 3" in out and "+0.2 (95 % +0.2 to +0.2)" in out
+    assert "train.seed: 1 → 3" in out and "+0.2 (95 % -7.2 to +7.6)" in out
     status, out, _ = instruct(root, "power", "seed-1", "seed-2", "seed-3", "--score", "similarity")
     assert status == 0 and "a run's mean has a standard deviation of 0.10 points from seed to seed" in out
 
@@ -228,5 +293,5 @@ def test_a_thousand_records_in_a_shallow_clone_without_data(tmp_path):
     git(clone, "fetch", "-q", "--depth", "1", "origin", "+refs/heads/main:refs/remotes/origin/main")
     status, out, err = instruct(clone, "compare", "main")
     assert status == 0, err
-    assert "1000 records" in out and "workspace is better in" in out
+    assert "1000 records" in out and "workspace is higher in" in out
     assert "does not name data/responses.json" in (clone / "report/report.md").read_text()

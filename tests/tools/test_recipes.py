@@ -1,6 +1,7 @@
 """The named experiments: each is valid settings, runs in a copy of its own, and is found again by name."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from instruct.tools.recipes import (
     read_recipes,
     run_recipes,
     spell,
+    with_seeds,
 )
 from instruct.tools.smoke import overlay
 
@@ -73,6 +75,26 @@ def test_the_ablations_of_the_seeds_are_among_them():
         "split.data",
         "train.seed",
     }
+
+
+def test_the_recipes_that_matter_are_run_with_two_seeds_and_so_is_the_default():
+    experiments = with_seeds(RECIPES, choose(RECIPES, [], "default"))
+    names = [one.name for one in experiments]
+    for name in ("unmasked-loss", "phi3-template", "lora", "two-epochs", "lr-5e-5", "lr-4e-4"):
+        assert names.index(f"{name}-seed-124") == names.index(name) + 1
+    assert "seed-124" in names and len(set(names)) == len(names)
+    for one in experiments:
+        if one.name.endswith("-seed-124"):
+            first = RECIPES[one.name.removesuffix("-seed-124")]
+            assert one.set == {**first.set, "train.seed": 124} and one.seeds == 1
+
+
+def test_more_seeds_than_the_default_has_are_refused():
+    wanted = replace(recipe(), seeds=5)
+    with pytest.raises(ParamsError, match=r"recipes.yaml: probe: has 5 seeds, the default 3"):
+        with_seeds(RECIPES, [wanted])
+    with pytest.raises(ParamsError, match="seeds must be from 1 to 10"):
+        replace(recipe(), seeds=0)
 
 
 def test_no_two_recipes_are_the_same_experiment():

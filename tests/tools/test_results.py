@@ -1,10 +1,12 @@
 """The table of the named experiments: each against its own baseline, corrected for how many there are."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from results.sample import write_results
+from ruamel.yaml import YAML
 from small_pipeline import commit_all, git
 
 from instruct.core.errors import InstructError
@@ -19,19 +21,28 @@ BASE = RNG.uniform(30, 60, COUNT)
 NOISE = RNG.normal(0, 8, COUNT)
 
 
+SEED = Recipe(name="seed-124", group="default", about="another order", set={"train.seed": 124})
+
+
 def recipe(name, **settings):
     return Recipe(name=name, group="default", about="a test", set=settings or {"train.lr": 0.001})
 
 
-def write_run(folder: Path, name, sft, *, template="alpaca", loss=1.5):
+def table_of(folder, recipes):
+    return result_table(folder, recipes, {"seed-124": SEED})
+
+
+def write_run(folder: Path, name, sft, *, template="alpaca", loss=1.5, seed=123, sha256="a" * 64):
     """What a run leaves in Git: its results and scores, and a curve."""
     scores = {"base": [10.0] * COUNT, "sft": np.round(sft, 4).tolist()}
-    test = {"template": template, "template_sha256": template}
-    write_results(folder, {"reference": scores}, test=test)
+    test = {"template": template, "template_sha256": template, "sha256": sha256}
+    write_results(folder, {"reference": scores, "similarity": scores}, test=test)
     (folder / "metrics/curves").mkdir(parents=True, exist_ok=True)
     (folder / "metrics/curves/val.csv").write_text(f"step,loss\n0,3.0\n5,{loss}\n9,2.0\n")
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("template: alpaca", f"template: {template}")
-    (folder / "params.yaml").write_text(f"{text}# {name}\n", encoding="utf-8")
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    values["prompt"]["template"], values["train"]["seed"] = template, seed
+    text = json.dumps(values)
+    (folder / "params.yaml").write_text(f"{text}  # {name}\n", encoding="utf-8")
     commit_all(folder)
 
 
@@ -60,39 +71,71 @@ def test_each_row_says_by_how_much_and_whether_it_may_be_believed(runs):
     runs("good", BASE + 10 + NOISE, loss=1.25)
     runs("bad", BASE - 10 + NOISE)
     runs("same", BASE + NOISE - NOISE.mean())
-    lines = result_table(runs.folder, [recipe("good"), recipe("bad"), recipe("same"), recipe("never")])
+    lines = table_of(runs.folder, [recipe("good"), recipe("bad"), recipe("same"), recipe("never")])
     rows = rows_of(lines)
-    assert rows["the default"][2:4] == ["1.500", f"{BASE.round(4).mean():.1f}"]
-    assert rows["good"][1:4] == ["train.lr=0.001", "1.250", f"{(BASE + 10 + NOISE).mean():.1f}"]
-    assert rows["good"][4].startswith(f"{(10 + NOISE.mean()):+.1f} (")
-    assert [rows[name][5] for name in ("good", "bad")] == ["better", "worse"]
-    assert rows["same"][5].startswith("not distinguishable (smallest detectable: ")
-    assert rows["never"][5] == "not run"
-    assert "after correction for 3 comparisons" in lines[-1]
+    assert rows["the default"][2:5] == ["1", "1.500", f"{BASE.round(4).mean():.1f}"]
+    assert rows["good"][1:5] == ["train.lr=0.001", "1", "1.250", f"{(BASE + 10 + NOISE).mean():.1f}"]
+    assert rows["good"][5].startswith(f"{(10 + NOISE.mean()):+.1f} (")
+    assert [rows[name][6] for name in ("good", "bad")] == [
+        "higher (these models differ)",
+        "lower (these models differ)",
+    ]
+    assert rows["same"][6].startswith("not distinguishable (smallest detectable: ")
+    assert rows["never"][6] == "not run"
+    assert any("after correction for 3 comparisons" in line for line in lines)
+    assert "the default has one seed" in lines[-1]
     # The smallest difference is that of a test that shares its 5 % among the three.
     changes = (BASE + NOISE - NOISE.mean()).round(4) - BASE.round(4)
     smallest = smallest_detectable(changes.tolist(), alpha=0.05 / 3)
-    assert rows["same"][5] == f"not distinguishable (smallest detectable: {smallest:.1f})"
+    assert rows["same"][6] == f"not distinguishable (smallest detectable: {smallest:.1f})"
 
 
 def test_a_difference_that_would_pass_alone_does_not_among_many(runs):
     # Two standard errors or so: p is between 5 % divided by ten and 5 %.
     runs("lucky", BASE + NOISE - NOISE.mean() + 2.4 * NOISE.std() / np.sqrt(COUNT))
-    assert rows_of(result_table(runs.folder, [recipe("lucky")]))["lucky"][5] == "better"
+    assert rows_of(table_of(runs.folder, [recipe("lucky")]))["lucky"][6] == "higher (these models differ)"
     others = [recipe(f"other{i}") for i in range(9)]
     for one in others:
         runs(one.name, BASE + NOISE - NOISE.mean())
-    lines = result_table(runs.folder, [recipe("lucky"), *others])
-    assert rows_of(lines)["lucky"][5].startswith("not distinguishable")
+    lines = table_of(runs.folder, [recipe("lucky"), *others])
+    assert rows_of(lines)["lucky"][6].startswith("not distinguishable")
 
 
-def test_another_template_is_marked(runs):
-    runs("phi3", BASE + NOISE, template="phi3")
-    runs("same", BASE + NOISE - NOISE.mean())
-    lines = result_table(runs.folder, [recipe("phi3"), recipe("same")])
-    assert rows_of(lines)["phi3 †"][5] == "not comparable"
+def test_another_test_set_is_marked_and_another_template_is_not(runs):
+    """A template is part of the recipe: similarity is of the answer and the reference alone."""
+    runs("phi3", BASE + 10 + NOISE, template="phi3")
+    runs("other", BASE + NOISE, sha256="f" * 64)
+    lines = table_of(runs.folder, [recipe("phi3"), recipe("other")])
+    rows = rows_of(lines)
+    assert (rows["phi3"][6], rows["other †"][6]) == ("higher (these models differ)", "not comparable")
     assert [line for line in lines if "after correction for 1 comparison " in line]  # it counts for none
-    assert [line for line in lines if line.startswith("† phi3: differs in the template: alpaca")]
+    assert [line for line in lines if line.startswith("† other: differs in the test set: ")]
+
+
+def test_two_seeds_of_a_recipe_against_two_of_the_default_speak_of_the_recipe(runs):
+    shift = RNG.normal(0, 8, (3, COUNT))
+    runs("seed-124", BASE + shift[0] - shift[0].mean(), seed=124)
+    runs("good", BASE + 20 + shift[1] - shift[1].mean())
+    runs("good-seed-124", BASE + 20 + shift[2] - shift[2].mean(), seed=124)
+    runs("alone", BASE + 20 + NOISE - NOISE.mean())
+    lines = table_of(runs.folder, [SEED, recipe("good"), recipe("alone")])
+    rows = rows_of(lines)
+    assert [rows[name][2] for name in ("the default", "seed-124", "good", "alone")] == ["2", "1", "2", "1"]
+    assert (rows["good"][6], rows["alone"][6]) == ("better", "higher (these models differ)")
+    assert rows["good"][4] == f"{BASE.mean() + 20:.1f}"
+    assert "by the spread between 2 seeds of the default" in lines[-1]
+
+
+def test_seeds_from_another_commit_do_not_count(runs):
+    runs("good", BASE + 20 + NOISE)
+    runs("good-seed-124", BASE + 20 - NOISE, seed=124)
+    folder = runs.folder
+    assert rows_of(table_of(folder, [recipe("good")]))["good"][2] == "1"  # the default has no such seed
+    write_run(folder, "later", BASE + 1)
+    later = git(folder, "rev-parse", "HEAD").strip()
+    write_run(folder, "seed", BASE + 2, seed=124)
+    git(folder, "update-ref", f"refs/exps/{later[:2]}/{later[2:]}/seed-124", "HEAD")
+    assert rows_of(table_of(folder, [recipe("good")]))["good"][2] == "1"
 
 
 def test_experiment_without_metrics_says_so_and_invents_nothing(runs):
@@ -105,11 +148,11 @@ def test_experiment_without_metrics_says_so_and_invents_nothing(runs):
     commit_all(folder)
     git(folder, "update-ref", ref, "HEAD")
     git(folder, "switch", "--quiet", "main")
-    row = rows_of(result_table(folder, [recipe("good"), recipe("broken")]))["broken"]
-    assert row[2:5] == ["", "", ""]
-    assert "metrics/scores.csv" in row[5]
+    row = rows_of(table_of(folder, [recipe("good"), recipe("broken")]))["broken"]
+    assert row[2:6] == ["", "", "", ""]
+    assert "metrics/scores.csv" in row[6]
 
 
 def test_nothing_run_is_one_line(runs):
     with pytest.raises(InstructError, match=r"no recipe has a result \(none has been run\); `make experiments` runs"):
-        result_table(runs.folder, [recipe("good")])
+        table_of(runs.folder, [recipe("good")])

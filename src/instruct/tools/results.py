@@ -133,8 +133,8 @@ def _notes(results: Sequence[Result], default: Sequence[Run]) -> list[str]:
     first, count = _change(results[0]), max(_change(result).count for result in results)
     comparable = sum(not result.caveats for result in results)
     notes = [
-        f"Score: {first.name}, mean over {count} test records and all seeds of a row, paired with the default's answers "
-        "with the same seeds. Verdicts and smallest detectable differences are at 5 % after correction for "
+        f"Score: {first.name}, mean over {count} test records and all seeds of a row, paired with the default's "
+        "answers with the same seeds. Verdicts and smallest detectable differences are at 5 % after correction for "
         f"{comparable} comparison{'s' * (comparable != 1)} (Holm, Bonferroni); each interval is its own row's, "
         "uncorrected, so that a verdict may say less. Losses over other tokens (template, prompt loss) compare with "
         "none.",

@@ -6,7 +6,8 @@ from results.sample import PARAMS, make_results, make_table
 
 from instruct.comparing.compare import compare
 from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
-from instruct.comparing.seeds import compare_recipes, split_variance, variance_lines
+from instruct.comparing.recorded import rate_of_seeds_alone
+from instruct.comparing.seeds import compare_recipes, most_of_seed, split_variance, variance_lines
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import Run
 from instruct.results.table import Table
@@ -279,3 +280,86 @@ def test_power_takes_its_spread_from_the_runs_it_is_given():
         spread_of(runs[:1], "")
     with pytest.raises(ParamsError, match="more than two runs must be of one recipe"):
         spread_of([*runs[:2], other], "")
+
+
+def seeds_alone(rng, sides, spreads, rest, items=60, difference=12.0):
+    """Two recipes with one mean: each trained with so many seeds, which move it by `spreads` points."""
+    by_item = rng.normal(50, difference, items)
+    return [
+        by_item + rng.normal(0, spread, (count, 1)) + rng.normal(0, rest, (count, items))
+        for count, spread in zip(sides, spreads, strict=True)
+    ]
+
+
+STABILITY = [(1.5, 1.5), (3.0, 1.0), (0.5, 3.0), (5.0, 0.2)]
+
+
+@pytest.mark.parametrize("trials", [pytest.param(500, id="few"), pytest.param(5000, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sides", [(2, 2), (2, 5), (3, 3)])
+@pytest.mark.parametrize("spreads", STABILITY)
+def test_seeds_alone_make_a_recipe_better_or_worse_in_5_of_100_at_most(sides, spreads, trials):
+    """However much less stable one recipe is than the other."""
+    wrong = 0
+    for trial in range(trials):
+        tables = seeds_alone(np.random.default_rng([trial, *sides]), sides, spreads, rest=4.0)
+        wrong += compare_recipes(*tables, None)[1] <= 0.05
+    assert wrong / trials <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_a_recipe_with_one_run_is_never_called_better_or_worse():
+    """It has no spread of its own, and the other's need not be its."""
+    for sides in ((1, 3), (3, 1), (1, 1)):
+        tables = seeds_alone(np.random.default_rng(1), sides, (0.5, 5.0), rest=1.0)
+        runs = [[run_of(row, seed=k) for k, row in enumerate(side + 30 * place)] for place, side in enumerate(tables)]
+        comparison = compare(*runs)
+        assert (comparison.scores[0].found, comparison.scores[0].verdict) == ("better", "higher")
+        assert not comparison.of_recipes
+        assert "models differ: " in replace(comparison, identical=False).verdict  # these runs have no answers
+
+
+@pytest.mark.parametrize("trials", [pytest.param(400, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.5, 4.0])
+def test_8_times_of_10_the_spread_between_seeds_is_below_its_limit(seeds, spread, trials):
+    """Also where it comes out as 0; less than half of the items' noise, 0.4 here, is always covered."""
+    below = 0
+    for trial in range(trials):
+        table = simulate(np.random.default_rng([trial, seeds]), 100, seeds, seed=spread, rest=4.0)
+        below += most(table[:, 0]) >= spread
+    assert below / trials >= 0.8 - 2.5 * (0.8 * 0.2 / trials) ** 0.5
+    if spread > 0.4:
+        assert below / trials <= 0.8 + 2.5 * (0.8 * 0.2 / trials) ** 0.5
+
+
+def most(table):
+    """The limit for a table of (seeds, items), as `instruct variance` gives it."""
+    rest = table - table.mean(axis=0) - table.mean(axis=1)[:, None] + table.mean()
+    error = ((rest**2).sum() / (len(table) - 1) / (table.shape[1] - 1) / table.shape[1]) ** 0.5
+    return most_of_seed(table.mean(axis=1).var(ddof=1), error, len(table))
+
+
+def test_variance_and_power_give_a_limit_where_no_spread_between_seeds_is_seen():
+    table = simulate(np.random.default_rng(3), 100, 3, rest=6.0)
+    table -= table.mean(axis=2, keepdims=True) - table.mean()  # the means are one and the same
+    runs = runs_of(table)
+    parts = split_variance(runs, "x")
+    assert parts.seed == pytest.approx(0, abs=1e-6)
+    assert parts.seed_most == pytest.approx(most(table[:, 0])) and parts.seed_most > 0.2
+    assert any(f"8 times of 10 the seed's is below {parts.seed_most:.2f}" in line for line in variance_lines(runs, []))
+    spread, _ = spread_of(runs, "")
+    assert spread.planned == parts.seed_most
+    lines = power_lines(runs, "", spread)
+    assert any(f"8 times of 10 it is below {parts.seed_most:.2f}, with which the table plans" in line for line in lines)
+    assert smallest_with(100, spread, 3) > smallest_with(100, replace(spread, most=0.0), 3)
+
+
+@pytest.mark.parametrize(("error", "spread"), [(1.2, 0.6), (1.2, 1.7), (0.7, 0.0)])
+def test_the_rate_of_seeds_alone_is_how_often_they_are_called_different(error, spread):
+    rng = np.random.default_rng(2)
+    differences = rng.normal(0, error, 40_000) + rng.normal(0, spread, (2, 40_000)).T @ [1, -1]
+    called = (np.abs(differences) > 1.96 * error).mean()
+    assert rate_of_seeds_alone(error, spread) == pytest.approx(called, abs=0.01)
+
+
+def test_without_noise_of_records_any_spread_is_called_a_difference():
+    assert (rate_of_seeds_alone(0.0, 1.0), rate_of_seeds_alone(0.0, 0.0)) == (1.0, 0.0)

@@ -159,5 +159,5 @@ def test_a_clear_difference_stays_clear_however_many_runs_are_compared(tmp_path,
     repository.write(mean=90.0, seed=1)
     workspace, main = (one.run for one in collect_runs(tmp_path))
     changes = compare_with(main, [workspace] * 6, "reference")
-    assert {change.verdict for change in changes} == {"better"}
+    assert {change.verdict for change in changes} == {"higher"}
     assert changes[0].smallest > compare_with(main, [workspace], "reference")[0].smallest

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from instruct.core.errors import ParamsError
+from instruct.core.processes import leave_group
 
 T = TypeVar("T")
 
@@ -69,4 +70,4 @@ def join_shards(device: torch.device) -> Iterator[Shards]:
     try:
         yield Shards(rank, world_size)
     finally:
-        dist.destroy_process_group()
+        leave_group()

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from instruct.core.errors import ParamsError
+from instruct.core.processes import leave_group
 from instruct.model.decoder import Decoder
 
 ParallelMode = Literal["none", "ddp", "fsdp"]
@@ -104,7 +105,7 @@ def start_parallel(mode: ParallelMode, *, examples_per_step: int, device: torch.
     try:
         yield Parallel(mode, rank, world_size, local_rank)
     finally:
-        dist.destroy_process_group()
+        leave_group()
 
 
 def _collective_device() -> torch.device:

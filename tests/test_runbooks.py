@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from slurm_cluster import missing_programs, start_cluster
 from small_pipeline import git, run
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +34,14 @@ NOT_RUN = {
 
 def steps_of(title):
     """(prompt, command, lines that must come out) of a section; output that is not shown is not compared."""
-    steps = []
+    steps, end = [], None
     for line in "".join(SECTIONS[title]).splitlines():
-        if found := re.fullmatch(r"(you|colleague|anywhere)\$ (.+)", line):
+        if end:  # a file written in place
+            steps[-1] = (steps[-1][0], f"{steps[-1][1]}\n{line}", [])
+            end = None if line == end else end
+        elif found := re.fullmatch(r"(you|colleague|anywhere)\$ (.+)", line):
             steps.append((found[1], found[2], []))
+            end = (re.findall(r" <<'(\w+)'$", line) or [None])[0]
         else:
             steps[-1][2].append(line)
     return steps
@@ -331,6 +336,55 @@ def test_two_machines_train_as_one(team):
     assert lock["stages"]["train"]["params"]["params.yaml"]["train"]["parallel"] == "ddp"
     # The second machine lent its processor and wrote nothing.
     assert not (team.places["colleague"] / "models/sft").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_runs_experiments_and_trains_one_run_on_two_nodes(team, cluster):
+    you, column = team.places["you"], "best_val_loss"
+    one = csv_column(you / "metrics/curves/train.csv", "loss")
+    team.share()
+    team.names |= {"29400": str(free_port())}
+    said = team.follow("Run experiments on Slurm", OMP_NUM_THREADS="1", **cluster)
+    # Each experiment ran with its own setting, and came back by way of the two remotes alone.
+    rows = table_rows(said)
+    assert set(rows) == {"lower-lr", "higher-lr", "two-epochs"}
+    assert [float(rows[name]["train.lr"]) for name in ("lower-lr", "higher-lr")] == [1e-4, 1e-3]
+    assert rows["two-epochs"]["train.epochs"] == "2"
+    assert all(float(row[column]) > 0 for row in rows.values())
+    pushed = git(you, "ls-remote", "origin", "refs/exps/*")
+    assert all(pushed.count(f"/{name}\n") == 1 for name in rows)
+    jobs = run("scontrol", "--oneliner", "show", "job", cwd=you, **cluster).stdout
+    assert set(re.findall(r"ArrayTaskId=\d+ .*? NodeList=(\S+)", jobs)) == {"node1", "node2"}
+    # One run on both nodes learns as one on a single machine does.
+    two = csv_column(you / "metrics/curves/train.csv", "loss")
+    assert len(two) == len(one) > 1 and two == pytest.approx(one, rel=1e-4)
+    lock = (you / "dvc.lock").read_text()
+    assert YAML(typ="safe").load(lock)["stages"]["train"]["params"]["params.yaml"]["train"]["parallel"] == "ddp"
+    assert "srun torchrun --nnodes $SLURM_NNODES" in lock and socket.gethostname() not in lock.replace("srun", "")
+    assert re.search(r" NumNodes=2 ", jobs)
+    assert [line for line in git(you, "status", "--porcelain").splitlines() if line.startswith("??")] == []
+
+
+def csv_column(path, name):
+    head, *rows = (line.split(",") for line in path.read_text().splitlines())
+    return [float(row[head.index(name)]) for row in rows]
+
+
+def table_rows(said):
+    """The rows of `dvc exp show --md` that are experiments, by name."""
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line[:1] == "|"
+    )
+    return {found[1]: dict(zip(head, row, strict=True)) for row in rows if (found := re.search(r"\[(.+)\]", row[0]))}
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The environment of a Slurm cluster of two nodes on this machine."""
+    if missing := missing_programs():
+        pytest.skip(f"there is no {', '.join(missing)} here: apt-get install slurm-wlm munge")
+    with start_cluster(tmp_path / "slurm") as environment:
+        yield environment
 
 
 def test_the_committed_results_come_back(team):

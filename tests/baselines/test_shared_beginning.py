@@ -10,6 +10,7 @@ from instruct.baselines.asking import Ways
 from instruct.baselines.chat import OwnChat
 from instruct.baselines.settings import BaselineParams
 from instruct.baselines.shots import ShotsAsText
+from instruct.core.errors import DataError
 from instruct.core.records import Example, Turn
 from instruct.core.runtime import Runtime
 from instruct.generation import decode
@@ -127,3 +128,10 @@ def test_fewer_examples_than_set_are_said(tiny):
     found, lines = ways_of(tiny[1], PLAIN_CHAT, train=SHOTS[:2])
     assert len(found["few-shot"].shots) == 2
     assert lines == [lines[0]] and lines[0].startswith("few-shot: 2 of 5 examples")
+
+
+def test_a_character_that_the_tokenizer_cannot_spell_is_named_with_its_record(smollm2_tokenizer):
+    ways = Ways(TEMPLATES["alpaca"], None, smollm2_tokenizer, BaselineParams(systems=("few-shot",), shots=1, seed=1))
+    odd = [Example(id="odd", instruction="What is \U00050000?", input="", output="x")]
+    with pytest.raises(DataError, match=r"^record odd: .*U\+50000"):
+        ways.all(SHOTS, odd, 400)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from instruct.baselines.chat import OwnChat
 from instruct.baselines.settings import Baseline, BaselineParams
 from instruct.baselines.shots import ShotsAsText, choose_shots, most_that_fit
+from instruct.core.errors import DataError
 from instruct.core.records import Example, Turn
 from instruct.model.chat_template import ChatTemplate
 from instruct.text.encoding import encode_prompt
@@ -44,10 +45,14 @@ class Ways:
         number = most_that_fit(len(shots), lambda number: self._longest(shots[:number], test), room)
         wanted = self._params.shots
         if len(shots) < wanted:
-            self.lines.append(f"few-shot: {len(shots)} of {wanted} examples, for the others resemble test records")
+            self.lines.append(
+                f"few-shot: {len(shots)} of {wanted} examples; all other training records resemble them "
+                "or a test record"
+            )
         if number < len(shots):
-            remedy = f"with more, the longest prompt has over {room} tokens"
-            self.lines.append(f"few-shot: {number} of {wanted} examples, for {remedy}")
+            self.lines.append(
+                f"few-shot: {number} of {wanted} examples; with more, the longest prompt has over {room} tokens"
+            )
         if not number:
             self.lines.append("few-shot is left out: there is no example for it")
             return None
@@ -61,4 +66,10 @@ class Ways:
     def _longest(self, shots: Sequence[Example], test: Sequence[Example]) -> int:
         """The tokens of the longest prompt."""
         way = self._with_shots(shots)
-        return max(len(encode_prompt(self._tokenizer, way.prompt([Turn(one.instruction, one.input)]))) for one in test)
+        return max(self._length(way, one) for one in test)
+
+    def _length(self, way: Way, one: Example) -> int:
+        try:
+            return len(encode_prompt(self._tokenizer, way.prompt([Turn(one.instruction, one.input)])))
+        except DataError as error:
+            raise DataError(f"record {one.id}: {error}") from None

@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from evaluation.answers import ScriptedJudge, answer, evaluate_params
 
 from instruct.core.errors import DataError, JudgeError, ParamsError
 from instruct.core.files import write_json
+from instruct.core.records import Turn
 from instruct.evaluation.controls import Fitness
 from instruct.evaluation.judges.base import Identity
 from instruct.evaluation.judges.reference import ReferenceJudge
@@ -341,9 +343,18 @@ def test_the_test_set_is_named_by_its_content():
         records[::-1],
         [records[0], answer("r1", "y", input="z")],
         [records[0], answer("r2", "y")],
+        [records[0], replace(records[1], history=(Turn("Hi", "", "Yo"),))],
+        [records[0], replace(records[1], system="Be brief.")],
     ):
         assert describe_test(other, "alpaca").sha256 != found.sha256
-    assert describe_test(records, "phi3").template_sha256 != found.template_sha256
+    named = [
+        ("alpaca", "default"),
+        ("phi3", "default"),
+        *(("chatml", system) for system in ("default", "", "Be brief.")),
+    ]
+    assert len({describe_test(records, *one).template_sha256 for one in named}) == 5
+    # Runs of before these templates had a name for their system prompt are still runs of the same template.
+    assert found.template_sha256 == "ebde3ce58121d6f274f3ac98c0c326b9343bac140da9d1523fd57bc915e73f9f"
 
 
 def judged(answers, human=None, **judges):

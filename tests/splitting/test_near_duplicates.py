@@ -1,6 +1,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from rapidfuzz import fuzz, process
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from instruct.core.records import read_examples
+from instruct.core.records import Example, Turn, read_examples
 from instruct.splitting.near_duplicates import compared_text, find_duplicates, name_groups, normalise
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +121,14 @@ def test_input_of_the_books_data_has_the_near_duplicates_that_its_own_tool_misse
     alike = [(i, j) for i, a in enumerate(texts) for j in range(i) if a and texts[j] and fuzz.ratio(a, texts[j]) >= 95]
     assert len(alike) == 15
     assert all(found[i] == found[j] for i, j in alike)
+
+
+def test_chats_that_end_alike_are_no_duplicates():
+    ended = Example(id="a", instruction="And why?", input="", output="x")
+    told = [
+        replace(ended, history=(Turn(text, "", text),)) for text in ("Name a bird.", "Count up to a hundred in Greek.")
+    ]
+    for on in ("prompt", "whole"):
+        texts = [compared_text(one, on) for one in (ended, *told, replace(told[0], system="Be brief."))]
+        assert len(set(texts)) == 4 and find_duplicates(texts, 90.0, "exact").same.tolist() == [0, 1, 2, 3]
+    assert {compared_text(one, "instruction") for one in (ended, *told)} == {"and why?"}

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instruct.core.errors import ParamsError
+from instruct.core.records import Turn
 from instruct.text.prompts import TEMPLATES, PromptParams
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,15 @@ def test_template_text_is_defined_in_one_source_file(marker):
     files += [path for path in ROOT.glob("*") if path.suffix in suffixes]
     assert len(files) > 30
     assert [path.name for path in files if marker in path.read_text(encoding="utf-8")] == ["prompts.py"]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_judge_reads_the_whole_chat_and_no_header_of_an_answer(name):
+    template = TEMPLATES[name]
+    task = template.task([Turn("Name a bird.", "", "A wren."), Turn("Spell it.", "wren", "w, r, e, n")], "Be brief.")
+    assert [text in task for text in ("Be brief.", "Name a bird.", "A wren.", "Spell it.", "wren")] == [True] * 5
+    assert task.endswith("wren") and "w, r" not in task
+    assert template.task([Turn("a", "b")]) + template.before_response == template.render("a", "b")
 
 
 @pytest.mark.parametrize("template", ["alpaca", "phi3"])

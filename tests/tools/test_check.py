@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from instruct.core.params import load_params
-from instruct.core.records import read_examples
+from instruct.core.records import Example, Turn, read_examples
 from instruct.generation.settings import GenerateParams
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
@@ -47,6 +47,21 @@ def test_lengths_are_those_that_training_encodes():
         encoded = encode_example(example, template, tokenizer)
         assert (found.id, found.prompt, found.total) == (example.id, encoded.prompt_length, len(encoded.ids))
     assert count_lengths([], template, tokenizer) == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_lengths_of_chats_are_those_of_their_last_turn(smollm2_tokenizer, template):
+    chat = Example(
+        id="c",
+        instruction="So?",
+        input="",
+        output="Ok.",
+        system="S",
+        history=(Turn("Hi", "", "Yo"), Turn("A", "b", "No")),
+    )
+    (found,) = count_lengths([chat], TEMPLATES[template], smollm2_tokenizer)
+    encoded = encode_example(chat, TEMPLATES[template], smollm2_tokenizer, turns="last")
+    assert (found.prompt, found.total) == (encoded.prompt_length, len(encoded.ids))
 
 
 @pytest.mark.parametrize("over_long", ["raise", "truncate", "drop"])

@@ -1,0 +1,128 @@
+"""Minutes of real use: the whole test set through the server, and clients that come, go and die."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from serving.conftest import ALPACA, GENERATE, SERVE
+
+from instruct.core.runtime import RuntimeParams, start_runtime
+from instruct.generation.weights import make_ready
+from instruct.model.pretrained import load_trained
+from instruct.serving.server import InThread, Served
+from instruct.serving.systems import System
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 120
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def real():
+    """The committed SFT model behind a server, and the answers that the pipeline wrote."""
+    responses, checkpoint = ROOT / "data/responses.json", ROOT / "models/sft/best"
+    if not responses.is_file() or not checkpoint.is_dir():
+        pytest.skip("data/responses.json or models/sft/best is not here: `dvc repro`, or `dvc pull`")
+    runtime = start_runtime(RuntimeParams(device="cpu", precision="auto", num_threads=2))
+    model, tokenizer = load_trained(checkpoint, runtime.device)
+    system = System(
+        name="sft",
+        digest="",
+        model=make_ready(model, "fp32", runtime),
+        tokenizer=tokenizer,
+        template=ALPACA,
+        template_name="alpaca",
+        runtime=runtime,
+        params=GENERATE,
+    )
+    server = InThread(Served({"sft": system}, SERVE))
+    yield server, json.loads(responses.read_text(encoding="utf-8"))
+    server.close()
+
+
+@pytest.mark.parametrize("together", [1, 32])
+def test_answers_through_the_server_are_those_of_the_pipeline(real, together):
+    server, responses = real
+    with httpx.Client(base_url=server.url, timeout=600) as client:
+
+        def ask(one):
+            body = {"model": "sft", "messages": [{"role": "user", "content": one["instruction"]}], "max_tokens": 64}
+            reply = client.post("/v1/chat/completions", json={**body, "input": one["input"]}).json()
+            return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"]
+
+        with ThreadPoolExecutor(together) as pool:
+            got = list(pool.map(ask, responses))
+    assert got == [(one["response"], one["response_tokens"]) for one in responses]
+
+
+CLIENT = """
+import sys, httpx
+body = {"model": "sft", "messages": [{"role": "user", "content": "river"}], "max_tokens": 200, "stream": True}
+with httpx.stream("POST", sys.argv[1] + "/v1/chat/completions", json=body, timeout=60) as reply:
+    for line in reply.iter_lines():
+        pass
+"""
+
+
+async def use(client, rng, expected, until, finished):
+    """One client: asks at random, listens to the end or hangs up, and compares what came whole."""
+    while time.monotonic() < until:
+        system, text, count = rng.choice(list(expected))
+        body = {"model": system, "messages": [{"role": "user", "content": text}], "max_tokens": count, "stream": True}
+        leaves = rng.random() < 0.3
+        said, pieces, ended = "", 0, False
+        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            if reply.status_code == 429:
+                await asyncio.sleep(rng.random())
+                continue
+            assert reply.status_code == 200
+            async for line in reply.aiter_lines():
+                ended = ended or line == "data: [DONE]"
+                if line.startswith("data: {"):
+                    said += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+                    pieces += 1
+                if leaves and pieces > rng.randint(1, 8):
+                    break
+        if ended:
+            assert said == expected[system, text, count]
+            finished.append(said)
+
+
+def test_random_clients_hang_ups_and_kills_change_no_finished_answer(serving, systems, offline):
+    server = serving(slots=8, queue=16, cache_tokens=2048)
+    texts = ["sun and moon", "river", "a tree by the lake " * 4, "snow"]
+    expected = {
+        (name, text, count): offline(one, {"0": one.template.render(text)}, max_new_tokens=count)["0"]
+        for name, one in systems.items()
+        for text in texts
+        for count in (3, 17, 60)
+    }
+    finished: list[str] = []
+    until = time.monotonic() + SECONDS
+
+    async def everyone():
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            users = [use(client, random.Random(i), expected, until, finished) for i in range(40)]
+            await asyncio.gather(*users, killers())
+
+    async def killers():
+        while time.monotonic() < until:
+            one = subprocess.Popen([sys.executable, "-c", CLIENT, server.url], env=dict(os.environ))
+            await asyncio.sleep(1.5)
+            one.kill()
+            one.wait()
+
+    asyncio.run(everyone())
+    assert len(set(finished)) == len(set(expected.values())), "every answer was finished at least once"
+    left = time.monotonic() + 30
+    while server.served.engine.unfinished and time.monotonic() < left:
+        time.sleep(0.05)
+    assert (server.served.engine.unfinished, server.served.engine.active) == (0, 0)

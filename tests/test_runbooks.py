@@ -1,5 +1,6 @@
 """Every line of the blocks of RUNBOOKS.md is run, in the file's order, by the clones that its prompts name."""
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ NOT_RUN = {
     "make repro",
     "instruct fetch",
     "instruct recipe",
+    "pip install 'instruct[export]'",
     *(f".venv/bin/pip install dvc-{s}" for s in ("s3", "ssh")),
 }
 
@@ -288,6 +290,8 @@ def test_a_model_is_fetched_by_version_and_by_stage(team):
     weights = (team.places["you"] / "models/sft/best/model.safetensors").read_bytes()
     for name in ("sft-1.0.0", "sft-prod"):
         assert (team.places["anywhere"] / name / "model.safetensors").read_bytes() == weights
+    proof = json.loads((team.places["anywhere"] / "gguf-1.0.0/proof.json").read_text())
+    assert proof["check"]["records"] == 8 and proof["agreement"]["prompts_of_the_same_tokens"] == 8
     metrics = (team.places["anywhere"] / "evaluate.json").read_bytes()
     assert metrics == (team.places["you"] / "metrics/evaluate.json").read_bytes()
 

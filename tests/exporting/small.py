@@ -74,3 +74,21 @@ def check_of(folder: Path, examples, most: int = 12):
     generate = replace(nothing.generate, max_new_tokens=most)
     evaluate = replace(nothing.evaluate, resamples=100)
     return replace(nothing, examples=examples, total=len(examples), generate=generate, evaluate=evaluate, threads=1)
+
+
+def made_to_end(source: Source, example: Example, place: int = 3) -> tuple[int, ...]:
+    """Let the model end its greedy answer to a record: the row of a token that it would write becomes the end token's.
+
+    Returns the tokens before the end, of which there are `place` or a few more.
+    """
+    prompt = source.tokenizer.encode(source.template.render(example.instruction, example.input))
+    tokens: list[int] = []
+    while len(tokens) < 40:
+        logits = source.model(torch.tensor([prompt + tokens]))[0, -1, : source.tokenizer.vocab_size]
+        token = int(logits.argmax())
+        if len(tokens) >= place and token not in prompt + tokens and token not in source.tokenizer.stop_ids:
+            rows, eos = source.model.embedding.weight, source.tokenizer.eos_id
+            rows[[token, eos]] = rows[[eos, token]]
+            return tuple(tokens)
+        tokens.append(token)
+    raise AssertionError("the model repeats itself; take other weights")

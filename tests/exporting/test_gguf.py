@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from exporting.small import FAMILIES, check_of, config_of, records, small_source, small_tokenizer
+from exporting.small import FAMILIES, check_of, config_of, made_to_end, records, small_source, small_tokenizer
 from text.test_tokenizer import HOSTILE
 
 from instruct.core.errors import CheckpointError
@@ -120,6 +120,18 @@ def test_llama_cpp_gives_our_greedy_answers_token_for_token(family, tmp_path):
     proof = prove(source, llamacpp_runner(source, path, "f32"), check, tmp_path)
     assert (proof.prompts_alike, proof.same_tokens, proof.same_texts) == (6, 6, 6)
     assert proof.verdict == "the same answers" and proof.tokens > 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_that_ends_by_itself_ends_in_llama_cpp_too(family, tmp_path):
+    pytest.importorskip("xllamacpp")
+    source, (one, *_) = small_source(tmp_path, family), records(1)
+    tokens = made_to_end(source, one)
+    check, path = check_of(tmp_path, [one], most=50), written(source, tmp_path / "a.gguf")
+    proof = prove(source, llamacpp_runner(source, path, "f32"), check, tmp_path)
+    (said,) = proof.run.said
+    assert (said.tokens, said.ended) == (tokens, True)
+    assert (proof.same_tokens, proof.same_texts) == (1, 1)
 
 
 @pytest.mark.slow

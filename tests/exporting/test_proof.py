@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exporting.small import ROOT, check_of, records, save_small, small_source
+from exporting.small import ROOT, check_of, made_to_end, records, save_small, small_source
 
 from instruct import cli
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
@@ -86,7 +86,8 @@ def proved(tmp_path_factory):
     pytest.importorskip("transformers")
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("proved")
-    source, check = small_source(folder, "llama"), check_of(folder, records(6))
+    source, check = small_source(folder, "llama"), check_of(folder, records(6), most=50)
+    made_to_end(source, records(1)[0])
     right = hub_export(source, "fp32", check, "small", folder)
 
     def spoil(place):
@@ -111,6 +112,7 @@ def test_transformers_loads_the_hub_folder_and_gives_the_same_answers(proved):
     assert agreement["prompts_of_the_same_tokens"] == agreement["answers_of_the_same_tokens"] == 6
     assert agreement["answers_of_the_same_text"] == 6 and document["score"]["verdict"] == "the same answers"
     assert document["runtime"]["name"] == "transformers"
+    assert json.loads((folder / "right/answers/export.json").read_text())[0]["stop_reason"] == "end_of_text"
     own = answer_ours(source, check.examples, check.generate)
     said = json.loads((folder / "right/answers/export.json").read_text())
     assert [one["response"] for one in said] == [one.response for one in own]

@@ -95,6 +95,35 @@ def test_two_files_of_answers_become_judgements_and_metrics(folder):
     assert list(table.scores["reference"]["sft"].values()) == [100, almost, 100, 100]
 
 
+def test_checks_and_a_folder_of_baselines_come_first_in_log_results_and_table(folder):
+    (folder / "baselines").mkdir()
+    for name, texts in {"base": ["Paris", "Oslo", "", "5"], "echo": ["", "", "", ""]}.items():
+        write_answers(folder / f"baselines/{name}.json", texts, ["Paris", "Rome", "東京", "-5"])
+    checks = {"r0": {"type": "accept", "accept": ["Paris"]}, "r1": {"type": "accept", "accept": ["Rome"]},
+              "r2": {"type": "open"}, "gone": {"type": "open"}}  # fmt: skip
+    write_json(folder / "checks.json", checks)
+    done = evaluate(folder, *ARGUMENTS[:3], "checks=checks.json", "baselines=baselines", f"sft={SFT}")
+    assert done.returncode == 0, done.stderr
+    results = results_of(folder)
+    assert (results.names, results.against) == (("base", "echo", "sft"), "base")
+    assert [one.mean for one in results.measured[0].systems] == [50, 0, 100]
+    lines = done.stdout.splitlines()
+    (place,) = [i for i, line in enumerate(lines) if line.startswith("system ") and "right answers" in line]
+    assert [line.split()[:2] for line in lines[place + 1 : place + 4]] == [
+        ["base", "50.0"],
+        ["echo", "0.0"],
+        ["sft", "100.0"],
+    ]
+    assert any(
+        "does not beat the best of 2 baselines" in line for line in lines[place + 4 :]
+    )  # two records tell nothing
+    table = load_table((folder / "metrics/scores.csv").read_text(encoding="utf-8"), "x", results)
+    assert list(table.scores["accuracy"]["base"].values()) == [100, 0, None, None]
+    write_json(folder / "checks.json", {"r0": {"type": "set"}})
+    line = one_line_of(evaluate(folder, *ARGUMENTS[:3], "checks=checks.json", *SYSTEMS))
+    assert "checks.json: r0" in line and "items" in line
+
+
 def results_of(folder):
     return load((folder / "metrics/evaluate.json").read_text(encoding="utf-8"), "x")
 

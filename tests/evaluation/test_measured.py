@@ -21,7 +21,9 @@ from instruct.results.schema import dump, load, primary_measure
 from instruct.results.summary import MOST, summary_of
 from instruct.results.table import column, load_table, table_columns, table_rows
 from instruct.statistics import mean_interval, paired_test
+from instruct.text.prompts import PromptParams
 
+PROMPT = PromptParams(template="alpaca")
 CLOSED, OPEN = range(30, 70), range(70, 90)
 CHECKS = {
     **{f"r{n}": parse_check({"type": "number", "value": n}, "here") for n in CLOSED},
@@ -48,7 +50,7 @@ def results_of(checks=CHECKS, baselines=("base",), **answers):
     judged = {"reference": (judge.identity, fitness)}
     verdicts = judge_all({"reference": judge}, answers)
     nobody = {system: {} for system in answers}
-    return summarise(verdicts, judged, answers, systems, scores, checks, nobody, "alpaca", evaluate_params())
+    return summarise(verdicts, judged, answers, systems, scores, checks, nobody, PROMPT, evaluate_params())
 
 
 def test_a_recipe_that_changes_the_form_alone_gains_similarity_and_no_accuracy_and_that_is_said():

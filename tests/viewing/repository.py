@@ -31,8 +31,23 @@ class Repository:
         (folder / ".dvc").mkdir(exist_ok=True)
         (folder / ".dvc/config").write_text("[core]\n    analytics = false\n")
 
-    def write(self, *, lr=2e-4, mean=50.0, judges=("reference",), keep=True, seed=0, steps=40, text="answer", **fields):
-        """A finished run in the workspace; with `keep` its answers lie in DVC's cache too."""
+    def write(
+        self,
+        *,
+        lr=2e-4,
+        mean=50.0,
+        judges=("reference",),
+        keep=True,
+        seed=0,
+        steps=40,
+        text="answer",
+        right=None,
+        **fields,
+    ):
+        """A finished run in the workspace; with `keep` its answers lie in DVC's cache too.
+
+        `right` are right and wrong answers by system.
+        """
         draw = random.Random(seed)
         ids = [f"r{i}" for i in range(self.records)]
         base = [round(min(100.0, max(0.0, draw.gauss(30, 20))), 4) for _ in ids]
@@ -67,7 +82,7 @@ class Repository:
         }
         write_results(
             self.folder,
-            {judge: {"base": base, "sft": sft} for judge in judges},
+            {judge: {"base": base, "sft": sft} for judge in judges} | ({"accuracy": right} if right else {}),
             ids=ids,
             groups=[""] * len(ids),
             kinds=[KINDS[place % 3] for place in range(len(ids))],

@@ -19,6 +19,7 @@ ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.
 MEANS = {"slow": 40.0, "fast": 60.0, "two-epochs": 80.0, "unfinished": None}
 SCHEDULES = {"slow": "cosine", "fast": "linear", "two-epochs": "constant", "unfinished": "warm"}
 PARTS = ("#curves-chart svg", "#answers-list .s1")
+RIGHT = {system: [None, *[100.0] * n, *[0.0] * (44 - n)] for system, n in {"base": 10, "sft": 30}.items()}
 RESULTS = ("metrics/evaluate.json", "metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv")
 FOUND = "Number(document.getElementById('answers-status').textContent.split(' ')[0])"
 
@@ -31,7 +32,7 @@ def page(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("view")
     repository = Repository(folder, records=45)
-    repository.write(mean=50.0, judges=("reference", "llama"))
+    repository.write(mean=50.0, judges=("reference", "llama"), right=RIGHT)
     repository.commit()
     for seed, (name, mean) in enumerate(MEANS.items(), start=1):
         lr = {"slow": 1e-5, "fast": 1e-3}.get(name, 2e-4)
@@ -298,6 +299,16 @@ def test_filters_leave_exactly_what_they_say(at, page):
     at.click("#answers-form button[type=reset]")
     at.run("pause(100)")
     assert at.run(FOUND) == 45
+
+
+def test_right_and_wrong_stand_beside_the_answers_and_can_be_filtered(at):
+    for which, count in {"right": 30, "wrong": 14, "form": 14}.items():  # their similarity is 50 throughout
+        choose(at, "answers-which", which)
+        assert at.run(FOUND) == count
+    choose(at, "answers-which", "all")
+    said = "(one) => all('h3').filter((h) => one.contains(h)).map((h) => h.textContent.split(', ')[1] ?? '')"
+    heads = at.run(f"all('#answers-list article').slice(0, 12).map({said})")
+    assert heads[0] == ["", "", ""] and heads[1] == ["", "right", "right"] and heads[11] == ["", "wrong", "right"]
 
 
 def test_the_search_finds_in_questions_and_answers_and_marks_what_it_found(at):

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from instruct.checks.schema import read_check_values
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.files import write_json, write_text
 from instruct.core.git import call_git, complaint_of
@@ -24,7 +23,7 @@ from instruct.tools.programs import run_dvc
 
 OVERLAY = Path(__file__).with_name("smoke.yaml")
 RECORDS = 40
-DATA, CHECKS = "data/smoke.json", "data/smoke-checks.json"
+DATA = "data/smoke.json"
 PRODUCTS = ("dvc.lock", "metrics")
 
 
@@ -73,8 +72,7 @@ def make_small(root: Path, folder: Path) -> None:
     rows = picked_rows(root / params["split"]["data"], columns)
     good = (picked.values for _, picked in rows if not picked.problems)
     write_json(folder / DATA, list(islice(good, RECORDS)))
-    write_json(folder / CHECKS, read_check_values(root / params["split"]["checks"]))
-    params["split"] |= {"data": DATA, "checks": CHECKS, "columns": asdict(USUAL)}
+    params["split"] |= {"data": DATA, "columns": asdict(USUAL)}
     write_text(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
 
 

@@ -105,3 +105,14 @@ def test_later_tokens_do_not_change_earlier_logits(tmp_path):
 def test_an_impossible_shape_is_refused(shape, message):
     with pytest.raises(CheckpointError, match=message):
         LlamaConfig(**shape)
+
+
+@pytest.mark.parametrize("theta", [10000.0, 100000.0])
+def test_rotations_without_scaling_keep_their_bits(theta):
+    """Those of every checkpoint that was trained before there was a scaling: one division, in this order."""
+    config, positions = LlamaConfig(rope_theta=theta), torch.arange(8192)[None]
+    powers = torch.arange(0, 64, 2, dtype=torch.float32) / 64
+    angles = positions[:, None, :, None].float() / theta**powers
+    angles = torch.cat((angles, angles), dim=-1)
+    cos, sin = rotations(positions, config)
+    assert torch.equal(cos, angles.cos()) and torch.equal(sin, angles.sin())

@@ -1,5 +1,7 @@
 """The own chat template against transformers, which renders and encodes it in its own way."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -59,6 +61,15 @@ def test_a_chat_of_several_turns_and_a_system_prompt_of_its_own_are_rendered_lik
     for system in ("", "Answer in verse."):
         ids = encode_prompt(smollm2_tokenizer, chat.prompt(turns, system))
         assert ids == expected(theirs, SHOTS, turns, system)
+
+
+def test_a_chat_as_an_example_is_shown_with_all_its_turns(own, theirs, smollm2_tokenizer):
+    chat = Example(
+        id="c", instruction="And of Spain?", input="", output="Madrid.", history=(Turn("Capital?", "", "Rome."),)
+    )
+    flat = [Example(id="x", instruction="Capital?", input="", output="Rome."), replace(chat, history=())]
+    ids = encode_prompt(smollm2_tokenizer, OwnChat(own, smollm2_tokenizer, [chat]).prompt([Turn("Hi.")]))
+    assert ids == expected(theirs, flat, [Turn("Hi.")])
 
 
 def test_the_default_system_prompt_is_the_templates_own(own, smollm2_tokenizer):

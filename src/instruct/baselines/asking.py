@@ -70,6 +70,6 @@ class Ways:
 
     def _length(self, way: Way, one: Example) -> int:
         try:
-            return len(encode_prompt(self._tokenizer, way.prompt([Turn(one.instruction, one.input)])))
+            return len(encode_prompt(self._tokenizer, way.prompt(one.turns, one.system)))
         except DataError as error:
             raise DataError(f"record {one.id}: {error}") from None

@@ -30,7 +30,8 @@ class OwnChat:
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, shots: Sequence[Example] = ()) -> None:
         """Raises BackboneError for a template that cannot be rendered, or that leaves a text out."""
         self._template = template
-        self.shots = [Turn(one.instruction, one.input, one.output) for one in shots]
+        self.shots = tuple(shots)
+        self._earlier = [turn for one in shots for turn in one.turns]
         self._end = tokenizer.encoding.decode([tokenizer.eos_id])
         special = sorted(tokenizer.encoding.special_tokens_set, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, special))})")
@@ -54,14 +55,14 @@ class OwnChat:
 
     def _texts(self, turns: Sequence[Turn], system: str) -> list[str]:
         """What is said in a chat, in order; the last turn's answer is not."""
-        said = [text for one in (*self.shots, *turns) for text in (_question(one), one.output)][:-1]
+        said = [text for one in (*self._earlier, *turns) for text in (_question(one), one.output)][:-1]
         return [system, *said] if system else said
 
     def _parts(self, turns: int, *, system: bool) -> list[str]:
         """The rendered template as text, number, text, number, ..., text; a number is the place of what is said."""
         key = (turns, system)
         if key not in self._rendered:
-            roles = ["system"] * system + ["user", "assistant"] * (len(self.shots) + turns - 1) + ["user"]
+            roles = ["system"] * system + ["user", "assistant"] * (len(self._earlier) + turns - 1) + ["user"]
             self._rendered[key] = parts = _MARK.split(_render(self._template, roles, self._end))
             if [int(mark) for mark in parts[1::2]] != list(range(len(roles))):
                 raise BackboneError(f"the backbone's chat template leaves turns out or repeats them; {_REMEDY}")

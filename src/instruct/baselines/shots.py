@@ -56,7 +56,8 @@ class ShotsAsText:
         header = self.template.before_instruction
         opening = self.template.prefix.removesuffix(header)
         gap = "" if header.startswith("\n") else "\n"
-        turns = [header + self._question(one.instruction, one.input) + one.output + gap for one in self.shots]
+        earlier = [turn for one in self.shots for turn in one.turns]
+        turns = [header + self._question(one.instruction, one.input) + one.output + gap for one in earlier]
         return [Piece(opening + "".join(turns) + header)]
 
     @property

@@ -16,7 +16,7 @@ def llamacpp(path: str, threads: int, port: int) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.hostname, params.port = "127.0.0.1", port
+    params.port = port
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * CONTEXT
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = 0

@@ -63,6 +63,28 @@ def test_answers_through_the_server_are_those_of_the_pipeline(real, together):
     assert got == [(one["response"], one["response_tokens"]) for one in responses]
 
 
+def test_a_thousand_at_once_are_answered_or_told_to_come_again(serving, systems, offline):
+    server = serving()
+    texts = [f"Tell me about number {i}" for i in range(20)]
+    expected = {text: offline(systems["sft"], {"0": ALPACA.render(text)})["0"] for text in texts}
+
+    async def one(client, text):
+        body = {"model": "sft", "messages": [{"role": "user", "content": text}]}
+        return text, await client.post("/v1/chat/completions", json=body)
+
+    async def everyone():
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) as client:
+            return await asyncio.gather(*(one(client, texts[i % 20]) for i in range(1000)))
+
+    replies = asyncio.run(everyone())
+    assert {reply.status_code for _, reply in replies} == {200, 429}
+    answered = [(text, reply) for text, reply in replies if reply.status_code == 200]
+    assert len(answered) >= 256
+    for text, reply in answered:
+        assert reply.json()["choices"][0]["message"]["content"] == expected[text]
+
+
 CLIENT = """
 import sys, httpx
 body = {"model": "sft", "messages": [{"role": "user", "content": "river"}], "max_tokens": 200, "stream": True}

@@ -1,19 +1,22 @@
 """`instruct ask`: one question, answered by one system or by all of them, streamed."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from instruct.core.params import load_params
 from instruct.generation.settings import GenerateParams
 from instruct.serving.messages import Said
 from instruct.serving.policy import read_policy
 from instruct.serving.settings import ServeParams
-from instruct.serving.systems import choose, open_system
-from instruct.serving.talking import Manner, say
+from instruct.serving.systems import PLACES, choose, open_system, read_ahead
 
 
 def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iterator[str]:
     """Pieces of text to print; each of several systems is named above its answer."""
     chosen = choose(names, every=every)
+    read_ahead(PLACES[chosen[0]] or Path())
+    from instruct.serving.talking import Manner, say  # torch comes here, while the disk is read
+
     params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
     policy = read_policy(serve.policy)
     manner = Manner(max_tokens=serve.max_tokens, temperature=params.temperature, seed=params.seed)

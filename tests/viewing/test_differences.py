@@ -4,12 +4,14 @@ import csv
 import json
 from dataclasses import asdict
 from io import StringIO
+from statistics import fmean
 
 import pytest
 from viewing.repository import Repository
 
 from instruct.comparing.compare import compare
 from instruct.core.errors import InstructError
+from instruct.core.files import parse_csv
 from instruct.results.runs import read_run
 from instruct.viewing import differences
 from instruct.viewing.collect import collect_runs
@@ -71,18 +73,43 @@ def few(folder):
     edit_results(folder, "test.records", 3)
 
 
+def agreeing(edit):
+    """The edit, after which the results tell what the table then holds."""
+
+    def both(folder):
+        edit(folder)
+        columns, rows = parse_csv((folder / "metrics/scores.csv").read_text(), "scores.csv")
+        path = folder / "metrics/evaluate.json"
+        results = json.loads(path.read_text())
+        means = {}
+        for name in columns[3:]:
+            known = [float(row[name]) for row in rows if row[name]]
+            means[name] = len(known), fmean(known)
+        for judge in results["judges"]:
+            for one in judge["systems"]:
+                one["scored"], one["mean"] = means[f"{judge['name']}_{one['system']}"]
+        for system in results["systems"]:
+            for name in system["measures"]:
+                if (column := f"{name}_{system['name']}") in means:
+                    system["measures"][name] = means[column][1]
+        path.write_text(json.dumps(results))
+
+    return both
+
+
 COMPARED = {
+    "other template": (nothing, results("test.template_sha256", "0" * 64)),
     "as they are": (nothing, nothing),
     "groups of A alone": (scores(grouped), nothing),
     "groups of B alone": (nothing, scores(grouped)),
-    "a record not scored in A": (score(""), nothing),
-    "a record not scored in B": (nothing, score("")),
-    "the same scores": (nothing, lambda folder: (folder / "metrics/scores.csv").write_text(CSV_OF_A)),
-    "too few records": (few, few),
+    "a record not scored in A": (agreeing(score("")), nothing),
+    "a record not scored in B": (nothing, agreeing(score(""))),
+    "the same scores": (nothing, agreeing(lambda folder: (folder / "metrics/scores.csv").write_text(CSV_OF_A))),
+    "too few records": (agreeing(few), agreeing(few)),
 }
 REFUSED = {
     "other test set": (nothing, results("test.sha256", "0" * 64)),
-    "other template": (nothing, results("test.template_sha256", "0" * 64)),
+    "a score that the results do not know": (nothing, score("55.5")),
     "other judge": (nothing, results("judges.0.identity", {"judge": "ollama"})),
     "other rubric": (nothing, results("judges.0.rubric_sha256", "0" * 64)),
     "other measure": (nothing, results("signatures", {"chrf": "nc:5"})),

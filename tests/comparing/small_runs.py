@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from hashlib import md5
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 from results.sample import PARAMS, answer, write_results
 
 from instruct.core.files import write_csv
+from instruct.core.records import as_row
 
 ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
@@ -80,5 +80,5 @@ def commit(root: Path, message: str = "a run") -> str:
 
 
 def responses(ids: list[str], text: str) -> str:
-    rows = [asdict(answer(one, f"{text} {one}", instruction=f"Ask <b>{one}</b>", output=f"right {one}")) for one in ids]
+    rows = [as_row(answer(one, f"{text} {one}", instruction=f"Ask <b>{one}</b>", output=f"right {one}")) for one in ids]
     return json.dumps(rows)

@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from hashlib import md5
 from html.parser import HTMLParser
 
@@ -13,7 +13,7 @@ import instruct.comparing.report as report_module
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import compare
 from instruct.comparing.report import signals_of, summary_lines, write_report
-from instruct.core.records import Response
+from instruct.core.records import Response, as_row
 from instruct.report.markdown import cell, line, summary
 from instruct.results.runs import read_run
 from instruct.results.stored import Cache, read_answers
@@ -285,7 +285,7 @@ def test_answers_that_are_not_those_that_were_judged_are_not_shown(repository, t
         file.write_text(before)
 
 
-GOOD = asdict(answer("r0", "told"))
+GOOD = as_row(answer("r0", "told"))
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,10 @@ def test_only_settings_that_differ_have_a_column(runs):
 
 def test_the_verdict_is_clear_for_a_clear_difference_only(runs):
     _, rows = build_table([runs["main"], runs["far"], runs["main"]], {}, 0)
-    assert rows[1].cells["diff:reference"].text.endswith(" better")
+    assert rows[1].cells["diff:reference"].text.endswith(" higher")
     assert rows[2].cells["diff:reference"].text == "(this run)"
     _, rows = build_table([runs["far"], runs["main"]], {}, 0)
-    assert rows[1].cells["diff:reference"].text.endswith(" worse")
+    assert rows[1].cells["diff:reference"].text.endswith(" lower")
     _, rows = build_table([runs["main"], runs["close"]], {}, 0)
     assert rows[1].cells["diff:reference"].text.endswith(" not\u00a0distinguishable")
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from small_pipeline import content_of
 
-from instruct.tools.programs import mend_rwlock
+from instruct.tools.programs import mend
 
 pytestmark = pytest.mark.slow
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
@@ -75,13 +75,13 @@ def test_pipeline_that_was_killed_in_every_stage_ends_in_the_same_bytes(fresh, s
     stages = yaml.safe_load((fresh / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     hits = 0
     for turn, stage in enumerate(stages):
-        mend_rwlock(fresh)
+        mend(fresh)
         repro = Repro(fresh, log)
         repro.wait_for(stage)
         time.sleep(rng.uniform(0, LATEST_S))
         hits += repro.strike(KINDS[(number + turn) % len(KINDS)])
     assert hits >= len(stages) // 2, log.read_text()
-    mend_rwlock(fresh)
+    mend(fresh)
     last = Repro(fresh, log)
     assert last.process.wait() == 0, last.said()
     assert "Traceback" not in log.read_text(), log.read_text()

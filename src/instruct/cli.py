@@ -38,9 +38,9 @@ def run() -> None:
 @app.callback()
 def before_each_command() -> None:
     """Look before you run; the pipeline itself is `dvc repro`."""
-    from instruct.tools.programs import mend_rwlock
+    from instruct.tools.programs import mend
 
-    mend_rwlock(Path.cwd())
+    mend(Path.cwd())
 
 
 @app.command()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from small_pipeline import commit_all, git, run
 
-from instruct.tools.programs import RWLOCK, git_names, mend_rwlock
+from instruct.tools.programs import LOCK, RWLOCK, git_names, mend, mend_rwlock
 
 HELD = '{"read": {}, "write": {"/data": {"pid": 1, "cmd": "dvc repro"}}}'
 
@@ -59,6 +59,52 @@ def test_table_of_a_dvc_that_works_here_stays(repository):
         living.communicate(b"\n")
     mend_rwlock(repository)
     assert not (repository / RWLOCK).exists()
+
+
+LOCKED = """schema: '2.0'
+stages:
+  one:
+    cmd: cp a b
+    deps:
+    - path: a
+      hash: md5
+      md5: c4ca4238a0b923820dcc509a6f75849b
+      size: 1
+    outs:
+    - path: b
+      hash: md5
+      md5: c4ca4238a0b923820dcc509a6f75849b
+      size: 1
+  two:
+    cmd: cp b c
+    deps:
+    - path: b
+      hash: md5
+      md5: c4ca4238a0b923820dcc509a6f75849b
+      size: 1
+"""
+
+
+def test_lock_cut_at_any_byte_is_one_that_dvc_accepts_after_mending(tmp_path):
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.serialize import parse_yaml
+
+    path = tmp_path / LOCK
+    for length in range(len(LOCKED)):
+        path.write_text(LOCKED[:length], encoding="utf-8")
+        mend(tmp_path)
+        if path.exists():
+            COMPILED_LOCKFILE_SCHEMA(parse_yaml(path.read_text(encoding="utf-8"), path))
+        kept = path.read_text(encoding="utf-8") if path.exists() else ""
+        assert LOCKED.startswith(kept)
+        assert "  one:" in kept or length < LOCKED.index("  two:"), "a whole stage is lost"
+
+
+@pytest.mark.parametrize("text", [LOCKED, LOCKED.replace("  two:", "<<<<<<< mine\n  two:"), "stages: [", "a: b\n"])
+def test_lock_that_no_kill_cut_stays(tmp_path, text):
+    (tmp_path / LOCK).write_text(text, encoding="utf-8")
+    mend(tmp_path)
+    assert (tmp_path / LOCK).read_text(encoding="utf-8") == text
 
 
 def test_folder_without_dvc_is_left_alone(tmp_path):

@@ -6,7 +6,7 @@ from instruct.baselines.chat import OwnChat
 from instruct.baselines.settings import Baseline, BaselineParams
 from instruct.baselines.shots import ShotsAsText, choose_shots, most_that_fit
 from instruct.core.errors import DataError
-from instruct.core.records import Example, Turn
+from instruct.core.records import Example
 from instruct.model.chat_template import ChatTemplate
 from instruct.text.encoding import encode_prompt
 from instruct.text.prompts import Template

@@ -20,7 +20,7 @@ class Encoded:
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Encoded:
     """Tokenise a rendered chat; raises DataError for text that the tokenizer cannot spell."""
-    ids: list[int] = list(getattr(tokenizer, "begin_ids", ()))  # of families that want one before each prompt
+    ids: list[int] = list(tokenizer.begin_ids)  # of families that want one before each prompt
     answers: list[tuple[int, int]] = []
     begin = 0
     for part, answered in split_pieces(tokenizer, pieces):
@@ -57,7 +57,8 @@ def count_prompts(
     """Tokens of each prompt, where `count` counts those of many texts at once."""
     split = [split_pieces(tokenizer, prompt) for prompt in prompts]
     counted = iter(count([part for parts in split for part, _ in parts if isinstance(part, str)]))
-    return [sum(next(counted) if isinstance(part, str) else 1 for part, _ in parts) for parts in split]
+    begin = len(tokenizer.begin_ids)
+    return [begin + sum(next(counted) if isinstance(part, str) else 1 for part, _ in parts) for parts in split]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:

@@ -16,7 +16,7 @@ def jinja_template(template: Template, tokenizer: Tokenizer) -> str:
         closing = template.turn_end + template.between_turns
         header = header.removeprefix(closing)
     end = _spelled(tokenizer, tokenizer.eos_id) + template.between_turns
-    begin = "".join(_spelled(tokenizer, id_) for id_ in getattr(tokenizer, "begin_ids", ()))
+    begin = "".join(_spelled(tokenizer, id_) for id_ in tokenizer.begin_ids)
     answer = f'{{{{- {_text(header)} + message["content"] + {_text(end)} }}}}'
     return (
         '{%- set ns = namespace(system="", next="user") -%}'

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import psutil
 
 from instruct.core.errors import InstructError
+from instruct.core.files import write_atomically
 from instruct.core.git import call_git, complaint_of, outside_hooks
+from instruct.core.parsing import parse_yaml
 
-RWLOCK = Path(".dvc/tmp/rwlock")
+RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
+_COUNTS = ("size", "nfiles")
+_LOCK_BEGINS = "schema: '2.0'\nstages:\n"
 
 
 def run_git(folder: Path, *arguments: str) -> str:
@@ -32,13 +37,13 @@ def git_names(folder: Path, *arguments: str) -> list[str]:
 
 def run_dvc(folder: Path, *arguments: str) -> int:
     """Run DVC in `folder` with this Python first on the path; returns the exit status."""
-    mend_rwlock(folder)
+    mend(folder)
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=_environment()).returncode
 
 
 def ask_dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The same, with what DVC says in the result instead of on the screen."""
-    mend_rwlock(folder)
+    mend(folder)
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
 
@@ -48,10 +53,55 @@ def _environment() -> dict[str, str]:
     return {**outside_hooks(), "PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
+def mend(root: Path) -> None:
+    """Take away what a kill has cut short of DVC's own files in `root`; DVC 3.67 empties them before it writes them."""
+    mend_rwlock(root)
+    mend_lock(root)
+
+
+def mend_lock(root: Path) -> None:
+    """Drop the stage in which dvc.lock breaks off; what it had computed is in DVC's run cache.
+
+    A file that is broken elsewhere, such as one with a conflict of Git, stays as it is.
+    """
+    path = root / LOCK
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
+    begins = [found.start() for found in re.finditer(r"^  \S", text, re.MULTILINE)]
+    kept = text[: begins[-1]] if begins else ""
+    is_cut = _is_whole_lock(kept) if len(begins) > 1 else _LOCK_BEGINS.startswith(text[: len(_LOCK_BEGINS)])
+    if _is_whole_lock(text) or not is_cut or any(_is_dvc_in(root, process) for process in psutil.process_iter()):
+        return
+    if len(begins) > 1:
+        write_atomically(path, lambda part: part.write_bytes(kept.encode()))
+    else:
+        path.unlink()
+    print(f"{path}: was cut short when DVC was killed; its last stage is dropped, DVC adds it again", file=sys.stderr)
+
+
+def _is_whole_lock(text: str) -> bool:
+    """Whether DVC accepts it: each stage has its command, each of its files a path, and texts are texts."""
+    try:
+        stages = parse_yaml(text, "dvc.lock")["stages"].values()
+        files = [file for stage in stages for part in ("deps", "outs") for file in stage.get(part, ())]
+        return all(isinstance(stage["cmd"], str | list) for stage in stages) and all(
+            isinstance(file["path"], str)
+            and all(
+                type(value) is (int if name in _COUNTS else bool if name == "isexec" else str)
+                for name, value in file.items()
+            )
+            for file in files
+        )
+    except (InstructError, AttributeError, KeyError, TypeError):
+        return False
+
+
 def mend_rwlock(root: Path) -> None:
     """Remove DVC's table of locks where a kill has cut it short: every later `dvc repro` would fail on it.
 
-    DVC 3.67 empties the file before it writes it again. Where a DVC still works in `root`, its table stays.
+    Where a DVC still works in `root`, its table stays.
     """
     path = root / RWLOCK
     try:

@@ -85,6 +85,7 @@ def train_params(**changes: Any) -> TrainParams:
         "weight_decay": 0.1,
         "max_grad_norm": 1.0,
         "prompt_loss_weight": 0.0,
+        "turns": "all",
         "batching": "packed",
         "max_length": 64,
         "over_long": "raise",

@@ -14,7 +14,7 @@ from instruct.results.schema import REFERENCE, Results, dump
 PARAMS = """
 model: {backbone: smollm2-135m}
 plot: {examples: 3}
-prompt: {template: alpaca}
+prompt: {template: alpaca, system: default}
 """
 OLLAMA = {"judge": "ollama", "model": "llama3:8b", "digest": "365c0bd3", "num_ctx": "4096"}
 SIMILARITY = {"judge": REFERENCE, "score": "similarity to the reference answer"}

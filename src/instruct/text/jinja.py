@@ -18,6 +18,7 @@ def jinja_template(template: Template, tokenizer: Tokenizer) -> str:
     end = _spelled(tokenizer, tokenizer.eos_id) + template.between_turns
     begin = "".join(_spelled(tokenizer, id_) for id_ in tokenizer.begin_ids)
     answer = f'{{{{- {_text(header)} + message["content"] + {_text(end)} }}}}'
+    asked = f'{_question(template, closing)}{{%- set ns.next = "assistant" -%}}'
     return (
         '{%- set ns = namespace(system="", next="user") -%}'
         '{%- if messages and messages[0]["role"] == "system" -%}'
@@ -26,22 +27,22 @@ def jinja_template(template: Template, tokenizer: Tokenizer) -> str:
         "{%- for message in messages -%}"
         '{%- if not (loop.first and message["role"] == "system") -%}'
         f'{{%- if message["role"] != ns.next -%}}{{{{- raise_exception({_text(_ROLES)}) }}}}{{%- endif -%}}'
-        f'{{%- if message["role"] == "user" -%}}{_question(template, closing)}{{%- set ns.next = "assistant" -%}}'
+        f'{{%- if message["role"] == "user" -%}}{asked}'
         f'{{%- else -%}}{answer}{{%- set ns.next = "user" -%}}{{%- endif -%}}'
         "{%- endif -%}"
         "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{- {_text(header)} }}}}{{%- endif -%}}"
+        f"{{%- if add_generation_prompt -%}}{_said(header)}{{%- endif -%}}"
     )
 
 
 def _opening(template: Template, begin: str) -> str:
     if not template.before_system:
-        return f"{{{{- {_text(begin + template.preamble)} }}}}"
+        return _said(begin + template.preamble)
     before, after = _text(template.before_system), _text(template.after_system)
     block = f"{{{{- {before} + (ns.system or {_text(template.system)}) + {after} }}}}"
     if not template.system:
         block = f"{{%- if ns.system -%}}{block}{{%- endif -%}}"
-    return f"{{{{- {_text(begin)} }}}}{block}{{{{- {_text(template.preamble)} }}}}"
+    return _said(begin) + block + _said(template.preamble)
 
 
 def _question(template: Template, closing: str) -> str:
@@ -52,6 +53,11 @@ def _question(template: Template, closing: str) -> str:
     told = f"{_text(template.before_instruction)} + ns.system + {_text(template.before_input)}"
     first = f'{{{{- {told} + message["content"] }}}}{{%- set ns.system = "" -%}}'
     return f"{{%- if ns.system -%}}{first}{{%- else -%}}{question}{{%- endif -%}}"
+
+
+def _said(text: str) -> str:
+    """The statement that says a fixed text; nothing for an empty one."""
+    return f"{{{{- {_text(text)} }}}}" if text else ""
 
 
 def _text(text: str) -> str:

@@ -153,7 +153,7 @@ class PromptParams:
     """
 
     template: TemplateName
-    system: str = DEFAULT
+    system: str
 
     def __post_init__(self) -> None:
         possible = self.system in ("", DEFAULT) or bool(TEMPLATES[self.template].before_system)

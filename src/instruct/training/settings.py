@@ -37,7 +37,7 @@ class TrainParams:
     weight_decay: float
     max_grad_norm: float
     prompt_loss_weight: float
-    turns: Literal["all", "last"] = "all"
+    turns: Literal["all", "last"]
     batching: Batching
     max_length: int
     over_long: Literal["raise", "truncate", "drop"]

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -15,7 +17,6 @@ from instruct.core.git import call_git, complaint_of, outside_hooks
 from instruct.core.parsing import parse_yaml
 
 RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
-_COUNTS = ("size", "nfiles")
 _LOCK_BEGINS = "schema: '2.0'\nstages:\n"
 
 
@@ -86,16 +87,16 @@ def _is_whole_lock(text: str) -> bool:
     try:
         stages = parse_yaml(text, "dvc.lock")["stages"].values()
         files = [file for stage in stages for part in ("deps", "outs") for file in stage.get(part, ())]
-        return all(isinstance(stage["cmd"], str | list) for stage in stages) and all(
-            isinstance(file["path"], str)
-            and all(
-                type(value) is (int if name in _COUNTS else bool if name == "isexec" else str)
-                for name, value in file.items()
-            )
-            for file in files
-        )
+        return all(isinstance(stage["cmd"], str | list) for stage in stages) and all(map(_is_whole_file, files))
     except (InstructError, AttributeError, KeyError, TypeError):
         return False
+
+
+def _is_whole_file(file: Mapping[str, Any]) -> bool:
+    counts = [file[name] for name in ("size", "nfiles") if name in file]
+    texts = [file["path"], file.get("hash", "")]
+    digest = re.fullmatch(r"[0-9a-f]{32}(\.dir)?", file.get("md5", "0" * 32))
+    return bool(digest) and all(type(one) is int for one in counts) and all(isinstance(one, str) for one in texts)
 
 
 def mend_rwlock(root: Path) -> None:

@@ -368,7 +368,7 @@ FAIL_HELP = "worse | not-better (of recipes: two seeds a side) | worse-by POINTS
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="a revision, a DVC experiment or `workspace`; several seeds as x,y,z")],
+    a: Annotated[str, typer.Argument(help="a revision, DVC experiment, `workspace` or export; several seeds as x,y,z")],
     b: Annotated[str, typer.Argument(help="what to compare with it")] = "workspace",
     out: Annotated[Path, typer.Option(help="the folder for report.md and report.html")] = Path("report"),
     score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
@@ -432,11 +432,20 @@ def power(
 
 
 def _read_runs(names: str) -> list["Run"]:
+    from instruct.exporting.whole import PROOF
     from instruct.results.runs import read_run
 
     if not names.strip(","):
         raise ParamsError("give a revision, a DVC experiment or `workspace`")
-    return [read_run(name, Path.cwd()) for name in names.split(",") if name]
+
+    def read_one(name: str) -> Run:
+        if Path(name).name != PROOF and not (Path(name) / PROOF).is_file():
+            return read_run(name, Path.cwd())
+        from instruct.exporting.proof import proof_run
+
+        return proof_run(Path(name))
+
+    return [read_one(name) for name in names.split(",") if name]
 
 
 @app.command()

@@ -12,27 +12,31 @@ from instruct.exporting.source import Source, open_source
 from instruct.model.checkpoint import Model, random_model, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
+from instruct.text.encoding import encode_prompt
 from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("gpt2", "llama")
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 MERGED = [b"th", b"in", b"the", b" t", b" the", b"er", b"on", b" i", b"##", b"###"]
 
 
 def small_tokenizer(kind="gpt2") -> Tokenizer:
     """One token a byte, some merges, and two that are special: the end token is not `<|endoftext|>`."""
-    tokens = [*(bytes([value]) for value in range(256)), *MERGED, END_OF_TEXT.encode(), b"<|im_end|>"]
+    tokens = [*(bytes([value]) for value in range(256)), *MERGED, END_OF_TEXT.encode(), b"<|im_start|>", b"<|im_end|>"]
     last = len(tokens) - 1
-    return make_tokenizer(tokens, {END_OF_TEXT: last - 1, "<|im_end|>": last}, kind, eos_id=last)
+    return make_tokenizer(
+        tokens, {END_OF_TEXT: last - 2, "<|im_start|>": last - 1, "<|im_end|>": last}, kind, eos_id=last
+    )
 
 
 def config_of(family: str, tokenizer: Tokenizer, *, spare: int = 0, width: int = 64):
     rows, eos = tokenizer.vocab_size + spare, tokenizer.eos_id
     if family == "gpt2":
         return GPT2Config(vocab_size=rows, n_positions=320, n_embd=width, n_layer=2, n_head=4, eos_token_id=eos)
+    other = {"family": family} | ({"tied": False, "head_dim": 24} if family == "qwen3" else {})
     return LlamaConfig(
-        vocab_size=rows, max_position_embeddings=320, hidden_size=width, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, rope_theta=5000.0, eos_token_id=eos,
+        **other, vocab_size=rows, max_position_embeddings=320, hidden_size=width, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, rope_theta=5000.0, eos_token_id=eos,
     )  # fmt: skip
 
 
@@ -81,13 +85,13 @@ def made_to_end(source: Source, example: Example, place: int = 3) -> tuple[int, 
 
     Returns the tokens before the end, of which there are `place` or a few more.
     """
-    prompt = source.tokenizer.encode(source.template.render(example.instruction, example.input))
+    prompt = encode_prompt(source.tokenizer, source.template.prompt(example.turns))
     tokens: list[int] = []
     while len(tokens) < 40:
         logits = source.model(torch.tensor([prompt + tokens]))[0, -1, : source.tokenizer.vocab_size]
         token = int(logits.argmax())
         if len(tokens) >= place and token not in prompt + tokens and token not in source.tokenizer.stop_ids:
-            rows, eos = source.model.embedding.weight, source.tokenizer.eos_id
+            rows, eos = source.model.head, source.tokenizer.eos_id
             rows[[token, eos]] = rows[[eos, token]]
             return tuple(tokens)
         tokens.append(token)

@@ -5,19 +5,25 @@ from dataclasses import replace
 
 import pytest
 from evaluation.ollama_server import OllamaServer
-from exporting.small import records, small_source
+from exporting.small import records, small_source, small_tokenizer
 from servers.settings import calls, ollama_params
 
 from instruct.core.errors import ParamsError
-from instruct.exporting.chat import go_template, jinja_template, messages_of, render_jinja, same_prompts
+from instruct.core.records import Turn
+from instruct.exporting.chat import go_template, messages_of, render_jinja, same_prompts
 from instruct.exporting.modelfile import modelfile
 from instruct.exporting.source import open_source
 from instruct.servers.base import Request
 from instruct.servers.ollama import Ollama
-from instruct.text.prompts import TEMPLATES
+from instruct.text.jinja import jinja_template
+from instruct.text.prompts import TEMPLATES, as_text
 
 templates = pytest.mark.parametrize("name", TEMPLATES)
 HOSTILE = ['quotes " and \\ and {{ .System }} {% if %}', "several\nlines\n\n", "### Response:\n", "ünïcödé 👍🏽"]
+
+
+def chat_template(template):
+    return jinja_template(template, small_tokenizer())
 
 
 @templates
@@ -25,33 +31,22 @@ def test_a_user_message_gives_the_training_prompt(name):
     template = TEMPLATES[name]
     for one in records(6):
         prompt = template.render(one.instruction, one.input)
-        assert render_jinja(jinja_template(template), messages_of(one, template)) == prompt
+        assert render_jinja(chat_template(template), messages_of(one, template)) == prompt
     for text in HOSTILE:
-        rendered = render_jinja(jinja_template(template), [{"role": "user", "content": text}])
+        rendered = render_jinja(chat_template(template), [{"role": "user", "content": text}])
         assert rendered == template.render(text)
 
 
 @templates
-def test_a_system_message_is_the_instruction_and_the_users_its_input(name):
+def test_a_system_message_has_the_place_that_training_gave_it(name):
     template = TEMPLATES[name]
     chat = [{"role": "system", "content": "Translate."}, {"role": "user", "content": "Hund"}]
-    assert render_jinja(jinja_template(template), chat) == template.render("Translate.", "Hund")
-
-
-@templates
-def test_later_turns_follow_the_first_answer_without_a_second_preamble(name):
-    template = TEMPLATES[name]
-    chat = [{"role": r, "content": c} for r, c in (("user", "One?"), ("assistant", "Yes."), ("user", "Two?"))]
-    first = template.render("One?") + "Yes.<end>"
-    rest = template.before_instruction + "Two?" + template.before_response
-    assert render_jinja(jinja_template(template), chat, "<end>") == first + rest
-    closed = render_jinja(jinja_template(template), chat[:2], "<end>", generation=False)
-    assert closed == first
+    assert render_jinja(chat_template(template), chat) == as_text(template.prompt([Turn("Hund", "")], "Translate."))
 
 
 def test_a_template_is_known_by_its_prompts():
     for name, template in TEMPLATES.items():
-        assert [other for other in TEMPLATES if same_prompts(jinja_template(template), TEMPLATES[other])] == [name]
+        assert [other for other in TEMPLATES if same_prompts(chat_template(template), TEMPLATES[other])] == [name]
     for broken in ("", "{{ x.y.z }}", "{% if %}", "{{ messages }}", "{{ 1 / 0 }}"):
         assert not same_prompts(broken, TEMPLATES["alpaca"])
 
@@ -62,7 +57,7 @@ def test_a_checkpoint_is_opened_by_the_chat_template_it_carries_or_refused(tmp_p
         open_source(tmp_path, source.folder)
     with pytest.raises(ParamsError, match=r"alpaka.*did you mean alpaca"):
         open_source(tmp_path, source.folder, "alpaka")
-    (source.folder / "chat_template.jinja").write_text(jinja_template(TEMPLATES["phi3"]))
+    (source.folder / "chat_template.jinja").write_text(chat_template(TEMPLATES["phi3"]))
     assert open_source(tmp_path, source.folder).template_name == "phi3"
     (source.folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(ParamsError, match="--template"):
@@ -134,4 +129,5 @@ def test_what_ollama_renders_of_a_chat_is_the_training_prompt(name, tmp_path):
         sent = [body["messages"] for body in server.verdicts]
     prompts = [rendered(template, System="", Prompt=chat[-1]["content"]) for chat in sent]
     assert prompts == [source.template.render(one.instruction, one.input) for one in records(6)]
-    assert rendered(template, System="Translate.", Prompt="Hund") == source.template.render("Translate.", "Hund")
+    told = as_text(source.template.prompt([Turn("Hund", "")], "Translate."))
+    assert rendered(template, System="Translate.", Prompt="Hund") == told

@@ -144,7 +144,9 @@ def test_a_proof_counts_size_and_speed_and_every_file_by_its_digest(proved):
 
 def test_an_export_is_read_as_a_run_or_refused(proved, tmp_path):
     folder, *_ = proved
-    assert proof_run(folder / "right" / PROOF).scores["similarity"]
+    run = proof_run(folder / "right" / PROOF)
+    assert run.scores["similarity"]
+    assert [one.scores for one in cli._read_runs(f"{folder / 'right'},{folder / 'right' / PROOF}")] == 2 * [run.scores]
     with pytest.raises(DataError, match="not an export"):
         proof_run(tmp_path)
     (tmp_path / PROOF).write_text("{}")

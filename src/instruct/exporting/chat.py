@@ -1,10 +1,8 @@
-"""The prompt templates in the languages of other programs: Jinja (transformers, llama.cpp, vLLM) and Go (Ollama).
+"""The prompt templates in Ollama's language, and whether a chat template makes the prompts of one of ours.
 
-A system message is rendered as the instruction and the user's message as its input, as `split.columns.system` reads
-such data.
+Where a template has no place for a system message, that is the instruction and the user's message its input.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError
@@ -16,37 +14,30 @@ from instruct.text.prompts import Template
 _TRIALS = (("Name a bird.", ""), ("Spell it.", "recieve"))
 
 
-def jinja_template(template: Template) -> str:
-    """The chat template: one user message gives the training prompt; later turns follow without the preamble."""
-    text = {name: json.dumps(getattr(template, name)) for name in ("before_instruction", "before_input")}
-    response = json.dumps(template.before_response)
-    return (
-        f"{{{{- {json.dumps(template.preamble)} }}}}"
-        '{%- set ns = namespace(before="") %}'
-        "{%- for message in messages %}"
-        '{%- if message["role"] == "assistant" %}'
-        f'{{{{- {response} + message["content"] + eos_token }}}}'
-        "{%- else %}"
-        f'{{{{- ({text["before_input"]} if ns.before == "system" else {text["before_instruction"]})'
-        ' + message["content"] }}'
-        "{%- endif %}"
-        '{%- set ns.before = message["role"] %}'
-        "{%- endfor %}"
-        f"{{%- if add_generation_prompt %}}{{{{- {response} }}}}{{%- endif %}}"
-    )
-
-
 def go_template(template: Template) -> str:
     """Ollama's TEMPLATE, in the subset that it has always known: .System, .Prompt, if, else, end."""
     one = f"{template.before_instruction}{{{{ .Prompt }}}}"
+    if template.before_system:
+        opening = f"{_system_block(template)}{template.preamble}"
+        return f"{opening}{one}{template.before_response}"
     both = f"{template.before_instruction}{{{{ .System }}}}{template.before_input}{{{{ .Prompt }}}}"
     return f"{template.preamble}{{{{ if .System }}}}{both}{{{{ else }}}}{one}{{{{ end }}}}{template.before_response}"
 
 
+def _system_block(template: Template) -> str:
+    own = f"{template.before_system}{{{{ .System }}}}{template.after_system}"
+    default = f"{template.before_system}{template.system}{template.after_system}" if template.system else ""
+    return f"{{{{ if .System }}}}{own}{{{{ else }}}}{default}{{{{ end }}}}"
+
+
 def messages_of(example: Example, template: Template) -> list[dict[str, str]]:
-    """The chat that asks for one record: a single user message."""
-    middle = template.before_input + example.input if example.input else ""
-    return [{"role": "user", "content": example.instruction + middle}]
+    """The chat that asks for one record, up to its last question."""
+    messages = [{"role": "system", "content": example.system}] if example.system else []
+    for turn in example.turns:
+        middle = template.before_input + turn.input if turn.input else ""
+        messages.append({"role": "user", "content": turn.instruction + middle})
+        messages.append({"role": "assistant", "content": turn.output})
+    return messages[:-1]
 
 
 def render_jinja(source: str, messages: Sequence[Mapping[str, str]], eos: str = "", *, generation: bool = True) -> str:

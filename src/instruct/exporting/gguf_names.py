@@ -48,6 +48,16 @@ _LLAMA_PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_LLAMA_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+_LLAMA_WHOLE = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+}
+_LLAMA_REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
 FAMILIES: Mapping[str, Family] = {
     "gpt2": Family(
         architecture="gpt2",
@@ -72,20 +82,20 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         architecture="llama",
         layers="layers",
-        names={"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"},
+        names=_LLAMA_NAMES,
         parts=_LLAMA_PARTS,
-        whole={
-            "context_length": "max_position_embeddings",
-            "embedding_length": "hidden_size",
-            "feed_forward_length": "intermediate_size",
-            "block_count": "num_hidden_layers",
-            "attention.head_count": "num_attention_heads",
-            "attention.head_count_kv": "num_key_value_heads",
-        },
-        real={"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"},
+        whole=_LLAMA_WHOLE,
+        real=_LLAMA_REAL,
         heads={"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"},
     ),
-}
+    **{
+        name: Family(
+            architecture=name, layers="layers", names=_LLAMA_NAMES, parts=_LLAMA_PARTS, whole=_LLAMA_WHOLE,
+            real=_LLAMA_REAL,
+        )  # Qwen keeps the pairs half a head apart, as we do
+        for name in ("qwen2", "qwen3")
+    },
+}  # fmt: skip
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -97,13 +107,16 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def shape_fields(family: Family, config: Mapping[str, Any]) -> dict[str, int | float]:
-    """The fields that describe the shape, by their full names."""
+    """The fields that describe the shape, by their full names; raises CheckpointError for scaled rotations."""
+    if config.get("rope_scaling"):
+        raise CheckpointError("rope_scaling cannot be written as GGUF yet; export hf, onnx or torch")
     numbers: dict[str, int | float] = {name: int(config[key]) for name, key in family.whole.items()}
     numbers |= {name: float(config[key]) for name, key in family.real.items()}
     if family.architecture == "gpt2":
         numbers["feed_forward_length"] = 4 * int(config["n_embd"])
-    elif family.architecture == "llama":
-        numbers["rope.dimension_count"] = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    else:
+        size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+        numbers |= dict.fromkeys(("rope.dimension_count", "attention.key_length", "attention.value_length"), size)
     return {f"{family.architecture}.{name}": value for name, value in numbers.items()}
 
 

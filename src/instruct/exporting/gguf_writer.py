@@ -11,10 +11,11 @@ from torch import Tensor
 
 from instruct.core.errors import CheckpointError
 from instruct.core.files import read_json
-from instruct.exporting.chat import jinja_template
 from instruct.exporting.gguf_names import family_of, shape_fields, stored_tensors
 from instruct.exporting.source import Source
-from instruct.text.tokenizer import END_OF_TEXT, Tokenizer, bytes_by_character, save_tokenizer
+from instruct.text.jinja import jinja_template
+from instruct.text.pieces import LAYOUTS
+from instruct.text.tokenizer import Tokenizer, bytes_by_character, save_tokenizer
 
 GGUFType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
@@ -24,7 +25,7 @@ TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] =
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
-_PRE = {"gpt2": "gpt-2", "smollm": "smollm"}
+_PRE = {"gpt2": "gpt-2", "smollm": "smollm", "llama3": "llama-bpe", "qwen2": "qwen2"}
 """Our pre-tokenizers by llama.cpp's names; with a wrong one it reads other tokens without a word."""
 _ALWAYS_F32 = ("position_embd.weight",)
 _OF_TOKENS = ("token_embd.weight", "output.weight")
@@ -112,14 +113,24 @@ def _add_shape(writer: gguf.GGUFWriter, source: Source) -> None:
 def _add_tokenizer(writer: gguf.GGUFWriter, source: Source) -> None:
     tokens, types = spelled_tokens(source.tokenizer)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_PRE[source.tokenizer.pre_tokenizer])
+    writer.add_tokenizer_pre(_pre_of(source.tokenizer))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(list(merges_of(source.tokenizer)))
     writer.add_eos_token_id(source.tokenizer.eos_id)
-    writer.add_pad_token_id(source.tokenizer.encoding.encode_single_token(END_OF_TEXT))
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(jinja_template(source.template))
+    writer.add_pad_token_id(source.tokenizer.encoding.encode_single_token(source.tokenizer.end_of_text))
+    for id_ in source.tokenizer.begin_ids:
+        writer.add_bos_token_id(id_)
+    writer.add_add_bos_token(bool(source.tokenizer.begin_ids))
+    writer.add_chat_template(jinja_template(source.template, source.tokenizer))
+
+
+def _pre_of(tokenizer: Tokenizer) -> str:
+    """llama.cpp's name of the pre-tokenizer; raises CheckpointError for one that it has no name for."""
+    for name, layout in LAYOUTS.items():
+        if layout == tokenizer.layout:
+            return _PRE[name]
+    raise CheckpointError("the tokenizer cuts texts in a way that GGUF has no name for; export hf, onnx or torch")
 
 
 def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:

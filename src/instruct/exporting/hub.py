@@ -9,7 +9,6 @@ import torch
 
 from instruct.core.errors import InstructError
 from instruct.core.files import read_json, write_json, write_text
-from instruct.exporting.chat import jinja_template
 from instruct.exporting.export import Export
 from instruct.exporting.proof import Check
 from instruct.exporting.running import Runner
@@ -17,7 +16,7 @@ from instruct.exporting.source import TRAINED, Source
 from instruct.model.checkpoint import WEIGHTS, save_checkpoint, write_safetensors
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, read_run
-from instruct.text.tokenizer import END_OF_TEXT
+from instruct.text.jinja import jinja_template
 
 HubType = Literal["fp32", "bf16"]
 CARD = Path(__file__).parent / "card.md"
@@ -32,7 +31,7 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
         save_checkpoint(source.model, source.tokenizer, folder)
         if kind == "bf16":
             _halve(source, folder)
-        write_text(folder / "chat_template.jinja", jinja_template(source.template))
+        write_text(folder / "chat_template.jinja", jinja_template(source.template, source.tokenizer))
         write_json(folder / "generation_config.json", generation_config(source))
         write_text(folder / "README.md", model_card(source, kind, check, name, root))
         return []
@@ -53,7 +52,7 @@ def push_line(repository: str, out: Path) -> str:
 
 def generation_config(source: Source) -> dict[str, Any]:
     """What transformers' generate does by default: greedy, ended by any of the stop tokens."""
-    pad = source.tokenizer.encoding.encode_single_token(END_OF_TEXT)
+    pad = source.tokenizer.encoding.encode_single_token(source.tokenizer.end_of_text)
     return {"do_sample": False, "eos_token_id": sorted(source.tokenizer.stop_ids), "pad_token_id": pad}
 
 

@@ -39,7 +39,7 @@ class Program(nn.Module):
         """(B, T), (B, S + T), (B, T) and 2 · layers of (B, H, S, D) → (B, T, V), and 2 · layers of (B, H, S + T, D)."""
         attend = _Attend(attention_mask, input_ids.shape[1], past)
         hidden = self.model.hidden_states(input_ids, position_ids, attend)
-        logits = F.linear(hidden, self.model.embedding.weight)
+        logits = F.linear(hidden, self.model.head)
         return (logits, *attend.present) if self.cache else logits
 
 

@@ -15,9 +15,11 @@ from instruct.core.files import write_csv, write_json
 from instruct.core.records import Example, Response, write_records
 from instruct.evaluation.controls import make_controls, run_controls
 from instruct.evaluation.judges.reference import ReferenceJudge
+from instruct.evaluation.measured import score_all
 from instruct.evaluation.score import judge_all
 from instruct.evaluation.settings import EvaluateParams
-from instruct.evaluation.summary import make_table, measure_all, summarise
+from instruct.evaluation.summary import judge_scores, make_table, summarise
+from instruct.evaluation.systems import Systems
 from instruct.exporting.greedy import Parting, answer_ours, answer_theirs, cut_answer, find_parting
 from instruct.exporting.running import Run, Runner, request_of, run_export
 from instruct.exporting.source import Source
@@ -26,7 +28,8 @@ from instruct.generation.settings import GenerateParams
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import EVALUATE, SCORES, read_run
 from instruct.results.runs import Run as ScoredRun
-from instruct.results.schema import REFERENCE, Difference, Results, dump
+from instruct.results.schema import REFERENCE, Results, dump
+from instruct.results.scores import Difference
 from instruct.results.table import table_columns, table_rows
 from instruct.statistics import ALPHA
 
@@ -121,14 +124,15 @@ def write_scores(source: Source, answers: dict[str, list[Response]], evaluate: E
     for name, responses in answers.items():
         (folder / "answers").mkdir(exist_ok=True)
         write_records(folder / _ANSWERS[name], responses)
-    verdicts, measured = judge_all({REFERENCE: judge}, answers), measure_all(answers)
+    verdicts, measured = judge_all({REFERENCE: judge}, answers), score_all(answers, {})
     fitness = run_controls(judge, make_controls(answers[CHECKPOINT], params.controls))
     files = {name: folder / path for name, path in _ANSWERS.items()}
     judged_by = {REFERENCE: (judge.identity, fitness)}
-    results = summarise(verdicts, judged_by, answers, files, measured, {}, source.template_name, params)
+    systems = Systems(files=files, baselines=(CHECKPOINT,))
+    results = summarise(verdicts, judged_by, answers, systems, measured, {}, {}, source.prompt, params)
     named = [replace(one, answers=_ANSWERS[one.name].as_posix()) for one in results.systems]
     results = replace(results, systems=tuple(named))
-    table = make_table(results, answers, verdicts, {}, measured)
+    table = make_table(answers, judge_scores(verdicts, [REFERENCE]), {}, measured)
     write_json(folder / EVALUATE, dump(results))
     write_csv(folder / SCORES, table_columns(list(table.scores), results.names), table_rows(table))
     return results

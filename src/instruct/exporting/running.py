@@ -15,6 +15,7 @@ from instruct.core.errors import InstructError
 from instruct.core.records import Example
 from instruct.exporting.chat import messages_of
 from instruct.exporting.source import Source
+from instruct.text.encoding import encode_prompt
 
 RunnerName = Literal["llamacpp", "graph", "hub"]
 EXTRA = "pip install 'instruct[export]'"
@@ -69,7 +70,7 @@ def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int,
     """What every program is told; each takes of a prompt what it can: messages or tokens."""
     prompts = []
     for one in examples:
-        ids = source.tokenizer.encode(source.template.render(one.instruction, one.input))
+        ids = encode_prompt(source.tokenizer, source.template.prompt(one.turns, one.system))
         prompts.append({"id": one.id, "messages": messages_of(one, source.template), "ids": ids})
     return {
         "prompts": prompts,

@@ -18,7 +18,8 @@ from instruct.model.checkpoint import Model, weight_files
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from instruct.model.pretrained import load_trained
 from instruct.results.lock import LOCK, PARAMS
-from instruct.text.prompts import TEMPLATES, Template, TemplateName
+from instruct.text.encoding import with_end_of
+from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template, TemplateName
 from instruct.text.tokenizer import Tokenizer
 
 TRAINED = Path("models/sft")
@@ -48,9 +49,18 @@ class Source:
     folder: Path
     model: Model
     tokenizer: Tokenizer
-    template_name: TemplateName
-    template: Template
+    prompt: PromptParams
     origin: Origin
+
+    @property
+    def template_name(self) -> TemplateName:
+        """The name of the template."""
+        return self.prompt.template
+
+    @property
+    def template(self) -> Template:
+        """How the checkpoint was asked in training."""
+        return self.prompt.chosen
 
     @property
     def stop_tokens(self) -> tuple[str, ...]:
@@ -74,13 +84,13 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
         raise CheckpointError(f"{checkpoint}: there is no such checkpoint; run `dvc repro train` or give --checkpoint")
     settings = settings_of(root, checkpoint)
     name = _template_name(folder, template, settings)
+    prompt = PromptParams(template=name, system=str(mapping(settings.get("prompt")).get("system", DEFAULT)))
     model, tokenizer = load_trained(folder, torch.device("cpu"))
     return Source(
         folder=folder,
         model=model.requires_grad_(False),
-        tokenizer=tokenizer,
-        template_name=name,
-        template=TEMPLATES[name],
+        tokenizer=with_end_of(prompt.chosen, tokenizer),
+        prompt=prompt,
         origin=_origin(root, folder, settings),
     )
 

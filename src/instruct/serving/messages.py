@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from instruct.core.records import Turn
 from instruct.serving.problems import Problem
-from instruct.text.prompts import Piece, Template, Turn
+from instruct.text.prompts import Piece, Template
 
 
 @dataclass(frozen=True, kw_only=True)

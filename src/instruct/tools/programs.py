@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from instruct.core.errors import InstructError
-from instruct.core.files import write_atomically
+from instruct.core.files import write_text
 from instruct.core.git import call_git, complaint_of, outside_hooks
 from instruct.core.parsing import parse_yaml
 
@@ -76,7 +76,7 @@ def mend_lock(root: Path) -> None:
     if _is_whole_lock(text) or not is_cut or any(_is_dvc_in(root, process) for process in psutil.process_iter()):
         return
     if len(begins) > 1:
-        write_atomically(path, lambda part: part.write_bytes(kept.encode()))
+        write_text(path, kept)
     else:
         path.unlink()
     print(f"{path}: was cut short when DVC was killed; its last stage is dropped, DVC adds it again", file=sys.stderr)

@@ -23,8 +23,7 @@ repro: $(VENV)/.runtime  ## run the pipeline: split, train, generate, evaluate, 
 smoke: $(VENV)/.runtime  ## the same stages with a tiny random model, in a scratch copy, under a minute
 	instruct smoke
 
-serve: $(VENV)/.runtime  ## answer over OpenAI's interface, with a page at http://127.0.0.1:8080
-	@python -c "import fastapi, prometheus_client, uvicorn" 2>/dev/null || python -m pip install -q -e '.[serve]' -c requirements-dev.lock
+serve: $(VENV)/.dev  ## answer over OpenAI's interface, with a page at http://127.0.0.1:8080
 	instruct serve $(ARGS)
 
 view: $(VENV)/.runtime  ## open one offline page with every experiment: table, curves, answers to search

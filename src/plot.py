@@ -12,18 +12,25 @@ from instruct.core.stage import run_stage
 from instruct.report.gather import page_values, read_finished, read_pairs
 from instruct.report.report import write_page
 from instruct.report.settings import PlotParams
-from instruct.text.prompts import PromptParams
+from instruct.text.prompts import DEFAULT, PromptParams
 
 
 def main(page: Path) -> None:
     """Write the page of the run."""
     params = load_params("plot", PlotParams)
-    backbone, template = load_params("model", ModelParams).backbone, load_params("prompt", PromptParams).template
     run = read_finished(Path())
-    title = f"{backbone} before and after fine-tuning"
-    write_page(
-        page, {**page_values(run, read_pairs(run, Path()), params.examples), "title": title, "template": template}
-    )
+    about = {
+        "title": f"{load_params('model', ModelParams).backbone} before and after fine-tuning",
+        "template": describe(load_params("prompt", PromptParams)),
+    }
+    write_page(page, {**page_values(run, read_pairs(run, Path()), params.examples), **about})
+
+
+def describe(prompt: PromptParams) -> str:
+    """The template by name, and the system prompt unless it is the template's own."""
+    if prompt.system == DEFAULT:
+        return prompt.template
+    return f"{prompt.template}, {'system prompt ' + repr(prompt.system) if prompt.system else 'no system prompt'}"
 
 
 if __name__ == "__main__":

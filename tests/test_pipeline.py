@@ -94,13 +94,15 @@ def test_every_record_is_counted_from_split_to_evaluate(smoke, read):
         assert train[name]["records"] + train[name]["dropped"] == split[name]
         assert 0 < train[name]["response_tokens"] < train[name]["tokens"]
     ids = [record["id"] for record in parts["test"]]
-    for name in ("data/baselines/base.json", "data/responses.json"):
+    baselines = sorted(path.stem for path in (smoke / "data/baselines").glob("*.json"))
+    assert {"base", "echo", "nearest"} < set(baselines)
+    for name in (*(f"data/baselines/{one}.json" for one in baselines), "data/responses.json"):
         assert [response["id"] for response in read(name)] == ids
     judgements = read("data/judgements.json")
-    assert [(j["system"], j["id"]) for j in judgements] == [(s, id_) for s in ("base", "sft") for id_ in ids]
+    assert [(j["system"], j["id"]) for j in judgements] == [(s, id_) for s in (*baselines, "sft") for id_ in ids]
     results = results_of(smoke)
     (judge,) = results.judges
-    assert results.test.records == len(ids) and results.names == ("base", "sft")
+    assert results.test.records == len(ids) and results.names == (*baselines, "sft")
     assert all(one.scored + one.unscored == len(ids) for one in judge.systems)
     assert all(sum(one.stopped.values()) == len(ids) for one in results.systems)
     with (smoke / "metrics/scores.csv").open(encoding="utf-8", newline="") as file:
@@ -245,7 +247,7 @@ def test_second_repro_runs_nothing_and_changes_nothing(smoke):
             "evaluate.py",
             ["data/human-scores.csv"],
             ["data/judgements.json", "metrics"],
-            ["base=data/baselines/base.json", "sft=data/responses.json"],
+            ["checks=data/split/checks.json", "baselines=data/baselines", "sft=data/responses.json"],
         ),
         ("plot.py", [], ["metrics/report/index.html"], []),
     ],

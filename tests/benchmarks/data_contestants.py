@@ -53,7 +53,8 @@ def stage(task: dict[str, Any]) -> Run:
     import split
 
     params = read_yaml(harness.ROOT / "params.yaml")
-    params["split"]["data"] = str(task["records"])
+    params["split"] |= {"data": str(task["records"]), "checks": "checks.json"}
+    (folder / "checks.json").write_text("{}", encoding="utf-8")
     (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")  # every JSON text is YAML too
 
     def run() -> list[int]:

@@ -45,7 +45,7 @@ def test_git_answers_for_the_folder_and_not_for_the_hook_it_runs_in(repository, 
         list_revisions,
         lambda root: read_run("HEAD", root),
         lambda root: copy_tree(root, root / "copy"),
-        lambda root: result_table(root, []),
+        lambda root: result_table(root, [], {}),
     ],
     ids=["experiments", "view", "compare", "smoke", "recipe"],
 )

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from hashlib import md5
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from evaluation.ollama_server import DIGEST, OllamaServer
 from ruamel.yaml import YAML
 
 from instruct.core.files import write_json
-from instruct.core.records import read_responses
+from instruct.core.records import as_row, read_responses
 from instruct.evaluation.human import blank_rows, write_rows
 from instruct.evaluation.reference import compare
 from instruct.evaluation.rubrics import prompt_hash
@@ -53,7 +52,7 @@ def change_params(folder, ollama=None, **changes):
 
 def write_answers(path, texts, references):
     records = zip(texts, references, strict=True)
-    write_json(path, [asdict(answer(f"r{i}", text, output=output)) for i, (text, output) in enumerate(records)])
+    write_json(path, [as_row(answer(f"r{i}", text, output=output)) for i, (text, output) in enumerate(records)])
 
 
 def evaluate(folder, *arguments, **environment):
@@ -152,7 +151,7 @@ def test_two_judges_judge_the_same_answers_and_every_reply_is_kept(folder):
     assert [one.mean for one in ollama.systems] == [70, 70] and ollama.difference_of("sft").p_value == 1
     assert ollama.identity["digest"] == DIGEST
     assert (ollama.rubric, ollama.controls.fit) == ("score-0-100", False)
-    assert [(one.first, one.second, one.count) for one in results.agreement] == [("reference", "ollama", 8)]
+    assert [(one.first, one.second, one.count) for one in results.agreement] == 2 * [("reference", "ollama", 4)]
     table = load_table((folder / "metrics/scores.csv").read_text(encoding="utf-8"), "x", results)
     assert list(table.scores)[:3] == ["reference", "ollama", "similarity"] and len(table.kinds) == 4
 
@@ -216,7 +215,7 @@ def test_people_s_scores_stand_beside_the_judges(folder):
     done = evaluate(folder)
     assert done.returncode == 0, done.stderr
     assert "8 answers scored by people; 1 scores are of other answers" in done.stdout
-    assert [(one.second, one.count) for one in results_of(folder).agreement] == [("human", 8)]
+    assert [(one.second, one.count) for one in results_of(folder).agreement] == 2 * [("human", 4)]
     header = (folder / "metrics/scores.csv").read_text(encoding="utf-8").splitlines()[0]
     assert "human_base,human_sft" in header
 

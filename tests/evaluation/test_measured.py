@@ -23,7 +23,7 @@ from instruct.results.table import column, load_table, table_columns, table_rows
 from instruct.statistics import mean_interval, paired_test
 from instruct.text.prompts import PromptParams
 
-PROMPT = PromptParams(template="alpaca")
+PROMPT = PromptParams(template="alpaca", system="default")
 CLOSED, OPEN = range(30, 70), range(70, 90)
 CHECKS = {
     **{f"r{n}": parse_check({"type": "number", "value": n}, "here") for n in CLOSED},

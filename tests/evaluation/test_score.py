@@ -23,7 +23,7 @@ from instruct.results.scores import Difference
 from instruct.statistics import mean_interval, paired_test
 from instruct.text.prompts import PromptParams
 
-PROMPT = PromptParams(template="alpaca")
+PROMPT = PromptParams(template="alpaca", system="default")
 IDENTITY = Identity(about={"judge": "reference", "score": "similarity to the reference answer"})
 FIT = Fitness(scores={"reference": 100.0}, count=1, unscored=0, problems=())
 

@@ -265,6 +265,7 @@ def test_adapter_of_other_weights_is_refused(stored_backbone, tmp_path):
         load_trained(tmp_path / "adapter", CPU)
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT tells of our own keys, and of names in transformers
 def test_adapter_loads_in_peft(stored_backbone, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     from transformers import AutoModelForCausalLM

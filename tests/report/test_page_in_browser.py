@@ -124,7 +124,7 @@ def test_quality_slices_controls_agreement_and_unscored_are_shown(browser, page)
         "sums 10.0 none none 2",
         "end of text 10.0 11 answers 20.0 10 answers",
         "Not fit to judge",
-        "llama ~ reference 0.50 0.25 none 0.12 -3.5 14",
+        "llama ~ reference all 0.50 0.25 none 0.12 -3.5 14",
         "r1 base, reference no number reply r1",
         "r2 sft, reference no number reply r2",
     ):

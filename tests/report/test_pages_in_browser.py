@@ -56,9 +56,9 @@ def page_of_run(folder):
 
 def page_of_two(folder):
     root = make_repository(folder)
-    write_run(root, {"reference": SCORES})
+    write_run(root, {"similarity": SCORES})
     commit(root)
-    write_run(root, {"reference": SYSTEMS["sft"]}, params={"train.lr": 0.001})
+    write_run(root, {"similarity": SYSTEMS["sft"]}, params={"train.lr": 0.001})
     sides = [[read_run(name, root)] for name in ("main", "workspace")]
     comparison = compare(*sides)
     _, path = write_report(comparison, root / "report", root)

@@ -22,11 +22,15 @@ def test_the_md5_of_a_folder_is_dvcs_own():
 def test_answers_within_a_folder_of_the_lock_are_tied_to_it():
     files = {f"data/baselines/{name}": digest for name, digest in FILES.items()}
     lock = lock_of(md5_of_folder(FILES))
+
+    def stale(**others):
+        return stale_lines({}, {path: {digest} for path, digest in {**files, **others}.items()}, lock)
+
     assert in_folders(files, lock) == {"data/baselines": FILES}
-    assert stale_lines({}, {**files, "data/responses.json": "5" * 32}, lock) == []
-    (line,) = stale_lines({}, {**files, "data/baselines/base.json": "9" * 32}, lock)
+    assert stale(**{"data/responses.json": "5" * 32}) == []
+    (line,) = stale(**{"data/baselines/base.json": "9" * 32})
     assert line.startswith("data/baselines ")
-    (line,) = stale_lines({}, {**files, "data/responses.json": "9" * 32}, lock)
+    (line,) = stale(**{"data/responses.json": "9" * 32})
     assert line.startswith("data/responses.json ")
     del files["data/baselines/base.json"]  # of some of its files nothing can be said
-    assert stale_lines({}, files, lock) == []
+    assert stale() == []

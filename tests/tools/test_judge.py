@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ruamel.yaml import YAML
 
 from instruct.cli import run
 from instruct.core.files import read_csv, write_json
+from instruct.core.records import as_row
 from instruct.evaluation.rubrics import find_rubric, prompt_hash
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     references = ["Paris", "Rome", "Bern"]
-    for name in ("base_responses", "responses"):
+    for name, file in (("base_responses", "baselines/base"), ("responses", "responses")):
         records = [answer(f"r{i}", f"{name} {i}", output=output) for i, output in enumerate(references)]
-        write_json(tmp_path / f"data/{name}.json", [asdict(record) for record in records])
+        write_json(tmp_path / f"data/{file}.json", [as_row(record) for record in records])
     return tmp_path
 
 

@@ -272,6 +272,12 @@ def test_whatever_the_reply_the_score_is_none_or_a_whole_number_that_stands_ther
     assert score is None or (type(score) is int and 0 <= score <= 100 and str(score) in reply)
 
 
+@pytest.mark.parametrize("mark", ["#", "*", "**", "_", "`", "][", "</score>"])
+def test_markup_between_two_digits_does_not_join_them(mark):
+    assert parse_score(f"1{mark}0") is None
+    assert parse_score(f"Score: {mark}10{mark}") == 10
+
+
 @given(st.integers(-1000, 1000), st.text(max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_json_with_the_asked_for_schema_is_always_read(score, reason):

@@ -17,7 +17,8 @@ Choice = Literal["A", "B", "tie"]
 
 _OBJECT = re.compile(r'\{\s*["}]')
 _END_OF_THOUGHTS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
-_MARKUP = re.compile(r"[*_`\"#\[\]]|</?score>", re.IGNORECASE)
+_MARKS = r"(?:[*_`\"#\[\]]++|</?score>)"
+_MARKUP = re.compile(rf"(?<!\d){_MARKS}|{_MARKS}(?!\d)", re.IGNORECASE)  # between two digits it would join them
 _NUMBER = re.compile(r"[-–—−+]?\d+(?:[.,:/]\d+)*")
 _FEW = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 10: "ten"}
 

@@ -202,10 +202,10 @@ def test_page_loads_nothing_from_anywhere(page):
 
 def test_page_shows_the_numbers_the_figures_and_the_answers(page, smoke, read):
     text = " ".join("".join(page.texts).split())
-    judge = results_of(smoke).main_judge
-    assert all(f"{one.mean:.1f}" in text for one in judge.systems)
-    assert f"over {judge.difference_of('sft').count} records" in text
-    assert judge.identity["score"] in text
+    results = results_of(smoke)
+    assert all(f"{one.mean:.1f}" in text for score in results.headline for one in score.systems)
+    assert f"over {results.headline[0].difference_of('sft').count} records" in text
+    assert results.main_judge.identity["score"] in text
     assert page.tags.count("svg") == 3
     lowest = min((j for j in read("data/judgements.json") if j["system"] == "sft"), key=lambda j: j["score"])
     answer = next(r for r in read("data/responses.json") if r["id"] == lowest["id"])

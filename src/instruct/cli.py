@@ -438,7 +438,7 @@ def _read_runs(names: str) -> list["Run"]:
     if not names.strip(","):
         raise ParamsError("give a revision, a DVC experiment or `workspace`")
 
-    def read_one(name: str) -> Run:
+    def read_one(name: str) -> "Run":
         if Path(name).name != PROOF and not (Path(name) / PROOF).is_file():
             return read_run(name, Path.cwd())
         from instruct.exporting.proof import proof_run

@@ -90,12 +90,12 @@ def _open(id_):
 
 def test_only_closed_questions_have_an_accuracy_in_the_table():
     answers = {"base": WRONG, "sft": TRUE}
-    table = make_table(answers, {}, {}, score_all(answers, CHECKS))
+    measured = score_all(answers, CHECKS)
+    table = make_table(answers, {"reference": measured["similarity"]}, {}, measured)
     rows = {row["id"]: row for row in table_rows(table)}
     assert {id_ for id_, row in rows.items() if column("accuracy", "sft") in row} == {f"r{n}" for n in CLOSED}
     results = results_of(**answers)
-    names = ["reference", *table.scores]
-    head = ",".join(table_columns(names, ("base", "sft")))
+    head = ",".join(table_columns(list(table.scores), ("base", "sft")))
     lines = [",".join(str(row.get(name, "")) for name in head.split(",")) for row in rows.values()]
     read = load_table("\n".join([head, *lines]), "x", results).scores
     assert read["accuracy"]["sft"]["r30"] == 100 and read["accuracy"]["sft"][f"r{OPEN[0]}"] is None

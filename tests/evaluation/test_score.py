@@ -338,9 +338,9 @@ def test_the_test_set_is_named_by_its_content():
     found = describe_test(records, "alpaca")
     assert found.records == 2
     assert describe_test([answer("r0", "other"), answer("r1", "answers")], "alpaca") == found
+    assert describe_test(records[::-1], "alpaca") == found
     for other in (
         [records[0]],
-        records[::-1],
         [records[0], answer("r1", "y", input="z")],
         [records[0], answer("r2", "y")],
         [records[0], replace(records[1], history=(Turn("Hi", "", "Yo"),))],
@@ -363,13 +363,14 @@ def judged(answers, human=None, **judges):
     return verdicts, whole_results(answers, verdicts, judged_by, human)
 
 
-def test_judges_and_people_are_held_against_each_other_over_all_systems():
+def test_judges_and_people_are_held_against_each_other_within_each_system():
     human = {"base": {"r0": 10.0, "r1": None}, "sft": {"r0": 30.0, "r1": 90.0}}
     _, results = judged(both("a", "b"), human, one=ScriptedJudge(20, 40, 60, 80), two=ScriptedJudge(20, 40, 60, "?"))
-    found = {(one.first, one.second): one for one in results.agreement}
-    assert set(found) == {("one", "two"), ("one", "human"), ("two", "human")}
-    assert (found["one", "two"].count, found["one", "human"].count) == (3, 3)
-    assert found["one", "human"].mean_difference == pytest.approx((10 + 30 - 10) / 3, abs=1e-4)
+    found = {(one.first, one.second, one.system): one for one in results.agreement}
+    assert {key[:2] for key in found} == {("one", "two"), ("one", "human"), ("two", "human")}
+    assert {system: found["one", "two", system].count for system in human} == {"base": 2, "sft": 1}
+    assert {system: found["one", "human", system].count for system in human} == {"base": 1, "sft": 2}
+    assert found["one", "human", "sft"].mean_difference == pytest.approx((30 - 10) / 2, abs=1e-4)
     assert [judge.name for judge in results.judges] == ["one", "two"]  # people are not a judge of a run
     assert results.judges[0].controls.fit is True
 

@@ -37,6 +37,7 @@ SERVERS = {
 ASKING = {"augment.methods": ["magpie", "passive"], "augment.magpie.records": 2, "augment.max_failed": 1.0}
 # Settings that matter only beside others: each stage also runs with these.
 VARIANTS = {
+    "baseline": [{"generate.temperature": 0.7, "generate.top_k": 5, "generate.top_p": 0.9}],
     "split": [
         {"split.data": "data/bad.json", "split.invalid": "drop"},
         {"split.data": "data/chat.json", "split.columns.turns": "first"},

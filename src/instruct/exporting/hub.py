@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jinja2
 import torch
@@ -16,7 +16,7 @@ from instruct.exporting.source import TRAINED, Source
 from instruct.model.checkpoint import WEIGHTS, save_checkpoint, write_safetensors
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, read_run
-from instruct.text.jinja import jinja_template
+from instruct.text.jinja import generation_settings, jinja_template
 
 HubType = Literal["fp32", "bf16"]
 CARD = Path(__file__).parent / "card.md"
@@ -32,7 +32,9 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
         if kind == "bf16":
             _halve(source, folder)
         write_text(folder / "chat_template.jinja", jinja_template(source.template, source.tokenizer))
-        write_json(folder / "generation_config.json", generation_config(source))
+        pad_id = source.tokenizer.encoding.encode_single_token(source.tokenizer.end_of_text)
+        generation = {"do_sample": False, **generation_settings(source.tokenizer, pad_id)}
+        write_json(folder / "generation_config.json", generation)
         write_text(folder / "README.md", model_card(source, kind, check, name, root))
         return []
 
@@ -48,12 +50,6 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
 def push_line(repository: str, out: Path) -> str:
     """The command that uploads the folder; nothing here does."""
     return f"hf upload {shlex.quote(repository)} {shlex.quote(str(out))} ."
-
-
-def generation_config(source: Source) -> dict[str, Any]:
-    """What transformers' generate does by default: greedy, ended by any of the stop tokens."""
-    pad = source.tokenizer.encoding.encode_single_token(source.tokenizer.end_of_text)
-    return {"do_sample": False, "eos_token_id": sorted(source.tokenizer.stop_ids), "pad_token_id": pad}
 
 
 def _halve(source: Source, folder: Path) -> None:

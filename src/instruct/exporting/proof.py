@@ -31,7 +31,6 @@ from instruct.results.runs import Run as ScoredRun
 from instruct.results.schema import REFERENCE, Results, dump
 from instruct.results.scores import Difference
 from instruct.results.table import table_columns, table_rows
-from instruct.statistics import ALPHA
 
 CHECKPOINT, EXPORT = "checkpoint", "export"
 _ANSWERS = {name: Path("answers") / f"{name}.json" for name in (CHECKPOINT, EXPORT)}
@@ -84,10 +83,7 @@ class Proof:
         """The export against the checkpoint, in a word or two."""
         if self.same_texts == len(self.run.said):
             return "the same answers"
-        one = self.difference
-        if one.mean is None or one.p_value is None or one.p_value > ALPHA:
-            return "inconclusive"
-        return "better" if one.mean > 0 else "worse"
+        return self.difference.verdict
 
 
 def spread_over(examples: Sequence[Example], count: int | None) -> list[Example]:

@@ -70,10 +70,12 @@ def mend_lock(root: Path) -> None:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return
+    if _is_whole_lock(text):
+        return
     begins = [found.start() for found in re.finditer(r"^  \S", text, re.MULTILINE)]
     kept = text[: begins[-1]] if begins else ""
     is_cut = _is_whole_lock(kept) if len(begins) > 1 else _LOCK_BEGINS.startswith(text[: len(_LOCK_BEGINS)])
-    if _is_whole_lock(text) or not is_cut or any(_is_dvc_in(root, process) for process in psutil.process_iter()):
+    if not is_cut or any(_is_dvc_in(root, process) for process in psutil.process_iter()):
         return
     if len(begins) > 1:
         write_text(path, kept)

@@ -38,15 +38,18 @@ FAMILIES = {
 
 
 def small_model(family: str) -> Model:
-    """Weights ten times as large as usual, so that attention is far from uniform, and no norm or bias at rest."""
-    model = random_model(FAMILIES[family], seed=1)
+    return scrambled(random_model(FAMILIES[family], seed=1), 10)
+
+
+def scrambled(model: Model, times: float) -> Model:
+    """Larger weights than usual, so that attention is far from uniform, and no norm or bias at rest."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:
                 weight += 0.1 * torch.randn(weight.shape, generator=generator)
             else:
-                weight *= 10
+                weight *= times
     return model.eval()
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from small_training import scrambled
 
 from instruct.core.records import Example
 from instruct.exporting.export import read_check
 from instruct.exporting.source import Source, open_source
-from instruct.model.checkpoint import Model, random_model, save_checkpoint
+from instruct.model.checkpoint import random_model, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
 from instruct.text.encoding import encode_prompt
@@ -40,21 +41,9 @@ def config_of(family: str, tokenizer: Tokenizer, *, spare: int = 0, width: int =
     )  # fmt: skip
 
 
-def scrambled(model: Model) -> Model:
-    """Larger weights than usual, and no norm or bias at rest, so that none can be forgotten unnoticed."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 1:
-                weight += 0.1 * torch.randn(weight.shape, generator=generator)
-            else:
-                weight *= 8
-    return model.eval()
-
-
 def save_small(folder: Path, family: str, tokenizer: Tokenizer | None = None, **shape: int) -> Path:
     tokenizer = tokenizer or small_tokenizer()
-    model = scrambled(random_model(config_of(family, tokenizer, **shape), seed=1))
+    model = scrambled(random_model(config_of(family, tokenizer, **shape), seed=1), 8)
     save_checkpoint(model, tokenizer, folder)
     return folder
 

@@ -20,17 +20,35 @@ LLAMA_SMALL = LlamaConfig(
     num_key_value_heads=1,
     eos_token_id=50256,
 )
+GENERATE = GenerateParams(
+    max_new_tokens=12,
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    num_samples=1,
+    max_repeats=0,
+    over_long="raise",
+    weights="fp32",
+    batch_size=64,
+    cache_tokens=32768,
+    seed=7,
+)
 
 
-@pytest.fixture(scope="session", params=["gpt2", "llama"])
-def small(request):
-    """A random model, with heads of 64 as all backbones have, whose answers differ from prompt to prompt."""
-    model = random_model(GPT2_SMALL if request.param == "gpt2" else LLAMA_SMALL, seed=1)
+def make_model(config, seed):
+    """A random model whose answers differ from prompt to prompt."""
+    model = random_model(config, seed=seed)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight *= 8
     return model.eval()
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def small(request):
+    """A random model, with heads of 64 as all backbones have, whose answers differ from prompt to prompt."""
+    return make_model(GPT2_SMALL if request.param == "gpt2" else LLAMA_SMALL, seed=1)
 
 
 @pytest.fixture(scope="session")
@@ -45,19 +63,7 @@ def runtime():
 
 @pytest.fixture
 def params():
-    return GenerateParams(
-        max_new_tokens=12,
-        temperature=0.0,
-        top_k=0,
-        top_p=1.0,
-        num_samples=1,
-        max_repeats=0,
-        over_long="raise",
-        weights="fp32",
-        batch_size=64,
-        cache_tokens=32768,
-        seed=7,
-    )
+    return GENERATE
 
 
 @pytest.fixture

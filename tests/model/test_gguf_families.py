@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from gguf_files import load, write
 from hostile_texts import HOSTILE, UNSPELLABLE
 from huggingface import LLAMA3, random_gpt2, random_ids, random_llama, random_qwen2, random_qwen3
 
 from instruct.core.errors import BackboneError, CheckpointError
-from instruct.model.checkpoint import empty_model, fill
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.llama import RopeScaling
 from instruct.text.tokenizer import gpt2_tokenizer
@@ -111,32 +111,6 @@ def fields_of(model, **changed) -> dict[str, object]:
     if kind == "llama":
         fields |= {"llama.rope.dimension_count": config.head_dim, "llama.vocab_size": config.vocab_size}
     return {key: value for key, value in {**fields, **changed}.items() if value is not None}
-
-
-def write(path: Path, fields: dict[str, object], tensors: dict[str, np.ndarray], kind=None) -> Path:
-    writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
-    add = {
-        str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array,
-        bool: writer.add_bool,
-    }  # fmt: skip
-    for name, value in fields.items():
-        if name != "general.architecture":
-            add[type(value)](name, value)
-    for name, values in tensors.items():
-        if kind is not None and values.ndim == 2 and name != "position_embd.weight":
-            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def load(path: Path):
-    file = GGUFFile(path)
-    return fill(empty_model(file.config()), file.weights(), where=str(path)).eval()
 
 
 def logits(model, ids):

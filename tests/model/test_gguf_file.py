@@ -1,14 +1,13 @@
 import struct
-from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from gguf_files import load, write
 from huggingface import random_ids, random_llama
 
 from instruct.core.errors import BackboneError, CheckpointError, InstructError
-from instruct.model.checkpoint import empty_model, fill
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.llama import LlamaConfig
 
@@ -67,33 +66,6 @@ def as_llama_cpp_has_them(model) -> dict[str, np.ndarray]:
                 values = halves.swapaxes(1, 2).reshape(values.shape)
             tensors[f"blk.{layer}.{LAYER_NAMES[part]}.weight"] = values
     return tensors
-
-
-def write(path: Path, fields: dict[str, object], tensors: dict[str, np.ndarray], kind=None) -> Path:
-    """A GGUF file; matrices are stored quantised where `kind` says how."""
-    writer = gguf.GGUFWriter(path, str(fields.get("general.architecture", "llama")))
-    if "general.architecture" not in fields:
-        del writer.kv_data[0]["general.architecture"]
-    for name, value in fields.items():
-        if name == "general.architecture":
-            continue
-        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
-        add[type(value)](name, value)
-    for name, values in tensors.items():
-        if kind is not None and values.ndim == 2:
-            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def load(path: Path):
-    file = GGUFFile(path)
-    return fill(empty_model(file.config()), file.weights(), where=str(path)).eval()
 
 
 def without(name: str) -> dict[str, object]:

@@ -5,12 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from generation.conftest import GPT2_SMALL
+from generation.conftest import GENERATE, GPT2_SMALL, make_model
 
 from instruct.core.runtime import Runtime
 from instruct.generation.decode import generate
-from instruct.generation.settings import GenerateParams
-from instruct.model.checkpoint import random_model
 from instruct.serving.server import InThread, Served
 from instruct.serving.settings import ServeParams
 from instruct.serving.systems import System
@@ -18,19 +16,6 @@ from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 
 ALPACA = TEMPLATES["alpaca"]
-GENERATE = GenerateParams(
-    max_new_tokens=12,
-    temperature=0.0,
-    top_k=0,
-    top_p=1.0,
-    num_samples=1,
-    max_repeats=0,
-    over_long="raise",
-    weights="fp32",
-    batch_size=64,
-    cache_tokens=32768,
-    seed=7,
-)
 SERVE = ServeParams(
     host="127.0.0.1",
     port=0,
@@ -49,21 +34,11 @@ SERVE = ServeParams(
 )
 
 
-def make_model(seed: int):
-    """A random model whose answers differ from prompt to prompt."""
-    model = random_model(GPT2_SMALL, seed=seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                weight *= 8
-    return model.eval()
-
-
 def make_system(name: str, seed: int, template: str = "alpaca") -> System:
     return System(
         name=name,
         digest=f"digest-of-{name}",
-        model=make_model(seed),
+        model=make_model(GPT2_SMALL, seed),
         tokenizer=gpt2_tokenizer(),
         template=TEMPLATES[template],
         template_name=template,

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from serving.conftest import SERVE, make_model, make_system
+from generation.conftest import GPT2_SMALL, make_model
+from serving.conftest import SERVE, make_system
 
 from instruct.core.errors import CheckpointError, InstructError, ParamsError
 from instruct.model.checkpoint import save_checkpoint
@@ -41,7 +42,7 @@ def folder(tmp_path_factory):
     config = {"vocab_size": 50257, "n_positions": 64, "n_embd": 64, "n_layer": 1, "n_head": 1}
     tiny = {"family": "gpt2", "format": "random", "licence": "none", "about": "tiny", "files": [], "config": config}
     (folder / "models/backbones.yaml").write_text(yaml.safe_dump({"tiny": tiny}))
-    save_checkpoint(make_model(2), gpt2_tokenizer(), folder / "models/sft/best")
+    save_checkpoint(make_model(GPT2_SMALL, 2), gpt2_tokenizer(), folder / "models/sft/best")
     return folder
 
 
@@ -88,7 +89,7 @@ def test_systems_that_are_not_here_are_named_with_what_makes_them(here, tmp_path
 
 def test_a_digest_tells_other_weights(here, tmp_path, monkeypatch):
     first = digest_of("sft")
-    save_checkpoint(make_model(3), gpt2_tokenizer(), tmp_path / "models/sft/best")
+    save_checkpoint(make_model(GPT2_SMALL, 3), gpt2_tokenizer(), tmp_path / "models/sft/best")
     monkeypatch.chdir(tmp_path)
     assert digest_of("sft") != first == open_digest(here)
 

@@ -4,7 +4,8 @@ import random
 from dataclasses import replace
 
 import pytest
-from serving.conftest import ALPACA, GENERATE, make_system
+from generation.conftest import GENERATE
+from serving.conftest import ALPACA, make_system
 
 from instruct.generation import decode
 from instruct.generation.static import StaticEngine

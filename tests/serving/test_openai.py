@@ -10,7 +10,8 @@ import httpx
 import openai
 import pytest
 import torch
-from serving.conftest import ALPACA, GENERATE
+from generation.conftest import GENERATE
+from serving.conftest import ALPACA
 
 from instruct.text.prompts import Turn
 

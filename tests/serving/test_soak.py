@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving.conftest import ALPACA, GENERATE, SERVE
+from generation.conftest import GENERATE
+from serving.conftest import ALPACA, SERVE
 
 from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.generation.weights import make_ready

@@ -1,1 +1,1 @@
-"""Exports of a checkpoint for other programs, each proved on the test set by the program that will run it."""
+"""Exports of a checkpoint for other programs, each checked on the test set in the program that will run it."""

@@ -1,4 +1,4 @@
-"""A LoRA adapter for llama.cpp (GGUF) and PEFT: what was trained, without the base model that it belongs to."""
+"""A LoRA adapter for llama.cpp (GGUF) and PEFT, without its base model."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,33 +18,33 @@ from instruct.model.checkpoint import safetensors_weights
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from instruct.model.pretrained import load_backbone
 
-_PREFIX = "base_model.model."  # of PEFT's names
+_PREFIX = "base_model.model."  # PEFT's prefix of names
 
 
 def require_adapter(source: Source) -> None:
     """Raise CheckpointError for a checkpoint that is not an adapter."""
     if not (source.folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
-            f"{source.folder}: is not a LoRA adapter but a whole model; use `instruct export gguf` or `hf`"
+            f"{source.folder}: is a whole model, not a LoRA adapter; use `instruct export gguf` or `hf`"
         )
 
 
 def base_source(source: Source) -> Source:
-    """The base model that an adapter belongs to, with the adapter's template."""
+    """The base model of an adapter, with the adapter's template."""
     backbone = find_backbone(source.origin.base)
     model, tokenizer = load_backbone(backbone, torch.device("cpu"))
     return replace(source, model=model.requires_grad_(False), tokenizer=tokenizer)
 
 
 def write_peft_adapter(source: Source, folder: Path) -> None:
-    """Copy the adapter, which checkpoints hold in PEFT's layout already, and its tokenizer."""
+    """Copy the adapter, which is already in PEFT's layout, and its tokenizer."""
     for file in sorted(source.folder.iterdir()):
         if file.is_file() and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)
 
 
 def write_gguf_adapter(source: Source, path: Path, *, name: str, about: Mapping[str, str]) -> None:
-    """Write the adapter's matrices in llama.cpp's names and order of rows; they stay F32."""
+    """Write the adapter's matrices with llama.cpp's names and row order; they stay F32."""
     config = source.model.config.to_huggingface()
     writer = gguf.GGUFWriter(path, family_of(config).architecture)
     try:
@@ -66,7 +66,7 @@ def write_gguf_adapter(source: Source, path: Path, *, name: str, about: Mapping[
 
 
 def adapter_matrices(source: Source) -> Iterator[tuple[str, Tensor]]:
-    """Each matrix by llama.cpp's name: A (rank, in), and B (out, rank) with its rows as the base's are."""
+    """Each matrix by llama.cpp's name: A (rank, in), and B (out, rank) with its rows in the base's order."""
     config = source.model.config.to_huggingface()
     family = family_of(config)
     for raw, matrix in safetensors_weights([source.folder / ADAPTER_WEIGHTS]):

@@ -1,6 +1,6 @@
-"""The prompt templates in Ollama's language, and whether a chat template makes the prompts of one of ours.
+"""The prompt templates in Ollama's language, and whether a chat template makes the same prompts as one of ours.
 
-Where a template has no place for a system message, that is the instruction and the user's message its input.
+If a template has no place for a system message, the system message is the instruction and the user's the input.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _TRIALS = (("Name a bird.", ""), ("Spell it.", "recieve"))
 
 
 def go_template(template: Template) -> str:
-    """Ollama's TEMPLATE, in the subset that it has always known: .System, .Prompt, if, else, end."""
+    """Ollama's TEMPLATE, in the subset that all versions support: .System, .Prompt, if, else, end."""
     one = f"{template.before_instruction}{{{{ .Prompt }}}}"
     if template.before_system:
         opening = f"{_system_block(template)}{template.preamble}"
@@ -31,7 +31,7 @@ def _system_block(template: Template) -> str:
 
 
 def messages_of(example: Example, template: Template) -> list[dict[str, str]]:
-    """The chat that asks for one record, up to its last question."""
+    """The messages of one record, up to its last question."""
     messages = [{"role": "system", "content": example.system}] if example.system else []
     for turn in example.turns:
         middle = template.before_input + turn.input if turn.input else ""
@@ -41,14 +41,14 @@ def messages_of(example: Example, template: Template) -> list[dict[str, str]]:
 
 
 def render_jinja(source: str, messages: Sequence[Mapping[str, str]], eos: str = "", *, generation: bool = True) -> str:
-    """The prompt that transformers would make of a chat template."""
+    """The prompt that transformers makes with a chat template."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     values = {"messages": messages, "add_generation_prompt": generation, "eos_token": eos, "bos_token": ""}
     return environment.from_string(source).render(**values)
 
 
 def same_prompts(source: str, template: Template) -> bool:
-    """Whether a chat template makes the prompts of one of ours."""
+    """Whether a chat template makes the same prompts as one of ours."""
     try:
         return bool(source) and all(
             render_jinja(source, messages_of(_example(*trial), template)) == template.render(*trial)

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Write a checkpoint for other programs, proved by the test set's answers in the program that will run it.",
+    help="Write a checkpoint for another program, and check its answers to the test set in that program.",
 )
 
 Checkpoint = Annotated[Path, typer.Option(help="the folder of the checkpoint")]
 Out = Annotated[Path | None, typer.Option(help="the folder to write (default: build/export/KIND)")]
-CheckN = Annotated[str, typer.Option("--check", help="test records to answer: a number, all, or 0 for no proof")]
+CheckN = Annotated[str, typer.Option("--check", help="test records to answer: a number, all, or 0 to skip the check")]
 Template = Annotated[str | None, typer.Option(help="alpaca or phi3, if the checkpoint is not this project's")]
 Data = Annotated[Path, typer.Option(help="the test set")]
-Name = Annotated[str, typer.Option(help="what the model is called")]
-Cache = Annotated[bool, typer.Option("--kv-cache/--no-kv-cache", help="keys and values go in and out of the graph")]
+Name = Annotated[str, typer.Option(help="the name of the model")]
+Cache = Annotated[bool, typer.Option("--kv-cache/--no-kv-cache", help="the graph takes and returns keys and values")]
 
 BEST, TEST, BUILD = Path("models/sft/best"), Path("data/split/test.json"), Path("build/export")
 _CHECK, _NAME = "100", "instruct-sft"
@@ -96,7 +96,7 @@ def hf(
     data: Data = TEST,
     name: Name = _NAME,
 ) -> None:
-    """A folder for the Hugging Face hub, with model card, for transformers and vLLM. It uploads nothing."""
+    """A folder for the Hugging Face Hub with a model card, for transformers and vLLM. Uploads nothing."""
     from instruct.exporting.hub import HubType, hub_export, push_line
 
     _require_type(kind, get_args(HubType))
@@ -117,7 +117,7 @@ def onnx(
     template: Template = None,
     data: Data = TEST,
 ) -> None:
-    """ONNX for onnxruntime, any batch and any length."""
+    """An ONNX graph for onnxruntime, any batch size and length."""
     from instruct.exporting.tensors import onnx_export
 
     source, checked = _open(checkpoint, template, check, data)
@@ -129,7 +129,7 @@ def onnx(
 def torch(
     cache: Cache = True,
     legacy: Annotated[
-        bool, typer.Option("--legacy", help="TorchScript, which torch deprecates, in place of .pt2")
+        bool, typer.Option("--legacy", help="TorchScript, which torch deprecates, instead of .pt2")
     ] = False,
     checkpoint: Checkpoint = BEST,
     out: Out = None,
@@ -137,7 +137,7 @@ def torch(
     template: Template = None,
     data: Data = TEST,
 ) -> None:
-    """A program of torch.export (.pt2), any batch and any length."""
+    """A program of torch.export (.pt2), any batch size and length."""
     from instruct.exporting.tensors import torch_export
 
     source, checked = _open(checkpoint, template, check, data)
@@ -155,7 +155,7 @@ def _require_type(kind: str, allowed: tuple[str, ...]) -> None:
 
 
 def _open(checkpoint: Path, template: str | None, check: str, data: Path) -> "tuple[Source, Check]":
-    """The checkpoint, and the records to answer: what is missing is said before anything is computed."""
+    """The checkpoint and the records to answer; raises for missing files before anything is computed."""
     from instruct.exporting.export import read_check
     from instruct.exporting.source import open_source
 

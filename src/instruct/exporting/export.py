@@ -1,4 +1,4 @@
-"""One export from beginning to end: written whole, proved, described; or nothing of it is there."""
+"""One export from start to end: written, checked and described; a failed export leaves no files."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,10 +22,10 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is written, and how it is run.
+    """What an export writes, and how it runs.
 
-    `write` fills the folder and returns what is to be printed; `runner` is the program for the proof. `bytes_needed`
-    must be free. `needs` are the packages that writing takes. `scratch` files are for the proof alone.
+    `write` fills the folder and returns lines to print; `runner` is the program for the check. `bytes_needed` must be
+    free on disk. `needs` are the packages that writing uses. `scratch` files serve only the check and are removed.
     """
 
     kind: str
@@ -39,9 +39,9 @@ class Export:
 
 
 def read_check(asked: str, root: Path, data: Path) -> Check:
-    """How much of the test set is to be answered: a number of records, `all`, or 0 for none.
+    """How many test records to answer: a number, `all`, or 0 for none.
 
-    Raises ParamsError for anything else, DataError where there is no test set.
+    Raises ParamsError for anything else, DataError if the test set is missing.
     """
     if asked != "all" and not asked.isdecimal():
         raise ParamsError(f"--check: must be all or a number of records, is {asked}")
@@ -58,9 +58,9 @@ def read_check(asked: str, root: Path, data: Path) -> Check:
 
 
 def make_export(export: Export, source: Source, check: Check, out: Path) -> Iterator[str]:
-    """Write the export to the folder `out` and prove it; lines for the user.
+    """Write the export to the folder `out` and check it; yields lines for the user.
 
-    Raises InstructError, with nothing half-written left, where a package, disk space or the program fails.
+    Raises InstructError, and leaves no partial files, if a package or disk space is missing or the program fails.
     """
     require_packages(export.needs)
     if check.examples:

@@ -1,4 +1,4 @@
-"""How llama.cpp calls the tensors of each family, and the fields by which it knows the shape.
+"""llama.cpp's names for the tensors of each family, and its metadata fields for their shape.
 
 A family is one entry of `FAMILIES`, by the `model_type` of its config.json. A tensor's name is looked up without
 `.weight` or `.bias`, so biases need no entries of their own.
@@ -22,8 +22,8 @@ Fields = Mapping[str, str]
 class Family:
     """One architecture of llama.cpp.
 
-    `heads` maps the parts whose rows are kept rotary pair beside rotary pair to the config's key of their number of
-    heads: llama.cpp's order for Llama. `whole` and `real` are fields that hold whole and real numbers.
+    `heads` maps the parts whose rows llama.cpp stores with rotary pairs side by side (its order for Llama) to the
+    config's key for their number of heads. `whole` and `real` are fields that hold whole and real numbers.
     """
 
     architecture: str
@@ -92,7 +92,7 @@ FAMILIES: Mapping[str, Family] = {
         name: Family(
             architecture=name, layers="layers", names=_LLAMA_NAMES, parts=_LLAMA_PARTS, whole=_LLAMA_WHOLE,
             real=_LLAMA_REAL,
-        )  # Qwen keeps the pairs half a head apart, as we do
+        )  # Qwen keeps the pairs half a head apart, like our model
         for name in ("qwen2", "qwen3")
     },
 }  # fmt: skip
@@ -121,7 +121,7 @@ def shape_fields(family: Family, config: Mapping[str, Any]) -> dict[str, int | f
 
 
 def stored_name(family: Family, name: str) -> str:
-    """What llama.cpp calls a tensor of ours; raises CheckpointError for one that has no entry."""
+    """llama.cpp's name for one of our tensors; raises CheckpointError if it has none."""
     module, _, kind = name.rpartition(".")
     if module in family.names:
         return f"{family.names[module]}.{kind}"
@@ -133,7 +133,7 @@ def stored_name(family: Family, name: str) -> str:
 
 
 def stored_tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
-    """Each weight of a model by llama.cpp's name, (out, in) and with the rows in its order."""
+    """Each weight of a model by llama.cpp's name, (out, in) and with rows in llama.cpp's order."""
     config = model.config.to_huggingface()
     family = family_of(config)
     for name, weight in model.state_dict().items():
@@ -142,7 +142,7 @@ def stored_tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
 
 
 def in_stored_order(family: Family, config: Mapping[str, Any], stored: str, rows: Tensor) -> Tensor:
-    """Rows (or a bias) of queries and keys with each rotary pair side by side; Llama has it half a head apart."""
+    """Rows (or a bias) of queries and keys with rotary pairs side by side; Llama has them half a head apart."""
     part = stored.rpartition(".")[0].rpartition(".")[2]
     if part not in family.heads:
         return rows

@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp and all that is built on it: weights, tokenizer, chat template, stop tokens, provenance."""
+"""GGUF files for llama.cpp and programs built on it: weights, tokenizer, chat template, stop tokens, provenance."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,16 +26,16 @@ TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] =
     "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
 _PRE = {"gpt2": "gpt-2", "smollm": "smollm", "llama3": "llama-bpe", "qwen2": "qwen2"}
-"""Our pre-tokenizers by llama.cpp's names; with a wrong one it reads other tokens without a word."""
+"""Our pre-tokenizers by llama.cpp's names; with a wrong name it silently reads other tokens."""
 _ALWAYS_F32 = ("position_embd.weight",)
 _OF_TOKENS = ("token_embd.weight", "output.weight")
 _NORMAL, _CONTROL = 1, 3
 
 
 def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: Mapping[str, str]) -> None:
-    """Write the model; `about` are our own fields, such as whether the file was checked.
+    """Write the model; `about` holds our own fields, such as the result of the check.
 
-    Raises CheckpointError where the shapes do not allow the type, before anything is written.
+    Raises CheckpointError before anything is written if the shapes do not allow the type.
     """
     check_shapes(source, kind)
     writer = gguf.GGUFWriter(path, family_of(source.model.config.to_huggingface()).architecture)
@@ -53,14 +53,14 @@ def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: 
 
 
 def write_out(writer: gguf.GGUFWriter) -> None:
-    """Write everything that was added."""
+    """Write all added fields and tensors."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
 
 
 def stored_kind(stored: str, weight: Tensor, kind: GGUFType) -> gguf.GGMLQuantizationType:
-    """How a tensor is stored: norms, biases and positions stay F32."""
+    """The stored type of a tensor: norms, biases and positions stay F32."""
     if weight.ndim < 2 or stored in _ALWAYS_F32:
         return gguf.GGMLQuantizationType.F32
     return TYPES[kind][0]
@@ -79,7 +79,7 @@ def check_shapes(source: Source, kind: GGUFType) -> None:
 
 
 def size_of(source: Source, kind: GGUFType) -> int:
-    """About how many bytes the file will have."""
+    """The approximate size of the file in bytes."""
     total = 8_000_000  # the tokenizer
     for stored, weight in tensors_of(source):
         block, size = gguf.GGML_QUANT_SIZES[stored_kind(stored, weight, kind)]
@@ -126,15 +126,15 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: Source) -> None:
 
 
 def _pre_of(tokenizer: Tokenizer) -> str:
-    """llama.cpp's name of the pre-tokenizer; raises CheckpointError for one that it has no name for."""
+    """llama.cpp's name for the pre-tokenizer; raises CheckpointError if it has none."""
     for name, layout in LAYOUTS.items():
         if layout == tokenizer.layout:
             return _PRE[name]
-    raise CheckpointError("the tokenizer cuts texts in a way that GGUF has no name for; export hf, onnx or torch")
+    raise CheckpointError("GGUF has no name for this tokenizer's pre-tokenizer; export hf, onnx or torch")
 
 
 def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
-    """Every token as a vocabulary file spells it, and its type."""
+    """Every token in the spelling of vocabulary files, and its type."""
     character = {value: key for key, value in bytes_by_character().items()}
     special = {tokenizer.encoding.encode_single_token(name) for name in tokenizer.encoding.special_tokens_set}
     tokens, types = [], []
@@ -146,13 +146,13 @@ def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
 
 
 def tensors_of(source: Source) -> Iterator[tuple[str, Tensor]]:
-    """The weights by llama.cpp's names, without rows that no token has: nothing there keeps it from choosing them."""
+    """The weights by llama.cpp's names, without padding rows: llama.cpp could otherwise choose a padding token."""
     for stored, weight in stored_tensors(source.model):
         yield stored, weight[: source.tokenizer.vocab_size] if stored in _OF_TOKENS else weight
 
 
 def merges_of(tokenizer: Tokenizer) -> Iterator[str]:
-    """The merges as "left right", in their order, as a checkpoint's tokenizer.json lists them."""
+    """The merges as "left right", in the order of the checkpoint's tokenizer.json."""
     with TemporaryDirectory(prefix="instruct-merges-") as folder:
         save_tokenizer(tokenizer, Path(folder) / "tokenizer.json")
         merges = read_json(Path(folder) / "tokenizer.json")["model"]["merges"]

@@ -1,4 +1,4 @@
-"""Greedy answers by the rules of generation, and where two of them part."""
+"""Greedy answers by the rules of generation, and where an export's first differs from the checkpoint's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ from instruct.generation.settings import GenerateParams
 
 @dataclass(frozen=True, kw_only=True)
 class Parting:
-    """The first token of an answer that is not the checkpoint's: its place, both tokens, and their logits' distance.
+    """The first token of an answer that differs from the checkpoint's: its place, both tokens, and their logit gap.
 
-    `tie` says whether the checkpoint could hardly choose: the distance is within the program's rounding error.
+    `tie` is true if the gap is within the program's rounding error.
     """
 
     id: str
@@ -30,12 +30,12 @@ class Parting:
 
 
 def greedy_params(params: GenerateParams) -> GenerateParams:
-    """The settings of generation, without chance."""
+    """The settings of generation at temperature 0."""
     return replace(params, temperature=0.0, num_samples=1, weights="fp32")
 
 
 def answer_ours(source: Source, examples: Sequence[Example], params: GenerateParams) -> list[Response]:
-    """The checkpoint's own greedy answers, by the engine that `dvc repro generate` uses."""
+    """The checkpoint's own greedy answers, from the engine of `dvc repro generate`."""
     answers = generate(
         source.model,
         source.tokenizer,
@@ -53,7 +53,7 @@ def answer_ours(source: Source, examples: Sequence[Example], params: GeneratePar
 
 
 def cut_answer(source: Source, said: Said, params: GenerateParams) -> tuple[Said, StopReason]:
-    """An answer as generation would have ended it: at a stop string, a repetition or its most tokens."""
+    """An answer cut where generation would have ended it: at a stop string, a repetition or `max_new_tokens`."""
     for end in range(1, len(said.tokens) + 1):
         tokens = said.tokens[:end]
         text = source.tokenizer.decode(tokens)
@@ -70,7 +70,7 @@ def cut_answer(source: Source, said: Said, params: GenerateParams) -> tuple[Said
 
 
 def answer_theirs(source: Source, example: Example, said: Said, reason: StopReason) -> Response:
-    """An answer of an export as a record, its text cut as generation cuts it."""
+    """An answer of an export as a record, with its text cut as generation cuts it."""
     text = source.tokenizer.decode(said.tokens)
     if reason == "stop_string":
         text = text[: min(text.find(stop) for stop in source.template.stop_strings if stop in text)]
@@ -79,10 +79,10 @@ def answer_theirs(source: Source, example: Example, said: Said, reason: StopReas
 
 @torch.inference_mode()
 def find_parting(source: Source, said: Said, rounding: float) -> Parting | None:
-    """Where an answer leaves the checkpoint's greedy path, or None: each token is its likeliest after those before.
+    """Where an answer leaves the checkpoint's greedy path, or None if each token is the checkpoint's first choice.
 
-    One pass over prompt and answer shows it. An answer that ended is also asked for its end. Logits of which the
-    program's may differ by `rounding` are tied where they are no further apart.
+    Takes one forward pass over prompt and answer. If the answer ended, its end token is compared too. Two logits are
+    tied if they differ by at most `rounding`, the program's rounding error.
     """
     vocabulary, ids = source.tokenizer.vocab_size, [*said.prompt, *said.tokens]
     start = len(said.prompt) - 1

@@ -1,4 +1,4 @@
-"""`instruct export hf`: a folder for the Hugging Face hub that transformers and vLLM load and chat with as it is."""
+"""`instruct export hf`: a folder for the Hugging Face Hub that transformers and vLLM load and chat with."""
 
 import shlex
 from pathlib import Path
@@ -21,7 +21,7 @@ from instruct.text.jinja import generation_settings, jinja_template
 HubType = Literal["fp32", "bf16"]
 CARD = Path(__file__).parent / "card.md"
 """The template of the model card."""
-_SECTIONS = ("split", "train", "generate")  # of params.yaml, which the card shows
+_SECTIONS = ("split", "train", "generate")  # sections of params.yaml that the card shows
 
 
 def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Path) -> Export:
@@ -48,7 +48,7 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
 
 
 def push_line(repository: str, out: Path) -> str:
-    """The command that uploads the folder; nothing here does."""
+    """The command that uploads the folder; this module uploads nothing."""
     return f"hf upload {shlex.quote(repository)} {shlex.quote(str(out))} ."
 
 
@@ -64,7 +64,7 @@ def _halve(source: Source, folder: Path) -> None:
 
 
 def model_card(source: Source, kind: HubType, check: Check, name: str, root: Path) -> str:
-    """README.md of the folder, with the metadata that the hub reads."""
+    """README.md of the folder, with the metadata that the Hub reads."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -86,7 +86,7 @@ def model_card(source: Source, kind: HubType, check: Check, name: str, root: Pat
 
 
 def _run_of(source: Source, root: Path) -> Run | None:
-    """The run that trained this checkpoint and its scores; None where there is none, or its results are not current."""
+    """The run that trained this checkpoint, with its scores; None if it is missing or its results are out of date."""
     if not source.folder.resolve().is_relative_to((root / TRAINED).resolve()):
         return None
     try:

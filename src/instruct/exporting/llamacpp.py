@@ -1,4 +1,4 @@
-"""`instruct export gguf`, `ollama` and `adapter`: what llama.cpp and the programs built on it run."""
+"""`instruct export gguf`, `ollama` and `adapter`: files for llama.cpp and programs built on it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ from instruct.exporting.running import Runner
 from instruct.exporting.source import Source
 
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
-BASE = "base.gguf"  # only while the proof of an adapter runs
+BASE = "base.gguf"  # exists only while an adapter is checked
 LONGEST_CONTEXT = 8192
-"""Tokens that Ollama is told to make room for at most: their memory is taken when the model is loaded."""
+"""The longest context requested from Ollama, in tokens: it allocates the memory when it loads the model."""
 
 
 def gguf_export(source: Source, kind: GGUFType, check: Check, name: str) -> Export:
-    """One GGUF file; raises CheckpointError where the shapes do not allow the type."""
+    """One GGUF file; raises CheckpointError if the shapes do not allow the type."""
     check_shapes(source, kind)
 
     def write(folder: Path) -> list[str]:
@@ -56,7 +56,7 @@ def ollama_export(source: Source, kind: GGUFType, check: Check, name: str, out: 
 def adapter_export(source: Source, check: Check, name: str) -> Export:
     """The LoRA adapter alone: a GGUF file for llama.cpp, and the files that PEFT reads.
 
-    Raises CheckpointError for a checkpoint that is not an adapter. The proof runs it on the base model in F32.
+    Raises CheckpointError for a checkpoint that is not an adapter. The check runs it on the base model in F32.
     """
     require_adapter(source)
 
@@ -81,7 +81,7 @@ def adapter_export(source: Source, check: Check, name: str) -> Export:
 
 
 def llamacpp_runner(source: Source, path: Path, kind: GGUFType) -> Runner:
-    """llama.cpp with that file: as its users have it, but for f32, whose proof is to be exact."""
+    """llama.cpp with this file and its default settings; for f32 with exact ones."""
     if kind == "f32":
         return exact_runner(source, path, {})
     return Runner(script="llamacpp", needs=("xllamacpp",), path=path, options={"options": {}})
@@ -90,7 +90,7 @@ def llamacpp_runner(source: Source, path: Path, kind: GGUFType) -> Runner:
 def exact_runner(source: Source, path: Path, options: Mapping[str, str]) -> Runner:
     """llama.cpp computing in float32 throughout.
 
-    One thing stays: it looks GPT-2's GELU up in a table of float16 numbers.
+    One exception remains: it looks up GPT-2's GELU in a table of float16 numbers.
     """
     half = source.model.config.to_huggingface()["model_type"] == "gpt2"
     return Runner(
@@ -104,7 +104,7 @@ def exact_runner(source: Source, path: Path, options: Mapping[str, str]) -> Runn
 
 
 def about_file(source: Source, check: Check) -> dict[str, str]:
-    """What a file says of itself, whoever finds it."""
+    """Provenance fields that the file carries."""
     origin = source.origin
     return {
         "commit": origin.commit,

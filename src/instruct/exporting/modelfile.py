@@ -1,4 +1,4 @@
-"""The Modelfile of Ollama. Without TEMPLATE or stops a model answers nonsense there, or never ends."""
+"""Ollama's Modelfile. Without TEMPLATE and stops a model answers nonsense in Ollama, or never ends."""
 
 from instruct.core.errors import ParamsError
 from instruct.exporting.chat import go_template
@@ -6,15 +6,17 @@ from instruct.exporting.source import Source
 
 
 def modelfile(source: Source, weights: str, context: int) -> str:
-    """TEMPLATE, every stop, greedy answers, context in tokens and licence for the GGUF file beside it.
+    """TEMPLATE, all stops, greedy decoding, context in tokens and licence for the GGUF file beside it.
 
-    `repeat_penalty` 1 switches off a default of Ollama's that changes greedy answers too.
+    `repeat_penalty` 1 turns off an Ollama default that changes greedy answers too.
     """
     origin, template = source.origin, go_template(source.template)
     stops = (*source.template.stop_strings, *source.stop_tokens)
     made = f"instruct, commit {origin.commit or 'unknown'}, base model {origin.base or 'unknown'}"
     if '"""' in template or any('"' in stop for stop in stops):
-        raise ParamsError(f"the template {source.template_name} holds quotes that a Modelfile cannot")
+        raise ParamsError(
+            f"the template {source.template_name} contains quotes that a Modelfile cannot hold; choose another template"
+        )
     lines = [
         f"# Made by {made}",
         f"FROM ./{weights}",

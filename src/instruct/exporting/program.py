@@ -17,7 +17,7 @@ from instruct.model.linear import Linear
 from instruct.model.lora import replace_module
 
 TRACED = {"batch": 2, "new": 3, "seen": 4}
-"""Sizes of the traced inputs: two or more, since 0 and 1 would be taken for constants."""
+"""Sizes of the traced inputs: two or more, because torch takes 0 and 1 for constants."""
 
 
 class Program(nn.Module):
@@ -27,7 +27,7 @@ class Program(nn.Module):
     """
 
     def __init__(self, model: Model, *, cache: bool) -> None:
-        """Takes the model over: its linear layers become torch's own, which exporters know."""
+        """Changes the model in place: its linear layers become torch's own, which exporters support."""
         super().__init__()
         self.cache = cache
         self.model = model.eval().requires_grad_(False)
@@ -51,7 +51,7 @@ class _Attend:
         places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         rows = torch.arange(new, device=attention_mask.device) + (attention_mask.shape[1] - new)
         visible = (places[None, :] <= rows[:, None])[None, None] & (attention_mask[:, None, None, :] > 0)
-        # A row of padding sees nothing: with infinities it would be NaN.
+        # A padding row sees no token: with infinities it would be NaN.
         self._bias = torch.where(visible, 0.0, torch.finfo(torch.float32).min)  # (B, 1, T, S + T)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def traced_inputs(model: Model, *, cache: bool) -> tuple[Tensor, ...]:
 def trace(model: Model, *, cache: bool) -> torch.export.ExportedProgram:
     """The model as a program for any batch and any number of tokens from 1 on, with a cache of any length from 0 on.
 
-    Takes the model over. torch would otherwise take sizes 0 and 1 for cases of their own and refuse them later.
+    Changes the model in place. By default torch specialises sizes 0 and 1 and refuses them later.
     """
     shapes = dynamic_shapes(model, cache=cache)
     settings: Any = torch.fx.experimental._config
@@ -108,14 +108,14 @@ def trace(model: Model, *, cache: bool) -> torch.export.ExportedProgram:
 
 
 def dynamic_shapes(model: Model, *, cache: bool) -> tuple[Any, ...]:
-    """Which sizes of the inputs may vary, and from where on."""
+    """Which sizes of the inputs may vary, and from which minimum."""
     some, none = torch.export.Dim.DYNAMIC(min=1), torch.export.Dim.DYNAMIC(min=0)
     pair, past = {0: some, 1: some}, {0: some, 2: none}
     return pair, pair, pair, tuple(past for _ in range(2 * len(model.blocks) * cache))
 
 
 def tensor_names(model: Model, *, cache: bool) -> tuple[list[str], list[str]]:
-    """The names of inputs and outputs, as Hugging Face's ONNX models have them."""
+    """The names of inputs and outputs, like those of Hugging Face's ONNX models."""
     pairs = [(layer, part) for layer in range(len(model.blocks) * cache) for part in ("key", "value")]
     inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{i}.{part}" for i, part in pairs)]
     return inputs, ["logits", *(f"present.{i}.{part}" for i, part in pairs)]

@@ -1,8 +1,8 @@
-"""The proof of an export: the test set answered by the program that will run it, against the checkpoint's answers.
+"""The check of an export: the program that will run it answers the test set, compared with the checkpoint's answers.
 
-Beside an export `proof.json` says what was written, from what, and how its answers compare with the checkpoint's.
-`metrics/evaluate.json` and `metrics/scores.csv` hold the same scores as a run's, with the systems `checkpoint` and
-`export`, so whatever reads runs reads an export too (`proof_run`).
+`proof.json` records what was written, from which checkpoint, and how the answers compare.
+`metrics/evaluate.json` and `metrics/scores.csv` hold scores in the schema of a run, with the systems `checkpoint` and
+`export`, so that code that reads runs also reads an export (`proof_run`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ from instruct.results.table import table_columns, table_rows
 
 CHECKPOINT, EXPORT = "checkpoint", "export"
 _ANSWERS = {name: Path("answers") / f"{name}.json" for name in (CHECKPOINT, EXPORT)}
-_SHOWN = 3  # partings that are printed; all are in the file
+_SHOWN = 3  # differences that are printed; the file has all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The records to answer, of how many, and by which settings; no records: the check is skipped."""
+    """The records to answer, the size of the test set, and the settings; without records the check is skipped."""
 
     examples: Sequence[Example]
     total: int
@@ -49,15 +49,15 @@ class Check:
 
     @property
     def words(self) -> str:
-        """What the export's metadata say of it."""
+        """The check in the export's metadata."""
         if not self.examples:
-            return "skipped: no answer of this file was compared with the checkpoint's"
+            return "skipped: no answers of this file were compared with the checkpoint's"
         return f"{len(self.examples)} of {self.total} test records, see {PROOF}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What the check found; `rounding` and `how` are the runner's."""
+    """The result of the check; `rounding` and `how` are the runner's."""
 
     run: Run
     rounding: float
@@ -75,26 +75,26 @@ class Proof:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the export wrote."""
+        """How many tokens the export generated."""
         return sum(len(said.tokens) for said in self.run.said)
 
     @property
     def verdict(self) -> str:
-        """The export against the checkpoint, in a word or two."""
+        """The export compared with the checkpoint, in a few words."""
         if self.same_texts == len(self.run.said):
             return "the same answers"
         return self.difference.verdict
 
 
 def spread_over(examples: Sequence[Example], count: int | None) -> list[Example]:
-    """So many examples from all over the test set; all of them for None."""
+    """`count` examples spread evenly over the test set; all of them for None."""
     if count is None or count >= len(examples):
         return list(examples)
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
 def prove(source: Source, runner: Runner, check: Check, folder: Path) -> Proof:
-    """Answer the records with both, and leave answers and scores in the folder of the export."""
+    """Answer the records with both, and write answers and scores to the folder of the export."""
     request = request_of(source, check.examples, check.generate.max_new_tokens, check.threads)
     run = run_export(runner, request)
     known = [tuple(prompt["ids"]) for prompt in request["prompts"]]
@@ -115,7 +115,7 @@ def prove(source: Source, runner: Runner, check: Check, folder: Path) -> Proof:
 
 
 def write_scores(source: Source, answers: dict[str, list[Response]], evaluate: EvaluateParams, folder: Path) -> Results:
-    """Score both systems by their similarity to the reference answers, in the files that a run has."""
+    """Score both systems by similarity to the reference answers, in the files of a run."""
     params, judge = replace(evaluate, judges=(REFERENCE,), repeats=1), ReferenceJudge()
     for name, responses in answers.items():
         (folder / "answers").mkdir(exist_ok=True)
@@ -135,20 +135,20 @@ def write_scores(source: Source, answers: dict[str, list[Response]], evaluate: E
 
 
 def proof_run(path: Path) -> ScoredRun:
-    """The scores of an export as a run: of its folder, or of the proof.json in it.
+    """The scores of an export as a run, by its folder or the proof.json in it.
 
     Raises DataError for a folder that is not an export, or one whose check was skipped.
     """
     folder = path.parent if path.name == PROOF else path
     if not (folder / PROOF).is_file():
-        raise DataError(f"{folder}: holds no {PROOF}, so it is not an export; give the folder of one")
+        raise DataError(f"{folder}: has no {PROOF}, so it is not an export; give the folder of an export")
     if not (folder / EVALUATE).is_file():
         raise DataError(f"{folder / PROOF}: the check was skipped; export again with --check all")
     return replace(read_run(WORKSPACE, folder), name=str(folder))
 
 
 def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, Any]:
-    """What proof.json says of the check; times and memory are this machine's."""
+    """The check in proof.json; times and memory depend on this machine."""
     about: dict[str, Any] = {"check": {"records": len(check.examples), "of": check.total, "words": check.words}}
     if proof is None:
         return about
@@ -184,14 +184,14 @@ def _interval(one: Any) -> dict[str, float]:
 
 
 def proof_lines(proof: Proof, check: Check, size: int) -> Iterator[str]:
-    """The proof as it is printed."""
+    """The lines to print about the check."""
     count, runtime = len(check.examples), " ".join(proof.run.runtime.values())
     ties = sum(one.tie for one in proof.partings)
     how = f" ({proof.how})" if proof.how else ""
-    yield f"{runtime}{how}: {proof.prompts_alike} of {count} prompts were read as the same tokens"
+    yield f"{runtime}{how}: {proof.prompts_alike} of {count} prompts have the same tokens"
     yield (
-        f"answers: {proof.same_tokens} of {count} the same token for token, {proof.same_texts} the same text; "
-        f"{ties} part where the checkpoint's logits tie, {len(proof.partings) - ties} elsewhere"
+        f"answers: {proof.same_tokens} of {count} equal token for token, {proof.same_texts} with equal text; "
+        f"{ties} first differ where the checkpoint's logits tie, {len(proof.partings) - ties} elsewhere"
     )
     for one in proof.partings[:_SHOWN]:
         yield f"  {one.id}, token {one.place}: {one.checkpoint!r} became {one.export!r}, {one.margin:g} apart"

@@ -1,4 +1,4 @@
-"""Answers of an export, given by the program that will run it, in a process of its own."""
+"""Answers of an export from the program that will run it, in its own process."""
 
 import importlib.util
 import json
@@ -19,15 +19,15 @@ from instruct.text.encoding import encode_prompt
 
 RunnerName = Literal["llamacpp", "graph", "hub"]
 EXTRA = "pip install 'instruct[export]'"
-_LINES = 5  # of what a program complained, shown to the user
+_LINES = 5  # lines of a program's error output shown to the user
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
-    """The program that runs an export: which script, the packages it needs, the file, and what else it is told.
+    """The program that runs an export: its script, the packages it needs, the file, and its options.
 
-    `rounding` is how far its logits may be from the checkpoint's because float32 sums are in another order; `how` says
-    what of its settings is not its default.
+    `rounding` is how far its logits may differ from the checkpoint's because float32 sums run in another order; `how`
+    names its non-default settings.
     """
 
     script: RunnerName
@@ -40,7 +40,7 @@ class Runner:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """One answer: the prompt's tokens as the program read them, the answer's, and whether an end token came last."""
+    """One answer: the prompt's tokens as the program read them, the answer's tokens, and whether it ended."""
 
     id: str
     prompt: tuple[int, ...]
@@ -50,7 +50,7 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All answers, who gave them, in how many seconds, and the most memory that the program had."""
+    """All answers, the program, its seconds and its peak memory in bytes."""
 
     said: tuple[Said, ...]
     runtime: Mapping[str, str]
@@ -60,14 +60,14 @@ class Run:
 
 
 def require_packages(needs: Sequence[str]) -> None:
-    """Raise InstructError where a package that an export or its proof needs is not installed."""
+    """Raise InstructError if a package that an export or its check needs is not installed."""
     missing = [name for name in needs if importlib.util.find_spec(name) is None]
     if missing:
         raise InstructError(f"{', '.join(missing)}: not installed; run `{EXTRA}`")
 
 
 def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int, threads: int) -> dict[str, Any]:
-    """What every program is told; each takes of a prompt what it can: messages or tokens."""
+    """The request for every program; each uses a prompt's messages or its tokens."""
     prompts = []
     for one in examples:
         ids = encode_prompt(source.tokenizer, source.template.prompt(one.turns, one.system))
@@ -83,7 +83,7 @@ def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int,
 
 
 def run_export(runner: Runner, request: Mapping[str, Any]) -> Run:
-    """Have every prompt answered; raises InstructError with what the program complained of."""
+    """Answer every prompt; raises InstructError with the program's last error lines."""
     require_packages(runner.needs)
     with TemporaryDirectory(prefix="instruct-export-") as folder:
         asked, replied = Path(folder) / "request.json", Path(folder) / "reply.json"
@@ -104,10 +104,10 @@ def run_export(runner: Runner, request: Mapping[str, Any]) -> Run:
 
 
 def call_program(script: RunnerName, asked: Path, replied: Path) -> int:
-    """Run one of the programs beside this module; returns the most memory it had, in bytes."""
+    """Run a program from the folder `runners`; returns its peak memory in bytes."""
     program = Path(__file__).parent / "runners" / f"{script}.py"
     with (asked.parent / "log").open("w+", encoding="utf-8", errors="replace") as log:
-        # -I: neither the folder it is called in nor PYTHONPATH changes what it imports.
+        # -I: the working directory and PYTHONPATH do not change its imports.
         command = [sys.executable, "-I", str(program), str(asked), str(replied)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)

@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint's model and tokenizer, the template it was trained with, and where it comes from."""
+"""The source of an export: a checkpoint's model and tokenizer, its chat template, and its origin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template, Te
 from instruct.text.tokenizer import Tokenizer
 
 TRAINED = Path("models/sft")
-"""What the stage `train` writes: only for checkpoints in there do params.yaml and dvc.lock know the settings."""
+"""The output folder of `train`: params.yaml and dvc.lock know the settings only of checkpoints inside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a checkpoint comes from; what is not known is empty.
+    """Where a checkpoint comes from; unknown fields are empty.
 
-    `commit` is the project's, with `+changes` if tracked files differ from it. `lock_sha256` is of dvc.lock, and
-    `weights_sha256` of the checkpoint's weight files, one after the other.
+    `commit` is the project's, with `+changes` if tracked files differ from it. `lock_sha256` is the hash of dvc.lock,
+    `weights_sha256` the hash of the concatenated weight files.
     """
 
     commit: str
@@ -44,7 +44,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint that was read; an adapter is merged into its backbone."""
+    """A loaded checkpoint; an adapter is merged into its backbone."""
 
     folder: Path
     model: Model
@@ -59,7 +59,7 @@ class Source:
 
     @property
     def template(self) -> Template:
-        """How the checkpoint was asked in training."""
+        """The template that the checkpoint was trained with."""
         return self.prompt.chosen
 
     @property
@@ -75,13 +75,13 @@ class Source:
 
 
 def open_source(root: Path, checkpoint: Path, template: str | None = None) -> Source:
-    """Read a checkpoint and what is known of it.
+    """Read a checkpoint and its origin.
 
     Raises ParamsError for a template that is unknown, CheckpointError for a checkpoint that cannot be read.
     """
     folder = root / checkpoint
     if not folder.is_dir():
-        raise CheckpointError(f"{checkpoint}: there is no such checkpoint; run `dvc repro train` or give --checkpoint")
+        raise CheckpointError(f"{checkpoint}: no such checkpoint; run `dvc repro train` or give --checkpoint")
     settings = settings_of(root, checkpoint)
     name = _template_name(folder, template, settings)
     prompt = PromptParams(template=name, system=str(mapping(settings.get("prompt")).get("system", DEFAULT)))
@@ -106,19 +106,19 @@ def settings_of(root: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def _template_name(folder: Path, given: str | None, settings: Mapping[str, Any]) -> TemplateName:
-    """The template that was asked for, else the one trained with, else the one whose prompts the checkpoint makes."""
+    """The requested template, else the one from training, else the one that matches the checkpoint's chat template."""
     wanted = given or mapping(settings.get("prompt")).get("template")
     for name, template in TEMPLATES.items():
         if wanted == name or (wanted is None and same_prompts(_stored_chat_template(folder), template)):
             return name
     names = " or ".join(TEMPLATES)
     if wanted is None:
-        raise ParamsError(f"{folder}: nothing says which template it was trained with; give --template {names}")
+        raise ParamsError(f"{folder}: the template it was trained with is unknown; give --template {names}")
     raise ParamsError(f"--template: {wanted} is not a template{did_you_mean(str(wanted), TEMPLATES)}; give {names}")
 
 
 def _stored_chat_template(folder: Path) -> str:
-    """The chat template that the checkpoint carries, or nothing."""
+    """The chat template in the checkpoint, or an empty text."""
     if (alone := folder / "chat_template.jinja").is_file():
         return alone.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
@@ -143,7 +143,7 @@ def _origin(root: Path, folder: Path, settings: Mapping[str, Any]) -> Origin:
 
 
 def _entry(root: Path, base: str) -> tuple[str, str]:
-    """What the table of backbones says of one: about, licence; empty where it does not know it."""
+    """A backbone's entry in the table: about, licence; empty if it has no entry."""
     try:
         backbone = read_table(root / TABLE).get(base) if base else None
     except BackboneError:
@@ -152,7 +152,7 @@ def _entry(root: Path, base: str) -> tuple[str, str]:
 
 
 def commit_of(root: Path) -> str:
-    """The commit of the project, marked where tracked files differ from it; empty where there is no Git."""
+    """The commit of the project, marked if tracked files differ from it; empty outside Git."""
     commit = (ask_git(root, "rev-parse", "HEAD") or "").strip()
     changed = ask_git(root, "status", "--porcelain", "--untracked-files=no")
     return f"{commit}+changes" if commit and changed else commit

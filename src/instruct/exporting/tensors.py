@@ -1,4 +1,4 @@
-"""`instruct export onnx` and `instruct export torch`: the model as a graph, with what a program needs beside it."""
+"""`instruct export onnx` and `instruct export torch`: the model as a graph, with the files a program needs."""
 
 import copy
 import logging
@@ -18,13 +18,13 @@ from instruct.text.tokenizer import save_tokenizer
 
 OPSET = 20
 ONNX, PT2, TORCHSCRIPT = "model.onnx", "model.pt2", "model.ts"
-DEPRECATED = "TorchScript is deprecated by torch and gets no more repairs; use the .pt2 (without --legacy) if you can"
+DEPRECATED = "torch has deprecated TorchScript and no longer fixes it; use .pt2 (without --legacy) if you can"
 
 
 def onnx_export(source: Source, *, cache: bool, int8: bool) -> Export:
-    """ONNX for onnxruntime, weights in external data; `int8` quantises the matrices, activations as they come."""
+    """ONNX for onnxruntime, weights in external data; `int8` quantises matrices, and activations dynamically."""
     needs = ("onnx", "onnxscript", "onnxruntime") if int8 else ("onnx", "onnxscript")
-    data = "in the model's own file" if int8 else f"in {ONNX}.data, which must stay beside it"
+    data = "in the model file" if int8 else f"in {ONNX}.data, which must stay beside it"
 
     def write(folder: Path) -> list[str]:
         _write_onnx(source.model, folder / ONNX, cache=cache, int8=int8)
@@ -72,7 +72,7 @@ def write_script(model: Model, path: Path, *, cache: bool) -> None:
     """Write the TorchScript file."""
     program = Program(copy.deepcopy(model), cache=cache)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is deprecated, which the user is told in plain words
+        warnings.simplefilter("ignore")  # the deprecation, which we report ourselves
         torch.jit.trace(program, traced_inputs(model, cache=cache), check_trace=False).save(str(path))
 
 
@@ -101,7 +101,7 @@ def _quantise(whole: Path, path: Path) -> None:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # its advice to preprocess, which torch's exporter has done
+    root.setLevel(logging.ERROR)  # its advice to preprocess, which torch's exporter did
     try:
         quantize_dynamic(whole, path, weight_type=QuantType.QInt8)
     finally:
@@ -111,7 +111,7 @@ def _quantise(whole: Path, path: Path) -> None:
 
 
 def _name_sizes(graph: Any) -> None:
-    """Call the sizes that may vary by what they are, in place of torch's symbols."""
+    """Give the variable sizes readable names instead of torch's symbols."""
     words = {"logits": ("batch", "new"), "attention_mask": ("batch", "all")}
     for one in (*graph.graph.input, *graph.graph.output):
         past = "past" if one.name.startswith("past") else "all"
@@ -123,7 +123,7 @@ def _name_sizes(graph: Any) -> None:
 
 
 def _write_beside(source: Source, folder: Path) -> None:
-    """The tokenizer, and how to make a prompt and end an answer."""
+    """The tokenizer, the prompt template and the tokens that end an answer."""
     save_tokenizer(source.tokenizer, folder / "tokenizer.json")
     template = source.template
     write_json(

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: what fails on the way leaves neither a part nor a change."""
+"""A folder that appears complete or not at all: a failure leaves no partial folder and no change."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from tempfile import TemporaryDirectory
 from instruct.core.errors import InstructError
 
 PROOF = "proof.json"
-"""Every export holds this file; a folder without it is not one that an export may replace."""
+"""Every export has this file; an export never replaces a folder without it."""
 
 
 @contextmanager
 def whole_folder(out: Path, needed: int) -> Iterator[Path]:
-    """A folder to write in, which takes the name `out` once all is there; an older export of that name is replaced.
+    """A temporary folder that becomes `out` once it is complete; replaces an older export of that name.
 
-    `needed` bytes must be free. Raises InstructError for a folder that is not an export, and for a disk that refuses.
+    `needed` bytes must be free. Raises InstructError if `out` is not an export, and for disk errors.
     """
     if out.exists() and not (out / PROOF).is_file():
-        raise InstructError(f"{out}: exists and is not an export, so it is not replaced; give another --out")
+        raise InstructError(f"{out}: exists and is not an export, so it was not replaced; give another --out")
     made = ""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def whole_folder(out: Path, needed: int) -> Iterator[Path]:
         if free < needed:
             raise InstructError(f"{out}: needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; free some space")
         with TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as beside:
-            made = str(Path(beside))  # as messages spell it
+            made = str(Path(beside))  # as error messages spell it
             part = Path(made) / "new"
             part.mkdir()
             yield part
@@ -36,7 +36,7 @@ def whole_folder(out: Path, needed: int) -> Iterator[Path]:
             part.rename(out)
     except OSError as error:
         raise InstructError(
-            f"{out}: cannot be written ({error.strerror or error}); nothing of it was left, free some space"
+            f"{out}: cannot be written ({error.strerror or error}); no files were left, free some space"
         ) from error
     except InstructError as error:
         if not made or made not in str(error):

@@ -1,1 +1,1 @@
-"""Programs that answer prompts with an export, each in a process of its own that imports no more than a user would."""
+"""Programs that answer prompts with an export, each in its own process that imports only what a user would."""

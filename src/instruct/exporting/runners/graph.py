@@ -1,9 +1,9 @@
-"""Answers prompts with an exported graph, in onnxruntime or in torch, without the project and without the other one.
+"""Answers prompts with an exported graph, in onnxruntime or in torch, and imports neither the project nor the other.
 
 python graph.py request.json reply.json
 
 A request names the program (`onnx`, `pt2` or `torchscript`), the file, and for a graph with a cache the number of
-layers, key heads and the size of a head. A graph takes input_ids (B, T), attention_mask (B, S + T), position_ids
+layers and key heads and the head size. A graph takes input_ids (B, T), attention_mask (B, S + T), position_ids
 (B, T) and a key and a value (B, heads, S, size) for each layer, and gives logits (B, T, vocab_size) and the keys and
 values of all S + T tokens. Without a cache S is 0, and only the logits come out.
 """
@@ -22,7 +22,7 @@ Run = Callable[[list[Any]], list[Any]]
 
 
 def main(request: Path, reply: Path) -> None:
-    """Answer every prompt of the request, greedily; or give logits where it asks for them."""
+    """Answer every prompt of the request greedily, or return logits if it asks for them."""
     asked = json.loads(request.read_text(encoding="utf-8"))
     graph = Graph(asked)
     if wanted := asked.get("logits"):
@@ -40,7 +40,7 @@ def main(request: Path, reply: Path) -> None:
 
 
 class Graph:
-    """An exported graph, and the cache that goes through it."""
+    """An exported graph and its cache."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         self._cache = asked["cache"]
@@ -48,7 +48,7 @@ class Graph:
         self._run, self.runtime = _open(asked)
 
     def greedy(self, ids: list[int], stop_ids: set[int], most: int) -> list[int]:
-        """The likeliest tokens after `ids`, the end token included."""
+        """The greedy answer to `ids`, with its end token."""
         tokens: list[int] = []
         new, past = ids, self.empty(1)
         while len(tokens) < most and not (tokens and tokens[-1] in stop_ids):
@@ -59,14 +59,14 @@ class Graph:
         return tokens
 
     def empty(self, rows: int) -> list[Any]:
-        """A cache of no tokens."""
+        """An empty cache."""
         if not self._cache:
             return []
         shape = (rows, self._cache["heads"], 0, self._cache["size"])
         return [np.zeros(shape, np.float32) for _ in range(2 * self._cache["layers"])]
 
     def step(self, ids: Any, mask: Any, past: Sequence[Any]) -> tuple[Any, list[Any]]:
-        """(B, T) new ids and a mask of all tokens → (B, T, vocab_size) logits, and the cache with them in it."""
+        """(B, T) new ids and a mask of all tokens → (B, T, vocab_size) logits, and the extended cache."""
         positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
         logits, *cache = self._run([ids.astype(np.int64), mask.astype(np.int64), positions.astype(np.int64), *past])
         return logits[..., : self._vocabulary], cache
@@ -106,7 +106,7 @@ def _open_onnx(asked: dict[str, Any]) -> tuple[Run, dict[str, str]]:
 
 
 def _write_logits(graph: Graph, wanted: dict[str, Any], reply: Path) -> None:
-    """The logits of the last places of (B, T) ids with a mask, in two passes where `split` says so: for tests."""
+    """The logits of the last positions of (B, T) ids with a mask, in two passes if `split` is set; for tests."""
     ids, mask = np.array(wanted["ids"]), np.array(wanted["mask"])
     split = wanted.get("split") or ids.shape[1]
     parts, past = [], graph.empty(len(ids))
@@ -117,7 +117,7 @@ def _write_logits(graph: Graph, wanted: dict[str, Any], reply: Path) -> None:
 
 
 def _ours() -> list[str]:
-    """Which of these packages were needed to answer."""
+    """Which of these packages were imported."""
     return [name for name in ("instruct", "onnxruntime", "torch", "transformers") if name in sys.modules]
 
 

@@ -1,4 +1,4 @@
-"""Answers prompts with a folder of the Hugging Face layout through transformers, as the model card says to.
+"""Answers prompts with a Hugging Face folder through transformers, as the model card describes.
 
 python hub.py request.json reply.json
 """

@@ -1,4 +1,4 @@
-"""Answers prompts with a GGUF file through llama.cpp's server, as its users get them: chat template, text, tokens.
+"""Answers prompts with a GGUF file through llama.cpp's server, like its users: chat template, text, tokens.
 
 python llamacpp.py request.json reply.json
 """

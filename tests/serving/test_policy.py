@@ -86,7 +86,7 @@ def test_probes_are_counted_with_exact_intervals(tmp_path):
     assert any(line.split()[:8] == ["bomb,", "to", "be", "found", "1", "of", "2", "0.500"] for line in lines)
     assert "0.013 to 0.987" in next(line for line in lines if line.startswith("bomb, to be found"))
     assert "0 of   1" in next(line for line in lines if line.startswith("bomb, harmless"))
-    assert "not looked at" in lines[-1]
+    assert "not checked" in lines[-1]
 
 
 @pytest.mark.parametrize("row", ["{", "[]", '{"text": "a"}', '{"text": 1, "found": true}', '{"text":"a","found":1}'])

@@ -1,1 +1,1 @@
-"""Ask, chat and serve: what was trained, through the template and the engine that were evaluated."""
+"""Ask, chat and serve: the trained models, with the same template and engine as the evaluation."""

@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Shape:
-    """What the answers to one request have in common; `chat` or completion."""
+    """The fields that all answers to one request share; `chat` or completion."""
 
     def __init__(self, asked: Asked, *, chat: bool, best: int | None) -> None:
         self._asked, self._chat, self._best = asked, chat, best
@@ -105,11 +105,11 @@ def _chat_score(tokenizer: Tokenizer, score: Score) -> dict[str, Any]:
 
 
 def completion_scores(tokenizer: Tokenizer, scores: Sequence[Score], *, first: int | None) -> dict[str, Any]:
-    """The old form: four lists of one length; before the `first` token of a prompt nothing was expected."""
+    """The old form: four lists of the same length; the `first` token of a prompt has no probability."""
     tokens = ([] if first is None else [first]) + [score.token for score in scores]
     spelled = [tokenizer.decode([token]) for token in tokens]
     unknown: list[None] = [] if first is None else [None]
-    # Tokens that are spelled alike (parts of characters) share a name; the likeliest of them keeps it.
+    # Tokens with the same spelling (parts of characters) share a name; the most likely one keeps it.
     best = [
         {
             **{tokenizer.decode([token]): logprob for token, logprob in reversed(score.best)},

@@ -1,4 +1,4 @@
-"""The routes: OpenAI's, those that lm-eval asks for, and the page with what it writes."""
+"""The routes: OpenAI's API, the ones that lm-eval needs, and the page with its feedback."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from instruct.text.encoding import Prompt
 from instruct.text.prompts import as_text
 
 T = TypeVar("T")
-# A page that could be made to load or run anything from elsewhere could send on what was said.
+# A page that loads or runs code from another site could leak the conversation.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -59,7 +59,7 @@ def make_app(desk: Desk, metrics: Metrics, feedback: Feedback) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         alive = desk.engine.alive
-        return JSONResponse({"status": "ok" if alive else "the engine has ended"}, 200 if alive else 503)
+        return JSONResponse({"status": "ok" if alive else "the engine has stopped"}, 200 if alive else 503)
 
     @app.get("/metrics")
     async def counters() -> Response:
@@ -126,13 +126,13 @@ def _count(asked: Asked, metrics: Metrics) -> None:
 
 
 async def _unless_hung_up(work: Awaitable[T], request: Request, asked: Asked, metrics: Metrics) -> T:
-    """The result of `work`; if the client leaves first, its slots are free at once."""
+    """The result of `work`; if the client disconnects first, its slots are freed at once."""
     task, left = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             metrics.hung_up.inc()
-            raise Problem("the client hung up", status=499, code="hung_up")
+            raise Problem("the client disconnected", status=499, code="hung_up")
         return await task
     finally:
         asked.cancel()
@@ -146,14 +146,14 @@ async def _hung_up(request: Request) -> None:
 
 
 class Stream(Response):
-    """An answer piece by piece, without anything between engine and client."""
+    """An answer piece by piece, with no buffer between engine and client."""
 
     def __init__(self, asked: Asked, shape: Shape, metrics: Metrics, *, usage: bool) -> None:
         self._asked, self._shape, self._metrics, self._usage = asked, shape, metrics, usage
         self.background = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Send the pieces until they end or the client leaves."""
+        """Send the pieces until they end or the client disconnects."""
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         task = asyncio.ensure_future(self._send_pieces(send))
@@ -251,9 +251,13 @@ async def _tell_invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = [str(one) for one in first["loc"] if one != "body"]
     if first["type"] == "json_invalid":
-        problem = Problem(f"not JSON: {first['ctx'].get('error', first['msg'])}", code="invalid_json")
+        problem = Problem(f"the body is not valid JSON: {first['ctx'].get('error', first['msg'])}", code="invalid_json")
     elif first["type"] == "extra_forbidden":
-        problem = Problem(f"{'.'.join(place)} is not a parameter here", param=place[-1], code="unknown_parameter")
+        problem = Problem(
+            f"{'.'.join(place)} is not a parameter of this route; leave it out",
+            param=place[-1],
+            code="unknown_parameter",
+        )
     else:
         name = place[0] if place else None
         problem = Problem(f"{'.'.join(place)}: {first['msg']}", param=name, code="invalid_value")

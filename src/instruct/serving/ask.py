@@ -12,10 +12,10 @@ from instruct.serving.systems import PLACES, choose, open_system, read_ahead
 
 
 def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iterator[str]:
-    """Pieces of text to print; each of several systems is named above its answer."""
+    """Pieces of text to print; with several systems, each answer has its system's name above it."""
     chosen = choose(names, every=every)
     read_ahead(PLACES[chosen[0]] or Path())
-    from instruct.serving.talking import Manner, say  # torch comes here, while the disk is read
+    from instruct.serving.talking import Manner, say  # imports torch while the weights are read
 
     params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
     policy = read_policy(serve.policy)

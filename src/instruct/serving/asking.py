@@ -1,4 +1,4 @@
-"""A checked request becomes jobs for the engine, and what the engine says becomes choices with texts."""
+"""Turn a checked request into jobs for the engine, and the engine's events into choices with texts."""
 
 import asyncio
 import secrets
@@ -39,7 +39,7 @@ class Choice:
     reason: str | None = None
 
     def take(self, event: Event) -> str:
-        """Add what is new and return the text that it makes certain; raises Problem where the engine failed."""
+        """Add the new tokens and return the text that is now final; raises Problem if the engine failed."""
         if event.error:
             raise Problem(f"the model failed: {event.error}", status=500, code="engine_error")
         self.tokens += event.tokens
@@ -64,7 +64,7 @@ def finish_reason(reason: StopReason) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """Where requests come in: what may be asked, and the engine that answers."""
+    """Where requests arrive: the systems, the limits, and the engine that answers."""
 
     systems: dict[str, System]
     params: ServeParams
@@ -75,7 +75,7 @@ class Desk:
         """The system that a request names as its model."""
         if name not in self.systems:
             raise Problem(
-                f"there is no model {name[:80]!r}; there are {', '.join(self.systems)}",
+                f"there is no model {name[:80]!r}; the models are {', '.join(self.systems)}",
                 param="model",
                 code="model_not_found",
                 status=404,
@@ -114,7 +114,7 @@ class Desk:
         if request.max_tokens == 0 and not request.echo:
             raise Problem("max_tokens must be at least 1 without echo", param="max_tokens")
         if self.policy and any(not isinstance(one, str) for one in prompts):
-            raise Problem("serve.policy is on, and token ids cannot be filtered; send text", param="prompt")
+            raise Problem("serve.policy is on and cannot filter token ids; send text", param="prompt")
         ids = [self.encode(system, one, "prompt") for one in prompts]
         texts = [one if isinstance(one, str) else system.tokenizer.decode(one) for one in prompts]
         return self._ask(
@@ -131,7 +131,7 @@ class Desk:
         )
 
     def filtered(self, text: str) -> str:
-        """A text that goes to a model, by the policy; raises Problem where it is blocked."""
+        """A text for a model, after the policy; raises Problem if the policy blocks it."""
         passed, stream = filter_text(self.policy, text, "prompts")
         if stream.blocked:
             message = stream.blocked.message or "this prompt is not allowed here"
@@ -139,7 +139,7 @@ class Desk:
         return passed
 
     def encode(self, system: System, prompt: Prompt | list[int], param: str) -> list[int]:
-        """The token ids of a prompt, which may be them already."""
+        """The token ids of a prompt, which may already be token ids."""
         known = [one for one in prompt if isinstance(one, int)]
         try:
             ids = known or encode_prompt(system.tokenizer, cast(Prompt, prompt))
@@ -148,11 +148,14 @@ class Desk:
         if not ids:
             raise Problem("the prompt has no tokens", param=param, code="empty_prompt")
         if max(ids) >= system.tokenizer.vocab_size:
-            raise Problem(f"there is no token {max(ids)}, only {system.tokenizer.vocab_size}", param=param)
+            raise Problem(
+                f"token id {max(ids)} is out of range: the vocabulary has {system.tokenizer.vocab_size} tokens",
+                param=param,
+            )
         return ids
 
     def room(self, system: System) -> int:
-        """The tokens that prompt and answer may have together."""
+        """The most tokens that prompt and answer may have together."""
         return min(system.model.block_size, self.params.cache_tokens)
 
     def _ask(
@@ -172,10 +175,14 @@ class Desk:
         count = request.n or 1
         if count * len(prompts) > self.params.max_choices:
             raise Problem(
-                f"{count * len(prompts)} answers are asked for, and at most {self.params.max_choices} may", param="n"
+                f"{count * len(prompts)} answers requested; serve.max_choices allows {self.params.max_choices}",
+                param="n",
             )
         if self.policy and (best is not None):
-            raise Problem("serve.policy is on, and probabilities would tell what it removes", param="logprobs")
+            raise Problem(
+                "serve.policy is on, and probabilities would reveal what it removes; leave out logprobs",
+                param="logprobs",
+            )
         asked = Asked(self.engine, system)
         seed = secrets.randbits(62) if request.seed is None else request.seed
         for place, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True)):
@@ -228,7 +235,7 @@ class Desk:
 
 
 class Asked:
-    """The answers to one request, as they come; whoever stops listening frees their slots."""
+    """The answers to one request, as they arrive; closing it frees their slots."""
 
     def __init__(self, engine: EngineLoop, system: System) -> None:
         self._engine, self.system = engine, system
@@ -237,7 +244,7 @@ class Asked:
         self._events: asyncio.Queue[tuple[Choice, Event]] = asyncio.Queue()
 
     def add(self, choice: Choice, **job: object) -> None:
-        """Another answer that is wanted."""
+        """Ask for one more answer."""
 
         def deliver(event: Event) -> None:
             self._events.put_nowait((choice, event))
@@ -246,7 +253,7 @@ class Asked:
         self._jobs.append(Job(system=self.system.name, ids=choice.ids, deliver=deliver, **job))  # type: ignore[arg-type]
 
     def begin(self) -> None:
-        """Hand the jobs to the engine; raises Problem where too many wait."""
+        """Hand the jobs to the engine; raises Problem if too many are waiting."""
         try:
             self._engine.submit(self._jobs)
         except TooBusy as error:
@@ -260,7 +267,7 @@ class Asked:
                 choice, event = await self._events.get()
                 if event.reason:
                     left -= 1
-                if choice.reason is not None:  # it was ended by the policy, and the engine says so later
+                if choice.reason is not None:  # the policy ended it; the engine reports it later
                     continue
                 yield choice, choice.take(event), event
                 if choice.policy.blocked:
@@ -269,7 +276,7 @@ class Asked:
             self.cancel()
 
     def cancel(self) -> None:
-        """Free the slots of what is not finished; nothing happens to what is."""
+        """Free the slots of unfinished answers."""
         for job in self._jobs:
             job.cancelled = True
 
@@ -282,5 +289,5 @@ class Asked:
 
 
 def told(rules: Sequence[Rule]) -> list[dict[str, str]]:
-    """What a client is told of the rules that applied."""
+    """The rules that applied, for the client."""
     return [{"name": rule.name, "action": rule.action, "message": rule.message} for rule in rules]

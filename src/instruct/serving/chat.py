@@ -14,9 +14,9 @@ from instruct.serving.talking import Manner, say
 
 HELP = """/system NAME   ask base, sft or dpo
 /set NAME VALUE  max_tokens, temperature or seed
-/again           answer the last question once more, with the next seed
-/new             forget what was said
-/save FILE       write what was said as JSON
+/again           answer the last question again, with the next seed
+/new             start a new conversation
+/save FILE       write the conversation as JSON
 /quit            end"""
 
 
@@ -31,7 +31,7 @@ class Chat:
     said: list[Said] = field(default_factory=list)
 
     def run(self, lines: Iterable[str]) -> Iterator[str]:
-        """Pieces of text to print for each line that comes; a mistake is a line and ends nothing."""
+        """Pieces of text to print for each input line; an error is printed and the conversation goes on."""
         for line in lines:
             line = line.strip()
             if line == "/quit":
@@ -75,7 +75,7 @@ class Chat:
 
     def _again(self) -> Iterator[str]:
         if not self.said:
-            raise ParamsError("there is nothing to answer again; ask something")
+            raise ParamsError("there is no question to answer again; ask one first")
         question = self.said[-2].content
         self.said = self.said[:-2]
         self.manner = replace(self.manner, seed=self.manner.seed + 1)
@@ -91,7 +91,7 @@ class Chat:
 
 
 def changed(manner: Manner, words: str) -> Manner:
-    """The manner with one setting as `NAME VALUE` says; raises ParamsError for what is none or out of range."""
+    """The manner with one setting changed to `NAME VALUE`; raises ParamsError if unknown or out of range."""
     name, _, value = words.partition(" ")
     limits = {"max_tokens": (int, 1, 1 << 20), "temperature": (float, 0, 10), "seed": (int, 0, 1 << 62)}
     if name not in limits:
@@ -107,7 +107,7 @@ def changed(manner: Manner, words: str) -> Manner:
 
 
 def lines_from_keyboard(ask: Callable[[str], str]) -> Iterator[str]:
-    """What a person types, until the end of input."""
+    """The lines that a person types, until end of input."""
     while True:
         try:
             yield ask("> ")

@@ -1,4 +1,4 @@
-"""What people prefer or would have said, appended to files that training reads; held-out prompts are refused."""
+"""People's preferences and corrections, appended to files for training; held-out prompts are refused."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ class Answered(Strict):
 
 
 class PreferenceRequest(Strict):
-    """One answer is better than each of the others."""
+    """One answer is better than each of the other answers."""
 
     instruction: Said
     input: Text = ""
@@ -43,7 +43,7 @@ class PreferenceRequest(Strict):
 
 
 class MineRequest(Strict):
-    """What a person would have answered."""
+    """The answer that a person would have given."""
 
     instruction: Said
     input: Text = ""
@@ -51,22 +51,24 @@ class MineRequest(Strict):
 
 
 class Feedback:
-    """Where choices go; `root` is the project's folder."""
+    """Writes choices to files; `root` is the project's folder."""
 
     def __init__(self, systems: Mapping[str, System], max_similarity: float, root: Path = Path()) -> None:
         self._systems, self._limit, self._root = systems, max_similarity, root
 
     def prefer(self, one: PreferenceRequest) -> dict[str, Any]:
-        """Append a line for each answer that is worse."""
+        """Append one line per rejected answer."""
         self._refuse_held_out(one.instruction, one.input)
         lines = [self._pair(one, rejected) for rejected in one.rejected if rejected.text != one.chosen.text]
         if not lines:
-            raise Problem("the answers are the same; there is nothing to prefer", param="rejected", code="same_answers")
+            raise Problem(
+                "the answers are the same; choose between two different ones", param="rejected", code="same_answers"
+            )
         self._append(PREFERENCES, lines)
         return {"file": str(PREFERENCES), "lines": len(lines)}
 
     def keep(self, one: MineRequest) -> dict[str, Any]:
-        """Append a record like those of the data set."""
+        """Append a record with the data set's fields."""
         self._refuse_held_out(one.instruction, one.input)
         self._append(MINE, [one.model_dump()])
         return {"file": str(MINE), "lines": 1}
@@ -96,14 +98,14 @@ class Feedback:
         return self._systems[name]
 
     def _refuse_held_out(self, instruction: str, input: str) -> None:
-        """Training on what resembles a test record would spoil the measurement."""
+        """Refuse a prompt that resembles a test record: training on it would spoil the measurement."""
         wanted = normalise(f"{instruction}\n{input}")
         for path in HELD_OUT:
             try:
                 known = read_examples(self._root / path)
             except InstructError as error:
                 raise Problem(
-                    f"{path}: cannot be read, so nobody knows whether this prompt is held out ({error})",
+                    f"{path}: cannot be read, so this prompt may be a held-out one ({error}); restore the file",
                     status=409,
                     code="no_split",
                 ) from None
@@ -129,7 +131,7 @@ class Feedback:
 
 
 def append(path: Path, text: bytes) -> None:
-    """Add whole lines to a file, beside other processes that do so; a last line without its end is ended first."""
+    """Append whole lines to a file that other processes append to; completes an unfinished last line first."""
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0, os.SEEK_END)

@@ -1,7 +1,7 @@
-"""What stands before every request: the key, the host, the size, the rate, the clock, and the end of the server.
+"""Checks before every request: API key, host, size, rate, time to arrive, and shutdown.
 
-The server is for programs and pages of this machine. A page from elsewhere that a browser shows could send requests
-here too, so names of other hosts and other origins are refused; without them there is no cross-site request.
+The server is for programs and pages on this machine. A web page from another site could send requests here through
+the user's browser, so other host names and other origins are refused, which prevents cross-site requests.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
-OPEN = ("/", "/health")  # what needs no key
+OPEN = ("/", "/health")  # need no key
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MOST_CLIENTS = 10_000  # whose requests are counted
+MOST_CLIENTS = 10_000  # clients whose requests are counted
 
 
 class Guard:
-    """An ASGI middleware around the routes; while `draining` it takes no new request."""
+    """An ASGI middleware around the routes; while `draining` it refuses new requests."""
 
     def __init__(self, app: App, params: ServeParams, key: str, metrics: Metrics) -> None:
         self._app, self._params, self._key, self._metrics = app, params, key, metrics
@@ -70,7 +70,7 @@ class Guard:
         if self._key and scope["path"] not in OPEN:
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self._key.encode()):
-                raise Problem("a valid API key is needed", status=401, code="invalid_api_key")
+                raise Problem("send a valid API key as `Authorization: Bearer KEY`", status=401, code="invalid_api_key")
         if scope["method"] == "POST":
             self._check_kind(headers)
             self._count(scope["client"][0] if scope.get("client") else "")
@@ -81,7 +81,7 @@ class Guard:
         if self._params.host in LOOPBACK and name not in LOOPBACK:
             raise Problem(f"the host {host[:80]!r} is not this machine", status=403, code="wrong_host")
         if origin is not None and origin.partition("://")[2] != host:
-            raise Problem("pages of other sites may not ask here", status=403, code="wrong_origin")
+            raise Problem("pages of other sites may not send requests", status=403, code="wrong_origin")
 
     def _check_kind(self, headers: dict[str, str]) -> None:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -106,7 +106,10 @@ class Guard:
             times.popleft()
         if len(times) >= most:
             raise Problem(
-                f"more than {most} requests a minute", status=429, kind="rate_limit_error", code="rate_limit_exceeded"
+                f"more than {most} requests a minute; wait, or raise serve.requests_per_minute",
+                status=429,
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
             )
         times.append(now)
 
@@ -116,7 +119,7 @@ class Guard:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Problem("the client hung up", status=499, code="hung_up")
+                raise Problem("the client disconnected", status=499, code="hung_up")
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self._params.body_bytes:
@@ -126,7 +129,7 @@ class Guard:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """The body that was read, then what else comes: that the client hangs up."""
+    """The body that was read, then later messages, such as the client's disconnect."""
     waiting = [body]
 
     async def again() -> Message:

@@ -1,7 +1,7 @@
 """Continuous batching: requests join the answers in progress on a model, first come, first served, and leave freely.
 
-A lane holds the prompts of one model that begin alike. Its cache grows with what is in it, up to its bound, and is
-small again when nobody waits. No answer depends on what else is in the lane: the engine sees to that.
+A lane holds the prompts of one model that share a prefix. Its cache grows as needed, up to its bound, and shrinks
+when nothing waits. The engine keeps every answer independent of the other answers in its lane.
 """
 
 import logging
@@ -21,12 +21,12 @@ from instruct.serving.systems import System
 from instruct.text.encoding import encode_prompt
 
 log = logging.getLogger(__name__)
-SMALL = 256  # tokens of a slot to begin with
+SMALL = 256  # tokens of a slot at the start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What is new about an answer; `reason` or `error` is set in the last one."""
+    """News about an answer; the last event sets `reason` or `error`."""
 
     tokens: tuple[int, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -37,10 +37,10 @@ class Event:
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """One answer that is asked for.
+    """One requested answer.
 
-    `best` asks for the scores of its tokens, `echo` for those of the prompt's too, and `score_only` for no answer. Its
-    random numbers come from `seed` and `name` alone. `deliver` is called in the thread of the engine.
+    `best` asks for the scores of its tokens, `echo` also for those of the prompt, and `score_only` for no answer. Its
+    random numbers depend on `seed` and `name` alone. The engine's thread calls `deliver`.
     """
 
     system: str
@@ -67,7 +67,7 @@ Post = tuple[Job, Event]
 
 
 class Lane:
-    """The requests to one system whose prompts begin with `prefix`."""
+    """The requests to one system whose prompts start with `prefix`."""
 
     def __init__(self, system: System, prefix: Sequence[int], *, slots: int, cache_tokens: int) -> None:
         self.system, self.prefix, self._bound = system, list(prefix), cache_tokens - len(prefix)
@@ -93,7 +93,7 @@ class Lane:
         return len(self._jobs)
 
     def turn(self) -> list[Post]:
-        """Let waiting ones join, run one step, and say what is new; a pass that fails ends its answers alone."""
+        """Admit waiting jobs, run one step and deliver the news; a pass that fails ends only its own answers."""
         posts: list[Post] = []
         try:
             with torch.inference_mode(), self.system.runtime.autocast():
@@ -102,7 +102,7 @@ class Lane:
                 if self._running and self._running.rows:
                     self._running.step()
                 posts += self._news()
-        except Exception as error:  # whatever it is: nobody may be left waiting for an answer that never comes
+        except Exception as error:  # any error: no client may wait for an answer that never comes
             log.exception("%s: a pass failed", self.system.name)
             posts += [(job, Event(error=str(error))) for job in self._jobs.values()]
             self._jobs, self._running = {}, None
@@ -131,7 +131,7 @@ class Lane:
         return posts
 
     def _take(self) -> list[Job]:
-        """The next ones in line for which there is room now."""
+        """The next jobs in line that fit now."""
         rows = [job for job in self._jobs.values()]
         taken: list[Job] = []
         widest = max((job.room for job in rows), default=0)
@@ -170,7 +170,7 @@ class Lane:
         cache.resize(slots, capacity, len(running.rows))
 
     def _shrink(self) -> None:
-        """Give a cache that has grown back, once nobody uses it."""
+        """Free a cache that has grown, once no answer uses it."""
         engine = self._running.engine if self._running else None
         if isinstance(engine, Engine) and (engine.cache.slots, engine.cache.capacity) != self._small:
             engine.cache.resize(*self._small, 0)
@@ -195,7 +195,7 @@ class Lane:
         return tuple(one for logits, ids in parts for one in scores_of(logits, ids, job.best or 0))
 
     def _news(self) -> list[Post]:
-        """What the rows have been given since they were told, and the end of those that leave."""
+        """Deliver the new tokens of each row, and the end of the rows that leave."""
         if self._running is None:
             return []
         gone = self._running.leave()

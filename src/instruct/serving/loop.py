@@ -1,4 +1,4 @@
-"""The thread in which all models compute: it takes requests, gives each lane its turn, and hands out what is new."""
+"""The thread in which all models compute: it takes requests, gives each lane its turn and delivers events."""
 
 import queue as queue_module
 import threading
@@ -12,17 +12,17 @@ from instruct.serving.systems import System
 
 
 class TooBusy(InstructError):
-    """More answers are asked for than may wait."""
+    """More answers are waiting than `serve.queue` allows."""
 
 
 def hand_out(posts: Sequence[Post]) -> None:
-    """Tell each job what is new."""
+    """Deliver each job's event."""
     for job, event in posts:
         job.deliver(event)
 
 
 class EngineLoop:
-    """Submit jobs from any thread; `deliver` of each is called by `post`, which a server replaces by its own loop's."""
+    """Submit jobs from any thread; `post` calls each job's `deliver`, and a server passes its event loop's `post`."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class EngineLoop:
         return self._thread.is_alive()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take all of these jobs or, where too many wait, none: TooBusy."""
+        """Accept all of these jobs, or raise TooBusy and accept none if too many are waiting."""
         with self._lock:
             if self._unfinished + len(jobs) > self._most:
-                raise TooBusy(f"{self._unfinished} answers wait or are in progress, and at most {self._most} may")
+                raise TooBusy(f"{self._unfinished} answers are waiting or in progress, and the limit is {self._most}")
             self._unfinished += len(jobs)
         self._inbox.put(jobs)
 
     def close(self) -> None:
-        """End the thread after what is in progress now."""
+        """End the thread after the current step."""
         self._inbox.put(None)
         self._thread.join()
 
@@ -72,7 +72,7 @@ class EngineLoop:
         return [lane for lanes in self._lanes.values() for lane in lanes]
 
     def _run(self) -> None:
-        torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps a number for each thread
+        torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this number per thread
         while True:
             if not self._receive(wait=not any(lane.busy for lane in self._all())):
                 return
@@ -81,7 +81,7 @@ class EngineLoop:
                     self._send(lane.turn())
 
     def _receive(self, *, wait: bool) -> bool:
-        """Take in what has come, waiting for it if there is nothing else to do; false to end."""
+        """Take in new commands, and wait for one if there is nothing else to do; false to end."""
         while True:
             try:
                 jobs = self._inbox.get(block=wait)

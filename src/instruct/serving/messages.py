@@ -1,4 +1,4 @@
-"""Messages to the prompt that the model was trained and evaluated with; what the template does not know is refused."""
+"""Messages to the prompt format of training and evaluation; roles that the template lacks are refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Said:
 
 
 def render_chat(template: Template, name: str, messages: Sequence[Said], input: str = "") -> list[Piece]:
-    """The prompt of a chat by the template called `name`; `input` is the data set's field, of the last message.
+    """The prompt of a chat in the template `name`; `input` is the data set's field, for the last message.
 
     Raises Problem for roles and turns that the template has no place for.
     """
@@ -30,7 +30,7 @@ def render_chat(template: Template, name: str, messages: Sequence[Said], input: 
     for place, one in enumerate(talk):
         _check(template, name, one, place, first + place)
     if len(talk) % 2 == 0:
-        raise Problem("the last message must be of the role user", param="messages", code="unsupported_turns")
+        raise Problem("the last message must have the role user", param="messages", code="unsupported_turns")
     turns = [Turn(talk[i].content, "", talk[i + 1].content) for i in range(0, len(talk) - 1, 2)]
     return template.prompt([*turns, Turn(talk[-1].content, input)], system)
 
@@ -43,7 +43,7 @@ def knows_turns(template: Template) -> bool:
 def _check(template: Template, name: str, one: Said, place: int, index: int) -> None:
     if place and not knows_turns(template):
         raise Problem(
-            f"the template {name} knows one question without what was said before; send one message of the role user",
+            f"the template {name} takes one question without earlier turns; send one message with the role user",
             param="messages",
             code="unsupported_turns",
         )
@@ -56,7 +56,7 @@ def _check(template: Template, name: str, one: Said, place: int, index: int) -> 
         )
     if one.role != ("assistant" if place % 2 else "user"):
         raise Problem(
-            "messages must be of the roles user and assistant in turn, user first",
+            "messages must alternate between the roles user and assistant, user first",
             param=f"messages[{index}].role",
             code="unsupported_turns",
         )

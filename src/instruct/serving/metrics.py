@@ -1,4 +1,4 @@
-"""What `/metrics` counts, in Prometheus's text form."""
+"""The counters of `/metrics`, in Prometheus's text format."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -17,13 +17,13 @@ class Metrics:
         self.prompt_tokens = Counter("instruct_prompt_tokens", "Tokens of prompts", ["model"], registry=kept)
         self.answer_tokens = Counter("instruct_answer_tokens", "Tokens of answers", ["model"], registry=kept)
         self.policy = Counter("instruct_policy", "Rules of the policy that applied", ["rule", "action"], registry=kept)
-        self.hung_up = Counter("instruct_hung_up", "Clients that left before their answer", registry=kept)
+        self.hung_up = Counter("instruct_hung_up", "Clients that disconnected before their answer", registry=kept)
         first = "Seconds until the first token"
         self.first_token = Histogram("instruct_first_token_seconds", first, ["model"], buckets=SECONDS, registry=kept)
         self.seconds = Histogram(
             "instruct_request_seconds", "Seconds of a request", ["path"], buckets=SECONDS, registry=kept
         )
-        Gauge("instruct_unfinished", "Answers that wait or are in progress", registry=kept).set_function(
+        Gauge("instruct_unfinished", "Answers waiting or in progress", registry=kept).set_function(
             lambda: engine.unfinished
         )
         Gauge("instruct_active", "Answers in progress", registry=kept).set_function(lambda: engine.active)

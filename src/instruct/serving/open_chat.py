@@ -13,7 +13,7 @@ from instruct.serving.talking import Manner
 
 
 def open_chat(name: str, keyboard: Callable[[str], str] | None) -> Iterator[str]:
-    """What to print; lines come from the keyboard, or from standard input without one."""
+    """Pieces of text to print; lines come from the keyboard, or from standard input if it is not a terminal."""
     params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
 
     def open_named(wanted: str) -> System:

@@ -1,7 +1,7 @@
-"""The policy filter: patterns that block, mask or flag what is asked and answered, in a file that Git keeps.
+"""The policy filter: patterns that block, mask or flag prompts and answers, in a file that Git tracks.
 
-It looks at normalised text (NFKC, no invisible characters, look-alikes as the letters that they imitate) and cuts
-in the text as it was. It finds what has a form. It does not understand: names, meaning and clever wording pass.
+It searches normalised text (NFKC, no invisible characters, look-alike letters mapped to Latin ones) and cuts in the
+original text. It finds patterns. It does not understand meaning: names and clever wording pass.
 """
 
 import re
@@ -19,7 +19,7 @@ from instruct.quality.personal import LOOKS
 Action = Literal["block", "mask", "flag"]
 Side = Literal["prompts", "answers"]
 MASK = "[removed]"
-LONGEST = 500  # characters that a pattern may match, by which streaming is held back
+LONGEST = 500  # characters that a pattern may match; streaming lags by this much
 LONGEST_PERSONAL = 128
 # Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
 _LOOK_ALIKE = str.maketrans(
@@ -42,7 +42,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         require("name", self.name, bool(self.name), "given")
-        require("pattern", self.pattern, bool(self.pattern) != bool(self.personal), "given, or else personal")
+        require("pattern", self.pattern, bool(self.pattern) != bool(self.personal), "given, unless personal is")
         require("personal", self.personal, not self.personal or self.personal in LOOKS, f"one of {', '.join(LOOKS)}")
         require("on", self.on, bool(self.on) and set(self.on) <= {"prompts", "answers"}, "of prompts and answers")
         if self.pattern:
@@ -70,7 +70,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     require(
         "pattern", pattern, 0 < width <= LONGEST, f"of bounded length, up to {LONGEST}: write {{0,40}} instead of *"
     )
-    require("pattern", pattern, not compiled.match(""), "one that matches no empty text")
+    require("pattern", pattern, not compiled.match(""), "one that does not match the empty text")
     return compiled
 
 
@@ -98,7 +98,7 @@ class Policy:
         return max((rule.longest for rule in self.rules if side in rule.on), default=0)
 
     def find(self, text: str, side: Side) -> list[Finding]:
-        """What the rules for one side find, in the order of the text."""
+        """All matches of the rules for one side, in text order."""
         normal, places = normalise(text)
         found = [
             Finding(rule=rule, start=places[match.start()], end=places[match.end() - 1] + 1)
@@ -118,7 +118,7 @@ def _all_matches(rule: Rule, text: str) -> list[re.Match[str]]:
 
 
 def normalise(text: str) -> tuple[str, list[int]]:
-    r"""The text as it is searched, and where each of its characters comes from.
+    r"""The normalised text, and the index of each of its characters in the original.
 
     >>> normalise("\uff21\u200bb\u0421")
     ('AbC', [0, 2, 3])
@@ -151,9 +151,9 @@ def _rule(value: Any, where: str) -> Rule:
 
 
 class PolicyStream:
-    """A text as it grows, filtered; it is held back by the longest pattern, so that nothing found has been shown.
+    """Filters a growing text; output lags by the longest pattern, so that no part of a match is shown.
 
-    `blocked` is the rule that ended it, `flagged` the names of those that only tell.
+    `blocked` is the rule that ended it, `flagged` the names of rules that only report.
     """
 
     def __init__(self, policy: Policy | None, side: Side) -> None:
@@ -164,7 +164,7 @@ class PolicyStream:
         self.applied: list[Rule] = []
 
     def push(self, text: str, *, final: bool = False) -> str:
-        """What of the text so far may be shown and has not been."""
+        """The part of the text so far that may be shown and has not been."""
         if self._policy is None:
             return text
         self._seen += text
@@ -199,6 +199,6 @@ class PolicyStream:
 
 
 def filter_text(policy: Policy | None, text: str, side: Side) -> tuple[str, PolicyStream]:
-    """A whole text, filtered, with what was found."""
+    """A whole text, filtered, with its matches."""
     stream = PolicyStream(policy, side)
     return stream.push(text, final=True), stream

@@ -1,4 +1,4 @@
-"""`instruct policy test`: what the filter finds of labelled probes, and what it blocks of the project's own answers."""
+"""`instruct policy test`: recall on labelled probes, and how many of the project's own answers are blocked."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ REFERENCES = Path("data/split/test.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A text, whether the filter should find something in it, and on which side it is seen."""
+    """A text, whether the filter should find something in it, and whether it is a prompt or an answer."""
 
     text: str
     found: bool
@@ -27,13 +27,13 @@ class Probe:
 
 
 def read_probes(path: Path) -> list[Probe]:
-    """One JSON object a line: text, found, and perhaps side and kind; raises DataError that names the line."""
+    """One JSON object per line: text, found, optional side and kind; raises DataError that names the line."""
     probes = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             probes.append(_probe(line, f"{path}:{number}"))
     if not probes:
-        raise DataError(f"{path}: holds no probes; write one JSON object a line, with text and found")
+        raise DataError(f"{path}: contains no probes; write one JSON object per line, with text and found")
     return probes
 
 
@@ -41,7 +41,7 @@ def _probe(line: str, where: str) -> Probe:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        raise DataError(f"{where}: not JSON; write one object a line, with text and found") from None
+        raise DataError(f"{where}: not valid JSON; write one object per line, with text and found") from None
     known = {"text": str, "found": bool, "side": str, "kind": str}
     right = isinstance(row, dict) and all(type(value) is known.get(name) for name, value in row.items())
     if not right or not {"text", "found"} <= set(row) or row.get("side", "answers") not in get_args(Side):
@@ -65,7 +65,7 @@ def _references(policy: Policy, path: Path) -> Iterator[str]:
     try:
         examples = read_examples(path)
     except InstructError as error:
-        yield f"reference answers: not looked at ({error})"
+        yield f"reference answers: not checked ({error})"
         return
     for action in ("block", "mask", "flag"):
         count = sum(

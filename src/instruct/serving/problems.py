@@ -1,4 +1,4 @@
-"""What a request can do wrong, in OpenAI's form: `{"error": {message, type, param, code}}`."""
+"""Errors in requests, in OpenAI's form: `{"error": {message, type, param, code}}`."""
 
 from typing import Any
 
@@ -16,5 +16,5 @@ class Problem(InstructError):
         self.kind = kind or ("invalid_request_error" if status < 500 else "server_error")
 
     def body(self) -> dict[str, Any]:
-        """What the client is told."""
+        """The error body for the client."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}

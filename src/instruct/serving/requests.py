@@ -1,4 +1,4 @@
-"""What clients may send, strictly: a field that is unknown, of another type or out of range is refused by its name."""
+"""The requests that clients may send; an unknown field, a wrong type or a value out of range is refused by name."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ LONGEST_SEED = 1 << 63
 
 def _neutral(value: Any) -> Any:
     if value:
-        raise ValueError("this server does not do that; leave it out")
+        raise ValueError("this server does not support it; leave it out")
     return value
 
 
@@ -19,7 +19,7 @@ def _text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is no text") from None
+        raise ValueError("contains half of a surrogate pair, which is not text") from None
     return value
 
 
@@ -29,19 +29,19 @@ Neutral = Annotated[float | None, AfterValidator(_neutral)]
 
 
 class Strict(BaseModel):
-    """Nothing unknown, nothing converted."""
+    """Refuses unknown fields, converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class StreamOptions(Strict):
-    """How a stream ends: with `include_usage`, by a chunk that counts tokens."""
+    """Options of a stream: `include_usage` ends it with a chunk that counts tokens."""
 
     include_usage: bool = False
 
 
 class Sampling(Strict):
-    """What both kinds of requests have; what is left out is as in params.yaml's `generate`."""
+    """The fields of both kinds of request; omitted ones default to `generate` in params.yaml."""
 
     model: Text
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -53,7 +53,7 @@ class Sampling(Strict):
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Text | None = None  # a label, which changes nothing
+    user: Text | None = None  # a label without effect
     frequency_penalty: Neutral = None
     presence_penalty: Neutral = None
     logit_bias: Annotated[dict[str, float] | None, AfterValidator(_neutral)] = None
@@ -65,19 +65,19 @@ class Sampling(Strict):
 
     @property
     def counts_usage(self) -> bool:
-        """Whether a stream ends by a chunk that counts tokens."""
+        """Whether a stream ends with a chunk that counts tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
 class TextPart(Strict):
-    """A piece of a message; other kinds than text are not known."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: Text
 
 
 class Message(Strict):
-    """One message; lm-eval says its type too."""
+    """One message; lm-eval also sends its type."""
 
     role: Text
     content: Text | list[TextPart]
@@ -101,7 +101,7 @@ class ChatRequest(Sampling):
 
     @property
     def best(self) -> int | None:
-        """How many alternatives of each token to tell; None where not even its own probability is asked for."""
+        """How many alternatives to return per token; None if no probabilities are requested."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -135,7 +135,7 @@ class TokenizeRequest(Strict):
     prompt: Text | None = None
     messages: list[Message] | None = None
     input: Text = ""
-    add_special_tokens: bool | None = None  # the tokenizers here add none in any case
+    add_special_tokens: bool | None = None  # the tokenizers here never add any
     return_token_strs: bool | None = None
     with_token_strs: bool | None = None
 

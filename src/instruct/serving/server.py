@@ -1,4 +1,4 @@
-"""The server as a process: what must hold before it listens, and how it ends."""
+"""The server as a process: checks before it listens, and how it shuts down."""
 
 import asyncio
 import logging
@@ -26,18 +26,18 @@ LOOK_S = 0.05
 
 
 def key_for(params: ServeParams) -> str:
-    """The API key from its variable; raises ParamsError where others can reach the server and there is none."""
+    """The API key from its variable; raises ParamsError if it is missing and other machines can reach the server."""
     key = os.environ.get(params.key_variable, "").strip()
     if not key and params.host not in LOOPBACK:
         raise ParamsError(
-            f"params.yaml: serve.host is {params.host}, which others can reach; set the variable "
+            f"params.yaml: serve.host is {params.host}, which other machines can reach; set the variable "
             f"{params.key_variable} to an API key, or serve.host to 127.0.0.1"
         )
     return key
 
 
 def bind(params: ServeParams) -> socket.socket:
-    """The socket to listen on; raises InstructError where the port is in use or the host is not ours."""
+    """The socket to listen on; raises InstructError if the port is in use or the host is not this machine's."""
     family = socket.AF_INET6 if ":" in params.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -47,7 +47,7 @@ def bind(params: ServeParams) -> socket.socket:
     except OSError as error:
         listening.close()
         raise InstructError(
-            f"{params.host}:{params.port}: cannot be listened on ({error.strerror}); choose another serve.port, or "
+            f"{params.host}:{params.port}: cannot listen on it ({error.strerror}); choose another serve.port, or "
             "stop the program that uses it"
         ) from None
     return listening
@@ -59,7 +59,9 @@ class Served:
     def __init__(self, systems: dict[str, System], params: ServeParams, key: str = "", root: Path = Path()) -> None:
         for one in systems.values():
             if params.cache_tokens < 2 * len(one.tokenizer.encode(one.template.prefix)) + 16:
-                raise ParamsError("params.yaml: serve.cache_tokens leaves no room beside the template; raise it")
+                raise ParamsError(
+                    "params.yaml: serve.cache_tokens leaves no room after the template's tokens; raise it"
+                )
         self.params = params
         policy = read_policy(params.policy)
         self.engine = EngineLoop(systems, slots=params.slots, cache_tokens=params.cache_tokens, queue=params.queue)
@@ -70,7 +72,7 @@ class Served:
 
 
 class Server(uvicorn.Server):
-    """A server that on its first SIGTERM or Ctrl-C lets running answers finish and refuses new ones with 503."""
+    """A server that, on the first SIGTERM or Ctrl-C, finishes running answers and refuses new ones with 503."""
 
     def __init__(self, served: Served) -> None:
         config = uvicorn.Config(
@@ -80,7 +82,7 @@ class Server(uvicorn.Server):
         self._served = served
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second signal ends at once."""
+        """Start to shut down; a second signal ends the process at once."""
         if self._served.guard.draining:
             super().handle_exit(sig, frame)
             return
@@ -88,7 +90,7 @@ class Server(uvicorn.Server):
         asyncio.get_event_loop().create_task(self.drain())
 
     async def drain(self) -> None:
-        """End once nothing runs, or after the grace."""
+        """Exit once no answer is running, or after `grace` seconds."""
         until = asyncio.get_running_loop().time() + self._served.params.grace
         while self._served.guard.running and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(LOOK_S)
@@ -107,7 +109,7 @@ def serve(names: Sequence[str], params: ServeParams) -> None:
 
 
 class InThread:
-    """A server in a thread of this process, for tests and benchmarks; `url` is where."""
+    """A server in a thread of this process, for tests and benchmarks, at `url`."""
 
     def __init__(self, served: Served) -> None:
         self.served, self._server = served, Server(served)
@@ -117,7 +119,7 @@ class InThread:
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
+        """Shut it down."""
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()

@@ -9,10 +9,10 @@ from instruct.core.params import require
 class ServeParams:
     """The section `serve` of params.yaml; no stage reads it.
 
-    `slots` answers are in progress on each model, whose cache holds at most `cache_tokens` tokens; `queue` more may
-    wait. An answer has `max_tokens` tokens unless the request says otherwise. A client may send a body of
-    `body_bytes`, for which it has `patience` seconds, and `requests_per_minute` (0: any number). On SIGTERM answers in
-    progress have `grace` seconds. The variable `key_variable` holds the API key. `policy` is a file of patterns, or "".
+    Each model answers at most `slots` requests at once, with a cache of at most `cache_tokens` tokens; `queue` more may
+    wait. An answer has `max_tokens` tokens unless the request says otherwise. A client may send a body of `body_bytes`
+    within `patience` seconds, and `requests_per_minute` requests (0: no limit). On SIGTERM running answers have `grace`
+    seconds to finish. The variable `key_variable` holds the API key. `policy` is a file of patterns, or "".
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""What the commands `serve` and `policy` need of the settings and of the optional packages."""
+"""Start the commands `serve` and `policy`: their settings and optional packages."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from instruct.serving.systems import choose
 
 
 def start(names: Sequence[str], host: str | None, port: int | None) -> None:
-    """Serve the systems that are named, or all that are here."""
+    """Serve the named systems, or all whose checkpoints exist."""
     try:
         from instruct.serving.server import serve
     except ModuleNotFoundError as error:
@@ -23,7 +23,7 @@ def start(names: Sequence[str], host: str | None, port: int | None) -> None:
 
 
 def policy_of(path: Path | None) -> Policy:
-    """The rules of a file, or of serve.policy."""
+    """The rules of a file, or of `serve.policy`."""
     policy = read_policy(path or load_params("serve", ServeParams).policy)
     if policy is None:
         raise ParamsError("params.yaml: serve.policy is empty; name a file there, or give --policy data/policy.yaml")

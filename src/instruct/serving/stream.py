@@ -1,4 +1,4 @@
-"""Tokens to the text that may be shown: whole characters only, and nothing that may be the beginning of a stop."""
+"""Tokens to text that may be shown: whole characters only, and nothing that could start a stop string."""
 
 import codecs
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from instruct.text.tokenizer import Tokenizer
 
 
 class TextStream:
-    """The text of an answer as it grows; what has been given out is never taken back.
+    """The growing text of an answer; text that was given out never changes.
 
-    All of it together is the text that generation without streaming gives: with `strip`, without white space around.
+    The pieces together equal the text of generation without streaming; with `strip`, without surrounding white space.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str], *, strip: bool) -> None:
@@ -20,18 +20,18 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """All that has been given out."""
+        """All text given out so far."""
         return self._seen[: self._given]
 
     def push(self, tokens: Sequence[int]) -> str:
-        """The text that these tokens make certain."""
+        """The text that is final after these tokens."""
         self.push_only(tokens)
         certain = cut_at(self._seen, self._stops)
         certain = certain[: len(certain) - held_back(certain, self._stops)]
         return self._give(certain.rstrip() if self._strip else certain)
 
     def push_only(self, tokens: Sequence[int]) -> None:
-        """Take tokens in and give nothing out yet."""
+        """Take in tokens without giving out text yet."""
         encoding = self._tokenizer.encoding
         self._add(self._decoder.decode(b"".join(map(encoding.decode_single_token_bytes, tokens))))
 
@@ -53,7 +53,7 @@ class TextStream:
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many of the last characters may be the beginning of a stop string, or are one.
+    """How many of the last characters are, or may start, a stop string.
 
     >>> held_back("a ##", ["### End"]), held_back("a # b", ["### End"]), held_back("a ### End", ["### End"])
     (2, 0, 7)

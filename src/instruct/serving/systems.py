@@ -1,4 +1,4 @@
-"""The systems that can answer: base, SFT and DPO model, each with the template that all of them were evaluated with."""
+"""The systems that can answer: base, SFT and DPO model, with the chat template of their evaluation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from instruct.generation.engine import Model
     from instruct.text.tokenizer import Tokenizer
 
-# In the order in which one is made from the other; None is the backbone itself.
+# Each is made from the one before it; None is the backbone itself.
 PLACES = {"base": None, "sft": Path("models/sft/best"), "dpo": Path("models/dpo/best")}
 MAKERS = {"sft": "dvc repro train", "dpo": "dvc repro prefer"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A model that is ready to answer, and how it is asked; `digest` tells its files."""
+    """A model that is ready to answer, with its tokenizer and template; `digest` identifies its files."""
 
     name: str
     digest: str
@@ -41,12 +41,12 @@ class System:
 
 
 def available() -> list[str]:
-    """The systems of this folder whose weights are here, the base model first and the newest last."""
+    """The systems whose weights exist in this folder, from the base model to the newest."""
     return [name for name, place in PLACES.items() if place is None or _weights(place)]
 
 
 def choose(names: Sequence[str], *, every: bool = False) -> list[str]:
-    """The systems that are named, or `every` one that is here, or the newest; raises where one is not here."""
+    """The named systems, or `every` one whose weights exist, or the newest; raises if one is missing."""
     here = available()
     for name in names:
         if name not in PLACES:
@@ -63,7 +63,7 @@ def choose(names: Sequence[str], *, every: bool = False) -> list[str]:
 
 
 def read_ahead(place: Path) -> None:
-    """Let the system read weights from the disk while torch is imported."""
+    """Let the operating system read weights from disk while torch is imported."""
     if hasattr(os, "posix_fadvise"):
         for path in place.glob("*.safetensors"):
             with path.open("rb") as file:
@@ -71,7 +71,7 @@ def read_ahead(place: Path) -> None:
 
 
 def open_system(name: str, *, packed: bool = True, digest: bool = True) -> System:
-    """Load a system; `packed` takes a second and makes many answers at once faster, which are the same anyway."""
+    """Load a system; `packed` takes a second and makes batches faster, with the same answers."""
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.generation.weights import make_ready
     from instruct.model.pretrained import load_backbone, load_trained

@@ -1,4 +1,4 @@
-"""One answer at a time, streamed, in this process: what `instruct ask` and `instruct chat` share; no web stack."""
+"""One streamed answer at a time, in this process: shared by `instruct ask` and `instruct chat`; no web stack."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from instruct.text.encoding import encode_prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How one answer is drawn."""
+    """How one answer is sampled."""
 
     max_tokens: int
     temperature: float
@@ -25,7 +25,7 @@ class Manner:
 def say(
     system: System, messages: Sequence[Said], manner: Manner, *, input: str = "", policy: Policy | None = None
 ) -> Iterator[str]:
-    """The answer piece by piece; raises DataError where the prompt leaves no room for one."""
+    """The answer piece by piece; raises DataError if the prompt leaves no room for one."""
     messages = [replace(one, content=_passed(policy, one.content)) for one in messages]
     ids = encode_prompt(
         system.tokenizer,
@@ -33,7 +33,9 @@ def say(
     )
     room = system.model.block_size - len(ids)
     if room < 1:
-        raise DataError(f"the prompt has {len(ids)} tokens, and the model reads {system.model.block_size}; shorten it")
+        raise DataError(
+            f"the prompt has {len(ids)} tokens, and the model reads at most {system.model.block_size}; shorten it"
+        )
     yield from _stream(system, ids, _params(system, manner, room), manner.seed, policy)
 
 

@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge bench-serve serve lock clean bench-data report view plots screenshot verify experiments
+.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge bench-serve serve lock clean bench-data report view plots screenshot docs verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ plots: $(VENV)/.dev  ## write DVC's charts to dvc_plots/index.html, with Vega be
 screenshot: $(VENV)/.dev  ## take the README's picture of that page anew (needs Chromium)
 	instruct view --no-open
 	python tests/screenshot.py build/view/index.html .github/view.png
+
+docs: $(VENV)/.dev  ## build docs/ into an offline site: build/docs/index.html; a warning is an error
+	python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet -b html docs build/docs $(ARGS)
+
 verify: $(VENV)/.runtime  ## run the commit again in a clean clone: dvc.lock and metrics must come out the same
 	instruct verify $(ARGS)
 
@@ -92,7 +96,7 @@ lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
 	python -m pip install -q uv
 	mkdir -p build && cp requirements*.lock build  # what they pin stays, where it can
 	$(COMPILE) pyproject.toml -o build/requirements.lock
-	$(COMPILE) --extra dev -c build/requirements.lock pyproject.toml -o build/requirements-dev.lock
+	$(COMPILE) --extra dev --extra docs -c build/requirements.lock pyproject.toml -o build/requirements-dev.lock
 	printf '%s\n' $(BENCH) | $(COMPILE) -c build/requirements.lock - -o build/requirements-bench.lock
 	for lock in requirements.lock requirements-dev.lock requirements-bench.lock; do $(WITHOUT_TORCH) build/$$lock > $$lock; done
 

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from console_blocks import steps_of as steps_of_block
 from ruamel.yaml import YAML
 from slurm_cluster import missing_programs, start_cluster
 from small_pipeline import git, run
@@ -36,17 +37,8 @@ NOT_RUN = {
 
 def steps_of(title):
     """(prompt, command, lines that must come out) of a section; output that is not shown is not compared."""
-    steps, end = [], None
-    for line in "".join(SECTIONS[title]).splitlines():
-        if end:  # a file written in place
-            steps[-1] = (steps[-1][0], f"{steps[-1][1]}\n{line}", [])
-            end = None if line == end else end
-        elif found := re.fullmatch(r"(you|colleague|anywhere)\$ (.+)", line):
-            steps.append((found[1], found[2], []))
-            end = (re.findall(r" <<'(\w+)'$", line) or [None])[0]
-        else:
-            steps[-1][2].append(line)
-    return steps
+    steps = steps_of_block("".join(SECTIONS[title]), r"(?:you|colleague|anywhere)\$")
+    return [(step.prompt.removesuffix("$"), step.command, step.expected) for step in steps]
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""The places where the console blocks of docs/ run."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from console_blocks import Session
+from small_pipeline import commit_all, git, run
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".dvc" / "cache"
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory, hermetic):
+    """What Git tracks or would track, committed, with the data divided; copy it, leave it as it is."""
+    folder = tmp_path_factory.mktemp("docs") / "instruct"
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    if listed.returncode:
+        pytest.skip("this is not a Git repository")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    commit_all(folder)
+    done = run("python", "src/split.py", "data/split", "metrics/split.json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    # Without methods, `augment` copies both parts.
+    shutil.copytree(folder / "data/split", folder / "data/augmented", ignore=shutil.ignore_patterns("test.json", "c*"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(clone, tmp_path_factory):
+    """The clone with the outputs of the committed run, where this checkout has them; copy it, leave it as it is."""
+    folder = tmp_path_factory.mktemp("docs-results") / "instruct"
+    shutil.copytree(clone, folder, symlinks=True)
+    assert run("dvc", "cache", "dir", "--local", str(CACHE), cwd=folder).returncode == 0
+    wanted = [
+        "data/responses.json",
+        "data/judgements.json",
+        "data/baselines",
+        "models/sft",
+        "metrics/report/index.html",
+    ]
+    if run("dvc", "checkout", "--quiet", "--force", *wanted, cwd=folder).returncode:
+        pytest.skip("the committed run's outputs are not here: dvc pull, or dvc repro")
+    return folder
+
+
+@pytest.fixture
+def places(request, tmp_path):
+    """A session in a copy of a place, made when a block first asks for it.
+
+    `clone` is this repository as committed, with its data divided. `results` is the same with the answers and the
+    checkpoint of the committed run. `small` is a finished run of a tiny random model, in which every command is quick.
+    """
+    sessions: dict[str, Session] = {}
+
+    def place(name: str) -> Session:
+        if name not in sessions:
+            source = request.getfixturevalue({"small": "finished"}.get(name, name))
+            sessions[name] = Session(shutil.copytree(source, tmp_path / name / "instruct", symlinks=True))
+        return sessions[name]
+
+    yield place
+    for session in sessions.values():
+        session.__exit__()

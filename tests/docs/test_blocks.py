@@ -1,0 +1,50 @@
+"""Every console block of docs/ is run, in its page's order, and prints what the page shows."""
+
+from pathlib import Path
+
+import pytest
+from console_blocks import blocks_of, matches
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path.relative_to(ROOT).as_posix(): blocks_of(path.read_text("utf-8")) for path in ROOT.glob("docs/**/*.md")}
+RUN = {page: [block for block in blocks if not block.not_run] for page, blocks in sorted(PAGES.items())}
+QUICK = {page: quick for page, blocks in RUN.items() if (quick := [block for block in blocks if not block.slow])}
+SLOW = {page: blocks for page, blocks in RUN.items() if any(block.slow for block in blocks)}
+
+
+@pytest.mark.parametrize("page", QUICK)
+def test_quick_blocks_print_what_the_page_shows(page, places):
+    for block in QUICK[page]:
+        places(block.place).follow(block)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW)
+def test_all_blocks_print_what_the_page_shows(page, places):
+    for block in SLOW[page]:
+        places(block.place).follow(block)
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "same"),
+    [
+        (["a", "b"], "a\nb\n", True),
+        (["a", "b"], "a\nb\nc\n", False),
+        (["loss 0.…"], "loss 0.25\n", True),
+        (["loss 0.…"], "loss 1.25\n", False),
+        (["loss 0.…"], "loss 0.25\nend\n", False),
+        (["a", "…", "z"], "a\nb\nc\nz\n", True),
+        (["a", "…", "z"], "a\nz\n", True),
+        (["a", "…", "z"], "a\nb\n", False),
+    ],
+)
+def test_an_ellipsis_is_any_text_of_a_line_or_any_lines(expected, printed, same):
+    assert matches(expected, printed) is same
+
+
+def test_comments_above_a_block_belong_to_it_alone_but_the_place_holds_on():
+    text = "<!-- place: small -->\n<!-- slow -->\n```console\n$ one\n```\n"
+    text += "text\n```console\n$ two <<'E'\nx\nE\nout\n```\n"
+    first, second = blocks_of(text)
+    assert (first.place, first.slow, second.place, second.slow) == ("small", True, "small", False)
+    assert [(step.command, step.expected) for step in second.steps] == [("two <<'E'\nx\nE", ["out"])]

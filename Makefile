@@ -33,7 +33,7 @@ plots: $(VENV)/.dev  ## write DVC's charts to dvc_plots/index.html, with Vega be
 	dvc plots show
 	python -c "import vl_convert; print(vl_convert.javascript_bundle(vl_version='5.20'))" > dvc_plots/vega.js
 
-screenshot: $(VENV)/.dev  ## take the README's picture of that page anew (needs Chromium)
+screenshot: $(VENV)/.dev  ## take the README's picture of that page again (needs Chromium)
 	instruct view --no-open
 	python tests/screenshot.py build/view/index.html .github/view.png
 
@@ -58,10 +58,11 @@ OUT ?= build/gpu
 test-gpu: $(VENV)/.dev  ## run all checks that need a GPU, in eight minutes at most, into OUT=build/gpu
 	PYTHON=$(BIN)/python bash tests/gpu/run.sh $(OUT) $(ARGS)
 
-lint: $(VENV)/.dev  ## check style and types
+lint: $(VENV)/.dev  ## check style, types and wording
 	ruff format --check .
 	ruff check .
 	mypy
+	python tests/prose.py
 
 format: $(VENV)/.dev  ## put the code into shape
 	ruff format .
@@ -92,7 +93,7 @@ COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-anno
 # torch has another build for each kind of machine, so its files have no hash here; nor have those that it alone needs.
 WITHOUT_TORCH := awk '/^[a-z]/ {keep = !/^(torch==|triton|nvidia-|cuda-)/} keep'
 
-lock: $(VENV)/.dev  ## write the lock files anew from pyproject.toml
+lock: $(VENV)/.dev  ## write the lock files again from pyproject.toml
 	python -m pip install -q uv
 	mkdir -p build && cp requirements*.lock build  # what they pin stays, where it can
 	$(COMPILE) pyproject.toml -o build/requirements.lock

@@ -173,7 +173,7 @@ def test_missing_file_says_what_to_do(tmp_path, read):
 
 @pytest.mark.parametrize("read", [read_json, read_csv, sha256_of])
 def test_folder_in_place_of_a_file_is_named(tmp_path, read):
-    with pytest.raises(DataError, match="is a folder, a file is needed"):
+    with pytest.raises(DataError, match="is a folder; give a file"):
         read(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_path_through_a_file_is_one_message(tmp_path, read):
 def test_empty_file_is_called_empty(tmp_path, content):
     path = tmp_path / "data.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"data\.json: the file is empty; a JSON document is needed"):
+    with pytest.raises(DataError, match=r"data\.json: the file is empty; it must be a JSON document"):
         read_json(path)
 
 
@@ -259,7 +259,7 @@ def test_numbers_that_json_does_not_have_are_refused(tmp_path, constant):
 def test_a_key_twice_in_one_object_is_refused_but_twice_in_two_is_not(tmp_path):
     path = tmp_path / "data.json"
     path.write_text('[{"input": ""}, {"output": "a", "input": "", "output": "b"}]')
-    with pytest.raises(DataError, match='the key "output" stands twice in one object'):
+    with pytest.raises(DataError, match='the key "output" appears twice in one object'):
         read_json(path)
     path.write_text('[{"a": {"a": 1}}, {"a": 2}]')
     assert read_json(path) == [{"a": {"a": 1}}, {"a": 2}]

@@ -273,7 +273,7 @@ def test_made_ids_tell_chats_apart_that_end_alike():
         ({"history": [RECORD, without("output")]}, '"history[1].output" is missing'),
         ({"history": [{**RECORD, "instruction": " "}]}, '"history[0].instruction" is empty'),
         ({"history": [{**RECORD, "output": "a\ud800"}]}, '"history[0].output" holds half'),
-        ({"history": [{**RECORD, "weight": 1}]}, '"history[0]" holds "weight"'),
+        ({"history": [{**RECORD, "weight": 1}]}, '"history[0]" has the field "weight"'),
     ],
 )
 def test_what_is_wrong_with_a_turn_is_named_by_its_place(row, message):

@@ -128,7 +128,7 @@ def test_without_git_one_line_says_so(repository, tmp_path, monkeypatch, mode):
         (tmp_path / "bin/git").chmod(mode)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for ask in (lambda: find_commit("main", repository), lambda: run_git(repository, "status")):
-        with pytest.raises(InstructError, match=r"^git: cannot be run \((it is not on the path|Permission denied)\); "):
+        with pytest.raises(InstructError, match=r"^git: cannot be run \((it is not on PATH|Permission denied)\); "):
             ask()
     assert read_run("workspace", repository).scores  # the workspace needs no Git
 

@@ -1,1 +1,1 @@
-"""The common floor: what all stages and tools share, and what knows none of them."""
+"""Code that all stages and tools share; it imports none of them."""

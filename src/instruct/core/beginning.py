@@ -1,4 +1,4 @@
-"""Every script imports this first, so that Ctrl-C and the end of DVC are answered while the other imports still run.
+"""Every script imports this first, so that Ctrl-C and the end of DVC take effect while other imports still run.
 
 A killed DVC leaves its stage running, and the next `dvc repro` would start a second one in the same folders.
 """
@@ -18,15 +18,15 @@ LOOK_S = 0.25
 
 
 def stopped(script: str, said: str) -> str:
-    """The line that ends a stage after Ctrl-C: what is kept, and how to go on or back."""
+    """The line that ends a stage after Ctrl-C: what is kept, and how to resume or restore."""
     line = f"{script}: stopped; {said or '`dvc repro` runs this stage again'}"
-    return line if BACK in line else f"{line}; {BACK} gives the committed results back"
+    return line if BACK in line else f"{line}; {BACK} restores the committed results"
 
 
 def find_dvc() -> psutil.Process | None:
-    """The DVC that runs this stage: the nearest ancestor without the variable that DVC gives to its stages.
+    """The DVC process that runs this stage: the nearest ancestor without the variable that DVC sets for its stages.
 
-    Between the two there may be a shell and torchrun, which live on when DVC is killed.
+    A shell and torchrun may run between the two, and they survive when DVC is killed.
     """
     if "DVC_STAGE" not in os.environ:
         return None
@@ -37,7 +37,7 @@ def find_dvc() -> psutil.Process | None:
 
 
 def _end_with(dvc: psutil.Process) -> None:
-    """Wait until DVC is gone, then ask this process to end as `kill` does: training first saves its state."""
+    """Wait until DVC is gone, then send this process SIGTERM, so that training saves its state first."""
     while _is_alive(dvc):
         time.sleep(LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What can be wrong with what the user gave; everything else is a bug and keeps its traceback.
+"""Errors in the user's input; every other exception is a bug and keeps its traceback.
 
 InstructError
 ├── ParamsError      params.yaml or a command-line value
@@ -11,7 +11,7 @@ InstructError
 
 
 class InstructError(Exception):
-    """A mistake that the user can mend; its text says where, what, and what to do."""
+    """A mistake that the user can fix; its text says where, what, and what to do."""
 
 
 class ParamsError(InstructError):
@@ -19,15 +19,15 @@ class ParamsError(InstructError):
 
 
 class DataError(InstructError):
-    """A data file cannot be read or holds records that cannot be used."""
+    """A data file cannot be read or contains invalid records."""
 
 
 class BackboneError(InstructError):
-    """A backbone is unknown, cannot be fetched, or its weights are not what the table says."""
+    """A backbone is unknown, cannot be fetched, or its files differ from the table."""
 
 
 class CheckpointError(InstructError):
-    """A checkpoint cannot be written, read or does not fit its model."""
+    """A checkpoint cannot be written or read, or does not fit its model."""
 
 
 class ServerError(InstructError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, and JSON and CSV with the same bytes every time."""
+"""Files that are complete or absent: atomic writes, and JSON and CSV with the same bytes every time."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from instruct.core.errors import DataError, InstructError
 
 _QUOTED = re.compile('[",\r\n]')
-# Formulas (OWASP's list) and what spreadsheets take for numbers and dates; with apostrophes, so that each is one more.
+# Formulas (OWASP's list), and text that spreadsheets read as numbers or dates; after apostrophes too, to add one more.
 _CHANGED_BY_SPREADSHEETS = re.compile(r"'*([=+\-@\t\r]|[\d.][\d.,:/eE+-]*\Z)")
 _KEPT_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?")
 
@@ -24,8 +24,8 @@ _KEPT_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?")
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it over `path`.
 
-    Whatever goes wrong before the rename, the old file stays as it was and no temporary file is left.
-    Raises InstructError where the disk refuses.
+    If anything fails before the rename, the old file is unchanged and no temporary file is left.
+    Raises InstructError for disk errors.
     """
     part: Path | None = None
     try:
@@ -53,7 +53,7 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as it is, atomically."""
+    """Write UTF-8 text unchanged, atomically."""
 
     def write(part: Path) -> None:
         part.write_bytes(text.encode("utf-8"))
@@ -62,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that is the same bytes for the same value: keys sorted, two spaces, final newline.
+    """Write JSON with the same bytes for the same value: sorted keys, two spaces, final newline.
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """
@@ -71,14 +71,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_list(path: Path, values: Iterable[Any]) -> None:
-    """Write the bytes that `write_json` writes for the list of these values, holding one value at a time."""
+    """Write the same bytes as `write_json` for a list of these values, with one value in memory at a time."""
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8", newline="") as file:
             opening = "[\n"
             for value in values:
                 text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
-                # Text in JSON has no line breaks of its own, so every one begins a line to indent.
+                # JSON escapes line breaks in text, so each real one starts a line to indent.
                 file.write(opening + "  " + text.replace("\n", "\n  "))
                 opening = ",\n"
             file.write("\n]\n" if opening == ",\n" else "[]\n")
@@ -87,21 +87,21 @@ def write_json_list(path: Path, values: Iterable[Any]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file with a header line; a value that is absent from a row stays empty.
+    """Write a CSV file with a header line; a value that a row lacks stays empty.
 
     People open these files in spreadsheets, which run `=1+1` and turn `123456789012` or `3-4` into something else.
-    A text like these gets an apostrophe before it; `parse_csv` takes it off.
+    Such a text gets a leading apostrophe, which `parse_csv` removes.
     """
     lines = [",".join(map(_csv_field, columns))]
     for row in rows:
         if lost := [name for name in row if name not in columns]:
-            raise ValueError(f"no column is called {lost[0]}")
+            raise ValueError(f"there is no column {lost[0]}")
         lines.append(",".join(_csv_field(row.get(name)) for name in columns))
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _csv_field(value: Any) -> str:
-    """One field; unlike the csv module's, a carriage return is quoted, which its reader takes for a line's end."""
+    """One field; unlike the csv module, it quotes a carriage return, which csv's reader takes for a line end."""
     text = "" if value is None else str(value)
     if isinstance(value, str) and _CHANGED_BY_SPREADSHEETS.match(text) and not _KEPT_NUMBER.fullmatch(text):
         text = f"'{text}"
@@ -109,12 +109,12 @@ def _csv_field(value: Any) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file with a header line into one dictionary a row."""
+    """Read a CSV file with a header line into one dictionary per row."""
     return parse_csv(read_text(path), str(path))[1]
 
 
 def parse_csv(text: str, where: str) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and rows of a CSV text, its lines ended by LF, CRLF or CR; fields of any length.
+    """The columns and rows of a CSV text with LF, CRLF or CR line ends and fields of any length.
 
     Raises DataError that begins with `where` and names the line.
     """
@@ -123,15 +123,15 @@ def parse_csv(text: str, where: str) -> tuple[list[str], list[dict[str, str]]]:
     try:
         names = list(map(_without_apostrophe, next(reader, [])))
         if len(set(names)) != len(names):
-            raise ValueError("two columns have one name")
+            raise ValueError("two columns have the same name")
         return names, [dict(_named(names, row)) for row in reader if row]
     except (csv.Error, ValueError) as error:
-        raise DataError(f"{where}:{reader.line_num}: not CSV ({error}); correct it or make it again") from None
+        raise DataError(f"{where}:{reader.line_num}: not CSV ({error}); correct it or create it again") from None
 
 
 def _named(names: Sequence[str], row: Sequence[str]) -> Iterator[tuple[str, str]]:
     if len(row) != len(names):
-        raise ValueError(f"a row of {len(row)} fields under {len(names)} names")
+        raise ValueError(f"a row has {len(row)} fields, the header has {len(names)}")
     yield from zip(names, map(_without_apostrophe, row), strict=True)
 
 
@@ -153,27 +153,27 @@ def read_text(path: Path) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Make DataError in plain words of whatever keeps a file from being opened and read."""
+    """Turn any error of opening and reading a file into a DataError in plain words."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise DataError(f"{path}: is not a file but a pipe or a device, which could keep a reader waiting for ever")
+            raise DataError(f"{path}: is a pipe or a device, and reading it could wait for ever; give a regular file")
         yield
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; check the path or run the stage that makes it") from None
+        raise DataError(f"{path}: there is no such file; check the path or run the stage that writes it") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, a file is needed") from None
+        raise DataError(f"{path}: is a folder; give a file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file strictly: UTF-8, no NaN, no key twice in one object.
+    """Read a JSON file strictly: UTF-8, no NaN, no duplicate keys in an object.
 
     Raises DataError that names the file, the line and what to do.
     """
     text = read_text(path)
     if not text.strip():
-        raise DataError(f"{path}: the file is empty; a JSON document is needed")
+        raise DataError(f"{path}: the file is empty; it must be a JSON document")
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
@@ -181,7 +181,7 @@ def read_json(path: Path) -> Any:
         hint = "the file looks cut off; copy or download it again" if cut else "correct the file at this place"
         raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg}); {hint}") from None
     except RecursionError:
-        raise DataError(f"{path}: nested too deeply to be a data file") from None
+        raise DataError(f"{path}: nested too deeply for a data file; correct it") from None
     except ValueError as error:
         raise DataError(f"{path}: {error}; correct the file") from None
 
@@ -202,7 +202,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f'the key "{key}" stands twice in one object')
+                raise ValueError(f'the key "{key}" appears twice in one object')
             seen.add(key)
     return result
 

@@ -1,4 +1,4 @@
-"""What a run depends on, so that what an unfinished one left is used only by the very same run."""
+"""Everything that a run depends on, so that only an identical run resumes an unfinished one."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from instruct.core.files import sha256_of
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a run depends on, by name: a word for it and its hash."""
+    """The parts that a run depends on, by name, each with its hash."""
 
     parts: dict[str, str]
 

@@ -1,4 +1,4 @@
-"""What Git knows, for the tools that compare and show runs."""
+"""Reads Git for the tools that compare and show runs."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from instruct.core.errors import InstructError
 
-# Git sets these for its hooks, and they would lead a call in another folder back to the repository of the hook. Of what
-# `git rev-parse --local-env-vars` lists, settings (GIT_CONFIG_COUNT ...) stay: CI names safe folders by them.
+# Git sets these for its hooks, and they would point a call in another folder back to the hook's repository. Settings
+# that `git rev-parse --local-env-vars` also lists (GIT_CONFIG_COUNT ...) stay: CI names safe folders with them.
 OF_ONE_REPOSITORY = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
@@ -34,7 +34,7 @@ _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A finished DVC experiment: its commit, the commit that it was started from, and when it ended (ISO 8601, UTC)."""
+    """A finished DVC experiment: its commit, the commit it started from, and its end time (ISO 8601, UTC)."""
 
     name: str
     commit: str
@@ -43,26 +43,26 @@ class Experiment:
 
 
 def outside_hooks() -> dict[str, str]:
-    """The environment for Git and DVC in a folder of our choice, whatever hook of Git's this process may run in."""
+    """The environment for Git and DVC in a folder of our choice, even if this process runs in a Git hook."""
     return {name: value for name, value in os.environ.items() if name not in OF_ONE_REPOSITORY}
 
 
 def call_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run Git in `root`, its messages in English; raises InstructError where it cannot be started."""
+    """Run Git in `root` with English messages; raises InstructError if it cannot be started."""
     try:
         environment = {**outside_hooks(), "LC_ALL": "C"}
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, env=environment)
     except OSError as error:
         if not root.is_dir():
             raise InstructError(f"{root}: is not a folder; give one that exists") from None
-        reason = "it is not on the path" if isinstance(error, FileNotFoundError) else error.strerror
+        reason = "it is not on PATH" if isinstance(error, FileNotFoundError) else error.strerror
         raise InstructError(f"git: cannot be run ({reason}); install Git, or correct PATH") from None
 
 
 def read_git(root: Path, *arguments: str) -> bytes | None:
-    """The bytes that Git prints in `root`, or None where it knows no answer or is not there.
+    """The bytes that Git prints in `root`, or None if Git fails or is not installed.
 
-    Raises InstructError where Git distrusts the owner of the folder, which is not the same as no repository.
+    Raises InstructError if Git distrusts the owner of the folder, which differs from a missing repository.
     """
     try:
         done = call_git(root, *arguments)
@@ -74,13 +74,13 @@ def read_git(root: Path, *arguments: str) -> bytes | None:
 
 
 def ask_git(root: Path, *arguments: str) -> str | None:
-    """The same as text; bytes that are not UTF-8 are replaced."""
+    """The output of `ask_git` as text; replaces bytes that are not UTF-8."""
     said = read_git(root, *arguments)
     return None if said is None else said.decode("utf-8", "replace")
 
 
 def complaint_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Git's complaint in one line, with the command that it recommends where it distrusts the folder's owner."""
+    """Git's error in one line, with the command it recommends if it distrusts the folder's owner."""
     lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     said = next((line for line in lines if line.startswith(("fatal: ", "error: "))), "no reason given")
     remedy = next((f"; run `{line}`" for line in lines if line.startswith("git config")), "")
@@ -88,7 +88,7 @@ def complaint_of(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def list_experiments(root: Path) -> list[Experiment]:
-    """All experiments, the newest first; none where there is no Git."""
+    """All experiments, newest first; empty without Git."""
     listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(committerdate:unix) %(refname)", "refs/exps")
     found = []
     for line in (listed or "").splitlines():
@@ -100,5 +100,5 @@ def list_experiments(root: Path) -> list[Experiment]:
 
 
 def utc_time(seconds: str) -> str:
-    """Seconds since 1970, as Git prints them, in ISO 8601; texts of one time zone sort as their times do."""
+    """Seconds since 1970, as Git prints them, in ISO 8601 (UTC), so that texts sort like times."""
     return datetime.fromtimestamp(int(seconds), UTC).isoformat()

@@ -1,8 +1,8 @@
-"""JSON read strictly and piece by piece: a list of any length in the memory of its largest element.
+"""Reads JSON strictly and in pieces: a list of any length takes the memory of its largest element.
 
-What JSON forbids but can be read without guessing (NaN, a key twice in one object, bytes that are not UTF-8)
-comes out as a value of its own kind, so that one bad record is refused and not the whole file. Broken syntax is
-an error of the file: behind it, nothing says where the next record begins.
+Content that JSON forbids but that can be read without guessing (NaN, a duplicate key, bytes that are not UTF-8)
+becomes a value of a special type, so that one bad record is refused instead of the whole file. Broken syntax is an
+error of the whole file, because it hides where the next record starts.
 """
 
 import codecs
@@ -15,28 +15,28 @@ from typing import Any, BinaryIO, NamedTuple
 from instruct.core.errors import DataError
 
 MAX_RECORD = 1 << 24
-"""Characters of one record; what is longer is no record but a mistake."""
+"""The most characters of one record; longer text is a mistake, not a record."""
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
-# An error this near to the end of what has been read may vanish with the next piece: `tru`, `\ud83d\ude`.
+# An error this close to the end of the text read so far may vanish with the next piece: `tru`, `\ud83d\ude`.
 _TAIL = 16
 
 
 class NotJson:
-    """A token that Python reads and JSON does not have, such as NaN; `shown` is for messages."""
+    """A token that Python reads but JSON forbids, such as NaN; `shown` is for messages."""
 
     def __init__(self, shown: str) -> None:
         self.shown = shown
 
 
 class DoubledKeys(dict[str, Any]):
-    """An object in which keys stand twice; `doubled` names them."""
+    """An object with duplicate keys; `doubled` names them."""
 
     doubled: tuple[str, ...] = ()
 
 
 class Element(NamedTuple):
-    """One element of a list: its number from 0, the line from 1 on which it begins, and what it is."""
+    """One element of a list: its index from 0, its first line from 1, and its value."""
 
     number: int
     line: int
@@ -62,7 +62,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=NotJson, p
 
 
 def parse_json(text: str) -> Any:
-    """One JSON document; raises ValueError that says what is wrong and at which character."""
+    """One JSON document; raises ValueError with the problem and its character."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -74,11 +74,11 @@ def parse_json(text: str) -> Any:
 def stream_list(file: BinaryIO, path: Path) -> Iterator[Element]:
     """The elements of a JSON list, one at a time; `path` is for messages.
 
-    Raises DataError with file, line and column where the file is not JSON, and where it is no list.
+    Raises DataError with file, line and column if the file is not JSON or not a list.
     """
     window = _Window(file, path)
     if not (first := window.next_character()):
-        raise DataError(f"{path}: the file is empty; a JSON document is needed")
+        raise DataError(f"{path}: the file is empty; it must be a JSON document")
     if first != "[":
         value = window.take_value()
         window.expect_end()
@@ -101,24 +101,24 @@ def stream_list(file: BinaryIO, path: Path) -> Iterator[Element]:
 
 
 def _list_within(value: Any) -> str:
-    """Where the records may be, if an object holds them."""
+    """A hint at the list that may hold the records."""
     lists = [name for name, one in value.items() if isinstance(one, list)] if isinstance(value, dict) else []
-    return f'; give what is in "{lists[0][:60]}" alone' if len(lists) == 1 else "; put records between [ and ]"
+    return f'; keep only the list in "{lists[0][:60]}"' if len(lists) == 1 else "; put records between [ and ]"
 
 
 class _Window:
-    """The part of a text that has been read and not yet been used, and its place in the file."""
+    """The part of a text that was read but not yet used, and its place in the file."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
-        # Bytes that are not UTF-8 become U+DC80 to U+DCFF, which no good record holds.
+        # Bytes that are not UTF-8 become U+DC80 to U+DCFF, which no valid record contains.
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._text, self._ended = "", False
         self._offset = self._line_start = 0  # characters before the window; before the current line
         self.position, self.line = 0, 1
 
     def next_character(self) -> str:
-        """Move over white space; the character there, or "" at the end."""
+        """Skip white space; returns the next character, or "" at the end."""
         while True:
             match = _SPACE.match(self._text, self.position)
             assert match
@@ -129,7 +129,7 @@ class _Window:
                 return ""
 
     def take_value(self) -> Any:
-        """Read the JSON value that begins here and move behind it."""
+        """Read the JSON value that starts here and move past it."""
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self.position)
@@ -139,8 +139,8 @@ class _Window:
                     continue
                 raise self.error(error.msg, error.pos) from None
             except RecursionError:
-                raise DataError(f"{self._path}:{self.line}: nested too deeply to be a data file") from None
-            # A number that ends with the window may go on behind it.
+                raise DataError(f"{self._path}:{self.line}: nested too deeply for a data file; correct it") from None
+            # A number that ends with the window may continue after it.
             if end < len(self._text) or not self._grow():
                 self.move(end - self.position)
                 return value
@@ -160,7 +160,7 @@ class _Window:
         self.position = end
 
     def error(self, message: str, position: int) -> DataError:
-        """Not JSON: what is wrong, with line and column of a position at or behind this one."""
+        """A DataError for invalid JSON, with line and column of a position at or after this one."""
         end = self._text.rstrip()
         cut = self._ended and message != "Extra data" and (position >= len(end) or not end.endswith("]"))
         self.move(position - self.position)
@@ -169,7 +169,7 @@ class _Window:
         return DataError(f"{self._path}:{self.line}:{column}: not JSON ({message}); {hint}")
 
     def _grow(self) -> bool:
-        """Read as much again as is waiting, so that a long value is not parsed anew for each piece."""
+        """Double the window, so that a long value is not parsed again for each piece."""
         if self._ended:
             return False
         rest = self._text[self.position :]
@@ -186,7 +186,7 @@ class _Window:
 
 
 def kind_of(value: Any) -> str:
-    """What a decoded value is, in words for messages."""
+    """The kind of a decoded value, in words for messages."""
     if isinstance(value, NotJson):
         return value.shown
     if type(value) in (int, float):

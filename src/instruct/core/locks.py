@@ -1,4 +1,4 @@
-"""Locks between processes: two that write the same file wait for each other, or the second is refused."""
+"""Locks between processes: the second writer of a file waits for the first, or is refused."""
 
 import fcntl
 import os
@@ -15,9 +15,9 @@ LOOK_S = 0.1
 
 @contextmanager
 def hold(lock: Path, what: str, *, wait_s: float = float("inf")) -> Iterator[None]:
-    """Keep other processes from writing `what` while the block runs; one that is killed lets go of `lock` too.
+    """Keep other processes from writing `what` while the block runs; a killed process releases `lock` too.
 
-    Says that it waits for another process. Raises InstructError if that takes more than `wait_s` seconds.
+    Prints a line if it must wait. Raises InstructError after `wait_s` seconds.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -32,25 +32,25 @@ def hold(lock: Path, what: str, *, wait_s: float = float("inf")) -> Iterator[Non
 
 
 def _wait_for(lock: Path, what: str, wait_s: float) -> int:
-    """The open lock file, once it is ours."""
+    """The open lock file, once this process holds it."""
     until = time.monotonic() + wait_s
     said = False
     while (held := _take(lock)) is None:
         if time.monotonic() > until:
-            raise InstructError(f"{what}: another process is still writing it; wait for its end, or stop it")
+            raise InstructError(f"{what}: another process is still writing it; wait until it ends, or stop it")
         if not said:
-            print(f"{what}: another process is writing it; waiting for its end", file=sys.stderr, flush=True)
+            print(f"{what}: another process is writing it; waiting until it ends", file=sys.stderr, flush=True)
         said = True
         time.sleep(LOOK_S)
     return held
 
 
 def _take(lock: Path) -> int | None:
-    """The lock file, opened and ours, or None where another process has it."""
+    """The open lock file, or None if another process holds it."""
     opened = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     with suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(opened).st_ino == os.stat(lock).st_ino:
-            return opened  # and not a file that its holder has removed since we opened it
+            return opened  # not a file that its holder removed after we opened it
     os.close(opened)
     return None

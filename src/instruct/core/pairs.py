@@ -24,7 +24,7 @@ class Pair(Example):
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read what `write_records` wrote of pairs; raises DataError where the file has another shape."""
+    """Read pairs that `write_records` wrote; raises DataError if the file has another shape."""
     rows = read_json(path)
     if not isinstance(rows, list) or not all(_is_pair(row) for row in rows):
         raise DataError(f"{path}: is not a file of preference pairs; run `dvc repro pairs`")

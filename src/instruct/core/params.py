@@ -1,7 +1,7 @@
-"""params.yaml, read as DVC reads it (YAML 1.2), into frozen dataclasses that refuse what they do not know.
+"""params.yaml, read as DVC reads it (YAML 1.2), into frozen dataclasses that refuse unknown settings.
 
-Each stage keeps its dataclass beside the code that it steers and asks for its own section only, so that
-`dvc.yaml` can list exactly the sections a stage reads.
+Each stage keeps its dataclass beside the code that uses it and loads only its own section, so that
+`dvc.yaml` can list exactly the sections that a stage reads.
 """
 
 import types
@@ -35,8 +35,8 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
 def load_params(section: str, cls: type[T], path: Path = PARAMS_FILE) -> T:
     """The section `section` of params.yaml as an instance of the dataclass `cls`.
 
-    Raises ParamsError for a missing or unknown key (with the nearest right name), a value of the wrong type,
-    and whatever the dataclass's own `__post_init__` refuses.
+    Raises ParamsError for a missing or unknown key (with the nearest known name), a value of the wrong type,
+    and anything that the dataclass's `__post_init__` refuses.
     """
     values = read_params(path)
     if section not in values:
@@ -101,7 +101,7 @@ def _one_of(value: Any, choices: tuple[Any, ...], where: str) -> Any:
 
 
 def _require_text_keys(value: Any, where: str) -> None:
-    """Refuse what YAML can say and JSON cannot, at any depth."""
+    """Refuse values that YAML allows and JSON does not, at any depth."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
@@ -116,7 +116,7 @@ def _any_of(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in choices:
         return None
     remaining = [choice for choice in choices if choice is not type(None)]
-    assert len(remaining) == 1, "settings are a type or that type and null"
+    assert len(remaining) == 1, "a setting's type is a type, or that type and None"
     return convert(value, remaining[0], where=where)
 
 
@@ -130,7 +130,7 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 
 def describe(value: Any) -> str:
-    """A value and its kind in words, for error messages."""
+    """A value and its kind, for error messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -145,7 +145,7 @@ def describe(value: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean x?` for the nearest known name, or what there is to choose from."""
+    """`; did you mean x?` for the nearest known name, or the list of known names."""
     names = [str(name) for name in known]
     nearest = get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(sorted(names))}"

@@ -1,9 +1,9 @@
-"""YAML and JSON that anyone may have written, to plain values; whatever is wrong with a text is one line.
+"""Untrusted YAML and JSON to plain values; any error in a text is one line.
 
-YAML is read as DVC reads it, in bounded time and memory. PyYAML's C parser turns the text into events, and the values
-are built from them here, since neither library's own builder will do: PyYAML goes by YAML 1.1 (`1e-5` is text, `no`
-is false); ruamel.yaml, which DVC uses, is pure Python; and with both, ten lines of aliases fill the memory. What no
-setting needs is refused: dates, tags, NaN, whole numbers over 64 bits, a key twice.
+YAML is read as DVC reads it, in bounded time and memory. PyYAML's C parser turns the text into events, and this module
+builds the values, because neither library's own builder fits: PyYAML follows YAML 1.1 (`1e-5` is text, `no` is
+false); ruamel.yaml, which DVC uses, is pure Python and slow; and with both, ten lines of aliases fill the memory. The
+parser refuses what no setting needs: dates, tags, NaN, whole numbers over 64 bits, duplicate keys.
 """
 
 import json
@@ -20,10 +20,10 @@ from instruct.core.errors import DataError
 from instruct.core.files import read_text, readable
 
 LONGEST = 2_000_000  # characters: a dvc.lock of some ten thousand outputs
-MOST_VALUES = 200_000  # what an alias repeats counts each time
-DEEPEST = 100  # levels of lists and mappings; far more than any file of ours, far fewer than Python can walk
+MOST_VALUES = 200_000  # an alias counts its values each time
+DEEPEST = 100  # levels of lists and mappings; far more than our files have, far fewer than Python's recursion limit
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# The plain scalars of YAML 1.2, by the expressions of ruamel.yaml, which DVC reads with.
+# The plain scalars of YAML 1.2, with the expressions of ruamel.yaml, which DVC uses.
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 _FLOAT = re.compile(
@@ -44,14 +44,14 @@ def read_yaml(path: Path) -> Any:
     """The value of a YAML file; raises DataError that names the file and the line."""
     with readable(path):
         if path.stat().st_size > 4 * LONGEST:
-            raise DataError(f"{path}: is over {4 * LONGEST:,} bytes long, no file of settings is")
+            raise DataError(f"{path}: is longer than {4 * LONGEST:,} bytes, the limit for a settings file; shorten it")
     return parse_yaml(read_text(path), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML 1.2 text; raises DataError that begins with `where` and names the line."""
     if len(text) > LONGEST:
-        raise DataError(f"{where}: is over {LONGEST:,} characters long, no file of settings is")
+        raise DataError(f"{where}: is longer than {LONGEST:,} characters, the limit for a settings file; shorten it")
     builder = _Builder()
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -84,12 +84,12 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 class _Refused(Exception):
-    """What is wrong with the line in hand, and what to do."""
+    """The problem with the current line, and what to do."""
 
 
 @dataclass
 class _Node:
-    """A value, how many values it holds, itself included, and how many levels are below it."""
+    """A value, its number of values including itself, and its depth."""
 
     value: Any
     size: int = 1
@@ -98,16 +98,16 @@ class _Node:
 
 @dataclass
 class _Open:
-    """A list or mapping whose end has not come yet."""
+    """A list or mapping that is still open."""
 
     node: _Node
     anchor: str | None
-    key: list[Any] = field(default_factory=list)  # the one that waits for its value, if any
-    merged: dict[Any, Any] | None = None  # what `<<` brings
+    key: list[Any] = field(default_factory=list)  # the key that waits for its value, if any
+    merged: dict[Any, Any] | None = None  # the values that `<<` adds
 
 
 class _Builder:
-    """Puts values together, event by event; no recursion, so no text can exhaust the stack."""
+    """Builds values event by event, without recursion, so that no text can exhaust the stack."""
 
     def __init__(self) -> None:
         self.line, self.root = 1, _Node(None)
@@ -116,7 +116,7 @@ class _Builder:
         self._anchors: dict[str, _Node] = {}
 
     def take(self, event: yaml.Event) -> None:
-        """Go on with the parser's next event."""
+        """Handle the parser's next event."""
         assert event.start_mark is not None, "PyYAML marks every event"
         self.line = event.start_mark.line + 1
         if isinstance(event, yaml.DocumentStartEvent):
@@ -125,7 +125,7 @@ class _Builder:
             self._finish(_Node(_MERGE if self._is_merge(event) else _scalar(event)), event.anchor)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
-                raise _Refused(f"the alias *{event.anchor} names nothing that ended before it; write the value out")
+                raise _Refused(f"the alias *{event.anchor} refers to no finished value before it; write the value out")
             self._put(self._anchors[event.anchor])
         elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
             _refuse_tag(event.tag)
@@ -140,7 +140,7 @@ class _Builder:
         if self._documents > 1:
             raise _Refused("a second document begins here; keep one")
         if version not in (None, (1, 2)):
-            raise _Refused("asks for YAML before 1.2; take out the line %YAML")
+            raise _Refused("asks for YAML before 1.2; remove the line %YAML")
 
     def _is_merge(self, event: yaml.ScalarEvent) -> bool:
         is_key = bool(self._open) and isinstance(self._open[-1].node.value, dict) and not self._open[-1].key
@@ -150,7 +150,7 @@ class _Builder:
         done = self._open.pop()
         if done.merged:
             done.node.value = {**done.merged, **done.node.value}
-        self._count -= done.node.size - 1  # its values were counted one by one
+        self._count -= done.node.size - 1  # its values were already counted
         self._finish(done.node, done.anchor)
 
     def _finish(self, node: _Node, anchor: str | None) -> None:
@@ -159,7 +159,7 @@ class _Builder:
         self._put(node)
 
     def _put(self, node: _Node) -> None:
-        """Give a finished value its place."""
+        """Put a finished value in its place."""
         if not self._open:
             self.root = node
             return
@@ -179,9 +179,9 @@ class _Builder:
 
     def _bound(self, depth: int) -> None:
         if depth > DEEPEST:
-            raise _Refused(f"is nested over {DEEPEST} levels deep; correct it")
+            raise _Refused(f"is nested more than {DEEPEST} levels deep; correct it")
         if self._count > MOST_VALUES:
-            raise _Refused(f"the file holds over {MOST_VALUES:,} values, with what aliases repeat; write fewer")
+            raise _Refused(f"the file has more than {MOST_VALUES:,} values, counting repeats by aliases; write fewer")
 
 
 def _checked_key(place: _Open, key: Any) -> Any:
@@ -195,7 +195,7 @@ def _checked_key(place: _Open, key: Any) -> Any:
 
 
 def _merged(value: Any) -> dict[Any, Any]:
-    """What `<<: value` brings: the first of several mappings wins."""
+    """The keys and values of `<<: value`; the first of several mappings wins."""
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, dict) for part in parts):
         raise _Refused("<< takes a mapping or a list of mappings; correct it")
@@ -213,7 +213,7 @@ def _refuse_tag(tag: str | None) -> None:
 def _scalar(event: yaml.ScalarEvent) -> Any:
     text: str = event.value
     if _NO_TEXT.search(text):
-        raise _Refused("holds a character that no text has (U+0000 or half a surrogate pair); take it out")
+        raise _Refused("contains a character that is not text (U+0000 or half a surrogate pair); remove it")
     if event.tag != "tag:yaml.org,2002:str":
         _refuse_tag(event.tag)
         if event.implicit[0]:
@@ -230,7 +230,7 @@ def _plain(text: str) -> Any:
     if _FLOAT.fullmatch(text) or _INTEGER.fullmatch(text):
         return _number(text)
     if _DATE.fullmatch(text):
-        raise _Refused(f"{text} is a date, which no setting takes; put it in quotes")
+        raise _Refused(f"{text} is a date, which no setting accepts; put it in quotes")
     return text
 
 
@@ -239,9 +239,9 @@ def _number(text: str) -> int | float:
     try:
         value = float(digits) if _FLOAT.fullmatch(text) else _whole(digits)
     except ValueError:
-        raise _Refused(f"{text[:60]} is not a number that a setting takes; put it in quotes if it is text") from None
+        raise _Refused(f"{text[:60]} is not a number that a setting accepts; put it in quotes if it is text") from None
     if not (math.isfinite(value) if isinstance(value, float) else -(2**63) <= value < 2**63):
-        raise _Refused(f"{text[:60]} is a number beyond 64 bits; correct it")
+        raise _Refused(f"{text[:60]} is a number over 64 bits; correct it")
     return value
 
 
@@ -257,7 +257,7 @@ def _not_too_deep(value: Any, where: str) -> Any:
         level = list(_items(level))
         if not level:
             return value
-    raise DataError(f"{where}: is nested over {DEEPEST} levels deep; correct it")
+    raise DataError(f"{where}: is nested more than {DEEPEST} levels deep; correct it")
 
 
 def _items(values: Iterable[Any]) -> Iterable[Any]:

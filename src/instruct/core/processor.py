@@ -1,4 +1,4 @@
-"""Which processor this is and what it has instructions for, read from the system: the same answer each time."""
+"""The processor and its instructions, read from the system: the same answer each time."""
 
 import platform
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ WIDE = ("avx2", "avx512f", *sorted(MULTIPLY_BF16 | MULTIPLY_INT8))
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """A processor; `flags` are Linux's names of its instructions, None where the system does not tell them."""
+    """A processor; `flags` are Linux's names of its instructions, None if the system does not report them."""
 
     name: str
     vendor: str
@@ -23,25 +23,25 @@ class Processor:
 
     @property
     def instructions(self) -> str:
-        """Its widest vectors: what kernels are chosen by, beside the vendor."""
+        """Its widest vectors; these and the vendor decide the kernels."""
         flags = self.flags or frozenset()
         return next((name for flag, name in (("avx512f", "avx512"), ("avx2", "avx2")) if flag in flags), "")
 
     @property
     def multiplies_bf16(self) -> bool | None:
-        """Whether it multiplies in bfloat16; None where that is not known."""
+        """Whether it multiplies in bfloat16; None if unknown."""
         return None if self.flags is None else bool(self.flags & MULTIPLY_BF16)
 
     @property
     def multiplies_int8(self) -> bool:
-        """Whether it has instructions that sum four products of 8 bits, which are known to exist on x86 only."""
+        """Whether it has instructions that sum four 8-bit products; only x86 reports them."""
         return self.x86 and (self.flags is None or bool(self.flags & MULTIPLY_INT8))
 
     @property
     def described(self) -> str:
         """Its name and instructions in words."""
         known = [flag for flag in WIDE if flag in (self.flags or ())]
-        return f"{self.name} ({', '.join(known) or 'instructions not known'})"
+        return f"{self.name} ({', '.join(known) or 'instructions unknown'})"
 
 
 @cache
@@ -51,7 +51,7 @@ def this_processor() -> Processor:
 
 
 def read_processor(cpuinfo: str, machine: str) -> Processor:
-    """A processor from the text of Linux's /proc/cpuinfo, which is empty elsewhere, and Python's name of its kind."""
+    """A processor from the text of Linux's /proc/cpuinfo (empty elsewhere) and Python's name of the machine."""
     pairs = (line.partition(":") for line in cpuinfo.split("\n\n")[0].splitlines())
     values = {name.strip(): value.strip() for name, _, value in pairs}
     flags = values.get("flags", values.get("Features"))

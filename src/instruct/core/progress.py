@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, a line every few seconds in a log."""
+"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
 
 import logging
 import time
@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-LOG_S = 15.0  # at most so long between lines without a terminal
+LOG_S = 15.0  # between lines without a terminal
 
 
 class Progress:
-    """Counts what is done, with rate and time left; what was done before counts as done, not into the rate.
+    """Counts finished work, with rate and time left; work from an earlier run counts as done but not in the rate.
 
-    `shown=False` keeps it silent, for processes other than the main one.
+    `shown=False` keeps it silent, for processes other than the main process.
     """
 
     def __init__(self, total: int | None, unit: str, *, done: int = 0, shown: bool = True) -> None:
@@ -30,14 +30,14 @@ class Progress:
         self.close()
 
     def known(self, *, problem: bool = False) -> None:
-        """Count one that is there already, such as a cached reply."""
+        """Count one that already exists, such as a cached reply."""
         self._known += 1
         if not self._bar.disable:
             self._bar.initial += 1
         self._count(1, problem)
 
     def add(self, count: int = 1, *, problem: bool = False, note: str = "") -> None:
-        """Count `count` more; `note` follows in the line, such as the loss."""
+        """Count `count` more; `note`, such as the loss, ends the line."""
         self._count(count, problem)
         if note and not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)
@@ -47,7 +47,7 @@ class Progress:
             log.info(self.line(now - self._begun) + (f", {note}" if note else ""))
 
     def line(self, seconds: float) -> str:
-        """What is done after `seconds`, in words."""
+        """The progress after `seconds`, in words."""
         new = self.done - self._known
         rate = new / seconds if seconds > 0 else 0.0
         of = f" of {self.total}" if self.total is not None else ""
@@ -61,7 +61,7 @@ class Progress:
         return ", ".join(parts)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the screen."""
         self._bar.close()
 
     def _count(self, count: int, problem: bool) -> None:

@@ -1,7 +1,7 @@
-"""The records of every data file: what they hold, and how they are read strictly and written the same each time.
+"""The records of every data file: their fields, a strict reader, and a writer that gives the same bytes each time.
 
-`Example` is one record of the data set. Its id is the file's own, or else made from its content, so that it
-stays the same when other records come or go.
+`Example` is one record of the data set. Its id comes from the file or else from its content, so that it stays the
+same if other records are added or removed.
 """
 
 import codecs
@@ -25,13 +25,13 @@ FIELDS = REQUIRED + OPTIONAL + CHAT
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGEST = re.compile("[0-9a-f]{12}")
 _MANY = 8
-# What differs between two problems of one kind: numbers, bytes, and what stands in round brackets.
+# The parts in which two problems of one kind differ: numbers, bytes, and text in round brackets.
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|\(.*?\)")
 _ALIKE, _LISTED = 5, 100
 
 
 class Turn(NamedTuple):
-    """What one turn of a chat holds: the instruction, its input (may be empty), and the answer to them."""
+    """One turn of a chat: the instruction, its input (may be empty), and the answer."""
 
     instruction: str
     input: str = ""
@@ -42,8 +42,8 @@ class Turn(NamedTuple):
 class Example:
     """One record: an instruction, its input (may be empty), and the reference answer `output`.
 
-    They are the last turn of a chat, of which `history` holds the turns before it, and `system` its system prompt.
-    `group` is shared by near-duplicates. A record made from another names how (`origin`) and from which (`parent`).
+    These are the last turn of a chat; `history` holds the turns before it, and `system` its system prompt.
+    Near-duplicates share a `group`. An augmented record names the method (`origin`) and its source (`parent`).
     """
 
     id: str
@@ -59,16 +59,16 @@ class Example:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The whole chat; a record of one question is a chat of one turn."""
+        """All turns of the chat; a record with one question is a chat of one turn."""
         return (*self.history, Turn(self.instruction, self.input, self.output))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Response(Example):
-    """An example and what one model answered; token counts leave the end-of-text token out.
+    """An example and one model's answer; token counts exclude the end-of-text token.
 
-    `truncated_tokens` were cut out of a prompt that was too long. `samples` are all answers where several were
-    asked for, and `response` is then the one that most agree with.
+    `truncated_tokens` were cut out of a prompt that was too long. `samples` are all answers if several were
+    requested, and `response` is then the most common one.
     """
 
     response: str
@@ -81,14 +81,14 @@ class Response(Example):
 
 @dataclass(frozen=True, kw_only=True)
 class BadRecord:
-    """A record that cannot be used: its number in the file from 0, where it stands, and what is wrong with it."""
+    """A record that cannot be used: its index in the file from 0, its place, and its problems."""
 
     index: int
     where: str
     problems: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """One line a problem, ready to print."""
+        """One line per problem, ready to print."""
         return [f"{self.where}: {problem}" for problem in self.problems]
 
 
@@ -104,9 +104,9 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def check_examples(path: Path) -> tuple[list[Example], dict[int, list[str]]]:
-    """The good records of a JSON list, and for each bad one its index and what is wrong, ready to print.
+    """The good records of a JSON list, and for each bad one its index and its problems, ready to print.
 
-    Raises DataError only where the file as a whole is no list of records.
+    Raises DataError only if the file as a whole is not a list of records.
     """
     return part_rows(stream_examples(path))
 
@@ -123,7 +123,7 @@ def part_rows(rows: Iterable[Example | BadRecord]) -> tuple[list[Example], dict[
 
 
 def group_lines(lines: Sequence[str]) -> list[str]:
-    """The first lines of each kind of problem, and how many more there are of it; never a screenful of one."""
+    """The first lines of each kind of problem, and the number of further ones."""
     kinds: dict[str, int] = {}
     last: dict[str, str] = {}
     shown = []
@@ -148,18 +148,18 @@ def stream_examples(path: Path) -> Iterator[Example | BadRecord]:
         for index, line, value in stream_list(file, path):
             yield ids.row(index, element_place(path, index, line), value, find_problems(value))
     if index < 0:
-        raise DataError(f"{path}: holds no records")
+        raise DataError(f"{path}: holds no records; add at least one")
 
 
 def element_place(path: Path, index: int, line: int) -> str:
-    """Where an element of a list stands; a file of one line needs no number for it."""
+    """The place of a list element; a file with a single line needs no line number."""
     return f"{path}[{index}]" if line == 1 else f"{path}[{index}], line {line}"
 
 
 def find_problems(row: Any, called: Mapping[str, str] | None = None) -> list[str]:
-    """What is wrong with one raw record, each as `field, what, what to do`; empty for a good one.
+    """The problems of one raw record, each as `field, what, what to do`; empty for a good one.
 
-    `called` says under which names the fields stand in the file, where those differ.
+    `called` maps fields to their names in the file, if those differ.
     """
     if not isinstance(row, dict):
         return [f"must be an object with {', '.join(REQUIRED)}, is {kind_of(row)}"]
@@ -176,7 +176,7 @@ def find_problems(row: Any, called: Mapping[str, str] | None = None) -> list[str
 
 
 def _turn_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
-    """What is wrong with instruction, input and output, which stand under the names in `called`."""
+    """The problems of instruction, input and output, which the file names as in `called`."""
     problems = []
     for name in REQUIRED:
         if name not in row:
@@ -190,7 +190,7 @@ def _turn_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[st
 
 
 def _chat_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
-    """What is wrong with the system prompt and the turns before the last one, as far as a record has them."""
+    """The problems of the system prompt and of the turns before the last one, if a record has them."""
     problems = []
     if "system" in row:
         label = called.get("system", "system")
@@ -208,25 +208,27 @@ def _chat_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[st
             continue
         problems += _turn_problems(turn, {name: called.get(f"{where}.{name}", f"{where}.{name}") for name in REQUIRED})
         others = [name for name in turn if name not in REQUIRED]
-        problems += [f'"{where}" holds "{shown(name)}", which a turn has no place for' for name in others[:_MANY]]
+        problems += [
+            f'"{where}" has the field "{shown(name)}", which a turn does not have; remove it' for name in others[:_MANY]
+        ]
     return problems
 
 
 def as_turns(history: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
-    """The turns of a raw record that `find_problems` found in order."""
+    """The turns of a raw record in which `find_problems` found no problem."""
     return tuple(Turn(**turn) for turn in history)
 
 
 def doubled_keys(row: Mapping[str, Any]) -> list[str]:
-    """A problem for each key that stands twice in an object."""
+    """A problem for each key that appears twice in an object."""
     names = row.doubled if isinstance(row, DoubledKeys) else ()
-    return [f'"{shown(name)}" stands twice in one object; remove one' for name in names[:_MANY]]
+    return [f'"{shown(name)}" appears twice in one object; remove one' for name in names[:_MANY]]
 
 
 def unknown_fields(names: Sequence[str], known: Iterable[str]) -> list[str]:
-    """A problem for each field that a record does not have, and one for the rest where they are many."""
+    """A problem for each unknown field, and one for the rest if there are many."""
     problems = [f'"{shown(name)}" is not a field of a record{did_you_mean(name[:60], known)}' for name in names[:_MANY]]
-    return problems + ([f"{len(names) - _MANY} more are no fields of a record"] if len(names) > _MANY else [])
+    return problems + ([f"{len(names) - _MANY} more are not fields of a record"] if len(names) > _MANY else [])
 
 
 def _text_problem(value: Any) -> str:
@@ -241,13 +243,13 @@ def _text_problem(value: Any) -> str:
 
 
 def shown(text: str) -> str:
-    """A piece of a user's text that any terminal can print: short, what is not printable escaped."""
+    """A piece of a user's text that any terminal can print: short, with unprintable characters escaped."""
     short = text if len(text) <= 60 else text[:59] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 class Ids:
-    """Gives each record its id and refuses one that is taken; all it keeps is a number for each record."""
+    """Gives each record its id and refuses a duplicate; it keeps one number per record."""
 
     def __init__(self) -> None:
         self._first: dict[int | str, int] = {}
@@ -255,11 +257,11 @@ class Ids:
         self._repeats: Counter[int] = Counter()
 
     def row(self, index: int, where: str, values: Any, problems: Sequence[str]) -> Example | BadRecord:
-        """One raw record, and what is wrong with it, as an Example or a BadRecord."""
+        """One raw record and its problems, as an Example or a BadRecord."""
         if problems:
             return BadRecord(index=index, where=where, problems=tuple(problems))
         id_ = self.make(values)
-        # Twelve digits as a number take half the memory, and a record's own id of this look is still the same key.
+        # Twelve digits as a number take half the memory; a record's own id of this form maps to the same key.
         first = self._first.setdefault(int(id_, 16) if _DIGEST.fullmatch(id_) else id_, index)
         if first != index:
             problem = f'"id" is also that of record {first} ({shown(id_)}); ids must differ'
@@ -269,7 +271,7 @@ class Ids:
     def make(self, values: Mapping[str, Any]) -> str:
         """A record's own id, or 12 hexadecimal digits of the sha256 of its content.
 
-        Records that are equal to the letter get `-2`, `-3` and so on behind the first one's id.
+        Identical records get the first one's id followed by `-2`, `-3` and so on.
         """
         if "id" in values:
             return str(values["id"])
@@ -291,7 +293,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def as_row(record: Any) -> dict[str, Any]:
-    """The fields of a record as a file holds them: a system prompt and a history only where there are any."""
+    """The fields of a record as a file holds them: system prompt and history only if the record has them."""
     row = asdict(record)
     if isinstance(record, Example):
         row["history"] = [turn._asdict() for turn in record.history]
@@ -300,7 +302,7 @@ def as_row(record: Any) -> dict[str, Any]:
 
 
 def read_responses(path: Path) -> list[Response]:
-    """Read what `generate` wrote; raises DataError where the file is not of this shape."""
+    """Read the output of `generate`; raises DataError if the file has another shape."""
     rows = read_json(path)
     if not isinstance(rows, list) or not all(_is_response(row) for row in rows):
         raise DataError(f"{path}: is not a file of responses; run `dvc repro generate`")

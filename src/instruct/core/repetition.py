@@ -1,19 +1,19 @@
-"""Texts that go round in circles: the fault of a model that loops, and of data that teaches it."""
+"""Texts that repeat themselves: a fault of models that loop, and of data that teaches it."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 LONGEST_PERIOD = 30  # words
-_TIMES = 4  # a unit so often in a row; three in a row is still a figure of speech
-_SINGLE_TIMES = 6  # for one word, of which "ha ha ha ha" is an answer
+_TIMES = 4  # repeats of a unit in a row; three in a row is still a figure of speech
+_SINGLE_TIMES = 6  # repeats of one word; "ha ha ha ha" is still an answer
 _SENTENCE_TIMES, _SENTENCE_WORDS = 3, 4
 _EDGES = ".,;:!?\"'()[]-–—*_=|"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def find_repetition(text: str) -> str | None:
-    """How a text repeats itself, in words, or None: the same words over and over, or a sentence three times.
+    """How a text repeats itself, in words, or None: the same words many times in a row, or a sentence three times.
 
     >>> find_repetition("It is 25, 25, 25, 25, 25, 25, 25, 25")
     '1 word 8 times in a row'
@@ -28,7 +28,7 @@ def find_repetition(text: str) -> str | None:
 
 
 def _in_a_row(words: Sequence[str]) -> str | None:
-    """The shortest unit of words that stands often enough in a row."""
+    """The shortest unit of words that repeats often enough in a row."""
     for period in range(1, min(LONGEST_PERIOD, len(words) // _TIMES) + 1):
         wanted = (_SINGLE_TIMES if period == 1 else _TIMES) - 1
         run = 0

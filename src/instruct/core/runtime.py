@@ -22,7 +22,7 @@ class RuntimeParams:
     """The section `runtime` of params.yaml.
 
     `device` auto takes CUDA, then MPS, then CPU. `precision` auto is bf16 on CUDA and fp32 elsewhere; weights
-    stay fp32. The same bytes come out only with the same `num_threads`.
+    stay fp32. Results are the same bytes only with the same `num_threads`.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -63,18 +63,18 @@ def start_runtime(params: RuntimeParams) -> Runtime:
     low = params.precision == "bf16" or (params.precision == "auto" and name == "cuda")
     if low and name == "cpu" and this_processor().multiplies_bf16 is False:
         raise ParamsError(
-            "params.yaml: runtime.precision is bf16, for which this processor has no instructions: it would be slower "
+            "params.yaml: runtime.precision is bf16, but this processor has no instructions for it: it would be slower "
             f"than fp32 on {this_processor().described}; set it to auto"
         )
     return Runtime(torch.device(name), torch.bfloat16 if low else torch.float32)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for what is asked for next, where there is a glibc.
+    """Let glibc keep freed memory for the next allocation; does nothing without glibc.
 
-    By default it gives every large tensor back to the system, and the next one is paid for page by page: a quarter
-    of a training step on a CPU. The settings are M_MMAP_MAX 0 (no mappings of their own for large pieces) and
-    M_TRIM_THRESHOLD as large as can be (mallopt(3)).
+    By default it returns every large tensor's memory to the system, and the next tensor faults it in page by page: a
+    quarter of a training step on a CPU. The settings are M_MMAP_MAX 0 (no separate mappings for large blocks) and the
+    largest M_TRIM_THRESHOLD (mallopt(3)).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

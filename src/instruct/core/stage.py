@@ -1,4 +1,4 @@
-"""Runs the `main` of a stage script: paths from the command line, one line for whatever ends it early."""
+"""Runs the `main` of a stage script: paths from the command line, one line for any early end."""
 
 import errno
 import inspect
@@ -20,13 +20,13 @@ from instruct.core.terminal import guard_output, print_error
 log = logging.getLogger(__name__)
 
 DVC = Path(".dvc")
-# A stage that lost its DVC saves its state before it ends: so long the next one waits for it.
+# A stage whose DVC was killed saves its state before it ends; the next stage waits this long for it.
 WAIT_S = 60.0
 SPACE = "free some space and run the stage again"
 SHORTAGES = {
     errno.ENOSPC: SPACE,
     errno.EDQUOT: SPACE,
-    errno.EFBIG: "the file system takes no file of this size",
+    errno.EFBIG: "the file system does not allow files of this size; use another disk",
     errno.EIO: "check the disk and run the stage again",
     errno.EROFS: "mount it writable",
     errno.EMFILE: "raise `ulimit -n`",
@@ -40,8 +40,8 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
 
     A last parameter `*paths` takes one or more.
     `writes` names the parameters that are outputs: a second run that would write one of them waits or is refused.
-    Exits with status 2 for the wrong number of paths, 1 for an InstructError or where disk or memory is full, 130 for
-    Ctrl-C, SIGTERM and SIGHUP.
+    Exits with status 2 for the wrong number of paths, 1 for an InstructError or a full disk or memory, 130 for Ctrl-C,
+    SIGTERM and SIGHUP.
     """
     guard_output()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -62,7 +62,7 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
                 announce(main, outputs)
             main(*given)
     except InstructError as error:
-        # Under torchrun every process finds the same mistake in settings and data: the first one says it for all.
+        # Under torchrun every process finds the same mistake in settings and data: only the first one prints it.
         if first or not isinstance(error, ParamsError | DataError):
             print_error(f"{script}: {error}")
         sys.exit(1)
@@ -78,7 +78,7 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
 
 
 def announce(main: Callable[..., None], outputs: Sequence[Path]) -> None:
-    """Log what the stage will do, as its script's docstring says it, and where the results will be."""
+    """Log what the stage will do, from its script's docstring, and its outputs."""
     about = (main.__globals__.get("__doc__") or "").strip().partition("\n")[0].rpartition("· ")[2].rstrip(".")
     if about:
         log.info("%s", f"{about} ({', '.join(map(str, outputs))})" if outputs else about)
@@ -86,7 +86,7 @@ def announce(main: Callable[..., None], outputs: Sequence[Path]) -> None:
 
 @contextmanager
 def alone(outputs: Sequence[Path]) -> Iterator[None]:
-    """Keep other runs in this repository from writing `outputs`; raises InstructError where one does not end."""
+    """Keep other runs in this repository from writing `outputs`; raises InstructError if one does not end in time."""
     with ExitStack() as stack:
         for path in outputs if DVC.is_dir() else []:
             digest = sha256(str(path.resolve()).encode()).hexdigest()
@@ -97,7 +97,7 @@ def alone(outputs: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Answer SIGTERM and SIGHUP (a closed terminal) as Ctrl-C is answered; what `nohup` ignores stays ignored."""
+    """Handle SIGTERM and SIGHUP (a closed terminal) like Ctrl-C; signals that `nohup` ignores stay ignored."""
 
     def end(number: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -116,10 +116,10 @@ def like_ctrl_c() -> Iterator[None]:
 
 
 def shortage_of(error: BaseException) -> str:
-    """What the machine ran out of and what helps; empty for any other error, which is a bug."""
+    """The exhausted resource and a remedy; empty for any other error, which is a bug."""
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {SHORTAGES[error.errno]}"
-    # torch has no class of its own for the processor's memory.
+    # torch has no exception class for main memory.
     torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return MEMORY if isinstance(error, MemoryError) or torch_says else ""

@@ -1,4 +1,4 @@
-"""The one way to the terminal, and what our commands set before they call DVC."""
+"""All output to the terminal goes through here; also the environment for calls of DVC."""
 
 import os
 import sys
@@ -12,13 +12,15 @@ SITE_CACHE_VARIABLE = "DVC_SITE_CACHE_DIR"
 
 
 class _Shown:
-    """A stream that shows control characters as escapes; all else is the stream's own."""
+    """A stream that shows control characters as escapes and passes everything else on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(printable_lines("" + text))  # bytes are a TypeError, by which click knows a text stream
+        self._stream.write(
+            printable_lines("" + text)
+        )  # bytes raise a TypeError, which tells click that this is a text stream
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -26,9 +28,9 @@ class _Shown:
 
 
 def guard_output() -> None:
-    """Let no text that others wrote steer the terminal: all that is printed or logged goes through `printable`.
+    """Let no foreign text control the terminal: everything printed or logged goes through `printable`.
 
-    Standard error stays as it is for progress bars; `print_error` is the way there.
+    Standard error stays unchanged for progress bars; `print_error` escapes errors.
     """
     sys.stdout = cast(TextIO, _Shown(sys.stdout))
 
@@ -39,12 +41,12 @@ def print_error(text: object) -> None:
 
 
 def make_site_cache_private() -> None:
-    """Name a folder of the user's own as DVC's site cache, unless the environment names one.
+    """Set DVC's site cache to a folder in the user's home, unless the environment names one.
 
-    DVC's default is /var/tmp/dvc, which anyone on the machine may write to, and DVC unpickles what it finds there: so
-    another user could run commands as this one. DVC makes its folder writable by all too, hence the closed one around
-    it. `.dvc/config` cannot help: DVC takes `core.site_cache_dir` from there as it is, without `~` and relative to
-    the folder that it is called in, and a `.dvc/...` in a subfolder would pass for a repository.
+    DVC's default is /var/tmp/dvc, which anyone on the machine can write to, and DVC unpickles files there: another user
+    could run commands as this one. DVC makes its folder writable by all, so a private folder encloses it. `.dvc/config`
+    cannot help: DVC takes `core.site_cache_dir` from it literally, without `~` and relative to the current folder, and
+    a `.dvc/...` in a subfolder would look like a repository.
     """
     if os.environ.get(SITE_CACHE_VARIABLE):
         return
@@ -53,5 +55,5 @@ def make_site_cache_private() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError:
-        return  # a home that cannot be written to: DVC says so itself if it needs the folder
+        return  # a read-only home: DVC reports it if it needs the folder
     os.environ[SITE_CACHE_VARIABLE] = str(folder)

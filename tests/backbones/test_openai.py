@@ -304,7 +304,7 @@ def test_a_file_that_is_missing_or_another_is_named(folder, table, name, change)
 
 def test_an_entry_that_is_no_plain_gpt2_is_refused(folder, table):
     files = [{"name": name, "size": 5, "sha256": "a" * 64} for name in ("a.safetensors", "b.safetensors")]
-    assert "mine is no GPT-2 of one model.safetensors" in refused(folder, table, files=files)
+    assert "mine is not a GPT-2 with one model.safetensors" in refused(folder, table, files=files)
 
 
 def change_variables(theirs, tmp_path: Path, change) -> Path:

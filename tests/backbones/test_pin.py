@@ -192,7 +192,7 @@ def test_a_download_that_is_cut_off_pins_nothing(server, cache, table):
     before = path.read_bytes()
     server.files = {f"/weights/{name}": content for name, content in FILES.items()}
     server.script = ["well", *["cut 5"] * 20]
-    with pytest.raises(BackboneError, match=r"config\.json: did not arrive whole"):
+    with pytest.raises(BackboneError, match=r"config\.json: download incomplete"):
         pin_files(find_backbone("mine"), None)
     assert path.read_bytes() == before
 

@@ -1,1 +1,1 @@
-"""Which pretrained weights there are, and how they get here; nothing of torch."""
+"""The table of pretrained backbones, and fetching their files; imports no torch."""

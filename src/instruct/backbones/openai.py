@@ -1,7 +1,7 @@
-"""GPT-2 as OpenAI published it, and as the book fetches it: a folder of TensorFlow's, made a file of safetensors.
+"""GPT-2 as OpenAI published it and as the book fetches it: converts a TensorFlow folder to a safetensors file.
 
-The numbers are the same to the bit, and so are the names, order and attention masks of Hugging Face's copy. Where the
-bytes are those that the table pins, that is proof; where they are not, the new file is pinned, and that is said.
+The numbers are the same to the bit, and the names, order and attention masks are those of Hugging Face's copy. If the
+bytes equal the pinned ones, the file is proved; if not, the new file is pinned, and a line says so.
 """
 
 import json
@@ -27,17 +27,19 @@ _PARTS = {"g": "weight", "w": "weight", "b": "bias"}
 
 
 def is_openai_folder(source: Path) -> bool:
-    """Whether a folder holds a checkpoint as OpenAI published it."""
+    """Whether a folder holds a checkpoint in OpenAI's layout."""
     return (source / f"{CHECKPOINT}{INDEX}").is_file()
 
 
 def take_openai(backbone: Backbone, source: Path, vocabulary: Mapping[str, str], table: Path = TABLE) -> list[str]:
-    """Put the weights of an OpenAI folder into a backbone's file, and give lines that say what was done.
+    """Convert an OpenAI folder to a backbone's file; returns lines that say what was done.
 
-    `vocabulary` are the sha256 of the two files of its tokenizer. Raises BackboneError for another model's folder.
+    `vocabulary` holds the sha256 of the two tokenizer files. Raises BackboneError for another model's folder.
     """
     if backbone.family != "gpt2" or [file.name for file in backbone.files] != [WEIGHTS]:
-        raise BackboneError(f"{source}: holds a GPT-2 of OpenAI's; {backbone.name} is no GPT-2 of one {WEIGHTS}")
+        raise BackboneError(
+            f"{source}: holds OpenAI's GPT-2, and {backbone.name} is not a GPT-2 with one {WEIGHTS}; name a GPT-2"
+        )
     shape = {name: backbone.config.get(name, value) for name, value in _DEFAULTS.items()}
     _check_folder(source, shape, vocabulary, backbone.name)
     [file] = backbone.files
@@ -48,7 +50,7 @@ def take_openai(backbone: Backbone, source: Path, vocabulary: Mapping[str, str],
         if file.sha256 is None or verify(file, part):
             pinned = pin_of(file, part)
             accept(pinned, part, path)
-            reason = "the same numbers as the file from Hugging Face, in other bytes: runs on the two do not compare"
+            reason = "the same numbers as the file from Hugging Face, but other bytes: do not compare runs on the two"
             return [
                 write_pin(backbone, pinned, table),
                 f"{backbone.name}: made from {source}; {reason} as one backbone",
@@ -67,14 +69,16 @@ def _check_folder(source: Path, shape: Mapping[str, Any], vocabulary: Mapping[st
         theirs = _HPARAMS.get(key, key)
         found = given.get(theirs) if isinstance(given, dict) else None
         if found != wanted:
-            raise BackboneError(f"{source / 'hparams.json'}: {theirs} is {found}, {name} has {wanted}; take its folder")
+            raise BackboneError(
+                f"{source / 'hparams.json'}: {theirs} is {found}, {name} has {wanted}; give the folder of {name}"
+            )
     for file, digest in digests.items():
         if digest != vocabulary[file]:
-            raise BackboneError(f"{source / file}: is not GPT-2's, by its sha256; it belongs to another model")
+            raise BackboneError(f"{source / file}: its sha256 is not that of GPT-2's file; it belongs to another model")
 
 
 def _convert(checkpoint: TensorFlowCheckpoint, shape: Mapping[str, int], source: Path, part: Path) -> None:
-    """Write the tensors in the order of their names, one at a time."""
+    """Write the tensors in name order, one at a time."""
     names = {_our_name(name): name for name in checkpoint.variables}
     wanted = dict(_shapes(shape))
     problems = [
@@ -125,12 +129,12 @@ def _shapes(shape: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _is_stored(name: str) -> bool:
-    """Whether OpenAI's folder has it: the mask of attention is made, not learnt."""
+    """Whether OpenAI's folder has it: attention masks are computed, not learnt."""
     return not name.endswith(".attn.bias")
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """OpenAI's matrices are convolutions over one place: (1, in, out)."""
+    """OpenAI's matrices are convolutions of width 1: (1, in, out)."""
     return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
 
 

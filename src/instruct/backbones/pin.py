@@ -1,6 +1,6 @@
-"""Pinning: the size and sha256 of files that came for the first time, written into the table of backbones.
+"""Pinning: writes size and sha256 of files at their first download into the table of backbones.
 
-The table keeps its comments and its form: only the lines of these two settings are written.
+The table keeps its comments and form: only the lines of these two settings change.
 """
 
 import re
@@ -25,9 +25,9 @@ from instruct.core.files import read_text, sha256_of, write_text
 
 
 def pin_files(backbone: Backbone, source: Path | None, table: Path = TABLE) -> list[str]:
-    """Fetch the files that are not pinned, from `source` or from where the table says, and pin what came.
+    """Fetch the unpinned files from `source` or from the table's source, and pin them.
 
-    Gives a line for each.
+    Returns one line per file.
     """
     return [_pin(backbone, file, source, table) for file in backbone.files if file.sha256 is None]
 
@@ -58,7 +58,7 @@ def _fetched(backbone: Backbone, file: WeightFile, part: Path) -> WeightFile:
 
 
 def pin_of(file: WeightFile, path: Path) -> WeightFile:
-    """The file with the size and sha256 of the bytes at `path`; raises BackboneError where there are none."""
+    """The file with the size and sha256 of the bytes at `path`; raises BackboneError if the file is missing."""
     try:
         return replace(file, sha256=sha256_of(path), size=path.stat().st_size)
     except DataError as error:
@@ -66,7 +66,7 @@ def pin_of(file: WeightFile, path: Path) -> WeightFile:
 
 
 def write_pin(backbone: Backbone, file: WeightFile, table: Path = TABLE) -> str:
-    """Write a file's size and sha256 into its entry, and say so; raises BackboneError where the form is unusual."""
+    """Write a file's size and sha256 into its entry; raises BackboneError if the entry has an unusual form."""
     lines = [f"size: {file.size}", f"sha256: {file.sha256}"]
     before = read_text(table)
     written = _with_pin(before.splitlines(), backbone.name, file.name, lines)
@@ -86,7 +86,7 @@ def write_pin(backbone: Backbone, file: WeightFile, table: Path = TABLE) -> str:
 
 
 def _with_pin(lines: list[str], entry: str, name: str, pin: list[str]) -> list[str] | None:
-    """The table's lines with a pin behind what else an entry says of a file; None where the file is not found."""
+    """The table's lines with the pin at the end of a file's entry; None if the file is not found."""
     heads = [number for number, line in enumerate(lines) if re.match(r"[^\s#]", line)]
     begin = next((number for number in heads if re.match(rf"{re.escape(entry)}:\s*(#|$)", lines[number])), None)
     if begin is None:

@@ -1,7 +1,7 @@
-"""Reads a checkpoint of TensorFlow without TensorFlow: an index of names and places, and one file of numbers.
+"""Reads a TensorFlow checkpoint without TensorFlow: an index of names and places, and one data file.
 
-The index is a table as LevelDB writes them: blocks of sorted keys that share their beginnings, some compressed by
-Snappy, each with a checksum. Every number is held against the file before it is used, and no byte is ever unpickled.
+The index is a LevelDB table: blocks of sorted keys with shared prefixes, some compressed with Snappy, each with a
+checksum. Every number is checked against the file before it is used, and nothing is unpickled.
 """
 
 import mmap
@@ -18,8 +18,8 @@ from instruct.core.errors import BackboneError
 INDEX, DATA = ".index", ".data-00000-of-00001"
 MAGIC = 0xDB4775248B80FB57
 LARGEST_INDEX, LARGEST_BLOCK, MOST_DIMENSIONS = 1 << 26, 1 << 24, 8
-_FLOAT = 1  # of the types
-_RAW, _SNAPPY = 0, 1  # blocks
+_FLOAT = 1  # the data type
+_RAW, _SNAPPY = 0, 1  # kinds of block
 _FOOTER, _TRAILER = 48, 5
 Value = int | bytes
 
@@ -35,17 +35,17 @@ class Variable:
 
 
 class TensorFlowCheckpoint:
-    """The variables of `PREFIX.index` and `PREFIX.data-00000-of-00001`; raises BackboneError where it is damaged."""
+    """The variables of `PREFIX.index` and `PREFIX.data-00000-of-00001`; raises BackboneError if they are damaged."""
 
     def __init__(self, prefix: Path) -> None:
         self._index, self._data = (prefix.with_name(prefix.name + end) for end in (INDEX, DATA))
         try:
             if self._index.stat().st_size > LARGEST_INDEX:
-                raise ValueError("it is larger than any index")
+                raise ValueError("it is too large for an index")
             self.variables = _variables(memoryview(self._index.read_bytes()))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise BackboneError(f"{self._index}: not a whole index of TensorFlow ({reason}); copy it again") from None
+            raise BackboneError(f"{self._index}: not a complete TensorFlow index ({reason}); copy it again") from None
         try:
             with self._data.open("rb") as file:
                 self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -67,8 +67,8 @@ class TensorFlowCheckpoint:
 def _variables(index: memoryview) -> dict[str, Variable]:
     found: dict[str, Variable] = {}
     if len(index) < _FOOTER or struct.unpack("<Q", index[-8:])[0] != MAGIC:
-        raise ValueError("it does not end as one does")
-    _, _, place = _handle(index[-_FOOTER:], 0)  # of the index of metadata, which holds nothing
+        raise ValueError("its end is missing")
+    _, _, place = _handle(index[-_FOOTER:], 0)  # the index of metadata, which is empty
     offset, size, _ = _handle(index[-_FOOTER:], place)
     previous: bytes | None = None
     for _, handle in _entries(_block(index, offset, size)):
@@ -87,7 +87,7 @@ def _variables(index: memoryview) -> dict[str, Variable]:
 def _block(index: memoryview, offset: int, size: int) -> bytes:
     """The content of a block, checked and unpacked."""
     if offset + size + _TRAILER > len(index) - _FOOTER:
-        raise ValueError("a block is beyond its end")
+        raise ValueError("a block lies past its end")
     kind, checksum = struct.unpack("<BI", index[offset + size : offset + size + _TRAILER])
     if masked_crc32c(index[offset : offset + size + 1]) != checksum:
         raise ValueError("a block is damaged")
@@ -95,7 +95,7 @@ def _block(index: memoryview, offset: int, size: int) -> bytes:
     if kind == _RAW:
         return content
     if kind != _SNAPPY:
-        raise ValueError(f"a block is compressed in the unknown way {kind}")
+        raise ValueError(f"a block has the unknown compression {kind}")
     length, _ = _number(content, 0)
     if length > LARGEST_BLOCK:
         raise ValueError(f"a block claims to unpack to {length} bytes")
@@ -103,7 +103,7 @@ def _block(index: memoryview, offset: int, size: int) -> bytes:
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a block; each key begins with some bytes of the one before."""
+    """The keys and values of a block; each key shares a prefix with the one before."""
     restarts = struct.unpack("<I", block[-4:])[0] if len(block) >= 4 else len(block)
     end = len(block) - 4 - 4 * restarts
     if end < 0:
@@ -114,21 +114,21 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         own, place = _number(block, place)
         size, place = _number(block, place)
         if shared > len(key) or place + own + size > end:
-            raise ValueError("a name is beyond its block")
+            raise ValueError("a name lies past its block")
         key = key[:shared] + block[place : place + own]
         yield key, block[place + own : place + own + size]
         place += own + size
 
 
 def _handle(content: memoryview, place: int) -> tuple[int, int, int]:
-    """Where a block is, how large it is, and the place behind that."""
+    """A block's place and size, and the position after them."""
     offset, place = _number(content, place)
     size, place = _number(content, place)
     return offset, size, place
 
 
 def _number(content: bytes | memoryview, place: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the place behind it."""
+    """A number stored with seven bits per byte, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(content):

@@ -288,11 +288,11 @@ def test_tokenizer_files_as_others_write_them_are_read(small_json, published):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_in("pre_tokenizer", {"type": "Whitespace"}), "prepares text in a way that is not known"),
-        (set_in("pre_tokenizer", "pretokenizers", 0, "add_prefix_space", True), "prepares text in a way"),
-        (set_in("pre_tokenizer", "pretokenizers", 0, "use_regex", False), "prepares text in a way"),
-        (set_in("normalizer", {"type": "NFKC"}), "prepares text in a way"),
-        (set_in("model", "type", "Unigram"), "prepares text in a way"),
+        (set_in("pre_tokenizer", {"type": "Whitespace"}), "prepares text in an unsupported way"),
+        (set_in("pre_tokenizer", "pretokenizers", 0, "add_prefix_space", True), "prepares text in an unsupported way"),
+        (set_in("pre_tokenizer", "pretokenizers", 0, "use_regex", False), "prepares text in an unsupported way"),
+        (set_in("normalizer", {"type": "NFKC"}), "prepares text in an unsupported way"),
+        (set_in("model", "type", "Unigram"), "prepares text in an unsupported way"),
         (set_in("pre_tokenizer", None), "not a byte-level BPE tokenizer"),
         (set_in("model", "vocab", [["a", 0]]), "not a byte-level BPE tokenizer"),
         (set_in("model", "vocab", "▁the", 260), "not a byte-level BPE tokenizer"),

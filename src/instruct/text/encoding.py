@@ -1,4 +1,4 @@
-"""Rendered chats to token ids, with the place of each answer."""
+"""Rendered chats to token ids, with the position of each answer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ Prompt = str | Sequence[Piece]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Token ids of a chat; each of `answers` is where an answer begins and where it ends, behind its end token."""
+    """Token ids of a chat; each of `answers` is the start of an answer and its end, after the end token."""
 
     ids: list[int]
     answers: list[tuple[int, int]]
@@ -20,7 +20,7 @@ class Encoded:
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Encoded:
     """Tokenise a rendered chat; raises DataError for text that the tokenizer cannot spell."""
-    ids: list[int] = list(tokenizer.begin_ids)  # of families that want one before each prompt
+    ids: list[int] = list(tokenizer.begin_ids)  # families that put a token before each prompt
     answers: list[tuple[int, int]] = []
     begin = 0
     for part, answered in split_pieces(tokenizer, pieces):
@@ -34,7 +34,7 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Encoded:
 
 
 def split_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> list[tuple[str | int, bool]]:
-    """Texts that are tokenised each by itself, and single tokens; and whether it is of an answer."""
+    """Texts that are tokenised separately, and single tokens; each with a flag for answers."""
     parts: list[tuple[str | int, bool]] = []
     joined = ""
     for text, kind in pieces:
@@ -54,7 +54,7 @@ def split_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> list[tuple[st
 def count_prompts(
     tokenizer: Tokenizer, prompts: Iterable[Sequence[Piece]], count: Callable[[list[str]], list[int]]
 ) -> list[int]:
-    """Tokens of each prompt, where `count` counts those of many texts at once."""
+    """The number of tokens of each prompt; `count` counts those of many texts at once."""
     split = [split_pieces(tokenizer, prompt) for prompt in prompts]
     counted = iter(count([part for parts in split for part, _ in parts if isinstance(part, str)]))
     begin = len(tokenizer.begin_ids)
@@ -62,20 +62,20 @@ def count_prompts(
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt; one that is plain text holds no special token."""
+    """Token ids of a prompt; plain text never becomes a special token."""
     return tokenizer.encode(prompt) if isinstance(prompt, str) else encode_pieces(tokenizer, prompt).ids
 
 
 def special_id(tokenizer: Tokenizer, marker: str) -> int | None:
-    """The special token that is spelled like this; None if the tokenizer has none."""
+    """The special token with this spelling; None if the tokenizer has none."""
     encoding = tokenizer.encoding
     return encoding.encode_single_token(marker) if marker in encoding.special_tokens_set else None
 
 
 def with_end_of(template: Template, tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer whose end token is the one that ends a response in this template.
+    """The tokenizer with the end token that ends a response in this template.
 
-    Raises CheckpointError for a tokenizer that has some markers of the template as special tokens, and lacks others.
+    Raises CheckpointError if the tokenizer has some of the template's markers as special tokens but not all.
     """
     ids = {marker: special_id(tokenizer, marker) for marker in template.markers}
     missing = [marker for marker, id_ in ids.items() if id_ is None]

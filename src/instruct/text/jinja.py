@@ -1,4 +1,4 @@
-"""The prompt templates as Jinja, in which a checkpoint tells transformers, vLLM and llama.cpp how to chat with it."""
+"""The prompt templates as Jinja: the chat template of a checkpoint for transformers, vLLM and llama.cpp."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ _ROLES = "roles must be user and assistant in turn, after at most one system mes
 
 
 def jinja_template(template: Template, tokenizer: Tokenizer) -> str:
-    """A chat template that makes the prompts of training; raises in Jinja for roles that are out of order."""
+    """A chat template that makes the prompts of training; raises in Jinja for roles out of order."""
     header, closing = template.before_response, ""
     if template.turn_end and header.startswith(template.turn_end):
         closing = template.turn_end + template.between_turns
@@ -46,7 +46,7 @@ def _opening(template: Template, begin: str) -> str:
 
 
 def _question(template: Template, closing: str) -> str:
-    """What the user said; without a place for a system prompt, that is the first instruction, and this its input."""
+    """The user's message; if the template has no system prompt, that prompt is the instruction and this the input."""
     question = f'{{{{- {_text(template.before_instruction)} + message["content"] + {_text(closing)} }}}}'
     if template.before_system:
         return question
@@ -56,7 +56,7 @@ def _question(template: Template, closing: str) -> str:
 
 
 def _said(text: str) -> str:
-    """The statement that says a fixed text; nothing for an empty one."""
+    """The statement that prints a fixed text; empty for an empty text."""
     return f"{{{{- {_text(text)} }}}}" if text else ""
 
 
@@ -69,7 +69,7 @@ def _spelled(tokenizer: Tokenizer, id_: int) -> str:
 
 
 def chat_settings(template: Template, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a checkpoint's `tokenizer_config.json` says beside the names of the end token and of padding."""
+    """The fields of a checkpoint's `tokenizer_config.json` beside the names of the end and padding tokens."""
     known = [marker for marker in template.markers if marker in tokenizer.encoding.special_tokens_set]
     return {
         "additional_special_tokens": known,
@@ -79,9 +79,9 @@ def chat_settings(template: Template, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def generation_settings(tokenizer: Tokenizer, pad_id: int) -> dict[str, Any]:
-    """What a checkpoint's `generation_config.json` says: the tokens that end an answer, the first that of training.
+    """A checkpoint's `generation_config.json`: the tokens that end an answer, that of training first.
 
-    The stop strings of a template are left out: transformers refuses to generate with them unless it is also given a
+    It leaves out the template's stop strings: transformers refuses to generate with them unless it also gets a
     tokenizer.
     """
     others = sorted(tokenizer.stop_ids - {tokenizer.eos_id})

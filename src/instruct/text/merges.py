@@ -1,9 +1,9 @@
-"""The merges of a byte-pair encoding, and whether tokens in their order say the same.
+"""The merges of a byte-pair encoding, and whether the order of the tokens is equivalent.
 
-tiktoken knows no merges: it joins two neighbours whenever that makes a token, the earliest in the vocabulary first.
-Lists of merges give the same if they come in the order of what they make, and hold for each token the pair that is
-left of it one step before the end. Other pairs of the same token never meet: what is inside a token's place is merged
-as in the token alone, as long as nothing has crossed its ends.
+tiktoken has no merges: it joins two neighbours whenever that makes a token, the earliest in the vocabulary first. A
+list of merges is equivalent if it follows the order of the tokens it makes and contains, for each token, the pair
+that remains one step before the end. Other pairs of the same token never meet: bytes within a token's span merge as
+in the token alone, as long as no merge has crossed its ends.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ Pair = tuple[bytes, bytes]
 
 
 def check_merges(ranks: Mapping[bytes, int], merges: Iterable[Pair], *, ignore_merges: bool) -> None:
-    """Raise ValueError unless joining tokens by `ranks` gives what `merges` give; it names the first that differs."""
+    """Raise ValueError that names the first difference, unless joining by `ranks` is equivalent to `merges`."""
     made: dict[bytes, set[Pair]] = {}
     last = -1
     for left, right in merges:
@@ -30,19 +30,19 @@ def check_merges(ranks: Mapping[bytes, int], merges: Iterable[Pair], *, ignore_m
 
 
 def merges_of(token: bytes, ranks: Mapping[bytes, int]) -> list[Pair]:
-    """The merges that make `token`; all that could for one that its own bytes never become."""
+    """The merges that make `token`; all candidates if its bytes never become it."""
     pair = halves(token, ranks)
     return [pair] if pair else splits(token, ranks)
 
 
 def splits(token: bytes, ranks: Mapping[bytes, int]) -> list[Pair]:
-    """Every pair of tokens that `token` is made of."""
+    """Every pair of tokens that joins to `token`."""
     pairs = ((token[:place], token[place:]) for place in range(1, len(token)))
     return [(left, right) for left, right in pairs if left in ranks and right in ranks]
 
 
 def halves(token: bytes, ranks: Mapping[bytes, int]) -> Pair | None:
-    """What byte-pair encoding leaves of `token` one merge before the end; None if it never comes so far."""
+    """The two tokens left of `token` one merge before the end; None if encoding never gets there."""
     parts = [token[place : place + 1] for place in range(len(token))]
     limit = ranks[token]
     if len(parts) == 2:

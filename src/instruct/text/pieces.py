@@ -1,6 +1,6 @@
-"""How a byte-level tokenizer prepares a text before its merges: normalisation, and the pieces that it is cut into.
+"""How a byte-level tokenizer prepares a text before its merges: normalisation, and splitting into pieces.
 
-The words of tokenizer.json become one expression for tiktoken, or are refused if that could not give the same pieces.
+The settings of tokenizer.json become one expression for tiktoken, or are refused if the pieces could differ.
 """
 
 import json
@@ -15,13 +15,13 @@ import regex
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+"
 _GPT2 = _WORDS + r"| ?\p{N}+" + _REST + r"|\s+(?!\S)|\s+"
-# Digits are pieces of their own, and so are spaces before one, as if the text ended there.
+# Each digit is a piece, and so are the spaces before it, as if the text ended there.
 _SMOLLM = r"\p{N}|" + _WORDS + _REST + r"|\s+(?=\p{N})|\s+(?!\S)|\s+"
 _WORDS_OF_LLAMA = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST_OF_LLAMA = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _WORDS_OF_LLAMA + r"\p{N}{1,3}" + _REST_OF_LLAMA
 _QWEN2 = _WORDS_OF_LLAMA + r"\p{N}" + _REST_OF_LLAMA
-# What Oniguruma, which tokenizers uses, and tiktoken's engine understand alike; \w and \b, for instance, they do not.
+# Syntax that Oniguruma, which tokenizers uses, and tiktoken's engine read the same way; they differ in \w and \b.
 _UNSAFE = re.compile(r"\\(?![pPsSdDrnt\\/.\-+*?|(){}\[\]^$'\"])|&&|\[\[|\[:|\}\+|(?<!\[)\^|\$|\(\?<|\(\?>|\(\?[^:=!i]")
 
 _EVERY_KIND = "Aa  1!\n\t_'s\u00e9\u4e2d\u0301 "
@@ -29,9 +29,9 @@ _EVERY_KIND = "Aa  1!\n\t_'s\u00e9\u4e2d\u0301 "
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is done to a text before merging: `pattern` finds its pieces, `stages` says the same in tokenizer.json.
+    """The steps before merging: `pattern` finds the pieces, `stages` is the equivalent in tokenizer.json.
 
-    `nfc` composes characters first. With `ignore_merges` a piece that is a token is taken whole, whatever merges say.
+    `nfc` composes characters first. With `ignore_merges` a piece that is a token stays whole, regardless of merges.
     """
 
     pattern: str
@@ -40,11 +40,11 @@ class Layout:
     ignore_merges: bool = False
 
     def normalise(self, text: str) -> str:
-        """The text that is cut into pieces."""
+        """The text before splitting into pieces."""
         return unicodedata.normalize("NFC", text) if self.nfc else text
 
     def described(self) -> dict[str, Any]:
-        """The parts of a tokenizer.json that say this, apart from `ignore_merges`."""
+        """The equivalent parts of a tokenizer.json, apart from `ignore_merges`."""
         normalizer = {"normalizer": {"type": "NFC"}} if self.nfc else {}
         return {**normalizer, "pre_tokenizer": {"type": "Sequence", "pretokenizers": json.loads(self.stages)}}
 
@@ -101,7 +101,7 @@ def layout_of(value: Mapping[str, Any]) -> Layout:
 
 
 def begin_of(value: Mapping[str, Any]) -> str | None:
-    """The token that a tokenizer.json puts before each text; raises ValueError if it puts others anywhere."""
+    """The token that a tokenizer.json puts before each text; raises ValueError if it adds any other."""
     stages = [one for one in _flat(value.get("post_processor"), "processors") if one["type"] != "ByteLevel"]
     if not stages:
         return None
@@ -115,7 +115,7 @@ def begin_of(value: Mapping[str, Any]) -> str | None:
 
 
 def begin_processor(token: str, id_: int) -> dict[str, Any]:
-    """What puts `token` before each text, in the words of tokenizer.json."""
+    """The part of tokenizer.json that puts `token` before each text."""
     begin = {"SpecialToken": {"id": token, "type_id": 0}}
     texts: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": 0}} for name in ("A", "B")]
     known = {token: {"id": token, "ids": [id_], "tokens": [token]}}
@@ -132,7 +132,7 @@ def _flat(stage: Any, inner: str) -> list[dict[str, Any]]:
 
 
 def _canonical(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage with all its settings, and without those that change no piece."""
+    """A stage with all its settings, except those that do not change the pieces."""
     kind = stage["type"]
     if kind == "ByteLevel":
         if stage.get("add_prefix_space", True):
@@ -161,8 +161,8 @@ def _pattern(stages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _covering(pattern: str) -> str:
-    """An expression that finds the pieces of a Split, and what is between them, which is a piece too."""
-    if pattern in (_LLAMA3, _QWEN2):  # leave nothing between
+    """An expression that finds the pieces of a Split and the text between them, which is a piece too."""
+    if pattern in (_LLAMA3, _QWEN2):  # leave no text between pieces
         return pattern
     if unsafe := _UNSAFE.search(pattern):
         raise _unknown(f'"{unsafe.group()}" in the expression of Split')
@@ -181,4 +181,4 @@ def _only(model: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> None:
 
 
 def _unknown(what: str) -> ValueError:
-    return ValueError(f"it prepares text in a way that is not known here: {what[:200]}")
+    return ValueError(f"it prepares text in an unsupported way: {what[:200]}")

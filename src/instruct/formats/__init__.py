@@ -1,1 +1,1 @@
-"""User data in any of the usual shapes, read as a stream: JSON list, JSON Lines, CSV, Parquet."""
+"""User data in the common formats, read as a stream: JSON list, JSON Lines, CSV, Parquet."""

@@ -1,4 +1,4 @@
-"""A chat as a record: who said what, in which order, and what of it becomes instruction, input and output."""
+"""A chat as a record: roles and their order, and the messages for instruction, input and output."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from instruct.core.json_stream import DoubledKeys, kind_of
 from instruct.core.records import shown
 
-# The names of OpenAI's, Gemini's and ShareGPT's chats.
+# The role names of OpenAI's, Gemini's and ShareGPT's chats.
 _ROLES = {
     "system": "system",
     "developer": "system",
@@ -16,7 +16,7 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
-# What names a tool call, as a field of a message and as its role.
+# The names of tool calls, as a field of a message and as its role.
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _TOOLS = ("tool", "function", "ipython", "function_call", "observation", "tool_call", "tool_response")
 
@@ -25,9 +25,9 @@ _TOOLS = ("tool", "function", "ipython", "function_call", "observation", "tool_c
 class ChatColumns:
     """How chats are read, a part of `split.columns`.
 
-    `system` says what becomes of a system message: the record keeps it, or it is the first instruction and the
-    question its input, or it is ignored, or such a record is refused. Of a chat of several `turns` all are taken, or
-    the `first` alone, or it is refused.
+    `system` decides about a system message: the record keeps it, or it becomes the first instruction and the question
+    its input, or it is ignored, or the record is refused. `turns` decides about chats of several turns: keep all, keep
+    the `first` alone, or refuse the record.
     """
 
     role: str
@@ -38,7 +38,7 @@ class ChatColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Fields of a record, the names that messages call them by, and what of the record was left out, by a word."""
+    """Fields of a record, the places of messages they come from, and the parts left out, by keyword."""
 
     values: dict[str, Any]
     called: dict[str, str]
@@ -46,9 +46,9 @@ class Found:
 
 
 def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
-    """The texts for instruction, input and output; `label` is the name of the column.
+    """The texts for instruction, input and output; `label` is the column's name.
 
-    Raises ValueError that says which message is not in order. Whether the texts are texts is for the caller to see.
+    Raises ValueError that names the invalid message. The caller checks that the texts are texts.
     """
     if not isinstance(messages, list):
         raise ValueError(f'"{label}" must be a list of messages, is {kind_of(messages)}')
@@ -62,11 +62,9 @@ def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
     if open_end or not turns:
         raise ValueError(f'"{label}" must end with an answer of the assistant; add it or drop the record')
     if turns > 1 and columns.turns == "refuse":
-        raise ValueError(
-            f'"{label}" holds {turns} turns; set split.columns.turns: all, or first for the first of them alone'
-        )
+        raise ValueError(f'"{label}" has {turns} turns; set split.columns.turns: all, or first for the first one')
     if begin and columns.system == "refuse":
-        raise ValueError(f'"{label}" begins with a system message, which split.columns.system refuses')
+        raise ValueError(f'"{label}" starts with a system message, refused by split.columns.system; change that')
     taken = 1 if columns.turns == "first" else turns
     places = [{"instruction": begin + 2 * i, "output": begin + 2 * i + 1} for i in range(taken)]
     if begin and columns.system == "instruction":
@@ -82,7 +80,7 @@ def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
 
 
 def _values(messages: list[Any], places: list[dict[str, int]], columns: ChatColumns) -> dict[str, Any]:
-    """The fields of a record from where its turns are; the last turn is the record itself, the others its history."""
+    """The fields of a record from its turns; the last turn is the record itself, the others its history."""
     *history, last = (
         {"input": "", **{name: messages[place].get(columns.content) for name, place in turn.items()}} for turn in places
     )
@@ -90,7 +88,7 @@ def _values(messages: list[Any], places: list[dict[str, int]], columns: ChatColu
 
 
 def _labelled(places: list[dict[str, int]]) -> dict[str, int]:
-    """The place of each field under the name that the record gives it."""
+    """The place in the file of each field."""
     last = len(places) - 1
     return {
         name if i == last else f"history[{i}].{name}": place
@@ -100,18 +98,18 @@ def _labelled(places: list[dict[str, int]]) -> dict[str, int]:
 
 
 def _role(message: Any, columns: ChatColumns, where: str) -> str:
-    """Who speaks, in our word; raises ValueError where that is not said once and clearly."""
+    """The role of a message (system, user or assistant); raises ValueError if it is missing or ambiguous."""
     if not isinstance(message, dict):
         raise ValueError(
             f'"{where}" must be an object with {columns.role} and {columns.content}, is {kind_of(message)}'
         )
     if isinstance(message, DoubledKeys):
-        raise ValueError(f'"{where}": "{shown(message.doubled[0])}" stands twice in one object; remove one')
+        raise ValueError(f'"{where}": "{shown(message.doubled[0])}" appears twice in one object; remove one')
     others = [name for name, value in message.items() if name not in (columns.role, columns.content) and value]
     if any(name in _CALLS for name in others):
-        raise ValueError(f'"{where}" holds a tool call, and these are not supported; drop the record')
+        raise ValueError(f'"{where}" is a tool call; tool calls are not supported, drop the record')
     if others:
-        raise ValueError(f'"{where}" holds "{shown(others[0])}", which a record has no place for; remove it')
+        raise ValueError(f'"{where}" has "{shown(others[0])}", which records do not support; remove it')
     role = message.get(columns.role)
     if not isinstance(role, str) or role not in _ROLES:
         given = f'"{shown(role)}"' if isinstance(role, str) else kind_of(role)

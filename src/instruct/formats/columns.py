@@ -15,10 +15,10 @@ from instruct.formats.chat import ChatColumns, Found, read_messages
 
 @dataclass(frozen=True, kw_only=True)
 class Columns(ChatColumns):
-    """The section `split.columns` of params.yaml: under which name the file holds each field.
+    """The section `split.columns` of params.yaml: the file's name for each field.
 
     In the layout `alpaca`, a record may hold a chat: its `system` prompt, and in `history` the turns before the last.
-    With the layout `auto` the columns of each record tell. An `input` of "" says that there is no such column.
+    With the layout `auto` the columns of each record decide. An `input` of "" means that there is no such column.
     """
 
     layout: Literal["auto", "alpaca", "prompt", "chat"]
@@ -54,7 +54,7 @@ class Columns(ChatColumns):
             require(f"columns.{name}", "empty", bool(getattr(self, name)), "the name of a column")
 
     def of(self, layout: str) -> dict[str, str]:
-        """The field of each column that a layout has; a record's own provenance is under its own names."""
+        """The field of each column of a layout; a record's provenance keeps its own names."""
         own: Mapping[str, tuple[str, ...]] = {
             "alpaca": ("instruction", "input", "output"),
             "prompt": ("prompt", "completion"),
@@ -80,14 +80,14 @@ USUAL = Columns(
     check="check",
     others="refuse",
 )
-"""The usual names, for files that params.yaml says nothing about."""
+"""The default names, for files that params.yaml does not describe."""
 
 
 @dataclass(frozen=True)
 class Picked:
-    """The fields of a record as they were found, its check if it has one, and what is wrong with it.
+    """The fields of a record as found, its check if it has one, and its problems.
 
-    `left_out` says what of it was left out, by a word.
+    `left_out` names the parts that were left out, by keyword.
     """
 
     values: dict[str, Any]
@@ -97,12 +97,12 @@ class Picked:
 
 
 def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
-    """The fields of one raw record. In a `table` every record has every column, so an empty one may mean none."""
+    """The fields of one raw record. In a `table` every record has every column, so an empty cell may mean no value."""
     if not isinstance(row, dict):
         return Picked({}, tuple(find_problems(row)))
     problems, left_out = doubled_keys(row), list[str]()
     optional = {getattr(columns, name, name) for name in (*OPTIONAL, "check")}
-    # Null means that there is nothing, in every format; only for the input is that an answer.
+    # Null means no value in every format; only the input may have none.
     without_input = row.get(columns.input, "") is None
     row = {name: one for name, one in row.items() if one is not None and not (table and one == "" and name in optional)}
     layouts = [columns.layout] if columns.layout != "auto" else _layouts_of(row, columns)
@@ -131,7 +131,7 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
 
 
 def read_check(value: Any, column: str) -> dict[str, Any] | None:
-    """A record's check as it is, in a table as JSON; raises ValueError that names column and field."""
+    """A record's check, which tables hold as JSON; raises ValueError that names column and field."""
     if value is None:
         return None
     try:
@@ -145,7 +145,7 @@ def read_check(value: Any, column: str) -> dict[str, Any] | None:
 
 
 def tidy(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields with one way to say that there is no input, and numbers that name a record as text.
+    """The fields with "" for every spelling of "no input", and numeric ids as text.
 
     >>> tidy({"input": "<noinput>", "id": 7}), tidy({"input": " "}), tidy({"input": " x "})
     ({'input': '', 'id': '7'}, {'input': ''}, {'input': ' x '})
@@ -158,7 +158,7 @@ def tidy(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
-    """The layouts whose own columns a record has; alpaca where it has none, whose complaints are the clearest."""
+    """The layouts whose columns a record has; alpaca if it has none, because its errors are the clearest."""
     alpaca = {columns.instruction, columns.output}
     signs = {
         "alpaca": alpaca,
@@ -168,8 +168,8 @@ def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
     return [layout for layout, names in signs.items() if not names.isdisjoint(row)] or ["alpaca"]
 
 
-# Each gives the three fields, as far as the record has them.
-# They raise ValueError where there is nothing to take the fields from.
+# Each returns the three fields, as far as the record has them.
+# They raise ValueError if there is no column to read the fields from.
 def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {name: column for name, column in columns.of("alpaca").items() if name in REQUIRED and column}
     values = {name: row[column] for name, column in names.items() if column in row}
@@ -180,7 +180,7 @@ def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
 
 
 def _turn(turn: Any) -> Any:
-    """A turn of the history as an object; LLaMA-Factory's files hold pairs of question and answer."""
+    """A turn of the history as an object; LLaMA-Factory's files have pairs of question and answer."""
     if isinstance(turn, list) and len(turn) == 2:
         return {"instruction": turn[0], "input": "", "output": turn[1]}
     return {"input": "", **turn} if isinstance(turn, dict) else turn
@@ -202,5 +202,5 @@ def _chat(row: Mapping[str, Any], columns: Columns) -> Found:
 
 
 _READERS = {"alpaca": _alpaca, "prompt": _prompt, "chat": _chat}
-# How data sets spell that there is no input; the first is Alpaca's own.
+# How data sets spell "no input"; the first is Alpaca's.
 _NO_INPUT = re.compile(r"<\s*no[ _-]?input\s*>", re.I)

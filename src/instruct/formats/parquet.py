@@ -18,9 +18,9 @@ _PAGE_BYTES = 1 << 18
 def read_parquet(path: Path) -> Iterator[Raw]:
     """The rows of a Parquet file as dictionaries; a null cell is None.
 
-    Raises DataError where the file is not Parquet or is damaged.
+    Raises DataError if the file is not Parquet or is damaged.
     """
-    # Half a second to import, for users of other formats in vain.
+    # The import takes half a second, which users of other formats should not wait.
     import pyarrow
     from pyarrow import parquet
 
@@ -41,7 +41,7 @@ def read_parquet(path: Path) -> Iterator[Raw]:
 
 @contextmanager
 def _seekable(path: Path) -> Iterator[BinaryIO]:
-    """Parquet is read from its end, so what is compressed once more is unpacked on the disk first."""
+    """Parquet is read from its end, so a file that is compressed again is unpacked to disk first."""
     with open_plain(path) as file:
         if path.suffix.lower() not in COMPRESSIONS:
             yield file

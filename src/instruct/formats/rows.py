@@ -1,4 +1,4 @@
-"""A data file as a stream of records, good and bad, whatever its format."""
+"""A data file of any format as a stream of good and bad records."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,18 +27,18 @@ _TEXT_FORMATS: dict[str, Callable[[Path, BinaryIO], Iterator[Raw]]] = {
 LEFT_OUT = {
     "turns": "lost their later turns (split.columns.turns: first)",
     "system": "lost their system message (split.columns.system: ignore)",
-    "columns": "lost what is in other columns (split.columns.others: ignore)",
+    "columns": "lost the content of other columns (split.columns.others: ignore)",
 }
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The records of a file; every iteration reads it from the beginning, and holds one record at a time.
+    """The records of a file; every iteration reads it from the start and holds one record at a time.
 
-    Beside that, one number for each record is kept, to give ids and refuse the same one twice. `left_out` counts the
-    good records of which something was left out, by `LEFT_OUT`; `checks` are those of good records by id. Raises
-    DataError where the file as a whole cannot be read, or holds no records.
+    It also keeps one number per record, to create ids and refuse duplicates. `left_out` counts the good records of
+    which a part was left out, by `LEFT_OUT`; `checks` are those of good records by id. Raises DataError if the file
+    as a whole cannot be read or contains no records.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Rows:
                     self.checks[row.id] = picked.check
             yield row
         if index < 0:
-            raise DataError(f"{self.path}: holds no records")
+            raise DataError(f"{self.path}: holds no records; add at least one")
 
 
 def stream_rows(path: Path, columns: Columns = USUAL) -> Rows:
@@ -75,7 +75,7 @@ def left_out_lines(rows: Rows) -> list[str]:
 
 
 def check_rows(path: Path, columns: Columns = USUAL) -> tuple[list[Example], dict[int, list[str]]]:
-    """The good records of a data file, and for each bad one its index and what is wrong, ready to print."""
+    """The good records of a data file, and for each bad one its index and its problems, ready to print."""
     return part_rows(stream_rows(path, columns))
 
 
@@ -88,7 +88,7 @@ def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:
 
 
 def picked_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Picked]]:
-    """Where each record stands, and its fields as they are in the file, without an id of our making."""
+    """The place of each record and its fields as in the file, without a generated id."""
     table = format_of(path) in _TABLES
     for raw in raw_rows(path):
         if raw.problem:
@@ -98,7 +98,7 @@ def picked_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Picked]]:
 
 
 def format_of(path: Path) -> str:
-    """The ending that names the format, in front of that of a compression; raises DataError for another one."""
+    """The ending that names the format, before that of a compression; raises DataError for an unknown one."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()

@@ -1,4 +1,4 @@
-"""Opens a data file as plain bytes, whatever it was compressed with, and says in words what keeps it from that."""
+"""Opens a data file as plain bytes, with or without compression, and reports errors in plain words."""
 
 import bz2
 import codecs
@@ -15,7 +15,7 @@ from instruct.core.errors import DataError
 from instruct.core.files import readable
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-# UTF-32 first: its mark begins like that of UTF-16.
+# UTF-32 first: its byte-order mark starts like that of UTF-16.
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -25,7 +25,7 @@ _OTHER_MARKS = {
 
 
 class Raw(NamedTuple):
-    """One record as a file holds it: where it stands, its decoded value, or why it could not be decoded."""
+    """One record of a file: its place, and its decoded value or the reason why it could not be decoded."""
 
     where: str
     value: Any
@@ -34,7 +34,7 @@ class Raw(NamedTuple):
 
 @contextmanager
 def open_plain(path: Path) -> Iterator[BinaryIO]:
-    """The uncompressed bytes of a file; compression goes by the name's last ending.
+    """The uncompressed bytes of a file; the name's last ending tells the compression.
 
     Raises DataError for a file that is missing, cut off or not compressed as its name says.
     """
@@ -46,7 +46,7 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
             raise DataError(f"{path}: the file looks cut off; copy or download it again") from None
         except errors as error:
             raise DataError(
-                f"{path}: cannot be decompressed ({error}); is it what its name says, and is it whole?"
+                f"{path}: cannot be decompressed ({error}); check that its ending is right and the file is complete"
             ) from None
 
 
@@ -68,7 +68,7 @@ def _decompressed(path: Path, file: IO[bytes]) -> tuple[tuple[type[Exception], .
 
 @contextmanager
 def open_text(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a text file behind its UTF-8 mark; raises DataError for the marks of other encodings."""
+    """The bytes of a text file after its UTF-8 mark; raises DataError for the marks of other encodings."""
     with open_plain(path) as file:
         beginning = cast(io.BufferedReader, file).peek(4)[:4]
         for mark, name in _OTHER_MARKS.items():

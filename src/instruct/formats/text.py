@@ -17,7 +17,7 @@ from instruct.formats.source import Raw
 def read_json(path: Path, file: BinaryIO) -> Iterator[Raw]:
     """The elements of a JSON list, or JSON Lines, which many programs write under this name too.
 
-    The first value tells: an object that is whole on its line begins JSON Lines.
+    The first value decides: an object that is complete on its line starts JSON Lines.
     """
     begun = _first_character(file)
     if begun.endswith(b"{"):
@@ -31,7 +31,7 @@ def read_json(path: Path, file: BinaryIO) -> Iterator[Raw]:
 
 
 def _first_character(file: BinaryIO) -> bytes:
-    """All up to the first character that is no white space, with it."""
+    """The bytes up to and including the first character that is not white space."""
     begun = bytearray()
     while (byte := file.read(1)) and byte.isspace():
         begun += byte
@@ -47,7 +47,7 @@ def _is_whole(line: bytes) -> bool:
 
 
 class _Rejoined:
-    """What was read of a file already, and then the rest of it."""
+    """A stream of the bytes that were already read, then the rest of the file."""
 
     def __init__(self, begun: bytes, rest: BinaryIO) -> None:
         self._begun, self._rest = begun, rest
@@ -58,7 +58,7 @@ class _Rejoined:
 
 
 def read_json_lines(path: Path, file: BinaryIO, first: bytes = b"", number: int = 0) -> Iterator[Raw]:
-    """One record a line; lines of white space are none. `first` is line `number`, if it was read already."""
+    """One record per line; skips blank lines. `first` is line `number`, if it was already read."""
     lines = chain([(number, first)] if first else [], _lines(file, number))
     begun = False
     for number, line in lines:
@@ -77,7 +77,7 @@ def read_json_lines(path: Path, file: BinaryIO, first: bytes = b"", number: int 
 
 
 def _is_list_of_records(text: str, value: Any) -> bool:
-    """Whether the first line of JSON Lines is a list of records in truth, or the beginning of one."""
+    """Whether the first line is really a JSON list of records, or the start of one."""
     return text.startswith("[") and (
         value is None or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
     )
@@ -89,7 +89,7 @@ def _renamed(path: Path) -> str:
 
 
 def _lines(file: BinaryIO, number: int) -> Iterator[tuple[int, bytes | None]]:
-    """Each line with its number, after `number`; None for one that is too long, whose rest is not kept."""
+    """Each line with its number, after `number`; None for a line that is too long."""
     while line := file.readline(MAX_RECORD + 1):
         number += 1
         if len(line) <= MAX_RECORD or line.endswith(b"\n"):
@@ -102,11 +102,11 @@ def _lines(file: BinaryIO, number: int) -> Iterator[tuple[int, bytes | None]]:
 
 
 def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
-    """One record a row under the names of the header; an empty cell is "".
+    """One record per row with the header's names; an empty cell is "".
 
-    Raises DataError where quotes are not in order, because behind that the rows may be cut anywhere.
+    Raises DataError for broken quotes, because the rows after them cannot be told apart.
     """
-    # The limit is the process's, there is no other; it bounds what one quote that is not closed can take.
+    # csv has only this limit, for the whole process; it bounds the memory that an unclosed quote can take.
     csv.field_size_limit(MAX_RECORD)
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     reader = csv.reader(_short_lines(path, text), delimiter=delimiter, strict=True)
@@ -120,11 +120,11 @@ def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
             if header is None:
                 header = _header(path, cells)
             elif len(cells) != len(header):
-                yield Raw(where, None, f"has {len(cells)} cells where the header has {len(header)}; mend its quotes")
+                yield Raw(where, None, f"has {len(cells)} cells, and the header has {len(header)}; correct its quotes")
             else:
                 yield Raw(where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
-        reason = f"a broken row ({shown(str(error))}); nothing behind it can be told apart, correct its quotes"
+        reason = f"a broken row ({shown(str(error))}) hides where later rows start; correct its quotes"
         raise DataError(f"{path}:{begins}: {reason}") from None
     finally:
         text.detach()
@@ -133,9 +133,9 @@ def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
 def _header(path: Path, cells: list[str]) -> list[str]:
     twice = [name for name in cells if cells.count(name) > 1]
     if twice:
-        raise DataError(f'{path}:1: the column "{shown(twice[0])}" stands twice in the header; rename one')
+        raise DataError(f'{path}:1: the column "{shown(twice[0])}" appears twice in the header; rename one')
     if len(cells) == 1 and any(mark in cells[0] for mark in ";\t,|"):
-        raise DataError(f'{path}:1: the header is one column, "{shown(cells[0])}"; .csv wants commas, .tsv tabs')
+        raise DataError(f'{path}:1: the header is one column, "{shown(cells[0])}"; a .csv needs commas, a .tsv tabs')
     return cells
 
 

@@ -188,7 +188,7 @@ def test_a_fraction_far_off_is_a_warning_that_names_the_large_group():
     others = [example(i, f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i in range(50, 100)]
     found, index = divided([*others, *same], PARAMS)
     lines = find_warnings(found, summarise(found, index, PARAMS, refused=0), index, PARAMS)
-    assert any(line.startswith("warning: train has") and "one group holds 50.0%" in line for line in lines)
+    assert any(line.startswith("warning: train has") and "one group has 50.0%" in line for line in lines)
 
 
 @pytest.mark.skipif(not BOOK.exists(), reason="the folder ../shared/data is not here")

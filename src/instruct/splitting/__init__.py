@@ -1,1 +1,1 @@
-"""Raw records to train, val and test."""
+"""Splits raw records into train, val and test."""

@@ -1,4 +1,4 @@
-"""What makes answers right, as the user gives it beside the records or in them, for the records that are tested on."""
+"""The checks for right answers, from their file or from the records, for the held-out records."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,13 +9,13 @@ from instruct.core.records import Example
 
 TESTED = ("val", "test")
 Checks = Mapping[str, Mapping[str, Any]]
-"""A check for each record's id, as JSON holds it."""
+"""A check for each record's id, as JSON values."""
 
 
 def join_checks(path: Path, own: Checks, examples: Iterable[Example]) -> tuple[Checks, int]:
-    """The check of each record that has one, its own before the one of the file; and how many of the file are of none.
+    """The check of each record, its own before that of the file; and how many checks of the file match no record.
 
-    Raises DataError that names file, record and field of a check that is not valid.
+    Raises DataError that names file, record and field of an invalid check.
     """
     given = read_check_values(path)
     known = [example.id for example in examples]
@@ -24,11 +24,11 @@ def join_checks(path: Path, own: Checks, examples: Iterable[Example]) -> tuple[C
 
 
 def checks_of_parts(parts: Mapping[str, Iterable[Example]], checks: Checks) -> dict[str, Any]:
-    """The checks of the parts that answers are tested on; training must not depend on a check."""
+    """The checks of the held-out parts; training must not depend on a check."""
     return {one.id: checks[one.id] for part in TESTED for one in parts[part] if one.id in checks}
 
 
 def count_checks(parts: Mapping[str, Iterable[Example]], checks: Checks, unknown: int) -> dict[str, int]:
-    """How many checks are of no record, and how many records of each part are closed questions."""
+    """How many checks match no record, and how many records of each part are closed questions."""
     closed = {id_ for id_, value in checks.items() if not parse_check(value, id_).is_open}
     return {"unknown": unknown, **{part: sum(one.id in closed for one in those) for part, those in parts.items()}}

@@ -1,8 +1,8 @@
 """Candidate pairs of similar texts: MinHash signatures (rensa) of their character trigrams, cut into bands.
 
-Two texts that share a whole band meet in a bucket. In a bucket each text is compared with the first WINDOW texts and
-with the WINDOW just before it, so the work grows as the number of texts, however many share a beginning; and whether
-two texts meet depends on no later one. No library's LSH promises either, so the buckets are made here, by sorting.
+Two texts that share a whole band are in one bucket. Each text is compared with the first WINDOW texts of its bucket
+and the WINDOW texts just before it, so the work grows linearly, even if many texts start alike; and no later text
+decides whether two texts are compared. No library's LSH promises either, so this module makes the buckets by sorting.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 HASHES = 160
 WINDOW = 8
-CHUNK = 5_000  # texts whose trigrams are in memory at a time
+CHUNK = 5_000  # texts whose trigrams are in memory at once
 SEED = 20
 Words = NDArray[np.uint32]
 
 
 def rows_per_band(similarity: float) -> int:
-    """How many of the hashes make a band, so that two texts at the threshold share one with 98 % or more.
+    """How many hashes make a band, so that two texts at the threshold share one with a probability of 98 % or more.
 
-    A share e of changed characters, each apart from the others, leaves (1 - e)^3 of the trigrams, which is the
-    worst case; a pair that shares trigrams with Jaccard index J shares a band of r hashes with probability J^r.
+    In the worst case a share e of changed characters, none of them adjacent, leaves (1 - e)^3 of the trigrams. A pair
+    of texts whose trigrams have the Jaccard index J shares a band of r hashes with probability J^r.
     """
     left = (similarity / 100) ** 3
     jaccard = left / (2 - left)
@@ -30,7 +30,7 @@ def rows_per_band(similarity: float) -> int:
 
 
 def find_candidates(texts: Sequence[str], similarity: float) -> Iterator[Iterator[NDArray[np.int64]]]:
-    """For each band, some at a time, the pairs (earlier, later) that share it and may be similar by their lengths."""
+    """For each band, in batches, the pairs (earlier, later) that share it and could be similar given their lengths."""
     bands = hash_bands(texts, rows_per_band(similarity))
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
 
@@ -43,7 +43,7 @@ def find_candidates(texts: Sequence[str], similarity: float) -> Iterator[Iterato
 
 
 def pairs_of_band(band: Words) -> Iterator[NDArray[np.int64]]:
-    """Pairs with equal words, lag by lag: with the WINDOW before, then with the first WINDOW of the bucket."""
+    """Pairs with equal words, lag by lag: with the WINDOW texts before, then with the first WINDOW of the bucket."""
     order = np.argsort(band, kind="stable")
     words = band[order]
     starts = np.maximum.accumulate(np.where(np.r_[True, words[1:] != words[:-1]], np.arange(len(words)), 0))
@@ -72,7 +72,7 @@ def hash_bands(texts: Sequence[str], rows: int) -> Words:
 
 
 def trigrams(text: str) -> list[str]:
-    """The runs of three characters of a text with two spaces before it and one behind it, so that every one has some.
+    """All runs of three characters of a text, padded with two spaces before and one after, so that none is empty.
 
     >>> trigrams("ab")
     ['  a', ' ab', 'ab ']

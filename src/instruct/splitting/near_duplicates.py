@@ -1,8 +1,7 @@
-"""Finds near-duplicates: texts whose rapidfuzz ratio (0-100) reaches a threshold, and the groups that they form.
+"""Finds near-duplicates: texts whose rapidfuzz ratio (0-100) reaches a threshold, and their groups.
 
-Texts are numbered in the order of the file, and a link never depends on a text that comes after both of its ends.
-So the links among the first n records are the same whether or not more were appended, which is what lets the split
-promise that appending moves nothing.
+Texts are numbered in file order, and a link never depends on a text after both of its ends. So the links among the
+first n records stay the same if more records are appended, and therefore appending moves no record to another part.
 """
 
 import unicodedata
@@ -27,7 +26,7 @@ FIELDS = {
     "prompt": ("instruction", "input"),
     "whole": ("instruction", "input", "output"),
 }
-EXACT_LIMIT = 5_000  # distinct texts; up to here every pair is compared, which takes about three seconds
+EXACT_LIMIT = 5_000  # distinct texts; up to this number all pairs are compared, in about three seconds
 BLOCK_PAIRS = 500_000
 Links = NDArray[np.int64]  # (n, 2): the earlier and the later text of each, sorted by the later
 NO_LINKS: Links = np.empty((0, 2), np.int64)
@@ -37,8 +36,8 @@ NO_LINKS: Links = np.empty((0, 2), np.int64)
 class DuplicatesParams:
     """The section `split.duplicates` of params.yaml.
 
-    `on` names what is compared: a field, the prompt (instruction and input) or the whole record. `similarity` is
-    the least rapidfuzz ratio of two near-duplicates, after upper and lower case and white space are made equal.
+    `on` names the compared text: a field, the prompt (instruction and input) or the whole record. `similarity` is
+    the minimum rapidfuzz ratio of two near-duplicates, ignoring case and white space.
     """
 
     on: Literal["instruction", "input", "output", "prompt", "whole"]
@@ -51,7 +50,7 @@ class DuplicatesParams:
 
 
 def compared_text(example: Example, on: str) -> str:
-    """The text by which an example is compared; empty where all fields of `on` are."""
+    """The compared text of an example; empty if all fields of `on` are."""
     texts = [getattr(example, name) for name in FIELDS[on]]
     if on in ("prompt", "whole") and (example.history or example.system):
         texts = [example.system, *(text for turn in example.history for text in turn), *texts]
@@ -67,9 +66,9 @@ def normalise(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What is alike among texts: `links` is a forest whose trees are the groups of near-duplicates.
+    """Similar texts: `links` is a forest whose trees are the groups of near-duplicates.
 
-    `same` is the place of the first equal text of each, its own where there is none before it.
+    `same` is the index of the first equal text of each, or its own index if there is none before it.
     """
 
     links: Links
@@ -77,7 +76,7 @@ class Duplicates:
 
 
 def find_duplicates(texts: Sequence[str], similarity: float, method: str) -> Duplicates:
-    """Link every text to each earlier group of near-duplicates that it joins; an empty text is like no other.
+    """Link every text to each earlier group of near-duplicates that it joins; an empty text joins no group.
 
     `exact` compares all pairs; `minhash` compares those that share a band of their MinHash signatures; `auto` is
     exact up to EXACT_LIMIT distinct texts.
@@ -98,18 +97,18 @@ def find_duplicates(texts: Sequence[str], similarity: float, method: str) -> Dup
 
 
 def find_same(texts: Sequence[str]) -> NDArray[np.int64]:
-    """The place of the first text equal to each; an empty one equals only itself."""
+    """The index of the first text equal to each; an empty text equals only itself."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(text, i) if text else i for i, text in enumerate(texts)], np.int64)
 
 
 def keep_forest(count: int, parts: Iterable[Links]) -> Links:
-    """The links, in the order of their later ends, that join what no link before them has joined."""
+    """The links, sorted by their later ends, that join two trees which no earlier link has joined."""
     links = np.concatenate([part.reshape(-1, 2) for part in parts])
     later, earlier = np.divmod(np.unique(links[:, 1] * count + links[:, 0]), max(count, 1))
     if not len(later):
         return NO_LINKS
-    # With its place in that order as its weight, the lightest forest is the one that takes the first links first.
+    # With the index in that order as weight, the minimum spanning forest prefers the first links.
     weights = np.arange(1, len(later) + 1)
     forest = minimum_spanning_tree(coo_matrix((weights, (earlier, later)), (count, count)))
     kept = np.sort(forest.data.astype(np.int64)) - 1
@@ -127,7 +126,7 @@ def name_groups(count: int, links: Links) -> list[int]:
 
 
 def _compare_all(texts: Sequence[str], similarity: float) -> Links:
-    """A forest of all pairs that are similar, by comparing every one with every earlier one."""
+    """A forest of all similar pairs, from comparing every text with all earlier ones."""
     forest = NO_LINKS
     start = 0
     while start < len(texts):
@@ -138,7 +137,7 @@ def _compare_all(texts: Sequence[str], similarity: float) -> Links:
         later, earlier = np.nonzero(ratios)
         later += start
         found = np.column_stack((earlier, later))[earlier < later]
-        # Joined block by block, a large group costs a link for each member and not for each pair.
+        # Joined block by block, a large group costs one link per member instead of one per pair.
         forest = keep_forest(len(texts), [forest, found])
         start = end
     return forest
@@ -150,7 +149,7 @@ def _compare_candidates(texts: Sequence[str], similarity: float) -> Links:
     for band in find_candidates(texts, similarity):
         found = [forest]
         for candidates in band:
-            # Two texts that came to one group are joined already, by links that no later text can change.
+            # Two texts with the same anchor are already joined, by links that no later text can change.
             apart = candidates[roots[candidates[:, 0]] != roots[candidates[:, 1]]]
             found.append(apart[_are_similar(texts, apart, similarity)])
         if sum(map(len, found)) > len(forest):
@@ -160,7 +159,7 @@ def _compare_candidates(texts: Sequence[str], similarity: float) -> Links:
 
 
 def _roots_on_arrival(count: int, forest: Links) -> NDArray[np.int64]:
-    """A first text that each text was linked to when it came, directly or by others; no later text changes it."""
+    """The first text that each text was linked to, directly or through others; no later text changes it."""
     roots = list(range(count))
     for earlier, later in forest.tolist():
         roots[later] = min(roots[later], roots[earlier])

@@ -1,4 +1,4 @@
-"""Divides records into train, val and test."""
+"""Splits records into train, val and test."""
 
 import math
 import random
@@ -32,9 +32,9 @@ class SplitParams:
     """The section `split` of params.yaml.
 
     `grouped` keeps near-duplicates in one part and never moves a record because others were appended; `positional`
-    cuts the file in the book's order train, test, val; `shuffled` does so after a permutation drawn from `seed`.
-    `stratify` keeps each kind of task near its share in every part of the grouped split. A record that is not valid
-    stops the stage (`raise`), or is left out, counted and shown (`drop`).
+    cuts the file in the book's order train, test, val; `shuffled` does the same after a permutation drawn from `seed`.
+    `stratify` keeps each kind of task near its share in every part of the grouped split. An invalid record stops the
+    stage (`raise`), or is left out, counted and listed (`drop`).
     """
 
     data: str
@@ -50,7 +50,7 @@ class SplitParams:
     columns: Columns
 
     def __post_init__(self) -> None:
-        require("checks", "empty", bool(self.checks), "a file; one that holds {} says nothing of any record")
+        require("checks", "empty", bool(self.checks), "a file; {} alone is a file without checks")
         for part in PARTS:
             require(part, getattr(self, part), 0 < getattr(self, part) < 1, "a fraction between 0 and 1")
         total = self.train + self.val + self.test
@@ -64,11 +64,11 @@ class SplitParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """Where each record went, by its number in the file.
+    """The part of each record, by its index in the file.
 
     `parts` names the part or is "dropped"; `order` is the order in which records are written; `groups` holds the
     first record of each record's group, `similar` that of its near-duplicates alone, `same` that of its equals.
-    `orphans` name a parent that is not in the file.
+    `orphans` are records whose parent is not in the file.
     """
 
     parts: list[str]
@@ -81,12 +81,12 @@ class Division:
 
 
 def split_examples(examples: Sequence[Example], params: SplitParams) -> dict[str, list[Example]]:
-    """The examples of each part, each with its group; raises DataError where a part would be empty."""
+    """The examples of each part, each with its group; raises DataError if a part would be empty."""
     return take_parts(examples, divide(examples, params))
 
 
 def take_parts(examples: Sequence[Example], division: Division) -> dict[str, list[Example]]:
-    """The examples of each part in their order, each with its group."""
+    """The examples of each part in order, each with its group."""
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}
     for i in division.order:
         if division.parts[i] != DROPPED:
@@ -97,7 +97,7 @@ def take_parts(examples: Sequence[Example], division: Division) -> dict[str, lis
 def divide(examples: Sequence[Example], params: SplitParams) -> Division:
     """Find the groups of near-duplicates and relatives, and give each record a part.
 
-    Raises DataError where a part would be empty.
+    Raises DataError if a part would be empty.
     """
     division = _divide(examples, params)
     if empty := _empty_parts(division):
@@ -130,7 +130,7 @@ def _divide(examples: Sequence[Example], params: SplitParams) -> Division:
 
 
 def find_relatives(examples: Sequence[Example]) -> tuple[Links, list[int]]:
-    """Links from records to their parents and within groups that the file gives; and who misses a parent."""
+    """Links from records to their parents and within groups of the file; and the records without their parent."""
     children = {i: example.parent for i, example in enumerate(examples) if example.parent}
     numbers = {example.id: i for i, example in enumerate(examples)} if children else {}
     links = [(numbers[parent], child) for child, parent in children.items() if parent in numbers]
@@ -144,9 +144,9 @@ def find_relatives(examples: Sequence[Example]) -> tuple[Links, list[int]]:
 def place_groups(
     examples: Sequence[Example], links: Links, dropped: set[int], params: SplitParams
 ) -> tuple[list[str], list[Move]]:
-    """The part of each record where linked ones stay together, and which records had to move for that.
+    """The part of each record, with linked records in one part, and the records that had to move for that.
 
-    A record's draw is made from its prompt, so that equal prompts draw alike whatever their answers are.
+    A record's draw depends on its prompt alone, so that equal prompts get the same draw regardless of their answers.
     """
     placer = Placer(params.fractions, stratify=params.stratify)
     waiting = links[np.argsort(links[:, 1], kind="stable")].tolist()[::-1]
@@ -160,11 +160,11 @@ def place_groups(
 
 
 def cut_parts(count: int, dropped: set[int], params: SplitParams) -> tuple[list[str], list[int]]:
-    """The part of each record, and their order; train and test are rounded down and val takes the rest."""
+    """The part of each record, and their order; train and test are rounded down, and val takes the rest."""
     order = [record for record in range(count) if record not in dropped]
     if params.strategy == "shuffled":
         random.Random(params.seed).shuffle(order)
-    # The tiny shift keeps 0.29 x 100 from falling to 28 in binary fractions.
+    # The tiny shift keeps 0.29 x 100 from rounding down to 28 in binary fractions.
     train = int(len(order) * params.train + 1e-9)
     test = int(len(order) * params.test + 1e-9)
     parts = [DROPPED] * count
@@ -179,7 +179,7 @@ def _empty_parts(division: Division) -> list[str]:
 
 
 def _refusal(examples: Sequence[Example], division: Division, params: SplitParams, empty: list[str]) -> str:
-    """Why parts stay empty, and a setting that fills them, which was tried."""
+    """Why parts stay empty, and a setting that was tried and fills them."""
     kept = len(examples) - division.parts.count(DROPPED)
     largest = max(Counter(division.similar).values(), default=0)
     groups = f" in {len(set(division.groups))} groups" if params.strategy == "grouped" else ""
@@ -196,9 +196,9 @@ def _other_settings(params: SplitParams) -> Iterator[tuple[str, SplitParams]]:
     duplicates = params.duplicates
     if duplicates.on == "prompt":
         yield (
-            "split.duplicates.on: input (what differs where all share one instruction)",
+            "split.duplicates.on: input (for records that share one instruction)",
             replace(params, duplicates=replace(duplicates, on="input")),
         )
     yield "split.duplicates.similarity: 100", replace(params, duplicates=replace(duplicates, similarity=100.0))
     yield "split.duplicates.mode: report", replace(params, duplicates=replace(duplicates, mode="report"))
-    yield "split.strategy: shuffled (near-duplicates then part)", replace(params, strategy="shuffled")
+    yield "split.strategy: shuffled (separates near-duplicates)", replace(params, strategy="shuffled")

@@ -1,14 +1,14 @@
-"""Which part each record goes to: groups stay together, and no record moves because others were appended.
+"""Chooses the part of each record: groups stay together, and no record moves because others were appended.
 
-Records are placed in the order of the file, each by what stands before it. So the first n records are placed alike
-whether or not the file goes on, with one exception that is reported: a record that joins groups of different parts.
+Records are placed in file order, and each placement depends only on earlier records. So appending records does not
+move earlier ones, with one exception that is reported: a record that joins groups in different parts.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-# In this order a joined group chooses: what a model may have been tested on is never trained on later.
+# A joined group takes the first of these: a record that was tested on never moves to train.
 HELD_OUT_FIRST = ("test", "val", "train")
 OF_ITS_KIND = 0.3
 OF_ALL = 0.05
@@ -16,7 +16,7 @@ OF_ALL = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """Record `record` left its part because record `joined_by` made its group one with another."""
+    """Record `record` left its part because record `joined_by` joined its group to another."""
 
     record: int
     source: str
@@ -25,7 +25,7 @@ class Move:
 
 
 def draw(text: str, seed: int) -> float:
-    """A number from 0 to below 1 that depends on the text and the seed alone."""
+    """A number in [0, 1) that depends on the text and the seed alone."""
     return int.from_bytes(sha256(f"{seed}\x1f{text}".encode()).digest()[:6], "big") / 2**48
 
 
@@ -43,10 +43,10 @@ class Shares:
         self._all[part] += count
 
     def choose(self, kind: str, drawn: float, *, stratify: bool) -> str:
-        """The part in whose range the draw falls; ranges widen where a part lags behind, by kind and in all.
+        """The part whose range contains the draw; the range of a part widens if it lags behind, by kind and in total.
 
-        Without `stratify` they are the fractions themselves. With it the corrections are mild, so that taking a
-        record out of the file moves few others; they suffice to keep each kind within about a record of its share.
+        Without `stratify` the ranges are the fractions. With it the corrections are small, so that removing a record
+        moves few others; they keep each kind within about one record of its share.
         """
         weights = dict(self._fractions)
         if stratify:
@@ -58,7 +58,7 @@ class Shares:
             left -= max(0.0, weights[part])
             if left < 0:
                 return part
-        return max(weights, key=lambda part: weights[part])  # only where rounding left nothing for the last
+        return max(weights, key=lambda part: weights[part])  # only if rounding left nothing for the last part
 
     def _correct(self, weights: dict[str, float], counts: Mapping[str, int], strength: float) -> None:
         total = sum(counts.values())
@@ -67,20 +67,20 @@ class Shares:
 
 
 class Placer:
-    """Places records one after the other, each in the group of those it is linked to."""
+    """Places records one by one, each in the group that it is linked to."""
 
     def __init__(self, fractions: Mapping[str, float], *, stratify: bool) -> None:
         self._shares = Shares(fractions)
         self._stratify = stratify
-        self._groups: list[int] = []  # of each record, the one whose place in the lists below is its group's
+        self._groups: list[int] = []  # for each record, the index of its group in the lists below
         self._parts: list[str] = []
         self._kinds: list[str] = []
-        self._members: dict[int, list[int]] = {}  # of groups of two or more
+        self._members: dict[int, list[int]] = {}  # only for groups of two or more
         self._dropped: set[int] = set()
         self.moved: list[Move] = []
 
     def place(self, kind: str, drawn: float, links: Sequence[int], *, dropped: bool = False) -> None:
-        """Place the next record, with the earlier ones that it is linked to; one that is dropped does not count."""
+        """Place the next record with the earlier ones that it is linked to; a dropped record does not count."""
         record = len(self._groups)
         self._kinds.append(kind)
         joined = {self._groups[link] for link in links}
@@ -99,13 +99,13 @@ class Placer:
         return self._parts[self._groups[record]]
 
     def _merge(self, groups: set[int], record: int) -> str:
-        """Make one group of several and a record that joins them; the part held out most takes them all."""
+        """Merge several groups and the record that joins them; the most held-out part takes them all."""
         part = min((self._parts[group] for group in groups), key=HELD_OUT_FIRST.index)
         members = {group: self._members.pop(group, [group]) for group in groups}
         for group in sorted(groups):
             if self._parts[group] != part:
                 self._move(members[group], self._parts[group], part, record)
-        # The largest group takes the others in, so that a record changes groups a few times at most.
+        # The largest group absorbs the others, so that a record changes groups only a few times.
         largest = max(groups, key=lambda group: (len(members[group]), -group))
         newcomers = [record, *(one for group in groups if group != largest for one in members[group])]
         for one in newcomers:

@@ -1,4 +1,4 @@
-"""What metrics/split.json says of a split, and what is worth a warning."""
+"""The content of metrics/split.json, and warnings about a split."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from instruct.core.records import Example
 from instruct.splitting.partition import DROPPED, PARTS, Division, SplitParams
 
 _SHOWN = 5
-FAR = 0.02  # a reached fraction is further from the wanted one than this: two points
+FAR = 0.02  # warn if a fraction misses the setting by more than two points
 
 
 def summarise(division: Division, examples: Sequence[Example], params: SplitParams, *, refused: int) -> dict[str, Any]:
@@ -40,13 +40,13 @@ def summarise(division: Division, examples: Sequence[Example], params: SplitPara
 
 
 def count_straddling(division: Division) -> int:
-    """How many groups of near-duplicates stand in more than one part."""
+    """How many groups of near-duplicates are in more than one part."""
     seen = {(group, part) for group, part in zip(division.similar, division.parts, strict=True) if part != DROPPED}
     return sum(count > 1 for count in Counter(group for group, _ in seen).values())
 
 
 def count_seen(division: Division, part: str) -> dict[str, int]:
-    """How many records of a part stand in train too: equal ones, and those of a group that train has a part of."""
+    """How many records of a part are also in train: equal ones, and those whose group is partly in train."""
     train = [record for record, name in enumerate(division.parts) if name == "train"]
     held_out = [record for record, name in enumerate(division.parts) if name == part]
     equal = {division.same[record] for record in train}
@@ -60,12 +60,12 @@ def count_seen(division: Division, part: str) -> dict[str, int]:
 def find_warnings(
     division: Division, counts: dict[str, Any], examples: Sequence[Example], params: SplitParams
 ) -> list[str]:
-    """A line for each thing that whoever reads the score should know."""
+    """A line for each fact that readers of the score should know."""
     lines = []
     for part, wanted in params.fractions.items():
         reached = counts[part] / counts["kept"]
         if abs(reached - wanted) > FAR:
-            lines.append(f"warning: {part} has {reached:.1%} of the records in place of {wanted:.1%}{_why(counts)}")
+            lines.append(f"warning: {part} has {reached:.1%} of the records instead of {wanted:.1%}{_why(counts)}")
     for part in PARTS[1:]:
         if seen := counts["across"][part]["near"]:
             lines.append(
@@ -93,4 +93,4 @@ def _why(counts: dict[str, Any]) -> str:
     share = counts["duplicates"]["largest"] / counts["kept"]
     if share <= FAR / 2:
         return ""
-    return f"; one group holds {share:.1%} of them, raise split.duplicates.similarity if it should not"
+    return f"; one group has {share:.1%} of them; raise split.duplicates.similarity to divide it"

@@ -144,7 +144,7 @@ def test_a_closed_gate_says_what_where_and_what_to_do():
     assert warning == (
         "one_word_answer: 7 of 7 records (100 %), more than quality.gates.one_word_answer.max_share 0.1 allows: "
         + "; ".join(f'[{i}] r{i}: "output" is one word' for i in range(5))
-        + " and 2 more; mend or drop them, or change the gate"
+        + " and 2 more; correct or drop them, or change the gate"
     )
 
 

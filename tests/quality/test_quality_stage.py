@@ -62,7 +62,7 @@ def test_a_gate_that_fails_stops_the_stage_after_the_report_is_written(folder):
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "quality.py: empty_answer: 1 of 10 records (10 %), more than quality.gates.empty_answer.max_share 0 allows: "
-        'val[0] val0: "output" says nothing; mend or drop them, or change the gate',
+        'val[0] val0: "output" says nothing; correct or drop them, or change the gate',
         "the data did not pass; metrics/data.json has the whole report",
     ]
     assert not (folder / "passed.txt").exists()

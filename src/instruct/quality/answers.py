@@ -1,4 +1,4 @@
-"""Answers that teach nothing: empty, one word, the question again, the same words over and over."""
+"""Answers that teach nothing: empty, one word, the question repeated, the same words repeated."""
 
 import re
 import unicodedata
@@ -8,9 +8,9 @@ from instruct.core.records import Example
 from instruct.core.repetition import find_repetition
 from instruct.quality.hits import Hit
 
-# What data sets write where there was no answer. Words that can answer a question ("none", "undefined") are not here.
+# Placeholders of data sets for a missing answer. Words that can answer a question ("none", "undefined") are not here.
 _PLACEHOLDER = re.compile(r"[<\[(]?\s*(no[ _]?(output|input|answer|response)|n/a|tbd|todo|null|nan)\s*[>\])]?\.?")
-_LONG_ECHO = 4  # words; a shorter instruction may well begin its answer ("Name a bird." is none)
+_LONG_ECHO = 4  # words; the answer may legitimately start with a shorter instruction
 
 
 def find_in_answer(example: Example) -> Iterator[Hit]:
@@ -29,19 +29,19 @@ def find_in_answer(example: Example) -> Iterator[Hit]:
 
 def _says_nothing(output: str, example: Example) -> bool:
     if output.isascii() and output.isalnum() and len(output) > 4:
-        return False  # the common case, spared the slower look at each character
+        return False  # the common case, which skips the slower check of each character
     if len(output) < 24 and _PLACEHOLDER.fullmatch(output.lower()):
         asked = f"{example.instruction}\n{example.input}".lower()
         return output.strip("<[()]>. ").lower() not in asked
     if any(unicodedata.category(character)[0] in "LNS" for character in output[:80]):
         return False
-    # A punctuation mark answers a question about punctuation; what cannot be seen, or dots alone, answers none.
+    # A punctuation mark can answer a question about punctuation; invisible characters or dots alone answer nothing.
     visible = [c for c in output if unicodedata.category(c)[0] == "P"]
     return not visible or (set(visible) <= set(".…-–—_") and f" {output} " not in f" {example.instruction} ")
 
 
 def _echo(output: str, example: Example) -> str:
-    """Which part of the question an answer repeats; nothing is folded but blanks, since case may be the task."""
+    """The part of the question that an answer repeats; ignores blanks only, because case may be the task."""
     answer = " ".join(output.split())
     instruction, input_ = " ".join(example.instruction.split()), " ".join(example.input.split())
     if answer == instruction:

@@ -1,4 +1,4 @@
-"""Checks a data set record by record in one pass, in bounded memory, and reports what it found."""
+"""Checks a data set record by record in one pass, in bounded memory, and reports the findings."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from instruct.quality.settings import FINDINGS, Gate, QualityParams
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 
-_NAMES = 10_000  # different kinds or first words that are counted apart; later ones count as others
+_NAMES = 10_000  # distinct kinds or first words with their own count; later ones count as others
 _SHOWN = 100
 OTHERS = "(others)"
 
 
 class QualityCheck:
-    """Takes records one by one; `report` says what they are worth.
+    """Takes records one by one; `report` sums up the findings.
 
-    Holds about 60 bytes a record, `listed` records for each finding, and the lengths of at most `token_sample`.
-    Without a tokenizer there are no lengths, and `unspellable` is not looked for.
+    Holds about 60 bytes per record, `listed` records per finding, and the lengths of at most `token_sample` records.
+    Without a tokenizer there are no lengths and no check for `unspellable`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class QualityCheck:
         self._lengths = Lengths(tokenizer, template, params.token_sample) if tokenizer and template else None
 
     def add(self, example: Example, part: str = "", index: int | None = None) -> None:
-        """Look at one record; `part` (train, val, test) is counted apart, `index` is its place in its file."""
+        """Check one record; each `part` (train, val, test) has its own counts, `index` is the index in its file."""
         if not self._parts or self._parts[-1][0] != part:
             self._parts.append((part, self._records.total()))
         place = self._records[part] if index is None else index
@@ -65,7 +65,7 @@ class QualityCheck:
             self._lengths.add(example, part)
 
     def _hits(self, example: Example) -> Iterator[Hit]:
-        """What is found in a record's last turn, in those before it, and in its system prompt."""
+        """The findings in a record's last turn, in those before it, and in its system prompt."""
         language, mixed = find_in_languages(example)
         self._languages[language] += 1
         yield from self._hits_in(example)
@@ -79,7 +79,7 @@ class QualityCheck:
             yield from (replace(hit, field="system") for hit in found if hit.field == "instruction")
 
     def _hits_in(self, example: Example) -> Iterator[Hit]:
-        """What is found in instruction, input and output."""
+        """The findings in instruction, input and output."""
         yield from find_in_answer(example)
         ascii_only = example.instruction.isascii() and example.input.isascii() and example.output.isascii()
         yield from find_in_characters(example, ascii_only)
@@ -131,7 +131,7 @@ class QualityCheck:
         return {**entry, **asdict(gate), "over": int(over), "parts": parts, "records": listed}
 
     def _contradictory(self) -> tuple[Counter[tuple[str, str]], list[dict[str, Any]]]:
-        """All records of prompts with several answers, counted by part, and the first ones of them."""
+        """All records of prompts with several answers, counted by part, and the first of them."""
         found: Counter[tuple[str, str]] = Counter()
         listed: list[dict[str, Any]] = []
         for members in self._contradictions.groups():
@@ -151,7 +151,7 @@ class QualityCheck:
         return {"id": id_, "part": part, "index": places[0] - start, "field": "output", "what": what}
 
     def _part_at(self, place: int) -> tuple[str, int]:
-        """The part that record number `place` came in, and the number of that part's first record."""
+        """The part of record number `place`, and the number of that part's first record."""
         return next((part, start) for part, start in reversed(self._parts) if start <= place)
 
 

@@ -1,4 +1,4 @@
-"""Records that ask the same and are answered differently, in 36 bytes a record."""
+"""Records with the same prompt and different answers, in 36 bytes per record."""
 
 import re
 from array import array
@@ -9,12 +9,12 @@ import numpy as np
 
 from instruct.core.records import Example
 
-# Marks that make no other answer of it; those between digits stay ("1.5" is not "15").
+# Marks that do not change an answer; those between digits stay ("1.5" is not "15").
 _MARKS = re.compile(r"[\"'“”‘’«»`!?;…]|[.,:](?!\d)")
 
 
 class Contradictions:
-    """Hashes of all prompts and answers; blanks, case and an answer's punctuation make no difference."""
+    """Hashes of all prompts and answers; ignores blanks, case and an answer's punctuation."""
 
     def __init__(self) -> None:
         self._prompts, self._answers = array("Q"), array("Q")
@@ -22,7 +22,7 @@ class Contradictions:
         self._ends = array("Q")
 
     def add(self, example: Example) -> None:
-        """Take one record in."""
+        """Add one record."""
         before = "".join(
             f"{_fold(text)}\x1e" for text in (example.system, *(t for turn in example.history for t in turn))
         )
@@ -33,7 +33,7 @@ class Contradictions:
         self._ends.append(len(self._ids))
 
     def groups(self) -> list[np.ndarray]:
-        """For each prompt with more than one answer the places of its records, in the order they were added."""
+        """For each prompt with more than one answer, the numbers of its records in the order they were added."""
         if not self._prompts:
             return []
         prompts = np.frombuffer(self._prompts, dtype=np.uint64)
@@ -53,12 +53,12 @@ class Contradictions:
         return self._ids[start : self._ends[place]].decode("utf-8")
 
     def answers_of(self, members: np.ndarray) -> int:
-        """How many different answers the records of a group give."""
+        """How many different answers the records of a group have."""
         return len({self._answers[place] for place in members.tolist()})
 
 
 def _runs(borders: np.ndarray, total: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of each run of two or more equal prompts."""
+    """Start and end of each run of two or more equal prompts."""
     starts = np.concatenate(([0], borders))
     ends = np.concatenate((borders, [total]))
     several = ends - starts > 1
@@ -70,5 +70,5 @@ def _fold(text: str) -> str:
 
 
 def _hash(text: str) -> int:
-    """64 bits: two of a million different texts agree with a chance of 1 in 37 million."""
+    """A 64-bit hash: among a million texts the chance of any collision is 1 in 37 million."""
     return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest())

@@ -1,4 +1,4 @@
-"""Characters that no one typed: controls, the invisible, and what a wrong decoding left behind."""
+"""Characters that no one typed: control characters, invisible ones, and traces of a wrong decoding."""
 
 import re
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from instruct.quality.hits import TEXTS, Hit
 
 # CR LF is a line break; a carriage return alone is not.
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
-# Beyond ASCII: the invisible without a use inside a word (U+200C and U+200D join letters and emoji), overrides of
-# the direction of writing, tags (they hide text from the reader) and places that belong to no character.
+# Beyond ASCII: invisible characters without a use inside a word (U+200C and U+200D join letters and emoji), overrides
+# of the writing direction, tags (they hide text from the reader) and unassigned code points.
 _HIDDEN = re.compile(
     "[\u00ad\u2028\u2029\u202d\u202e\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"
     "\ue000-\uf8ff\ufdd0-\ufdef\U000e0000-\U000e007f\U000f0000-\U0010ffff]"
 )
-# Hidden characters that a script is written with: U+200B parts the words of those without blanks.
+# Invisible characters that a script needs: U+200B separates the words of scripts without blanks.
 _IN_ITS_SCRIPT = {
     "\u200b": "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf",
     "\u061c": "\u0590-\u08ff",
@@ -36,7 +36,7 @@ _ABOUT_CODE = re.compile(
 
 
 def find_in_characters(example: Example, ascii_only: bool) -> Iterator[Hit]:
-    """`control_characters` and `broken_encoding`, at most one of each for a field."""
+    """`control_characters` and `broken_encoding`, at most one of each per field."""
     for name in TEXTS:
         text: str = getattr(example, name)
         if not text:
@@ -64,7 +64,7 @@ def _badly_decoded(text: str) -> str | None:
         return f"holds U+FFFD, what is left of a character, at character {place}"
     if found := _C1.search(text):
         return f"holds U+{ord(found.group()):04X}, a byte read as a character, at character {found.start()}"
-    # ftfy finds the pattern; that undoing the wrong decoding makes another text proves it.
+    # ftfy finds the pattern; it is confirmed if undoing the wrong decoding changes the text.
     if is_bad(text) and ftfy.fix_encoding(text) != text:
         return "was decoded as another encoding than it was written in"
     return None

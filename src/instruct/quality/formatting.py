@@ -9,7 +9,7 @@ from instruct.quality.hits import TEXTS, Hit
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import Tokenizer
 
-# Those of our templates and of others that data sets are stored in; in a record they end or begin a turn by mistake.
+# Markers of our templates and of other common ones; in a record they would end or start a turn by mistake.
 MARKERS = tuple(
     sorted(
         {marker for template in TEMPLATES.values() for marker in template.stop_strings}
@@ -22,7 +22,7 @@ _RARE_IN_ASCII = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def find_markers(example: Example) -> Iterator[Hit]:
-    """`template_markers`, at most one for a field."""
+    """`template_markers`, at most one per field."""
     for name in TEXTS:
         text: str = getattr(example, name)
         if ("##" in text or "<" in text or "[" in text) and (found := _MARKER.search(text)):
@@ -30,13 +30,13 @@ def find_markers(example: Example) -> Iterator[Hit]:
 
 
 def missing_bytes(tokenizer: Tokenizer) -> Set[int]:
-    """The bytes that no token of the vocabulary spells."""
+    """The bytes without a token in the vocabulary."""
     encode = tokenizer.encoding.encode_single_token
     return frozenset(byte for byte in range(256) if encode(bytes([byte])) >= tokenizer.vocab_size)
 
 
 def find_unspellable(example: Example, tokenizer: Tokenizer, missing: Set[int]) -> Iterator[Hit]:
-    """`unspellable`: a character that training would refuse; only texts with a missing byte are tokenised."""
+    """`unspellable`: a character that training would refuse; tokenises only texts with a missing byte."""
     for name in TEXTS:
         text: str = getattr(example, name)
         if text.isascii() and not _RARE_IN_ASCII.search(text):

@@ -1,4 +1,4 @@
-"""What the gates say about a report, in words."""
+"""The messages of the gates about a report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _SHOWN = 5
 
 
 def verdicts(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """One message for each finding beyond its gate: those that warn, and those that fail."""
+    """One message per finding over its gate: those that warn, and those that fail."""
     warnings: list[str] = []
     failures: list[str] = []
     for name, finding in report["findings"].items():
@@ -25,10 +25,10 @@ def _describe(name: str, finding: Mapping[str, Any], records: int) -> str:
         f"{name}: {finding['count']} of {records} records ({100 * finding['share']:.3g} %), more than "
         f"quality.gates.{name}.max_share {finding['max_share']:g} allows"
         + (f": {first}{more}" if first else "")
-        + "; mend or drop them, or change the gate"
+        + "; correct or drop them, or change the gate"
     )
 
 
 def name_record(record: Mapping[str, Any]) -> str:
-    """Where a record is and what was found in it."""
+    """A record's place and its finding."""
     return f'{record["part"]}[{record["index"]}] {record["id"]}: "{record["field"]}" {record["what"]}'

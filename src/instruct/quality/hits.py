@@ -1,11 +1,11 @@
-"""What a detector yields."""
+"""The result type of the detectors."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One finding in one field of a record; `what` says which, and never quotes what may be personal."""
+    """One finding in one field of a record; `what` describes it and never quotes personal data."""
 
     finding: str
     field: str

@@ -1,6 +1,6 @@
-"""Languages and scripts: words that mix alphabets, and answers in another language than their question.
+"""Languages and scripts: words that mix alphabets, and answers in a different language from their question.
 
-`py3langid` tells languages apart; only texts of eight words or more are asked about, and only sure answers count.
+`py3langid` detects languages, only for texts of eight words or more, and only its confident results count.
 """
 
 import re
@@ -14,7 +14,7 @@ from instruct.quality.hits import TEXTS, Hit
 
 WORDS, SURE = 8, 0.9
 UNKNOWN = "unknown"
-# Three of these words, which no other language has together, spare a text the slower look.
+# Three of these words, which no other language has together, skip the slower detection.
 _ENGLISH = frozenset(
     re.findall(
         r"\w+",
@@ -40,7 +40,7 @@ _LOOK_ALIKE = re.compile(
     f"[{_LATIN}]{{2}}[{_CYRILLIC}]|[{_CYRILLIC}][{_LATIN}]{{2}}|[{_LATIN}][{_CYRILLIC}][{_LATIN}]"
     f"|[{_CYRILLIC}]{{2}}[{_LATIN}]|[{_LATIN}][{_GREEK}][{_LATIN}]{{2}}|[{_LATIN}]{{2}}[{_GREEK}][{_LATIN}]"
 )
-# A question that speaks of languages or signs may well be answered in another one.
+# The answer to a question about languages or characters may be in another language.
 _ABOUT_LANGUAGE = re.compile(
     r"translat|translit|languag|alphabet|script|letter|symbol|emoji|pinyin|kanji|spell|pronounc|proverb|motto|phrase"
     r"|tradu|traduz|übersetz|vertaal|перевед|翻译|翻譯|訳|번역|लिख|ترجم"
@@ -68,7 +68,7 @@ def find_in_scripts(example: Example) -> Iterator[Hit]:
 
 
 def main_script(text: str) -> str:
-    """The script of most letters of a text, where there are at least four of them (two of Chinese or Japanese)."""
+    """The script of most letters of a text with at least four of them (two for Chinese or Japanese)."""
     counts = {name: len(letters.findall(text)) for name, letters in _LETTERS.items()}
     best = max(counts, key=counts.__getitem__)
     enough = counts[best] >= (2 if best == "Chinese or Japanese" else 4)
@@ -76,7 +76,7 @@ def main_script(text: str) -> str:
 
 
 def find_in_languages(example: Example) -> tuple[str, Hit | None]:
-    """The language of the answer (`unknown` where it is short or unsure), and `mixed_languages`."""
+    """The language of the answer (`unknown` if it is short or unsure), and `mixed_languages`."""
     language = language_of(example.output)
     if language == UNKNOWN:
         return language, None
@@ -103,5 +103,5 @@ def language_of(text: str) -> str:
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    """The model, read from its package once; half a second."""
+    """The model of py3langid, loaded once; takes half a second."""
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,8 +1,8 @@
-"""Lengths in tokens as training will see them, in bounded time and memory.
+"""Lengths in tokens as in training, in bounded time and memory.
 
-Beyond `limit` records only those count whose id's hash is small: each time too many are held, half of the hashes
-drop out. The sample does not depend on the order, and the report says how many were counted. The longest records
-by bytes are counted always, so that the greatest length is not missed.
+With more than `limit` records only those with a small hash of their id count: each time there are too many, half of
+the hash range drops out. The sample does not depend on the order, and the report says how many records it holds. The
+longest records by bytes always count, so that the maximum length is not missed.
 """
 
 import heapq
@@ -21,14 +21,14 @@ from instruct.text.tokenizer import Tokenizer
 _BATCH = 1024
 _WHOLE = 1 << 32
 _ALWAYS = 20
-_LONG = 100_000  # characters; such a text is tokenised by itself, with the tokenizer's own guard
+_LONG = 100_000  # characters; a longer text is tokenised alone, with the tokenizer's own guard
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 class Lengths:
     """Counts tokens of prompts and responses; a response counts its end token, as in training.
 
-    The response to the last turn of a chat is meant; all before it is its prompt.
+    In a chat the response is the last answer; everything before it is the prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, limit: int) -> None:
@@ -40,7 +40,7 @@ class Lengths:
         self._longest: list[tuple[int, str, list[Piece], str]] = []
 
     def add(self, example: Example, part: str) -> None:
-        """Take one record in; its tokens are counted with those of many others."""
+        """Add one record; its tokens are counted later, in a batch."""
         key = crc32(example.id.encode("utf-8"))
         size = len(example.system) + sum(len(text) for turn in example.turns for text in turn)
         remarkable = len(self._longest) < _ALWAYS or size > self._longest[0][0]
@@ -79,7 +79,7 @@ class Lengths:
         )
 
     def _lengths(self, texts: list[str]) -> list[int]:
-        """Tokens of each text; one that cannot be tokenised counts its bytes, its upper bound."""
+        """Tokens of each text; a text that cannot be tokenised counts its bytes, the upper bound."""
         plain = [text for text in texts if len(text) <= _LONG]
         counted = iter(self._tokenizer.lengths(plain))
         return [next(counted) if len(text) <= _LONG else self._length(text) for text in texts]

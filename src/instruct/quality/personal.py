@@ -1,6 +1,6 @@
-"""What looks like personal data or a secret: patterns with check digits and the documented placeholders left out.
+"""Finds likely personal data and secrets: patterns with valid check digits, without documented placeholders.
 
-They warn; they prove nothing. A hit says where it is, never what it is, since reports are kept in Git.
+A hit is a warning, not a proof. It says where it is and never quotes the text, because reports are kept in Git.
 """
 
 import re
@@ -10,7 +10,7 @@ from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+([A-Za-z]{2,24})(?![\w-])")
-# RFC 2606 and RFC 6761 keep these for examples.
+# RFC 2606 and RFC 6761 reserve these for examples.
 _EXAMPLE_DOMAIN = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|net|org)|[\w-]+\.(?:example|test|invalid))$", re.I)
 _DIGITS = re.compile(r"[+(]?\d[\d ().\-\u2011/]{5,30}\d")
 _CARD = re.compile(r"(?<![\d.,-])\d(?:[ -]?\d){12,18}(?![\d.,-]?\d)")
@@ -23,7 +23,7 @@ _PHONE = re.compile(
     r"|(?:1[.-])?[2-9]\d{2}([.-])[2-9]\d{2}\1\d{4}"  # 212-736-5000
     r")(?![\w/*=]|[.,-]\d| [=+*/])"
 )
-# Numbers that are kept for fiction, and what people type as a placeholder.
+# Numbers reserved for fiction, and common placeholders.
 _FICTION = re.compile(r"555[ .-]?01\d\d$|^\D*(?:1\D)?555\D*555|(\d)(?:\D*\1){5}|1?\D*234\D*567\D*8901$")
 _KEYS = (
     ("-----BEGIN", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"), "a private key"),
@@ -41,12 +41,12 @@ _KEYS = (
 
 
 def find_personal(example: Example) -> Iterator[Hit]:
-    """`pii_email`, `pii_phone`, `pii_card` and `pii_key`, at most one of each for a field."""
+    """`pii_email`, `pii_phone`, `pii_card` and `pii_key`, at most one of each per field."""
     for name in TEXTS:
         text: str = getattr(example, name)
         if "@" in text and (email := _email(text)):
             yield _hit("pii_email", name, "an e-mail address", email)
-        # Cards, accounts and phone numbers are runs of digits; one quick look spares most texts the rest.
+        # Cards, accounts and phone numbers are runs of digits; one quick search skips the rest for most texts.
         if _DIGITS.search(text):
             if found := _card(text):
                 yield _account(name, found)
@@ -59,7 +59,7 @@ def find_personal(example: Example) -> Iterator[Hit]:
 
 
 def _account(name: str, found: re.Match[str]) -> Hit:
-    """A card or bank account number by its right name."""
+    """A hit for a card number or a bank account number."""
     return _hit("pii_card", name, "a card number" if found.group()[0].isdigit() else "a bank account number", found)
 
 
@@ -89,7 +89,7 @@ def _phone(text: str) -> re.Match[str] | None:
 
 
 def _secret(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """A key with as many different characters as chance would give, which placeholders (`sk-xxxxx`) lack."""
+    """A key with as many distinct characters as a random one; placeholders (`sk-xxxxx`) have fewer."""
     for found in pattern.finditer(text):
         key = found.group()
         if "EXAMPLE" not in key and (key.startswith("-----") or len(set(key)) >= 12):

@@ -9,7 +9,7 @@ from instruct.core.params import require
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What happens where more than the share `max_share` of all records has a finding."""
+    """The action if more than the share `max_share` of all records has a finding."""
 
     max_share: float
     action: Literal["warn", "fail"]
@@ -20,7 +20,7 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """A gate for each finding; README.md says what counts as one."""
+    """A gate for each finding."""
 
     empty_answer: Gate
     one_word_answer: Gate
@@ -49,8 +49,8 @@ FINDINGS = tuple(field.name for field in fields(Gates))
 class QualityParams:
     """The section `quality` of params.yaml.
 
-    Each finding names at most `listed` records. Tokens are counted in all records, or, beyond `token_sample`
-    records, in that many or down to half of them, chosen by a hash of their ids.
+    Each finding lists at most `listed` records. Tokens are counted in all records or, with more than `token_sample`
+    records, in a sample of that size or down to half of it, chosen by a hash of their ids.
     """
 
     listed: int

@@ -1,1 +1,1 @@
-"""Optional stage: more records for training, each made from another one or by a model, each saying how."""
+"""Optional stage: more records for training, made from other records or by a model, with their origin."""

@@ -1,4 +1,4 @@
-"""Asks the configured server, but only if there is something to ask."""
+"""Asks the configured server, and opens it only if there is a question."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from instruct.servers.settings import ServerName, ServersParams
 
 
 class Asking:
-    """A server that is opened for the first question; every reply is kept, so a stopped run goes on from there."""
+    """A server that is opened at the first question; caches every reply, so that a stopped run resumes."""
 
     def __init__(self, params: ServersParams, name: ServerName) -> None:
         self._params, self._name = params, name
@@ -25,11 +25,11 @@ class Asking:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Who answered; empty where nobody was asked."""
+        """The identity of the server's model; empty if it was not asked."""
         return self._server.identity if self._server else {}
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
-        """A reply to each request, in order."""
+        """The replies to the requests, in order."""
         if not requests:
             return []
         self._server = self._server or open_server(self._params, self._name)

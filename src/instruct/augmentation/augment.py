@@ -1,4 +1,4 @@
-"""Runs the chosen methods over the train part and counts what became of every record they were given."""
+"""Runs the chosen methods over the train part and counts the outcome for every record."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ REASONS = ("leaked", "repeated", "unanswered", "unchanged", "unparsed", "unsuita
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """Train with its new records behind the old ones, and for each method how many were asked for, made and not."""
+    """Train with the new records after the old ones, and the counts of each method's outcomes."""
 
     examples: list[Example]
     counts: dict[str, dict[str, int]]
 
 
 def augment(train: Sequence[Example], held_out: Sequence[Example], params: AugmentParams, ask: Ask) -> Augmented:
-    """Add what each method makes of train, but nothing that resembles a held-out record.
+    """Add the records that each method makes from train, except those that resemble a held-out record.
 
     Raises ServerError where a method's share of questions without a usable reply exceeds `max_failed`.
     """
@@ -64,6 +64,6 @@ def _refuse_failures(method: str, counts: dict[str, int], most: float) -> None:
     if failed > most * questions:
         raise ServerError(
             f"augment.{method}: {failed} of {questions} replies cannot be used ({counts['unanswered']} missing or cut "
-            f"off, {counts['unparsed']} not in the form asked for); raise augment.max_tokens, use another model, or "
+            f"off, {counts['unparsed']} malformed); raise augment.max_tokens, use another model, or "
             "raise augment.max_failed"
         )

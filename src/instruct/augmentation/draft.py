@@ -1,4 +1,4 @@
-"""What every method of augmentation makes: drafts of records, and the reasons why some did not come about."""
+"""The results of augmentation methods: drafts of records, or the reason why there is none."""
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Ask = Callable[[Sequence[Request]], list[Reply]]
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A new record without an id. `replaces` its parent where both would answer one question differently."""
+    """A new record without an id. `replaces` its parent if both would answer the same question differently."""
 
     method: str
     parent: Example | None
@@ -23,7 +23,7 @@ class Draft:
     replaces: bool = False
 
     def as_example(self, taken: Container[str]) -> Example:
-        """The record, which says how it was made, stays in its parent's group, and has an id that is not `taken`."""
+        """The record with its origin, its parent's group, and an id that is not `taken`."""
         parent = self.parent
         content = (self.method, parent.id if parent else "", self.instruction, self.input, self.output)
         digest = sha256("\x1f".join(content).encode()).hexdigest()[:12]
@@ -44,7 +44,7 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A record that a method could not make, and the reason in one word, under which it is counted."""
+    """A record that a method could not make, with the reason in one word, used as the name of its count."""
 
     reason: str
 
@@ -53,9 +53,9 @@ Outcome = Draft | Skipped
 
 
 def choose(examples: Sequence[Example], number: int, method: str, seed: int) -> list[Example]:
-    """The first `number` examples by a hash of their ids, in the order of the file; 0 takes all.
+    """The first `number` examples by a hash of their ids, in file order; 0 takes all.
 
-    An example stays chosen or not chosen when others are added, as long as fewer than `number` come before it.
+    Adding examples does not change the choice, as long as fewer than `number` of them come before an example.
     """
     if not number or number >= len(examples):
         return list(examples)

@@ -1,4 +1,4 @@
-"""Keeps new records out that would spoil the measurement: near-duplicates of held-out ones, and repeated prompts."""
+"""Rejects new records that would spoil the measurement: near-duplicates of held-out ones, and repeated prompts."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from instruct.core.records import Example
 
 
 class Guard:
-    """Knows the prompts that are taken and the records that are held out."""
+    """Holds the prompts in use and the held-out records."""
 
     def __init__(self, train: Iterable[Example], held_out: Iterable[Example], max_similarity: float) -> None:
         self._taken = {_prompt(example) for example in train}
@@ -19,7 +19,7 @@ class Guard:
         self._limit = max_similarity
 
     def refuse(self, draft: Draft) -> str:
-        """Why a draft cannot be taken, in one word, or ""; a draft that can be is remembered."""
+        """Why a draft is rejected, in one word, or ""; remembers an accepted draft."""
         prompt = _prompt(draft)
         if not draft.replaces and prompt in self._taken:
             return "repeated"
@@ -41,5 +41,5 @@ def _whole(record: Draft | Example) -> str:
 
 
 def _plain(text: str) -> str:
-    """Case and white space do not make another text."""
+    """The text without differences in case and white space."""
     return " ".join(text.casefold().split())

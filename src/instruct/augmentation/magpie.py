@@ -1,18 +1,18 @@
-"""New records out of nothing but a tuned model, as in Magpie (arXiv 2406.08464).
+"""New records from a chat model alone, as in Magpie (arXiv 2406.08464).
 
-A chat model that is shown an empty turn goes on with what it was tuned on: an instruction. Asked that instruction,
-it gives the answer.
+Given an empty user turn, a chat model continues with text like its training data: an instruction. The same model then
+answers that instruction.
 """
 
 from instruct.augmentation.draft import Ask, Draft, Outcome, Skipped
 from instruct.augmentation.settings import MagpieParams
 from instruct.servers.base import Request
 
-_LONGEST = 600  # characters of an instruction; longer ones are mostly a model talking to itself
+_LONGEST = 600  # characters of an instruction; longer ones are mostly the model talking to itself
 
 
 def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[Outcome]:
-    """One outcome for each record asked for, in order; each has its own seed, or all would be the same."""
+    """One outcome per requested record, in order; each has its own seed, otherwise all would be the same."""
     system = (("system", params.system),) if params.system.strip() else ()
     openings = [
         Request(
@@ -28,7 +28,7 @@ def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[O
     instructions = []
     for reply in ask(openings):
         instruction = first_line(reply.text)
-        # Only the first line counts, so a reply that was cut off behind it is as good.
+        # Only the first line counts, so a reply may be cut off after it.
         cut_behind = reply.stop == "length" and "\n" in reply.text.strip()
         if reply.problem and not cut_behind:
             outcomes.append(Skipped(reason="unanswered"))
@@ -49,5 +49,5 @@ def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[O
 
 
 def first_line(text: str) -> str:
-    """The first line that is not empty, as the book's notebook takes it."""
+    """The first line that is not empty, as in the book's notebook."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")

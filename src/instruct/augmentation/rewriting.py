@@ -32,7 +32,7 @@ PASSIVE_WISH = "Write the answer in the passive voice."
 
 @dataclass(frozen=True, kw_only=True)
 class Rewriting:
-    """One way to have a record rewritten: which records suit, what is asked, and what becomes of the reply."""
+    """One way to rewrite a record: which records it suits, the question, and the draft from the reply."""
 
     name: str
     suits: Callable[[Example], bool]
@@ -41,7 +41,7 @@ class Rewriting:
     draft: Callable[[Example, dict[str, str]], Draft | None]
 
     def request(self, example: Example, max_tokens: int, seed: int) -> Request:
-        """The question about one record; greedy, so that the same one gives the same reply."""
+        """The request for one record; greedy, so that the same record gives the same reply."""
         text = self.question.format(instruction=example.instruction, input=example.input, output=example.output)
         properties = {name: {"type": "string"} for name in self.fields}
         schema = {
@@ -53,7 +53,7 @@ class Rewriting:
         return Request(messages=(("user", text),), schema=schema, max_tokens=max_tokens, seed=seed)
 
     def read(self, example: Example, reply: Reply) -> Outcome:
-        """The draft that a reply holds."""
+        """The draft in a reply."""
         if reply.problem:
             return Skipped(reason="unanswered")
         texts = read_texts(reply.text, self.fields)
@@ -63,7 +63,7 @@ class Rewriting:
 
 
 def rewrite(rewriting: Rewriting, examples: Sequence[Example], ask: Ask, max_tokens: int, seed: int) -> list[Outcome]:
-    """One outcome for each example, in order."""
+    """One outcome per example, in order."""
     suitable = [example for example in examples if rewriting.suits(example)]
     replies = ask([rewriting.request(example, max_tokens, seed) for example in suitable])
     outcomes: list[Outcome] = [Skipped(reason="unsuitable")] * (len(examples) - len(suitable))
@@ -71,7 +71,7 @@ def rewrite(rewriting: Rewriting, examples: Sequence[Example], ask: Ask, max_tok
 
 
 def read_texts(reply: str, fields: Sequence[str]) -> dict[str, str] | None:
-    """The texts under `fields` in a reply's JSON object, with whatever stands around it; None where they are not.
+    """The texts under `fields` in a reply's JSON object, which other text may surround; None if one is missing.
 
     >>> read_texts('Sure! {"text": "It was done."}', ["text"])
     {'text': 'It was done.'}

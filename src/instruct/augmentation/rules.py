@@ -1,4 +1,4 @@
-"""Other wordings of an instruction by rule: no server, the answer stays right because the question stays the same."""
+"""Rephrases instructions by rule: needs no server, and the answer stays right because the question is the same."""
 
 import re
 from hashlib import sha256
@@ -6,7 +6,7 @@ from hashlib import sha256
 from instruct.augmentation.draft import Draft, Outcome, Skipped
 from instruct.core.records import Example
 
-# Verbs that begin an order; behind "Please" or "Could you" such an order stays one.
+# Verbs that start a command; after "Please" or "Could you" it remains the same command.
 _VERB = re.compile(
     r"(?i:add|answer|arrange|ask|assign|build|calculate|change|choose|classify|combine|compare|complete|compute"
     r"|convert|correct|count|decide|define|describe|determine|explain|express|fill|find|finish|fix|form"
@@ -18,7 +18,7 @@ _MORE_THAN_ONE_SENTENCE = re.compile(r"[.?!:;]\s|\n")
 
 
 def reword(example: Example, seed: int) -> Outcome:
-    """One rewording of the example that suits it, chosen by a hash of its id; Skipped where none does."""
+    """One suitable rephrasing of the example, chosen by a hash of its id; Skipped if there is none."""
     wordings = [wording for rule in (_please, _could_you, _inline) if (wording := rule(example))]
     if not wordings:
         return Skipped(reason="unsuitable")
@@ -28,7 +28,7 @@ def reword(example: Example, seed: int) -> Outcome:
 
 
 def _order(text: str) -> str:
-    """A single order without its capital and its full stop, or "" where the text is something else."""
+    """A single command without its capital and its full stop, or "" for any other text."""
     text = text.strip()
     if not _VERB.fullmatch(text.partition(" ")[0]) or _MORE_THAN_ONE_SENTENCE.search(text) or text[-1] in "?!:":
         return ""
@@ -46,7 +46,7 @@ def _could_you(example: Example) -> tuple[str, str] | None:
 
 
 def _inline(example: Example) -> tuple[str, str] | None:
-    """The input behind the order on one line, which is how people type."""
+    """The input after the command on one line, as people type it."""
     order = _order(example.instruction)
     if not order or not example.input.strip() or "\n" in example.input.strip():
         return None

@@ -12,9 +12,9 @@ MethodName = Literal["rules", "passive", "reflect_instruction", "reflect_answer"
 
 @dataclass(frozen=True, kw_only=True)
 class MagpieParams:
-    """How a model is brought to invent instructions: with an empty message of this `role`, and nothing before it.
+    """How a model invents instructions: from an empty message with this `role`, without earlier messages.
 
-    `system` may steer what it thinks of; `records` are asked for, each with a seed of its own.
+    `system` may steer the topics; `records` are requested, each with its own seed.
     """
 
     records: int
@@ -29,11 +29,11 @@ class MagpieParams:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParams:
-    """How records are added to train; no methods, no new records.
+    """How records are added to train; without methods there are no new records.
 
-    Each method works on `parents` records, the first by a hash of their ids; 0 takes all. A new record is left out
-    where it resembles a held-out one by `max_similarity` (0-100) or more. `max_failed` is the share of a method's
-    questions that may stay without a usable reply.
+    Each method uses `parents` records, the first by a hash of their ids; 0 takes all. A new record is left out if its
+    similarity to a held-out one is `max_similarity` (0-100) or more. `max_failed` is the share of a method's questions
+    that may stay without a usable reply.
     """
 
     methods: tuple[MethodName, ...]

@@ -246,13 +246,16 @@ def test_a_check_is_a_number_or_all(asked):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gguf", "--check", "0"], "models/sft/best: there is no such checkpoint"),
+        (["gguf", "--check", "0"], "no such checkpoint; run"),
         (["gguf", "--type", "q8"], "--type: q8 is not one of"),
         (["hf", "--type", "fp16", "--check", "0"], "--type: fp16"),
         (["onnx"], "data/split/test.json: there is no such file"),
         (["torch", "--check", "0", "--checkpoint", "c"], "--template"),
         (["ollama", "--check", "0", "--checkpoint", "c", "--template", "x"], "--template: x"),
-        (["adapter", "--check", "0", "--checkpoint", "c", "--template", "phi3"], "c: is not a LoRA adapter"),
+        (
+            ["adapter", "--check", "0", "--checkpoint", "c", "--template", "phi3"],
+            "c: is a whole model, not a LoRA adapter",
+        ),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):

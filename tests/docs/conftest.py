@@ -51,17 +51,21 @@ def results(clone, tmp_path_factory):
 
 @pytest.fixture
 def places(request, tmp_path):
-    """A session in a copy of a place, made when a block first asks for it.
+    """A session in a place, made when a block first asks for it.
 
-    `clone` is this repository as committed, with its data divided. `results` is the same with the answers and the
-    checkpoint of the committed run. `small` is a finished run of a tiny random model, in which every command is quick.
+    `clone` is this repository as committed, with its data divided. `small` is a finished run of a tiny random model, in
+    which every command is quick. Each page has its own copy of these. `results` is the clone with the answers and the
+    checkpoint of the committed run; all pages share it, so its blocks only read.
     """
     sessions: dict[str, Session] = {}
 
     def place(name: str) -> Session:
         if name not in sessions:
             source = request.getfixturevalue({"small": "finished"}.get(name, name))
-            sessions[name] = Session(shutil.copytree(source, tmp_path / name / "instruct", symlinks=True))
+            copied = source if name == "results" else tmp_path / name / "instruct"
+            if name != "results":
+                shutil.copytree(source, copied, symlinks=True)
+            sessions[name] = Session(copied)
         return sessions[name]
 
     yield place

@@ -1,0 +1,25 @@
+"""Draws the animations of docs/ from the committed run: python docs/animations/draw.py [FOLDER].
+
+It needs what `dvc repro` or `dvc pull` leaves in data/, and writes sft-flow.svg and evaluation-loop.svg beside itself
+or into FOLDER. No stage reads it and no user runs it, so it lives beside its pictures.
+"""
+
+import sys
+from pathlib import Path
+
+import evaluation_loop
+import sft_flow
+
+DRAWINGS = {"sft-flow.svg": sft_flow.draw, "evaluation-loop.svg": evaluation_loop.draw}
+
+
+def main(folder: Path) -> None:
+    """Write each drawing and say how large it is."""
+    for name, draw in DRAWINGS.items():
+        path = folder / name
+        path.write_text(draw(Path.cwd()), encoding="utf-8", newline="\n")
+        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

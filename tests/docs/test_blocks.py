@@ -25,6 +25,13 @@ def test_all_blocks_print_what_the_page_shows(page, places):
         places(block.place).follow(block)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_hides_from_the_tests_by_its_indentation(page):
+    text = (ROOT / page).read_text("utf-8")
+    assert text.count("```console") == len(PAGES[page])
+    assert all(block.steps for block in PAGES[page])
+
+
 @pytest.mark.parametrize(
     ("expected", "printed", "same"),
     [

@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-gpu lint format bench bench-train bench-generate bench-judge bench-serve serve lock clean bench-data report view plots screenshot docs verify experiments
+.PHONY: help install repro smoke test test-slow test-gpu lint reference format bench bench-train bench-generate bench-judge bench-serve serve lock clean bench-data report view plots screenshot docs verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-slow: $(VENV)/.dev  ## run the tests that take minutes
 OUT ?= build/gpu
 test-gpu: $(VENV)/.dev  ## run all checks that need a GPU, in eight minutes at most, into OUT=build/gpu
 	PYTHON=$(BIN)/python bash tests/gpu/run.sh $(OUT) $(ARGS)
+
+reference: $(VENV)/.dev  ## write docs/reference/settings.md and commands.md again from the code
+	python docs/reference/generate.py
 
 lint: $(VENV)/.dev  ## check style, types and wording
 	ruff format --check .

@@ -12,7 +12,7 @@ import yaml
 from results.sample import PARAMS, answer, write_results
 
 from instruct.core.files import write_csv
-from instruct.core.records import as_row
+from instruct.core.records import Turn, as_row
 
 ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
@@ -80,5 +80,8 @@ def commit(root: Path, message: str = "a run") -> str:
 
 
 def responses(ids: list[str], text: str) -> str:
-    rows = [as_row(answer(one, f"{text} {one}", instruction=f"Ask <b>{one}</b>", output=f"right {one}")) for one in ids]
-    return json.dumps(rows)
+    fields = {"history": (Turn(f"earlier {text}", "", f"said {text}"),)}
+    rows = [
+        answer(one, f"{text} {one}", instruction=f"Ask <b>{one}</b>", output=f"right {one}", **fields) for one in ids
+    ]
+    return json.dumps([as_row(row) for row in rows])

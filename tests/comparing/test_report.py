@@ -88,6 +88,8 @@ def test_texts_of_data_stay_text(report):
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(report[1])
     shown = [token.content for token in tokens if token.type == "fence"]
     assert f"{ODD} r0\n" in shown and "after r0\n" in shown and "right r0\n" in shown and "Ask <b>r0</b>\n" in shown
+    assert f"earlier {ODD}\n" in shown and f"said {ODD}\n" in shown
+    assert f"user\nearlier {ODD}" in page.text and f"assistant\nsaid {ODD}" in "".join(page.text)
     raw = [child for token in tokens for child in [token, *(token.children or [])] if child.type.startswith("html")]
     assert {re.sub(r"\s", "", token.content) for token in raw} <= {"</details>", *(
         re.sub(r"\s", "", line) for line in report[1].splitlines() if line.startswith("<details>")

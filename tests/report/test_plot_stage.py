@@ -12,6 +12,7 @@ from report.run_folder import OLLAMA, make_run
 import plot
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
+from instruct.core.records import Turn
 from instruct.results.runs import EVALUATE
 from instruct.results.schema import dump, load
 
@@ -162,6 +163,21 @@ def test_texts_from_data_are_shown_and_never_run(tmp_path, field):
     page = page_of(tmp_path, [10.0], [20.0], **{field: ATTACK})
     assert not {"script", "img"} & set(page.tags)
     assert " ".join(ATTACK.split()) in page.text
+
+
+def test_earlier_turns_of_a_chat_are_folded_above_its_question_and_never_run(tmp_path):
+    history = (Turn(ATTACK, "its input", "one"), Turn("two", "", ATTACK))
+    page = page_of(tmp_path, [10.0], [20.0], system=ATTACK, history=history, instruction="the last question")
+    assert not {"script", "img"} & set(page.tags)
+    attack = " ".join(ATTACK.split())
+    said = f"system prompt and 2 earlier turns system {attack} user {attack} its input assistant one user two assistant"
+    assert f"{said} {attack} the last question" in page.text
+    assert '<details><summary class="soft">system prompt and 2' in page.source  # not open
+
+
+def test_a_record_of_one_question_has_nothing_folded_above_it(tmp_path):
+    page = page_of(tmp_path, [10.0], [20.0])
+    assert "earlier turn" not in page.text and "system prompt" not in page.text
 
 
 def test_a_hostile_name_of_a_model_is_shown_and_never_run(tmp_path):

@@ -395,7 +395,8 @@ def test_the_picture_for_the_readme_shows_table_curves_and_an_answer_in_true_col
 def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
     repository = Repository(tmp_path, records=3)
     repository.write(text=ATTACK)
-    hostile = [response(f"r{i}", ATTACK, i, instruction=ATTACK, kind=ATTACK) for i in range(3)]
+    turns = {"system": ATTACK, "history": [{"instruction": ATTACK, "input": "", "output": ATTACK}]}
+    hostile = [response(f"r{i}", ATTACK, i, instruction=ATTACK, kind=ATTACK, **turns) for i in range(3)]
     md5 = repository.put_json("data/responses.json", hostile)["md5"]
     results = json.loads((tmp_path / "metrics/evaluate.json").read_text())
     results["systems"][1]["md5"] = md5
@@ -408,7 +409,11 @@ def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
     assert browser.run("window.hacked") is None
     assert browser.run("all('img').length") == 0
     assert browser.run("all('script:not([type])').length") == 1
-    assert browser.run("document.querySelector('#answers-list .text').textContent") == ATTACK
+    assert browser.run("document.querySelector('#answers-list article > .text').textContent") == ATTACK
+    folded = "[...document.querySelector('#answers-list details').children].map((one) => one.textContent)"
+    said = [f"{who}\n{ATTACK}" for who in ("system", "user", "assistant")]
+    assert browser.run(folded) == ["system prompt and 1 earlier turn", *said]
+    assert browser.run("document.querySelector('#answers-list details').open") is False
 
 
 def test_no_script_but_the_pages_own_may_run(browser, page):

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from instruct.core.files import read_text, write_text
+from instruct.report.earlier import earlier_turns, name_earlier
 from instruct.report.verdict import system_title
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def template_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["css"] = Markup(read_text(HERE / "style.css"))
-    environment.filters["title_of"] = system_title
+    environment.filters |= {"title_of": system_title, "earlier": earlier_turns, "name_earlier": name_earlier}
     return environment
 
 

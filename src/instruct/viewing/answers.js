@@ -44,11 +44,12 @@ const fillItems = () => {
     const item = {
       id, place, score, before, gain: score === null || before === null ? null : score - before,
       kind: records.kind[place], instruction: records.instruction?.[place] ?? '', input: records.input?.[place] ?? '', output: records.output?.[place] ?? '',
+      earlier: records.earlier?.[place] ?? [], earlierName: records.name_earlier?.[place] ?? '',
       text: mine.answers?.text[place], other: there === undefined ? undefined : its.answers?.text[there],
       right: mine.right[place] ?? null, near: mine.near[place] ?? null, otherRight: there === undefined ? null : its.right[there] ?? null,
       stop: mine.answers?.stop[place] ?? '', cut: mine.answers?.cut[place] ?? 0,
     }
-    item.searched = [id, item.kind, item.instruction, item.input, item.output, item.text, item.other].join('\n').toLowerCase()
+    item.searched = [id, item.kind, ...item.earlier.flat(), item.instruction, item.input, item.output, item.text, item.other].join('\n').toLowerCase()
     return item
   })
   findAnswers()
@@ -108,6 +109,10 @@ const articleOf = (item, words) => {
   const gain = item.gain === null ? '' : ` · ${item.gain >= 0 ? '+' : ''}${item.gain.toFixed(1)}`
   const facts = [item.id, item.kind, item.stop && `ended by ${item.stop.replaceAll('_', ' ')}`, item.cut && `${item.cut} tokens of the prompt cut`].filter(Boolean).join(' · ') + gain
   const about = make('article', {}, make('small', {}, ...marked(facts, words)))
+  if (item.earlier.length) {
+    const said = item.earlier.map(([who, text]) => make('p', { className: 'text soft' }, make('b', {}, who), '\n', ...marked(text, words)))
+    about.append(make('details', {}, make('summary', { className: 'soft' }, item.earlierName), ...said))
+  }
   if (item.instruction) about.append(make('p', { className: 'text' }, ...marked(item.instruction, words)))
   if (item.input) about.append(make('p', { className: 'text soft' }, ...marked(item.input, words)))
   const otherName = other.run === chosen() ? other.system : other.run.name

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.core.records import Response
+from instruct.report.earlier import earlier_turns, name_earlier
 from instruct.results.runs import Run
 from instruct.viewing.collect import Entry, finite
 
@@ -60,12 +61,14 @@ def run_data(entry: Entry, blocks: Blocks, room: int) -> tuple[dict[str, Any], i
     return values, 0 if left_out else size
 
 
-def _records(run: Run, answers: Mapping[str, Sequence[Response]]) -> dict[str, list[str]]:
+def _records(run: Run, answers: Mapping[str, Sequence[Response]]) -> dict[str, list[Any]]:
     """The columns of the records, in the order of the scores; texts only if there are answers."""
-    columns = {"id": list(run.kinds), "kind": list(run.kinds.values())}
+    columns: dict[str, list[Any]] = {"id": list(run.kinds), "kind": list(run.kinds.values())}
     if answers:
         rows = answers[run.results.primary]
         columns |= {name: [getattr(row, name) for row in rows] for name in ("instruction", "input", "output")}
+        if any(earlier := [earlier_turns(row) for row in rows]):
+            columns |= {"earlier": earlier, "name_earlier": [name_earlier(row) for row in rows]}
     return columns
 
 

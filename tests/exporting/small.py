@@ -60,13 +60,14 @@ def records(count: int = 4) -> list[Example]:
     ]
 
 
-def check_of(folder: Path, examples, most: int = 12):
+def check_of(folder: Path, examples, most: int = 12, checks=None):
     """A check of these records with the settings of the project, answers of at most so many tokens."""
     shutil.copy(ROOT / "params.yaml", folder)
     nothing = read_check("0", folder, Path("none"))
     generate = replace(nothing.generate, max_new_tokens=most)
     evaluate = replace(nothing.evaluate, resamples=100)
-    return replace(nothing, examples=examples, total=len(examples), generate=generate, evaluate=evaluate, threads=1)
+    settings = {"generate": generate, "evaluate": evaluate, "threads": 1, "checks": checks or {}}
+    return replace(nothing, examples=examples, total=len(examples), **settings)
 
 
 def made_to_end(source: Source, example: Example, place: int = 3) -> tuple[int, ...]:

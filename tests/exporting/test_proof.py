@@ -6,21 +6,30 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from exporting.small import ROOT, check_of, made_to_end, records, save_small, small_source
 
 from instruct import cli
+from instruct.checks.rules import is_right
+from instruct.checks.schema import parse_check
+from instruct.comparing.compare import compare
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
+from instruct.core.records import Turn
 from instruct.exporting.export import Export, make_export, read_check
 from instruct.exporting.greedy import answer_ours, cut_answer, find_parting
 from instruct.exporting.hub import hub_export, push_line
 from instruct.exporting.proof import proof_run, spread_over
 from instruct.exporting.running import Runner, Said, require_packages
+from instruct.exporting.source import open_source
 from instruct.exporting.whole import PROOF, whole_folder
+from instruct.model.checkpoint import load_checkpoint
 from instruct.statistics import paired_test
+from instruct.text.encoding import encode_prompt
 
+CLOSED = ("r0", "r1", "r2", "r3")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -80,6 +89,14 @@ def test_records_are_spread_over_the_whole_test_set():
     assert spread_over(examples, 0) == []
 
 
+def checks_of(source, check):
+    """Of six records four are closed, and the checkpoint is right on two of them; one is open, one has no check."""
+    said = [one.response for one in answer_ours(source, check.examples, check.generate)]
+    right = [{"type": "exact", "accept": [text]} for text in said[:2]]
+    values = [*right, *2 * [{"type": "accept", "accept": ["no such words"]}], {"type": "open"}]
+    return {f"r{i}": parse_check(value, "r") for i, value in enumerate(values)}
+
+
 @pytest.fixture(scope="module")
 def proved(tmp_path_factory):
     """A folder of the hub's layout with the weights of another seed in it, which answers otherwise; and its source."""
@@ -88,6 +105,7 @@ def proved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("proved")
     source, check = small_source(folder, "llama"), check_of(folder, records(6), most=50)
     made_to_end(source, records(1)[0])
+    check = replace(check, checks=checks_of(source, check))
     right = hub_export(source, "fp32", check, "small", folder)
 
     def spoil(place):
@@ -110,7 +128,8 @@ def test_transformers_loads_the_hub_folder_and_gives_the_same_answers(proved):
     document = json.loads((folder / "right" / PROOF).read_text())
     agreement = document["agreement"]
     assert agreement["prompts_of_the_same_tokens"] == agreement["answers_of_the_same_tokens"] == 6
-    assert agreement["answers_of_the_same_text"] == 6 and document["score"]["verdict"] == "the same answers"
+    assert agreement["answers_of_the_same_text"] == 6 and document["verdict"] == "the same answers"
+    assert {one["verdict"] for one in document["scores"]} == {"the same answers"}
     assert document["runtime"]["name"] == "transformers"
     assert json.loads((folder / "right/answers/export.json").read_text())[0]["stop_reason"] == "end_of_text"
     own = answer_ours(source, check.examples, check.generate)
@@ -123,15 +142,74 @@ def test_other_weights_are_found_and_scored(proved):
     folder, _, check, lines = proved
     document = json.loads((folder / "wrong" / PROOF).read_text())
     assert document["agreement"]["answers_of_the_same_tokens"] < 6
-    assert document["agreement"]["partings"] and document["score"]["verdict"] != "the same answers"
+    assert document["agreement"]["partings"] and document["verdict"] != "the same answers"
     run = proof_run(folder / "wrong")
     assert run.results.names == ("checkpoint", "export") and run.results.test.records == 6
-    scores = run.table.scores["reference"]
-    pair = [[scores[name][one.id] for one in check.examples] for name in ("checkpoint", "export")]
-    paired = paired_test(*pair, resamples=100, seed=check.evaluate.seed, groups=[one.id for one in check.examples])
-    assert document["score"]["difference"]["mean"] == pytest.approx(paired.difference.mean, abs=1e-3)
-    assert document["score"]["difference"]["p_value"] == pytest.approx(paired.p_value, abs=1e-6)
+    scores = run.table.scores["similarity"]
+    ids = [id_ for id_ in scores["export"] if id_ in ("r4", "r5")]
+    pair = [[scores[name][id_] for id_ in ids] for name in ("checkpoint", "export")]
+    paired = paired_test(*pair, resamples=100, seed=check.evaluate.seed, groups=ids)
+    found = {one["name"]: one for one in document["scores"]}["open_similarity"]
+    assert found["records"] == 2
+    assert found["difference"]["mean"] == pytest.approx(paired.difference.mean, abs=1e-3)
+    assert found["difference"]["p_value"] == pytest.approx(paired.p_value, abs=1e-6)
     assert not any("6 of 6 the same token" in line for line in lines["wrong"])
+
+
+def test_right_answers_come_first_and_decide(proved):
+    folder, _, check, lines = proved
+    for name in ("right", "wrong"):
+        document = json.loads((folder / name / PROOF).read_text())
+        said = {one["id"]: one for one in json.loads((folder / name / "answers/export.json").read_text())}
+        rights = [is_right(check.checks[id_], said[id_]["response"], said[id_]["instruction"]) for id_ in CLOSED]
+        first = document["scores"][0]
+        assert (first["name"], first["records"], first["checkpoint"]["mean"]) == ("accuracy", 4, 50.0)
+        assert first["export"]["mean"] == 25.0 * sum(rights)
+        assert first["difference"]["mean"] == first["export"]["mean"] - 50.0
+        assert document["verdict"] == first["verdict"]
+        scores = proof_run(folder / name).scores["accuracy"]
+        assert [scores[id_] for id_ in CLOSED] == [100.0 * one for one in rights]
+        assert scores["r4"] is scores["r5"] is None
+        assert any(f"export {25.0 * sum(rights):.1f}" in line for line in lines[name])
+    comparison = compare([proof_run(folder / "right")], [proof_run(folder / "wrong")], chosen=(), anyway=False)
+    primary = comparison.scores[0]
+    assert (primary.name, primary.count, primary.a, primary.b) == ("accuracy", 4, 50.0, 25.0 * sum(rights))
+
+
+def test_the_checkpoint_is_asked_with_the_tokens_of_training_whatever_the_template(tmp_path):
+    """The markers of a chat are single tokens, of several turns too."""
+    source, (one, *_) = small_source(tmp_path, "llama", "chatml"), records(1)
+    chat = replace(one, id="chat", system="Be brief.", history=(Turn("Hello.", "", "Good day."),))
+    check = check_of(tmp_path, [one, chat], most=8)
+    for example, answer in zip(check.examples, answer_ours(source, check.examples, check.generate), strict=True):
+        prompt = encode_prompt(source.tokenizer, source.template.prompt(example.turns, example.system))
+        tokens, _, _ = greedy(source, prompt, 8)
+        assert answer.prompt_tokens == len(prompt) and prompt.count(source.tokenizer.eos_id) > 0
+        assert answer.response == source.tokenizer.decode(tokens).strip()
+
+
+def test_a_long_check_is_told_before_it_begins(tmp_path):
+    source = small_source(tmp_path, "gpt2")
+    examples = [replace(one, id=f"r{i}") for i, one in enumerate(records(6) * 7)]
+    check = replace(check_of(tmp_path, examples, most=2), total=99)
+    first = next(make_export(hub_export(source, "fp32", check, "n", tmp_path), source, check, tmp_path / "out"))
+    assert all(word in first for word in ("42 of 99", "min", "--check"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_checks_are_read_from_beside_the_test_set(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    rows = [{"id": one.id, "instruction": one.instruction, "input": one.input, "output": one.output} for one in
+            records(3)]  # fmt: skip
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    assert read_check("all", tmp_path, Path("test.json")).checks == {}
+    (tmp_path / "checks.json").write_text('{"r1": {"type": "accept", "accept": ["so"]}}')
+    check = read_check("all", tmp_path, Path("test.json"))
+    assert len(check.examples) == 3 and list(check.checks) == ["r1"]
+    (tmp_path / "checks.json").write_text('{"r1": {"type": "acept"}}')
+    with pytest.raises(DataError, match=r"checks\.json: r1"):
+        read_check("2", tmp_path, Path("test.json"))
+    assert not read_check("0", tmp_path, Path("test.json")).examples
 
 
 def test_a_proof_counts_size_and_speed_and_every_file_by_its_digest(proved):
@@ -139,7 +217,9 @@ def test_a_proof_counts_size_and_speed_and_every_file_by_its_digest(proved):
     document = json.loads((folder / "right" / PROOF).read_text())
     assert document["cost_here"]["bytes"] == sum(one["bytes"] for one in document["files"].values())
     assert document["cost_here"]["tokens_per_second"] > 0 and document["cost_here"]["peak_memory_bytes"] > 10**7
-    assert {"README.md", "chat_template.jinja", "generation_config.json", "model.safetensors"} <= set(document["files"])
+    assert {"README.md", "generation_config.json", "model.safetensors", "tokenizer_config.json"} <= set(
+        document["files"]
+    )
 
 
 def test_an_export_is_read_as_a_run_or_refused(proved, tmp_path):
@@ -162,13 +242,19 @@ def test_the_card_says_what_is_known_and_the_upload_is_only_printed(proved, tmp_
     assert push_line("me/a b", tmp_path) == f"hf upload 'me/a b' {tmp_path} ."
 
 
-def test_bfloat16_halves_the_weights(tmp_path):
-    source, check = small_source(tmp_path, "gpt2"), check_of(tmp_path, [])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_bfloat16_halves_the_weights_and_is_loaded_again(family, tmp_path):
+    """An output head of its own, as the small Qwen3 has, keeps its name."""
+    source, check = small_source(tmp_path, family), check_of(tmp_path, [])
     sizes = {}
     for kind in ("fp32", "bf16"):
         list(make_export(hub_export(source, kind, check, "n", tmp_path), source, check, tmp_path / kind))
         sizes[kind] = (tmp_path / kind / "model.safetensors").stat().st_size
     assert 0.45 < sizes["bf16"] / sizes["fp32"] < 0.55
+    again, _ = load_checkpoint(tmp_path / "bf16", torch.device("cpu"))
+    rounded = {name: weight.bfloat16().float() for name, weight in source.model.state_dict().items()}
+    assert all(torch.equal(weight, rounded[name]) for name, weight in again.state_dict().items())
+    assert open_source(ROOT, tmp_path / "bf16").template_name == "alpaca"
 
 
 # Whole or not there

@@ -22,12 +22,12 @@ Checkpoint = Annotated[Path, typer.Option(help="the folder of the checkpoint")]
 Out = Annotated[Path | None, typer.Option(help="the folder to write (default: build/export/KIND)")]
 CheckN = Annotated[str, typer.Option("--check", help="test records to answer: a number, all, or 0 to skip the check")]
 Template = Annotated[str | None, typer.Option(help="alpaca or phi3, if the checkpoint is not this project's")]
-Data = Annotated[Path, typer.Option(help="the test set")]
+Data = Annotated[Path, typer.Option(help="the test set; what makes an answer right is in checks.json beside it")]
 Name = Annotated[str, typer.Option(help="the name of the model")]
 Cache = Annotated[bool, typer.Option("--kv-cache/--no-kv-cache", help="the graph takes and returns keys and values")]
 
 BEST, TEST, BUILD = Path("models/sft/best"), Path("data/split/test.json"), Path("build/export")
-_CHECK, _NAME = "100", "instruct-sft"
+_CHECK, _NAME = "all", "instruct-sft"
 
 
 @app.command()

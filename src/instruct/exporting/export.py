@@ -1,23 +1,29 @@
 """One export from start to end: written, checked and described; a failed export leaves no files."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from instruct.checks.schema import read_checks
 from instruct.core.errors import ParamsError
 from instruct.core.files import sha256_of, write_json
 from instruct.core.params import load_params
 from instruct.core.records import read_examples
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
+from instruct.exporting.greedy import answer_ours
 from instruct.exporting.proof import Check, proof_document, proof_lines, prove, spread_over
 from instruct.exporting.running import Runner, require_packages
 from instruct.exporting.source import Source
 from instruct.exporting.whole import PROOF, whole_folder
 from instruct.generation.settings import GenerateParams
 
-VERSION = 1
+VERSION = 2
+CHECKS = "checks.json"  # beside the test set, as the stage `split` writes it
+MANY, TIMED = 40, 2  # from so many records on the time is told beforehand, timed on so few
+BOTH = 1.5  # the program's time and the checkpoint's, which answers many records at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +47,17 @@ class Export:
 def read_check(asked: str, root: Path, data: Path) -> Check:
     """How many test records to answer: a number, `all`, or 0 for none.
 
-    Raises ParamsError for anything else, DataError if the test set is missing.
+    Raises ParamsError for anything else, DataError if the test set is missing or its checks cannot be read.
     """
     if asked != "all" and not asked.isdecimal():
         raise ParamsError(f"--check: must be all or a number of records, is {asked}")
     count = None if asked == "all" else int(asked)
     examples = [] if count == 0 else read_examples(root / data)
-    params = root / "params.yaml"
+    params, beside = root / "params.yaml", root / data.with_name(CHECKS)
     return Check(
         examples=spread_over(examples, count),
         total=len(examples),
+        checks=read_checks(beside) if examples and beside.is_file() else {},
         generate=load_params("generate", GenerateParams, params),
         evaluate=load_params("evaluate", EvaluateParams, params),
         threads=load_params("runtime", RuntimeParams, params).num_threads,
@@ -65,6 +72,8 @@ def make_export(export: Export, source: Source, check: Check, out: Path) -> Iter
     require_packages(export.needs)
     if check.examples:
         require_packages(export.runner(out).needs)
+    if len(check.examples) >= MANY:
+        yield say_ahead(source, check)
     with whole_folder(out, export.bytes_needed) as folder:
         lines = export.write(folder)
         files = {name: one for name, one in describe_files(folder).items() if name not in export.scratch}
@@ -81,6 +90,18 @@ def make_export(export: Export, source: Source, check: Check, out: Path) -> Iter
     else:
         yield from proof_lines(proof, check, size)
         yield f"proof: {out / PROOF}"
+
+
+def say_ahead(source: Source, check: Check) -> str:
+    """How many records are about to be answered, and about how long that takes here."""
+    few, started = spread_over(check.examples, TIMED), time.perf_counter()
+    for one in few:
+        answer_ours(source, [one], check.generate)
+    minutes = BOTH * (time.perf_counter() - started) / len(few) * len(check.examples) / 60
+    return (
+        f"the checkpoint and the export answer {len(check.examples)} of {check.total} test records, in about "
+        f"{max(round(minutes), 1)} min here; --check N answers fewer, --check 0 none"
+    )
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -100,4 +121,5 @@ def _document(export: Export, source: Source, files: Mapping[str, Any]) -> dict[
         "files": dict(files),
         "origin": {name: value for name, value in asdict(source.origin).items() if value},
         "template": source.template_name,
+        "params": dict(source.params),
     }

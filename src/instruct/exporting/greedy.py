@@ -39,8 +39,8 @@ def answer_ours(source: Source, examples: Sequence[Example], params: GeneratePar
     answers = generate(
         source.model,
         source.tokenizer,
-        {one.id: source.template.render(one.instruction, one.input) for one in examples},
-        prefix=source.template.prefix,
+        {one.id: source.template.prompt(one.turns, one.system) for one in examples},
+        prefix=source.template.prefix_pieces,
         stop_strings=source.template.stop_strings,
         params=greedy_params(params),
         runtime=Runtime(torch.device("cpu"), torch.float32),

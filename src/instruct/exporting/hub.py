@@ -13,10 +13,11 @@ from instruct.exporting.export import Export
 from instruct.exporting.proof import Check
 from instruct.exporting.running import Runner
 from instruct.exporting.source import TRAINED, Source
-from instruct.model.checkpoint import WEIGHTS, save_checkpoint, write_safetensors
+from instruct.model.checkpoint import save_checkpoint
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, read_run
-from instruct.text.jinja import generation_settings, jinja_template
+from instruct.results.schema import HEADLINE, REFERENCE
+from instruct.results.scores import ScoreResults
 
 HubType = Literal["fp32", "bf16"]
 CARD = Path(__file__).parent / "card.md"
@@ -28,13 +29,13 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
     """Weights, config, tokenizer with chat template, generation settings and model card."""
 
     def write(folder: Path) -> list[str]:
-        save_checkpoint(source.model, source.tokenizer, folder)
+        state = source.model.state_dict()
         if kind == "bf16":
-            _halve(source, folder)
-        write_text(folder / "chat_template.jinja", jinja_template(source.template, source.tokenizer))
-        pad_id = source.tokenizer.encoding.encode_single_token(source.tokenizer.end_of_text)
-        generation = {"do_sample": False, **generation_settings(source.tokenizer, pad_id)}
-        write_json(folder / "generation_config.json", generation)
+            state = {key: tensor.to(torch.bfloat16) for key, tensor in state.items()}
+        save_checkpoint(source.model, source.tokenizer, folder, state=state, template=source.template)
+        if kind == "bf16":
+            config = read_json(folder / "config.json")
+            write_json(folder / "config.json", {**config, "dtype": "bfloat16"})
         write_text(folder / "README.md", model_card(source, kind, check, name, root))
         return []
 
@@ -50,17 +51,6 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
 def push_line(repository: str, out: Path) -> str:
     """The command that uploads the folder; this module uploads nothing."""
     return f"hf upload {shlex.quote(repository)} {shlex.quote(str(out))} ."
-
-
-def _halve(source: Source, folder: Path) -> None:
-    """Store the weights as bfloat16."""
-    tensors = {}
-    for name, tensor in source.model.state_dict().items():
-        stored = tensor.t() if name.endswith(source.model.transposed) else tensor
-        tensors[source.model.prefix + name] = stored.to(torch.bfloat16).contiguous()
-    write_safetensors(folder / WEIGHTS, tensors)
-    config = read_json(folder / "config.json")
-    write_json(folder / "config.json", {**config, "dtype": "bfloat16"})
 
 
 def model_card(source: Source, kind: HubType, check: Check, name: str, root: Path) -> str:
@@ -81,8 +71,14 @@ def model_card(source: Source, kind: HubType, check: Check, name: str, root: Pat
         check=check.words,
         run=run,
         settings=run and {key: run.params[key] for key in _SECTIONS if key in run.params},
-        judges=run and {judge.name: judge for judge in run.results.judges},
+        scores=run and _scores_of(run),
     )
+
+
+def _scores_of(run: Run) -> dict[str, ScoreResults]:
+    """Every score that the card shows, by its name in print: right answers and similarity, then the judges'."""
+    measured = {HEADLINE[one.name]: one for one in run.results.measured if one.name in HEADLINE}
+    return {**measured, **{judge.name: judge for judge in run.results.judges if judge.name != REFERENCE}}
 
 
 def _run_of(source: Source, root: Path) -> Run | None:

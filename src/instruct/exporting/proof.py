@@ -5,13 +5,15 @@
 `export`, so that code that reads runs also reads an export (`proof_run`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from instruct.checks import schema
 from instruct.core.errors import DataError
-from instruct.core.files import write_csv, write_json
+from instruct.core.files import read_json, write_csv, write_json
+from instruct.core.parsing import mapping
 from instruct.core.records import Example, Response, write_records
 from instruct.evaluation.controls import make_controls, run_controls
 from instruct.evaluation.judges.reference import ReferenceJudge
@@ -28,8 +30,8 @@ from instruct.generation.settings import GenerateParams
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import EVALUATE, SCORES, read_run
 from instruct.results.runs import Run as ScoredRun
-from instruct.results.schema import REFERENCE, Results, dump
-from instruct.results.scores import Difference
+from instruct.results.schema import HEADLINE, REFERENCE, Results, dump
+from instruct.results.scores import ScoreResults
 from instruct.results.table import table_columns, table_rows
 
 CHECKPOINT, EXPORT = "checkpoint", "export"
@@ -39,10 +41,14 @@ _SHOWN = 3  # differences that are printed; the file has all
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The records to answer, the size of the test set, and the settings; without records the check is skipped."""
+    """The records to answer, the size of the test set, and the settings; without records the check is skipped.
+
+    `checks` say by record id what makes an answer right; a record without one is scored by similarity alone.
+    """
 
     examples: Sequence[Example]
     total: int
+    checks: Mapping[str, schema.Check]
     generate: GenerateParams
     evaluate: EvaluateParams
     threads: int
@@ -69,21 +75,20 @@ class Proof:
     results: Results
 
     @property
-    def difference(self) -> Difference:
-        """The export's score minus the checkpoint's."""
-        return self.results.main_judge.difference_of(EXPORT)
-
-    @property
     def tokens(self) -> int:
         """How many tokens the export generated."""
         return sum(len(said.tokens) for said in self.run.said)
 
     @property
     def verdict(self) -> str:
-        """The export compared with the checkpoint, in a few words."""
+        """The export against the checkpoint, by the first score: right answers where there are any."""
+        return self.verdict_on(self.results.headline[0])
+
+    def verdict_on(self, score: ScoreResults) -> str:
+        """The export against the checkpoint on one score."""
         if self.same_texts == len(self.run.said):
             return "the same answers"
-        return self.difference.verdict
+        return score.difference_of(EXPORT).verdict
 
 
 def spread_over(examples: Sequence[Example], count: int | None) -> list[Example]:
@@ -110,22 +115,22 @@ def prove(source: Source, runner: Runner, check: Check, folder: Path) -> Proof:
         same_tokens=partings.count(None),
         same_texts=sum(a.response == b.response for a, b in zip(*answers.values(), strict=True)),
         partings=tuple(one for one in partings if one),
-        results=write_scores(source, answers, check.evaluate, folder),
+        results=write_scores(source, answers, check, folder),
     )
 
 
-def write_scores(source: Source, answers: dict[str, list[Response]], evaluate: EvaluateParams, folder: Path) -> Results:
-    """Score both systems by similarity to the reference answers, in the files of a run."""
-    params, judge = replace(evaluate, judges=(REFERENCE,), repeats=1), ReferenceJudge()
+def write_scores(source: Source, answers: dict[str, list[Response]], check: Check, folder: Path) -> Results:
+    """Score both systems by right answers and by similarity to the references, in the files that a run has."""
+    params, judge = replace(check.evaluate, judges=(REFERENCE,), repeats=1), ReferenceJudge()
     for name, responses in answers.items():
         (folder / "answers").mkdir(exist_ok=True)
         write_records(folder / _ANSWERS[name], responses)
-    verdicts, measured = judge_all({REFERENCE: judge}, answers), score_all(answers, {})
+    verdicts, measured = judge_all({REFERENCE: judge}, answers), score_all(answers, check.checks)
     fitness = run_controls(judge, make_controls(answers[CHECKPOINT], params.controls))
     files = {name: folder / path for name, path in _ANSWERS.items()}
     judged_by = {REFERENCE: (judge.identity, fitness)}
     systems = Systems(files=files, baselines=(CHECKPOINT,))
-    results = summarise(verdicts, judged_by, answers, systems, measured, {}, {}, source.prompt, params)
+    results = summarise(verdicts, judged_by, answers, systems, measured, check.checks, {}, source.prompt, params)
     named = [replace(one, answers=_ANSWERS[one.name].as_posix()) for one in results.systems]
     results = replace(results, systems=tuple(named))
     table = make_table(answers, judge_scores(verdicts, [REFERENCE]), {}, measured)
@@ -137,6 +142,7 @@ def write_scores(source: Source, answers: dict[str, list[Response]], evaluate: E
 def proof_run(path: Path) -> ScoredRun:
     """The scores of an export as a run, by its folder or the proof.json in it.
 
+    Its settings are those that the checkpoint was trained with. Where they are not known its weights are its seed.
     Raises DataError for a folder that is not an export, or one whose check was skipped.
     """
     folder = path.parent if path.name == PROOF else path
@@ -144,7 +150,11 @@ def proof_run(path: Path) -> ScoredRun:
         raise DataError(f"{folder}: has no {PROOF}, so it is not an export; give the folder of an export")
     if not (folder / EVALUATE).is_file():
         raise DataError(f"{folder / PROOF}: the check was skipped; export again with --check all")
-    return replace(read_run(WORKSPACE, folder), name=str(folder))
+    document = mapping(read_json(folder / PROOF))
+    unknown = {"train": {"seed": str(mapping(document.get("origin")).get("weights_sha256", "unknown"))}}
+    return replace(
+        read_run(WORKSPACE, folder), name=str(folder), params=mapping(document.get("params")) or unknown, stale=()
+    )
 
 
 def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, Any]:
@@ -152,7 +162,7 @@ def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, An
     about: dict[str, Any] = {"check": {"records": len(check.examples), "of": check.total, "words": check.words}}
     if proof is None:
         return about
-    judge, seconds = proof.results.main_judge, proof.run.seconds
+    seconds = proof.run.seconds
     return about | {
         "runtime": {**proof.run.runtime, "rounding": proof.rounding, "how": proof.how},
         "agreement": {
@@ -162,12 +172,8 @@ def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, An
             "ties": sum(one.tie for one in proof.partings),
             "partings": [asdict(one) for one in proof.partings],
         },
-        "score": {
-            "what": judge.identity["score"],
-            **{name: _interval(judge.scores_of(name)) for name in (CHECKPOINT, EXPORT)},
-            "difference": {**_interval(proof.difference), "p_value": proof.difference.p_value},
-            "verdict": proof.verdict,
-        },
+        "verdict": proof.verdict,
+        "scores": [_score(proof, one) for one in proof.results.headline],
         "cost_here": {
             "bytes": size,
             "tokens": proof.tokens,
@@ -176,6 +182,18 @@ def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, An
             "peak_memory_bytes": proof.run.peak_bytes,
             "threads": check.threads,
         },
+    }
+
+
+def _score(proof: Proof, one: ScoreResults) -> dict[str, Any]:
+    difference = one.difference_of(EXPORT)
+    return {
+        "name": one.name,
+        "what": HEADLINE[one.name],
+        "records": difference.count,
+        **{name: _interval(one.scores_of(name)) for name in (CHECKPOINT, EXPORT)},
+        "difference": {**_interval(difference), "p_value": difference.p_value},
+        "verdict": proof.verdict_on(one),
     }
 
 
@@ -195,15 +213,20 @@ def proof_lines(proof: Proof, check: Check, size: int) -> Iterator[str]:
     )
     for one in proof.partings[:_SHOWN]:
         yield f"  {one.id}, token {one.place}: {one.checkpoint!r} became {one.export!r}, {one.margin:g} apart"
-    judge, difference = proof.results.main_judge, proof.difference
-    ours, theirs = (judge.scores_of(name) for name in (CHECKPOINT, EXPORT))
-    yield (
-        f"similarity: checkpoint {ours.mean:.1f} ({ours.low:.1f} to {ours.high:.1f}), export {theirs.mean:.1f} "
-        f"({theirs.low:.1f} to {theirs.high:.1f})"
-    )
-    yield (
-        f"export - checkpoint: {difference.mean:+.2f} (95 % interval {difference.low:+.2f} to {difference.high:+.2f}), "
-        f"p = {difference.p_value:.2g}: {proof.verdict}"
-    )
+    for score in proof.results.headline:
+        yield from _score_lines(proof, score)
     speed = proof.tokens / proof.run.seconds if proof.run.seconds else 0.0
     yield f"here: {size / 1e6:,.1f} MB, {speed:,.1f} tokens/s, {proof.run.peak_bytes / 1e6:,.0f} MB of memory"
+
+
+def _score_lines(proof: Proof, score: ScoreResults) -> Iterator[str]:
+    difference = score.difference_of(EXPORT)
+    ours, theirs = (score.scores_of(name) for name in (CHECKPOINT, EXPORT))
+    yield (
+        f"{HEADLINE[score.name]} ({difference.count}): checkpoint {ours.mean:.1f} ({ours.low:.1f} to {ours.high:.1f}), "
+        f"export {theirs.mean:.1f} ({theirs.low:.1f} to {theirs.high:.1f})"
+    )
+    yield (
+        f"  export - checkpoint: {difference.mean:+.2f} (95 % interval {difference.low:+.2f} to "
+        f"{difference.high:+.2f}), p = {difference.p_value:.2g}: {proof.verdict_on(score)}"
+    )

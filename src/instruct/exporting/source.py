@@ -1,7 +1,7 @@
 """The source of an export: a checkpoint's model and tokenizer, its chat template, and its origin."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template, Te
 from instruct.text.tokenizer import Tokenizer
 
 TRAINED = Path("models/sft")
-"""The output folder of `train`: params.yaml and dvc.lock know the settings only of checkpoints inside it."""
+TUNED = Path("models/dpo")
+"""The output folders of the stages: params.yaml and dvc.lock know the settings only of checkpoints inside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,17 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A loaded checkpoint; an adapter is merged into its backbone."""
+    """A loaded checkpoint; an adapter is merged into its backbone.
+
+    `params` are all settings that it was trained with, empty for a checkpoint of another project.
+    """
 
     folder: Path
     model: Model
     tokenizer: Tokenizer
     prompt: PromptParams
     origin: Origin
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def template_name(self) -> TemplateName:
@@ -92,12 +97,13 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
         tokenizer=with_end_of(prompt.chosen, tokenizer),
         prompt=prompt,
         origin=_origin(root, folder, settings),
+        params=read_params(root / PARAMS) | settings if settings else {},
     )
 
 
 def settings_of(root: Path, checkpoint: Path) -> dict[str, Any]:
-    """The sections `model` and `prompt` that a checkpoint of this project was trained with; empty for any other."""
-    if not (root / checkpoint).resolve().is_relative_to((root / TRAINED).resolve()):
+    """The sections of params.yaml that a checkpoint of this project was trained with; empty for any other."""
+    if not any((root / checkpoint).resolve().is_relative_to((root / made).resolve()) for made in (TRAINED, TUNED)):
         return {}
     lock = mapping(read_yaml(root / LOCK)) if (root / LOCK).is_file() else {}
     train = mapping(mapping(lock.get("stages")).get("train"))

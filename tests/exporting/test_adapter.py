@@ -14,8 +14,10 @@ from instruct.core.files import sha256_of
 from instruct.exporting.adapter import adapter_matrices, base_source
 from instruct.exporting.export import make_export
 from instruct.exporting.gguf_names import stored_tensors
+from instruct.exporting.hub import hub_export
 from instruct.exporting.llamacpp import adapter_export, gguf_export
 from instruct.exporting.source import open_source
+from instruct.exporting.tensors import onnx_export, torch_export
 from instruct.model.checkpoint import load_checkpoint, save_adapter
 from instruct.model.lora import add_lora
 from instruct.model.settings import LoraParams
@@ -79,6 +81,23 @@ def test_a_merged_adapter_answers_in_llama_cpp_as_it_does_here(family, adapted, 
     pytest.importorskip("xllamacpp")
     source, check = adapted(family), check_of(tmp_path, records(3))
     lines = list(make_export(gguf_export(source, "f32", check, "small"), source, check, tmp_path / "out"))
+    assert any("3 of 3 the same token for token" in line for line in lines), lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("kind", ["hf", "onnx", "torch"])
+def test_other_exports_of_an_adapter_are_its_merged_model(kind, family, adapted, tmp_path):
+    """The small Qwen3 has an output head of its own, which no adapter changes."""
+    for package in {"hf": ("transformers",), "onnx": ("onnxscript", "onnxruntime"), "torch": ()}[kind]:
+        pytest.importorskip(package)
+    source, check = adapted(family), check_of(tmp_path, records(3))
+    exports = {
+        "hf": lambda: hub_export(source, "fp32", check, "small", tmp_path),
+        "onnx": lambda: onnx_export(source, cache=True, int8=False),
+        "torch": lambda: torch_export(source, cache=True, legacy=False),
+    }
+    lines = list(make_export(exports[kind](), source, check, tmp_path / "out"))
     assert any("3 of 3 the same token for token" in line for line in lines), lines
 
 

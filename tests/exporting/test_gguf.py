@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exporting.small import FAMILIES, check_of, config_of, made_to_end, records, small_source, small_tokenizer
+from small_training import scrambled
 from text.test_tokenizer import HOSTILE
 
 from instruct.core.errors import CheckpointError
@@ -16,11 +17,13 @@ from instruct.exporting.export import make_export
 from instruct.exporting.gguf_names import FAMILIES as NAMES
 from instruct.exporting.gguf_names import stored_name
 from instruct.exporting.gguf_writer import TYPES, write_gguf
+from instruct.exporting.greedy import answer_ours
 from instruct.exporting.llamacpp import gguf_export, llamacpp_runner
 from instruct.exporting.proof import prove
 from instruct.exporting.running import request_of, run_export
 from instruct.model.checkpoint import HEAD, random_model
 from instruct.model.gguf_file import GGUFFile
+from instruct.model.llama import RopeScaling
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 
@@ -57,6 +60,54 @@ def test_llama_and_qwen_are_read_back_bit_for_bit_by_our_reader(family, layout, 
     assert all(torch.equal(again[name], own[name]) for name in own)
     assert all(file.tokenizer().encode(text) == source.tokenizer.encode(text) for text in HOSTILE)
     assert file.tokenizer().stop_ids == source.tokenizer.stop_ids
+
+
+def scaled_source(folder, scaling, **shape):
+    """A Llama whose rotations are scaled, its output head a matrix of its own, as in Llama 3."""
+    source = small_source(folder, "llama", tokenizer=small_tokenizer("llama3"))
+    config = replace(config_of("llama", source.tokenizer), rope_scaling=scaling, tied=False, **shape)
+    return replace(source, model=scrambled(random_model(config, seed=1), 8).requires_grad_(False))
+
+
+META = RopeScaling(
+    factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
+)  # Llama 3.2
+SHORT = replace(META, factor=8.0, original_max_position_embeddings=64)  # which a prompt of 100 tokens feels
+
+
+def test_scaled_rotations_are_the_factors_of_transformers_and_are_read_back(tmp_path):
+    from transformers import LlamaConfig as TheirConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    source = scaled_source(tmp_path, META, head_dim=64, rope_theta=500000.0)
+    path = written(source, tmp_path / "a.gguf")
+    factors = {one.name: one.data for one in gguf.GGUFReader(path).tensors}["rope_freqs.weight"]
+    theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](TheirConfig(**source.model.config.to_huggingface()), "cpu")
+    powers = np.arange(0, 64, 2) / 64
+    np.testing.assert_allclose(factors, 500000.0**-powers / theirs.numpy(), rtol=1e-5)
+    assert factors.min() == 1 and factors.max() == 32 and len(set(factors.tolist())) > 3
+    file = GGUFFile(path)
+    assert file.config() == source.model.config
+    again, own = dict(file.weights()), source.model.state_dict()
+    assert again.keys() == own.keys() and all(torch.equal(again[name], own[name]) for name in own)
+
+
+def test_llama_cpp_turns_as_slowly_as_we_do(tmp_path):
+    pytest.importorskip("xllamacpp")
+    source, check = scaled_source(tmp_path, SHORT), check_of(tmp_path, records(3), most=24)
+    proof = prove(source, llamacpp_runner(source, written(source, tmp_path / "a.gguf"), "f32"), check, tmp_path)
+    assert (proof.prompts_alike, proof.same_tokens) == (3, 3)
+    unscaled = scaled_source(tmp_path, None)
+    texts = [[one.response for one in answer_ours(each, check.examples, check.generate)] for each in (source, unscaled)]
+    assert all(scaled != plain for scaled, plain in zip(*texts, strict=True))
+
+
+def test_scaled_rotations_of_a_family_whose_factors_nobody_reads_are_refused(tmp_path):
+    source = small_source(tmp_path, "qwen2")
+    model = random_model(replace(source.model.config, rope_scaling=META), seed=1)
+    with pytest.raises(CheckpointError, match=r"rope_scaling.*qwen2"):
+        written(replace(source, model=model), tmp_path / "a.gguf")
+    assert not (tmp_path / "a.gguf").exists()
 
 
 def test_gpt2_is_read_back_bit_for_bit_by_the_package(tmp_path):

@@ -61,6 +61,17 @@ def test_logits_are_ours_in_any_batch_and_length(program, family, cache, tmp_pat
     agree(program, family, cache, tmp_path)
 
 
+def test_the_rotations_speeds_are_torchs_bit_for_bit(tmp_path):
+    """The exporter would compute the power by NumPy: at position 8,192 a last digit turns a pair by 1e-3."""
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    source = small_source(tmp_path, "llama")
+    (tmp_path / "out").mkdir()
+    onnx_export(source, cache=False, int8=False).write(tmp_path / "out")
+    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(tmp_path / "out/model.onnx").graph.initializer]
+    speeds = 5000.0 ** (torch.arange(0, 16, 2) / 16)
+    assert [one.dtype for one in stored if np.array_equal(one, speeds.numpy())] == [np.float32]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)

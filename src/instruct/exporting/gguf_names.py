@@ -13,7 +13,9 @@ from torch import Tensor
 
 from instruct.core.errors import CheckpointError
 from instruct.model.checkpoint import Model
+from instruct.model.llama import LlamaConfig, unscaled_speeds
 
+ROPE_FACTORS = "rope_freqs.weight"
 Fields = Mapping[str, str]
 """Field of the architecture → key of config.json."""
 
@@ -107,9 +109,14 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def shape_fields(family: Family, config: Mapping[str, Any]) -> dict[str, int | float]:
-    """The fields that describe the shape, by their full names; raises CheckpointError for scaled rotations."""
-    if config.get("rope_scaling"):
-        raise CheckpointError("rope_scaling cannot be written as GGUF yet; export hf, onnx or torch")
+    """The fields that describe the shape, by their full names.
+
+    Raises CheckpointError for rotations that are scaled in a family whose factors llama.cpp would not read.
+    """
+    if config.get("rope_scaling") and family.architecture != "llama":
+        raise CheckpointError(
+            f"llama.cpp reads no rope_scaling in a {family.architecture} model; export hf, onnx or torch"
+        )
     numbers: dict[str, int | float] = {name: int(config[key]) for name, key in family.whole.items()}
     numbers |= {name: float(config[key]) for name, key in family.real.items()}
     if family.architecture == "gpt2":
@@ -133,12 +140,18 @@ def stored_name(family: Family, name: str) -> str:
 
 
 def stored_tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
-    """Each weight of a model by llama.cpp's name, (out, in) and with rows in llama.cpp's order."""
+    """Each weight of a model by llama.cpp's name, (out, in) and with the rows in its order.
+
+    Llama 3's scaled rotations are a tensor there too: by how much each pair of a head turns more slowly.
+    """
     config = model.config.to_huggingface()
     family = family_of(config)
     for name, weight in model.state_dict().items():
         stored = stored_name(family, name)
         yield stored, in_stored_order(family, config, stored, weight)
+    if isinstance(model.config, LlamaConfig) and model.config.rope_scaling:
+        speeds = unscaled_speeds(model.config)
+        yield ROPE_FACTORS, model.config.rope_scaling.slow(speeds) / speeds
 
 
 def in_stored_order(family: Family, config: Mapping[str, Any], stored: str, rows: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from instruct.model.checkpoint import Model
 from instruct.model.decoder import repeat_keys
 from instruct.model.linear import Linear
+from instruct.model.llama import Llama, turned, unscaled_speeds
 from instruct.model.lora import replace_module
 
 TRACED = {"batch": 2, "new": 3, "seen": 4}
@@ -30,10 +31,23 @@ class Program(nn.Module):
         """Changes the model in place: its linear layers become torch's own, which exporters support."""
         super().__init__()
         self.cache = cache
+        self.speeds: Tensor
         self.model = model.eval().requires_grad_(False)
         for name, module in list(model.named_modules()):
             if isinstance(module, Linear):
                 replace_module(model, name, _plain(module))
+        if isinstance(model, Llama):
+            self._keep_speeds(model)
+
+    def _keep_speeds(self, model: Llama) -> None:
+        """Store the rotations' speeds as numbers: a runtime's own power is off by a part in 10 million.
+
+        At position 200 that is an angle of 2e-5, at 8,192 one of 1e-3.
+        """
+        speeds = unscaled_speeds(model.config)
+        scaling = model.config.rope_scaling
+        self.register_buffer("speeds", scaling.slow(speeds) if scaling else speeds)
+        model.rotation = lambda positions: turned(positions, self.speeds)  # type: ignore[method-assign]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *past: Tensor) -> Any:
         """(B, T), (B, S + T), (B, T) and 2 · layers of (B, H, S, D) → (B, T, V), and 2 · layers of (B, H, S + T, D)."""

@@ -137,10 +137,14 @@ class Llama(Decoder):
         """The layers, in order."""
         return self.layers
 
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of every position's angles, each (B, 1, T, D)."""
+        return rotations(positions, self.config)
+
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """(B, T) ids and positions → (B, T, C) states after the final norm."""
         x = self.embed(input_ids)  # (B, T, C)
-        rotation = rotations(positions, self.config)
+        rotation = self.rotation(positions)
         for layer in self.layers:
             x = self.run_block(layer, x, rotation, attend)
         return self.norm(x)
@@ -148,10 +152,20 @@ class Llama(Decoder):
 
 def rotations(positions: Tensor, config: LlamaConfig) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, each (B, 1, T, D) (RoFormer, Su et al., 2021)."""
-    powers = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
-    per_radian = config.rope_theta**powers  # (D/2,)
+    per_radian = unscaled_speeds(config, positions.device)
     if config.rope_scaling:
         per_radian = config.rope_scaling.slow(per_radian)
+    return turned(positions, per_radian)
+
+
+def unscaled_speeds(config: LlamaConfig, device: torch.device | None = None) -> Tensor:
+    """(D/2,) positions that turn each pair of a head by one radian, without any scaling."""
+    powers = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
+    return config.rope_theta**powers
+
+
+def turned(positions: Tensor, per_radian: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of (B, T) positions' angles, where so many positions are a radian."""
     angles = positions[:, None, :, None].float() / per_radian  # (B, 1, T, D/2)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()

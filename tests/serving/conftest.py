@@ -12,6 +12,7 @@ from instruct.generation.decode import generate
 from instruct.serving.server import InThread, Served
 from instruct.serving.settings import ServeParams
 from instruct.serving.systems import System
+from instruct.text.encoding import Prompt
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 
@@ -77,13 +78,13 @@ def serving(systems, tmp_path) -> Iterator[Callable[..., InThread]]:
 def offline():
     """The answers of the engine without a server, which a test compares with."""
 
-    def answer(system: System, prompts: dict[str, str], **changes) -> dict[str, str]:
+    def answer(system: System, prompts: dict[str, Prompt], **changes) -> dict[str, str]:
         template = system.template
         got = generate(
             system.model,
             system.tokenizer,
             prompts,
-            prefix=template.prefix,
+            prefix=template.prefix_pieces,
             stop_strings=template.stop_strings,
             params=replace(GENERATE, **changes),
             runtime=system.runtime,

@@ -20,9 +20,12 @@ from instruct.core.errors import CheckpointError, InstructError, ParamsError
 from instruct.model.checkpoint import save_checkpoint
 from instruct.serving import ask as asking
 from instruct.serving import open_chat
+from instruct.serving.chat import Chat
 from instruct.serving.feedback import append
 from instruct.serving.server import Served, bind, key_for
 from instruct.serving.systems import available, choose, digest_of, open_system
+from instruct.serving.talking import Manner
+from instruct.text.prompts import Turn
 from instruct.text.tokenizer import gpt2_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +81,7 @@ def test_ask_imports_no_web_stack_and_no_judge(here):
 
 def test_systems_that_are_not_here_are_named_with_what_makes_them(here, tmp_path, monkeypatch):
     assert available() == ["base", "sft"]
-    with pytest.raises(CheckpointError, match="models/dpo/best"):
+    with pytest.raises(CheckpointError, match=r"models/dpo/best.*dvc exp run -S 'prefer\.methods=\[dpo\]'"):
         choose(["dpo"])
     with pytest.raises(ParamsError, match="sft"):
         choose(["sfd"])
@@ -112,18 +115,16 @@ def test_chat_through_a_pipe_answers_each_line_and_goes_on_after_mistakes(here, 
     assert "never read" not in "".join(out)
 
 
-def test_chat_remembers_where_the_template_knows_turns():
-    from instruct.serving.chat import Chat
-    from instruct.serving.messages import Said
-    from instruct.serving.talking import Manner, say
-
-    system = make_system("dpo", 3, "phi3")
+@pytest.mark.parametrize("template", ["phi3", "chatml"])
+def test_chat_remembers_where_the_template_knows_turns(template, offline):
+    system = make_system("dpo", 3, template)
     manner = Manner(max_tokens=8, temperature=0.0, seed=1)
     chat = Chat(system=system, manner=manner, open_named=lambda name: system)
-    first, second = "".join(chat.run(["Hello"])).rstrip("\n"), "".join(chat.run(["And now?"])).rstrip("\n")
-    said = [Said(role="user", content="Hello"), Said(role="assistant", content=first)]
-    assert second == "".join(say(system, [*said, Said(role="user", content="And now?")], manner))
-    assert second != "".join(say(system, [Said(role="user", content="And now?")], manner))
+    first, second = ("".join(chat.run([one])).rstrip("\n") for one in ("Hello", "And now?"))
+    asked = [Turn("Hello", "", first), Turn("And now?")]
+    assert first == offline(system, {"0": system.template.prompt([Turn("Hello")])}, max_new_tokens=8)["0"]
+    assert second == offline(system, {"0": system.template.prompt(asked)}, max_new_tokens=8)["0"]
+    assert second != offline(system, {"0": system.template.prompt([Turn("And now?")])}, max_new_tokens=8)["0"]
 
 
 def test_beyond_this_machine_it_takes_a_key(monkeypatch):

@@ -44,7 +44,7 @@ class Page:
         self.browser.run(f"at({json.dumps(id_)}).value = {json.dumps(text)}")
 
     def ask(self, text, **fields):
-        for id_, value in {"instruction": text, **fields}.items():
+        for id_, value in {"instruction": text, "max_tokens": "24", **fields}.items():
             self.fill(id_, value)
         self.browser.click("#ask")
         self.wait("state.cards.length > 0 && !state.stopper")
@@ -176,10 +176,13 @@ def test_the_token_view_shows_the_prompt_and_each_tokens_chances(page, systems):
     assert page.browser.run("document.querySelectorAll('.tokens span').length") == 6
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1000, True)])
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False), (1280, True)])
 def test_the_page_fits_and_can_be_read(page, width, dark):
     page.open(width=width, dark=dark)
     page.ask("Tell me about the longestwordthatanybodyhaseverseen" + "n" * 80)
+    page.browser.click("#answers article:nth-child(2) button:nth-child(3)")
+    page.wait("document.querySelector('pre').textContent !== ''")
+    page.browser.run("document.querySelector('.tokens span').focus()")
     assert page.browser.run("document.documentElement.scrollWidth") <= width
     if folder := os.environ.get("INSTRUCT_SCREENSHOTS"):
         name = f"{width}-{'dark' if dark else 'light'}.png"

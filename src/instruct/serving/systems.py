@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Each is made from the one before it; None is the backbone itself.
 PLACES = {"base": None, "sft": Path("models/sft/best"), "dpo": Path("models/dpo/best")}
-MAKERS = {"sft": "dvc repro train", "dpo": "dvc repro prefer"}
+MAKERS = {"sft": "dvc repro train", "dpo": "dvc exp run -S 'prefer.methods=[dpo]'"}
 
 
 @dataclass(frozen=True, kw_only=True)

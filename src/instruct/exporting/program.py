@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from instruct.model.checkpoint import Model
 from instruct.model.decoder import repeat_keys
 from instruct.model.linear import Linear
-from instruct.model.llama import Llama, turned, unscaled_speeds
+from instruct.model.llama import Attention, Llama, turned, unscaled_speeds
 from instruct.model.lora import replace_module
 
 TRACED = {"batch": 2, "new": 3, "seen": 4}
@@ -36,6 +36,8 @@ class Program(nn.Module):
         for name, module in list(model.named_modules()):
             if isinstance(module, Linear):
                 replace_module(model, name, _plain(module))
+            if isinstance(module, Attention):
+                _spell_out_norms(module)
         if isinstance(model, Llama):
             self._keep_speeds(model)
 
@@ -74,6 +76,24 @@ class _Attend:
             v = torch.cat((self._past[2 * layer + 1], v), dim=2)
         self.present += [k, v]
         return F.scaled_dot_product_attention(q, repeat_keys(q, k), repeat_keys(q, v), attn_mask=self._bias)
+
+
+def _spell_out_norms(attention: Attention) -> None:
+    """Norm queries and keys by simple operations: torch's own takes a single token for a case of its own."""
+    for name in ("q_norm", "k_norm"):
+        if norm := getattr(attention, name):
+            setattr(attention, name, _Norm(norm))
+
+
+class _Norm(nn.Module):
+    """RMSNorm over the last dimension."""
+
+    def __init__(self, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 def _plain(layer: Linear) -> nn.Linear:

@@ -25,6 +25,7 @@ from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
 from instruct.training.sample import SamplePrompt
 from instruct.training.settings import TrainParams
+from instruct.training.supervised import supervised
 from instruct.training.throughput import Stopwatch, matmul_peak, write_speed
 from instruct.training.trainer import Trainer
 
@@ -62,10 +63,10 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
             model,
             fitted["train"][0],
             fitted["val"][0],
+            objective=supervised(params, runtime, tokenizer.eos_id),
             params=params,
             runtime=runtime,
             parallel=parallel,
-            pad_id=tokenizer.eos_id,
             store=store,
             stopwatch=stopwatch,
             on_evaluation=outputs.show,

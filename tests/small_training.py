@@ -21,6 +21,7 @@ from instruct.training.history import History, ValPoint
 from instruct.training.loss import loss_sum
 from instruct.training.resume import ResumeStore
 from instruct.training.settings import Batching, TrainParams
+from instruct.training.supervised import supervised
 from instruct.training.throughput import Stopwatch
 from instruct.training.trainer import Trainer
 
@@ -158,10 +159,11 @@ def make_trainer(
     parallel: Parallel = ALONE,
     runtime: Runtime = FLOAT32,
     **changes: Any,
-) -> Trainer:
+) -> Trainer[EncodedExample, Batch]:
+    params = train_params(**changes)
     return Trainer(
-        model, train_set, val_set, params=train_params(**changes), runtime=runtime, parallel=parallel, pad_id=END,
-        store=store, stopwatch=Stopwatch(), on_evaluation=on_evaluation,
+        model, train_set, val_set, objective=supervised(params, runtime, END), params=params, runtime=runtime,
+        parallel=parallel, store=store, stopwatch=Stopwatch(), on_evaluation=on_evaluation,
     )  # fmt: skip
 
 

@@ -145,6 +145,7 @@ def run(
     from instruct.training.encode import encode_example
     from instruct.training.resume import ResumeStore
     from instruct.training.settings import TrainParams
+    from instruct.training.supervised import supervised
     from instruct.training.throughput import Stopwatch
     from instruct.training.trainer import Trainer
 
@@ -172,8 +173,8 @@ def run(
         start_parallel("none", examples_per_step=train.examples_per_step, device=runtime.device) as parallel,
     ):
         trainer = Trainer(
-            model, train_examples, val_examples, params=train, runtime=runtime, parallel=parallel,
-            pad_id=tokenizer.eos_id, store=ResumeStore(Path(folder) / "resume", Fingerprint(parts={})),
+            model, train_examples, val_examples, objective=supervised(train, runtime, tokenizer.eos_id), params=train,
+            runtime=runtime, parallel=parallel, store=ResumeStore(Path(folder) / "resume", Fingerprint(parts={})),
             stopwatch=Stopwatch(),
         )  # fmt: skip
         history = trainer.fit()

@@ -117,7 +117,7 @@ def test_evaluation_is_the_token_mean_however_it_is_batched(batching):
             micro_batch_size=size, grad_accum_steps=accumulated, batching=batching, prompt_loss_weight=0.3
         )
         to_batch = batch_maker(params, FLOAT32, END)
-        found = evaluate(LossModule(model), examples, to_batch, params=params, runtime=FLOAT32, parallel=ALONE)
+        found = evaluate(LossModule(model), examples, to_batch, runtime=FLOAT32, parallel=ALONE)
         assert found == pytest.approx(total / weight, rel=1e-5)
 
 
@@ -156,7 +156,7 @@ def batches_that_count(examples, params, world_size):
     """All ranks' micro-batches of one step but those that only keep step; each rank has equally many."""
     to_batch = batch_maker(params, FLOAT32, END)
     of_ranks = [
-        micro_batches(examples, to_batch, params=params, parallel=Parallel("ddp", rank, world_size, rank))
+        micro_batches(examples, to_batch, size=params.step_size, parallel=Parallel("ddp", rank, world_size, rank))
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in of_ranks}) == 1

@@ -54,7 +54,7 @@ class LoraLinear(nn.Module):
         return self.base
 
 
-def add_lora(model: nn.Module, params: LoraParams, seed: int) -> None:
+def add_lora(model: nn.Module, params: LoraParams, seed: int, section: str = "train") -> None:
     """Freeze `model` and put adapters beside its target layers, A drawn from `seed`, B zero.
 
     Raises ParamsError for a target that no layer is called, and a rank larger than a layer's matrix.
@@ -64,7 +64,7 @@ def add_lora(model: nn.Module, params: LoraParams, seed: int) -> None:
     for target in params.target_modules:
         if target not in kinds:
             hint = did_you_mean(target, kinds)
-            raise ParamsError(f"params.yaml: train.lora.target_modules: no layer is called {target}{hint}")
+            raise ParamsError(f"params.yaml: {section}.lora.target_modules: no layer is called {target}{hint}")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, layer in linear.items():
@@ -72,7 +72,9 @@ def add_lora(model: nn.Module, params: LoraParams, seed: int) -> None:
             continue
         smaller = min(layer.in_features, layer.out_features)
         if params.r > smaller:
-            raise ParamsError(f"params.yaml: train.lora.r must be at most {smaller}, the size of {name}; is {params.r}")
+            raise ParamsError(
+                f"params.yaml: {section}.lora.r must be at most {smaller}, the size of {name}; is {params.r}"
+            )
         adapted = LoraLinear(layer, params)
         bound = math.sqrt(3) * math.sqrt(2 / (1 + 5)) / math.sqrt(layer.in_features)  # Kaiming, a = sqrt(5)
         drawn = torch.empty(adapted.lora_A.shape).uniform_(-bound, bound, generator=generator)

@@ -7,6 +7,7 @@ B rows · T places of a row · N targets
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,9 @@ class Batch:
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         attend = TreeAttend(self.attend.ends.to(device)) if isinstance(self.attend, TreeAttend) else self.attend
         return replace(self, attend=attend, **moved)
+
+
+B = TypeVar("B", bound=Batch)
 
 
 def collate(
@@ -150,6 +154,6 @@ def pack(
     ).to(device)
 
 
-def without_targets(batch: Batch) -> Batch:
+def without_targets(batch: B) -> B:
     """The same batch with weights of 0: it takes part in the computation and changes nothing."""
     return replace(batch, weights=torch.zeros_like(batch.weights))

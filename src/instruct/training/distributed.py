@@ -41,11 +41,15 @@ class Parallel:
 
     def total(self, value: float) -> float:
         """The sum of a number over all ranks, the same on each."""
-        if self.mode == "none":
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=_collective_device())
+        return self.totals([value])[0]
+
+    def totals(self, values: Sequence[float]) -> list[float]:
+        """The sum of each number over all ranks."""
+        if self.mode == "none" or not values:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=_collective_device())
         dist.all_reduce(tensor)
-        return float(tensor)
+        return [float(value) for value in tensor.tolist()]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on at least one rank."""
@@ -80,22 +84,24 @@ class Parallel:
 
 
 @contextmanager
-def start_parallel(mode: ParallelMode, *, examples_per_step: int, device: torch.device) -> Iterator[Parallel]:
+def start_parallel(
+    mode: ParallelMode, *, examples_per_step: int, device: torch.device, section: str = "train"
+) -> Iterator[Parallel]:
     """Join the process group that torchrun made; raises ParamsError where mode and launch do not fit."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if mode == "none":
         if world_size > 1:
-            raise ParamsError("params.yaml: train.parallel is none under torchrun; set it to ddp or fsdp")
+            raise ParamsError(f"params.yaml: {section}.parallel is none under torchrun; set it to ddp or fsdp")
         yield Parallel("none", 0, 1, 0)
         return
     if "RANK" not in os.environ:
         raise ParamsError(
-            f"params.yaml: train.parallel is {mode}, but torchrun did not start this process; "
-            "set launch.train to `torchrun --nproc-per-node N`, or train.parallel to none"
+            f"params.yaml: {section}.parallel is {mode}, but torchrun did not start this process; "
+            f"set launch.train to `torchrun --nproc-per-node N`, or {section}.parallel to none"
         )
     if examples_per_step % world_size:  # 0 where a step is counted in tokens
         raise ParamsError(
-            f"params.yaml: train.micro_batch_size x grad_accum_steps is {examples_per_step}, which {world_size} "
+            f"params.yaml: {section}.micro_batch_size x grad_accum_steps is {examples_per_step}, which {world_size} "
             "processes cannot share evenly; make it a multiple"
         )
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])

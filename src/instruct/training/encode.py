@@ -29,6 +29,11 @@ class EncodedExample:
     dropped_turns: int = 0
 
     @property
+    def token_count(self) -> int:
+        """How many tokens it has, end tokens included."""
+        return len(self.ids)
+
+    @property
     def response_tokens(self) -> int:
         """How many tokens are answers or end one."""
         return len(self.ids) - self.prompt_length - sum(end - begin for begin, end in self.later_prompts)

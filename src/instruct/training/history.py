@@ -1,12 +1,16 @@
 """What a run went through: its steps and evaluations, which decide how it goes on, weights apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPoint:
-    """One optimizer step: `loss` and `grad_norm` are from before its update; `tokens` are all real ones so far."""
+    """One optimizer step: `loss` and `grad_norm` are from before its update; `tokens` are all real ones so far.
+
+    `measures` are what the objective tells beside its loss, by name.
+    """
 
     step: int
     epoch: float
@@ -14,16 +18,18 @@ class TrainPoint:
     lr: float
     loss: float
     grad_norm: float
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValPoint:
-    """Loss on all of val after `step` optimizer steps."""
+    """Loss on all of val after `step` optimizer steps, and what the objective tells beside it."""
 
     step: int
     epoch: float
     tokens: int
     loss: float
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from instruct.core.runtime import Runtime
-from instruct.training.collate import Batch, collate, without_targets
+from instruct.training.collate import B, Batch, collate, without_targets
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample
-from instruct.training.settings import TrainParams
+from instruct.training.objective import E
+from instruct.training.settings import LoopParams, StepSize, TrainParams
 
 EVAL_TOKENS = 2048  # of a batch of val on one process
 
@@ -28,7 +28,7 @@ def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[
     )
 
 
-def make_optimizer(model: nn.Module, params: TrainParams, *, recorded: bool = False) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, params: LoopParams, *, recorded: bool = False) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2019) that decays matrices only, not norms and biases.
 
     With `recorded` its learning rate is a tensor beside the weights, and a CUDA graph can hold its step.
@@ -47,52 +47,50 @@ def make_optimizer(model: nn.Module, params: TrainParams, *, recorded: bool = Fa
     )
 
 
-def draw_steps(examples: Sequence[EncodedExample], params: TrainParams) -> Iterator[list[EncodedExample]]:
+def draw_steps(examples: Sequence[E], params: LoopParams) -> Iterator[list[E]]:
     """The examples of each optimizer step: every epoch a new order from the named seed, nothing left out."""
     generator = torch.Generator().manual_seed(params.seed)
     for _ in range(params.epochs):
         order = torch.randperm(len(examples), generator=generator).tolist()
-        yield from pieces([examples[i] for i in order], params.examples_per_step, params.tokens_per_step)
+        yield from pieces([examples[i] for i in order], params.examples_per_step, params.step_size.tokens)
 
 
-def pieces(examples: Sequence[EncodedExample], size: int, tokens: int) -> list[list[EncodedExample]]:
+def pieces(examples: Sequence[E], size: int, tokens: int) -> list[list[E]]:
     """Consecutive pieces of at most `tokens` tokens, or of at most `size` examples where `tokens` is 0.
 
     An example that is longer than `tokens` makes a piece of its own.
     """
-    cut: list[list[EncodedExample]] = []
+    cut: list[list[E]] = []
     held = 0
     for example in examples:
-        held += len(example.ids)
+        held += example.token_count
         full = held > tokens if tokens else bool(cut) and len(cut[-1]) == size
         if full or not cut:
             cut.append([])
-            held = len(example.ids)
+            held = example.token_count
         cut[-1].append(example)
     return cut
 
 
-def split_step(
-    examples: Sequence[EncodedExample], params: TrainParams, parallel: Parallel, rank: int = 0
-) -> list[list[EncodedExample]]:
+def split_step(examples: Sequence[E], size: StepSize, parallel: Parallel, rank: int = 0) -> list[list[E]]:
     """The examples of a rank's micro-batches in one step."""
-    size = max(params.micro_batch_size // parallel.world_size, 1)
-    tokens = math.ceil(params.tokens_per_step / (params.grad_accum_steps * parallel.world_size))
-    return pieces(parallel.share(examples, rank), size, tokens)
+    count = max(size.examples // parallel.world_size, 1)
+    tokens = math.ceil(size.tokens / (size.micro_batches * parallel.world_size))
+    return pieces(parallel.share(examples, rank), count, tokens)
 
 
 def micro_batches(
-    examples: Sequence[EncodedExample],
-    to_batch: Callable[[Sequence[EncodedExample]], Batch],
+    examples: Sequence[E],
+    to_batch: Callable[[Sequence[E]], B],
     *,
-    params: TrainParams,
+    size: StepSize,
     parallel: Parallel,
-) -> list[Batch]:
+) -> list[B]:
     """This rank's micro-batches of one step, equally many on every rank.
 
     A rank that the last, smaller step leaves without examples computes one that counts for nothing.
     """
-    shares = [split_step(examples, params, parallel, rank) for rank in range(parallel.world_size)]
+    shares = [split_step(examples, size, parallel, rank) for rank in range(parallel.world_size)]
     batches = [to_batch(part) for part in shares[parallel.rank]]
     missing = max(map(len, shares)) - len(batches)
     filler = [without_targets(to_batch(examples[:1]))] if missing else []
@@ -102,11 +100,11 @@ def micro_batches(
 def take_step(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    examples: Sequence[EncodedExample],
-    to_batch: Callable[[Sequence[EncodedExample]], Batch],
+    examples: Sequence[E],
+    to_batch: Callable[[Sequence[E]], B],
     *,
     lr: float,
-    params: TrainParams,
+    params: LoopParams,
     runtime: Runtime,
     parallel: Parallel,
 ) -> tuple[float, float]:
@@ -116,7 +114,7 @@ def take_step(
     the number of ranks.
     """
     module.train()
-    batches = micro_batches(examples, to_batch, params=params, parallel=parallel)
+    batches = micro_batches(examples, to_batch, size=params.step_size, parallel=parallel)
     weight = parallel.total(sum(float(batch.weights.sum()) for batch in batches))
     total = 0.0
     for i, batch in enumerate(batches):
@@ -144,21 +142,20 @@ def clip(module: nn.Module, max_norm: float) -> float:
 @torch.no_grad()
 def evaluate(
     module: nn.Module,
-    examples: Sequence[EncodedExample],
-    to_batch: Callable[[Sequence[EncodedExample]], Batch],
+    examples: Sequence[E],
+    to_batch: Callable[[Sequence[E]], B],
     *,
-    params: TrainParams,
     runtime: Runtime,
     parallel: Parallel,
 ) -> float:
     """The loss over all of `examples`, each target by its weight; how they are batched does not matter."""
     module.eval()
     total = weight = 0.0
-    by_length = sorted(examples, key=lambda example: len(example.ids))
+    by_length = sorted(examples, key=lambda example: example.token_count)
     # Larger than in training, since no activations are kept: common beginnings are computed less often.
-    params = replace(params, tokens_per_step=EVAL_TOKENS * parallel.world_size, grad_accum_steps=1)
-    for part in pieces(by_length, params.examples_per_step, params.tokens_per_step):
-        for batch in micro_batches(part, to_batch, params=params, parallel=parallel):
+    size = StepSize(0, 1, EVAL_TOKENS * parallel.world_size)
+    for part in pieces(by_length, 0, size.tokens):
+        for batch in micro_batches(part, to_batch, size=size, parallel=parallel):
             with runtime.autocast():
                 total += float(module(batch))
             weight += float(batch.weights.sum())

@@ -1,5 +1,7 @@
 """The loss of a batch: cross-entropy at supervised places only."""
 
+from collections.abc import Callable, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ def take_rows(states: Tensor, places: Tensor) -> Tensor:
 
 
 class LossModule(nn.Module):
-    """`loss_sum` as a module, which is what DDP and FSDP can wrap."""
+    """The loss of a batch as a module, which is what DDP and FSDP can wrap."""
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()
@@ -41,7 +43,15 @@ class LossModule(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         if self.training:
             self.needed_flops += needed_flops(self.model, batch)
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum over what has a weight in the batch, a scalar."""
         return loss_sum(self.model, batch)
+
+    def take_measures(self, totals: Callable[[Sequence[float]], list[float]]) -> dict[str, float]:
+        """What is told beside the loss, by name, of all batches since the last call; `totals` adds up over ranks."""
+        return {}
 
 
 def needed_flops(model: Decoder, batch: Batch) -> float:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Outputs:
             save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), template)
 
     @contextmanager
-    def rescue(self, trainer: Trainer) -> Iterator[None]:
+    def rescue(self, trainer: Trainer[Any, Any]) -> Iterator[None]:
         """If training fails inside, write the best weights so far to the resume folder and say so."""
         try:
             yield
@@ -81,7 +81,7 @@ class Outputs:
         models: Path,
         metrics: Path,
         curves: Path,
-        trainer: Trainer,
+        trainer: Trainer[Any, Any],
         fitted: Mapping[str, tuple[Sequence[EncodedExample], int, int]],
     ) -> None:
         """Write all outputs, then forget the state; `fitted` holds the examples in use, how many cut and dropped.
@@ -146,13 +146,23 @@ def write_results(
         if turns := sum(example.dropped_turns for example in examples):
             values[part]["dropped_turns"] = turns
     write_json(metrics, values)
-    _write_curve(curves / "train.csv", TrainPoint, history.train)
-    _write_curve(curves / "val.csv", ValPoint, history.val)
+    write_curve(curves / "train.csv", history.train)
+    write_curve(curves / "val.csv", history.val)
 
 
-def _write_curve(path: Path, kind: type[TrainPoint] | type[ValPoint], points: Sequence[TrainPoint | ValPoint]) -> None:
-    rows = [{key: _rounded(key, value) for key, value in asdict(p).items()} for p in points]
-    write_csv(path, [field.name for field in fields(kind)], rows)
+def write_curve(path: Path, points: Sequence[TrainPoint | ValPoint]) -> None:
+    """Write a line for each of the points, of which there is at least one, with what its objective measured."""
+    rows = []
+    for point in points:
+        values = asdict(point)
+        measures = values.pop("measures")
+        rows.append({key: _rounded(key, value) for key, value in values.items()} | rounded(measures))
+    write_csv(path, list(rows[0]), rows)
+
+
+def rounded(measures: Mapping[str, float]) -> dict[str, float]:
+    """Measures as tracked outputs show them."""
+    return {name: round(value, DIGITS) for name, value in measures.items()}
 
 
 def _rounded(key: str, value: float) -> float:

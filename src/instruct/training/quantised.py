@@ -13,7 +13,7 @@ from instruct.model.decoder import Decoder
 from instruct.model.lora import replace_module
 
 
-def quantise_frozen(model: Decoder, base: Literal["fp32", "int8", "nf4"]) -> None:
+def quantise_frozen(model: Decoder, base: Literal["fp32", "int8", "nf4"], section: str = "train") -> None:
     """Keep every frozen linear layer of the blocks in `base`; adapters, norms and the embedding stay fp32.
 
     Raises ParamsError where bitsandbytes is not installed.
@@ -24,7 +24,7 @@ def quantise_frozen(model: Decoder, base: Literal["fp32", "int8", "nf4"]) -> Non
         from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
     except ImportError:
         raise ParamsError(
-            f"params.yaml: train.lora.base is {base}, which needs the package bitsandbytes; "
+            f"params.yaml: {section}.lora.base is {base}, which needs the package bitsandbytes; "
             "run `.venv/bin/pip install bitsandbytes`, or set it to fp32"
         ) from None
     for block in model.blocks:

@@ -90,13 +90,13 @@ class RecordedStep:
     def _choose(self, steps: Sequence[Sequence[EncodedExample]]) -> list[Bucket]:
         if self._params.batching != "packed":
             return []
-        parts = (part for step in steps for part in split_step(step, self._params, ALONE))
+        parts = (part for step in steps for part in split_step(step, self._params.step_size, ALONE))
         return choose_buckets(row_size(part, self._params.prompt_loss_weight) for part in parts)
 
     def prepare(self, examples: Sequence[EncodedExample]) -> list[Prepared]:
         """Make a step's batches while the GPU still computes the one before; `begin` then finds them."""
         if self._ready is None or self._ready[0] is not examples:
-            batches = micro_batches(examples, self._collate, params=self._params, parallel=ALONE)
+            batches = micro_batches(examples, self._collate, size=self._params.step_size, parallel=ALONE)
             total = sum(float(batch.weights.sum()) for batch in batches)
             scaled = [replace(batch, weights=batch.weights / total) for batch in batches]
             self._ready = examples, [self._prepare(batch) for batch in scaled]
@@ -185,7 +185,7 @@ class RecordedStep:
         for step in steps:
             if not missing:
                 return
-            for part in split_step(step, self._params, ALONE):
+            for part in split_step(step, self._params.step_size, ALONE):
                 one = self._prepare(self._collate(part))
                 if one.bucket in missing:
                     missing.discard(one.bucket)

@@ -15,7 +15,7 @@ import torch
 from instruct.core.files import write_json
 from instruct.core.runtime import Runtime
 from instruct.model.linear import linear
-from instruct.training.encode import EncodedExample
+from instruct.training.objective import Item
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ class Stopwatch:
         self.flops = 0.0  # floating-point operations that training needed
 
     @contextmanager
-    def phase(self, name: str, *, examples: Sequence[EncodedExample] = ()) -> Iterator[None]:
+    def phase(self, name: str, *, examples: Sequence[Item] = ()) -> Iterator[None]:
         """Count the time inside to a phase, and `examples` as trained on."""
         started = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - started
         self.examples += len(examples)
-        self.tokens += sum(len(example.ids) for example in examples)
+        self.tokens += sum(example.token_count for example in examples)
         self.response_tokens += sum(example.response_tokens for example in examples)
 
     def report(self, peak: float) -> dict[str, Any]:

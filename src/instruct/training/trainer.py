@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate
+from typing import Generic
 
 import torch
 
@@ -19,16 +20,16 @@ from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
 from instruct.model.lora import dropout_of, is_adapted
-from instruct.training.buckets import row_size
+from instruct.training.collate import B
 from instruct.training.distributed import Parallel
-from instruct.training.encode import EncodedExample
 from instruct.training.history import History, TrainPoint, ValPoint
-from instruct.training.loop import batch_maker, draw_steps, evaluate, make_optimizer, take_step
-from instruct.training.loss import LossModule, operations
-from instruct.training.recorded import RecordedStep, same_bytes
+from instruct.training.loop import draw_steps, evaluate, make_optimizer, take_step
+from instruct.training.loss import operations
+from instruct.training.objective import E, Objective, Recorder
+from instruct.training.recorded import same_bytes
 from instruct.training.resume import ResumeStore, trainable
 from instruct.training.schedule import WarmupCosine
-from instruct.training.settings import TrainParams
+from instruct.training.settings import LoopParams
 from instruct.training.snapshot import Snapshot
 from instruct.training.throughput import Stopwatch, matmul_peak
 
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-class Trainer:
-    """Trains `model` in place; `best` holds the best weights so far, in host memory.
+class Trainer(Generic[E, B]):
+    """Trains `model` for `objective` in place; `best` holds the best weights so far, in host memory.
 
     `on_evaluation` is called with each evaluation, to show how it goes.
     """
@@ -46,20 +47,20 @@ class Trainer:
     def __init__(
         self,
         model: Decoder,
-        train_set: Sequence[EncodedExample],
-        val_set: Sequence[EncodedExample],
+        train_set: Sequence[E],
+        val_set: Sequence[E],
         *,
-        params: TrainParams,
+        objective: Objective[E, B],
+        params: LoopParams,
         runtime: Runtime,
         parallel: Parallel,
-        pad_id: int,
         store: ResumeStore,
         stopwatch: Stopwatch,
         on_evaluation: Callable[[ValPoint], None] = lambda point: None,
     ) -> None:
-        self._model, self._params = model, params
-        self._val_set = spread(val_set, params.eval_records)
-        self._runtime, self._parallel, self._pad_id = runtime, parallel, pad_id
+        self._model, self._objective, self._params = model, objective, params
+        self._val_set = spread(val_set, params.evaluated)
+        self._runtime, self._parallel = runtime, parallel
         self._store, self._stopwatch, self._on_evaluation = store, stopwatch, on_evaluation
         self.steps = list(draw_steps(train_set, params))
         # after each step
@@ -72,20 +73,17 @@ class Trainer:
         )
         model.recompute = params.recompute_activations
         model.dropout = dropout_of(model)
-        self._loss_module = LossModule(model)
+        self._loss_module = objective.module(model)
         self._module = parallel.wrap(model, self._loss_module)
-        recorded = runtime.device.type == "cuda" and parallel.mode == "none"
+        recorded = bool(objective.recorder) and runtime.device.type == "cuda" and parallel.mode == "none"
         self._optimizer = make_optimizer(model, params, recorded=recorded)
-        self._to_batch = batch_maker(params, runtime, pad_id)
-        self._recorded: RecordedStep | None = None
+        self._recorded: Recorder[E] | None = None
         self.history = History()
         self.best: Snapshot | None = None
         self._saved = time.monotonic()
         self._load()
-        if recorded:
-            self._recorded = RecordedStep(
-                model, self._optimizer, self.steps, params=params, runtime=runtime, pad_id=pad_id
-            )
+        if recorded and objective.recorder:
+            self._recorded = objective.recorder(model, self._optimizer, self.steps)
 
     def _load(self) -> None:
         progress = self._store.load(self._model, self._optimizer)
@@ -134,7 +132,7 @@ class Trainer:
         """Say what will be done and about how long it takes, if half of the machine's matrix rate is reached."""
         left = self.steps[self.history.step :]
         of_token, of_target = operations(self._model)
-        sizes = [row_size(examples, self._params.prompt_loss_weight) for examples in left]
+        sizes = [self._objective.row_size(examples) for examples in left]
         needed = sum(of_token * tokens + of_target * targets for tokens, targets in sizes)
         seconds = 2 * needed / matmul_peak(self._runtime, 512, 2) / self._parallel.world_size
         log.info(
@@ -155,18 +153,21 @@ class Trainer:
             loss, grad_norm = self._take(examples, lr)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise InstructError(
-                f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; lower train.lr or look at "
-                f"the records {', '.join(example.id for example in examples)}"
+                f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; lower {params.section}.lr or "
+                f"look at the records {', '.join(example.id for example in examples)}"
             )
-        tokens = history.tokens + sum(len(example.ids) for example in examples)
-        point = TrainPoint(step=step, epoch=self._epochs[step], tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm)
+        tokens = history.tokens + sum(example.token_count for example in examples)
+        point = TrainPoint(
+            step=step, epoch=self._epochs[step], tokens=tokens, lr=lr, loss=loss, grad_norm=grad_norm,
+            measures=self._loss_module.take_measures(self._parallel.totals),
+        )  # fmt: skip
         history.train.append(point)
         return point
 
-    def _take(self, examples: Sequence[EncodedExample], lr: float) -> tuple[float, float]:
+    def _take(self, examples: Sequence[E], lr: float) -> tuple[float, float]:
         if self._recorded is None:
             return take_step(
-                self._module, self._optimizer, examples, self._to_batch,
+                self._module, self._optimizer, examples, self._objective.to_batch,
                 lr=lr, params=self._params, runtime=self._runtime, parallel=self._parallel,
             )  # fmt: skip
         self._recorded.begin(examples, lr)
@@ -214,12 +215,14 @@ class Trainer:
         step = self.history.step
         with self._stopwatch.phase("evaluate"):
             loss = evaluate(
-                self._module, self._val_set, self._to_batch,
-                params=self._params, runtime=self._runtime, parallel=self._parallel,
-            )  # fmt: skip
+                self._module, self._val_set, self._objective.to_batch, runtime=self._runtime, parallel=self._parallel
+            )
             if not math.isfinite(loss):
-                raise InstructError(f"step {step}: the loss on val is {loss}; lower train.lr")
-            point = ValPoint(step=step, epoch=self._epochs[step], tokens=self.history.tokens, loss=loss)
+                raise InstructError(f"step {step}: the loss on val is {loss}; lower {self._params.section}.lr")
+            measures = self._loss_module.take_measures(self._parallel.totals)
+            point = ValPoint(
+                step=step, epoch=self._epochs[step], tokens=self.history.tokens, loss=loss, measures=measures
+            )
             better = self.history.add_evaluation(point)
             self._on_evaluation(point)
         if better:
@@ -228,7 +231,7 @@ class Trainer:
         return point
 
 
-def spread(examples: Sequence[EncodedExample], count: int) -> Sequence[EncodedExample]:
+def spread(examples: Sequence[E], count: int) -> Sequence[E]:
     """So many of the examples, at even distances; all where `count` is 0 or there are no more."""
     if not 0 < count < len(examples):
         return examples

@@ -7,7 +7,7 @@ B rows · T places of a row · N targets
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Batch:
     examples, end tokens included, whether or not they were computed more than once.
     """
 
+    tensors: ClassVar[tuple[str, ...]] = ("input_ids", "positions", "places", "labels", "weights")
+
     input_ids: Tensor
     positions: Tensor
     attend: Attend
@@ -38,10 +40,9 @@ class Batch:
     weights: Tensor
     tokens: int
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """The batch on another device; gathered rows must have been made for it already."""
-        names = ("input_ids", "positions", "places", "labels", "weights")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in self.tensors}
         attend = TreeAttend(self.attend.ends.to(device)) if isinstance(self.attend, TreeAttend) else self.attend
         return replace(self, attend=attend, **moved)
 

@@ -17,10 +17,14 @@ def loss_sum(model: Decoder, batch: Batch) -> Tensor:
     up to exactly one large batch. The output head, which is a large part of a small model's work, runs only where
     there is a target.
     """
+    return (target_losses(model, batch) * batch.weights).sum()
+
+
+def target_losses(model: Decoder, batch: Batch) -> Tensor:
+    """The negative log-likelihood of each target in nats, (N,)."""
     hidden = model.hidden_states(batch.input_ids, batch.positions, batch.attend)  # (B, T, C)
     logits = model.logits(take_rows(hidden.flatten(0, 1), batch.places))  # (N, vocab_size)
-    nll = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (N,)
-    return (nll * batch.weights).sum()
+    return F.cross_entropy(logits.float(), batch.labels, reduction="none")
 
 
 def take_rows(states: Tensor, places: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ short. On a GPU every gather is a launch, so there one kernel a layer runs over 
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,32 @@ class PackedAttend:
         rows = self._own.to_rows(q[0, :, own])  # (N, H, L, D)
         out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=self._mask)  # (N, H, L, D)
         return torch.cat((shared, self._own.to_flat(out)[None]), dim=2)
+
+
+class PathAttend:
+    """The same attention for any tree of sequences: each gathers the tokens of its path into a row of its own.
+
+    Attention from a token that several paths share is computed in each of their rows, and taken from the first.
+    """
+
+    def __init__(self, tree: "Tree", device: torch.device) -> None:
+        self._count, self._width = len(tree.paths), max(map(len, tree.paths))
+        source = torch.zeros(self._count, self._width, dtype=torch.long)  # causality hides the empty places
+        first = torch.zeros(len(tree.ids), dtype=torch.long)
+        for row in reversed(range(self._count)):
+            path = torch.tensor(tree.paths[row])
+            source[row, : len(path)] = path
+            first[path] = row * self._width + torch.arange(len(path))
+        self._source, self._first = source.flatten().to(device), first.to(device)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(1, H, T, D) queries, (1, H/G, T, D) keys and values → (1, H, T, D)."""
+        q, k, v = (self._to_rows(x[0]) for x in (q, k, v))  # (N, H, W, D)
+        out = F.scaled_dot_product_attention(q, repeat_keys(q, k), repeat_keys(q, v), is_causal=True)
+        return out.transpose(0, 1).flatten(1, 2).index_select(1, self._first)[None]
+
+    def _to_rows(self, flat: Tensor) -> Tensor:
+        return flat.index_select(1, self._source).unflatten(1, (self._count, self._width)).transpose(0, 1)
 
 
 class TreeAttend:
@@ -101,6 +127,40 @@ class BlockAttend:
 def compiled_flex_attention() -> Callable[..., object]:
     """The fused kernel, compiled once for rows of any length."""
     return cast(Callable[..., object], torch.compile(flex_attention, dynamic=True))
+
+
+class Tree(NamedTuple):
+    """Sequences as one flat row in depth-first order: what any of them begin with in common is there once.
+
+    `ends` is for each token one past the last that may see it, `paths` the places of each sequence's tokens.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    ends: list[int]
+    paths: list[list[int]]
+
+
+def grow_tree(sequences: Sequence[tuple[int, ...]]) -> Tree:
+    """The smallest tree of these sequences, which are not empty; their order does not matter to it."""
+    tree = Tree([], [], [], [[] for _ in sequences])
+    path: list[int] = []
+    before: tuple[int, ...] = ()
+    # In sorted order a sequence shares with those before it just what it shares with the last of them.
+    for i in sorted(range(len(sequences)), key=sequences.__getitem__):
+        own = sequences[i]
+        common = shared_prefix((before, own))
+        for place in path[common:]:
+            tree.ends[place] = len(tree.ids)
+        path = [*path[:common], *range(len(tree.ids), len(tree.ids) + len(own) - common)]
+        tree.ids.extend(own[common:])
+        tree.positions.extend(range(common, len(own)))
+        tree.ends.extend([0] * (len(own) - common))
+        tree.paths[i] = path
+        before = own
+    for place in path:
+        tree.ends[place] = len(tree.ids)
+    return tree
 
 
 def tree_ends(prefix: int, lengths: Sequence[int]) -> list[int]:

@@ -1,0 +1,107 @@
+"""Encoded pairs to one batch, packed as a tree of tokens or padded; both give the same loss and gradients.
+
+P pairs · A = 2 P answers, those chosen first · N targets · M targets of all answers, those that two share counted twice
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from instruct.model.decoder import attend_causally
+from instruct.preference.encode import EncodedPair
+from instruct.training.collate import IGNORE_INDEX, Batch, pad_rows
+from instruct.training.encode import EncodedExample
+from instruct.training.packing import PathAttend, TreeAttend, grow_tree
+from instruct.training.settings import Batching
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch(Batch):
+    """A batch whose `weights` (P,) say how much each pair counts.
+
+    Target `targets[m]` is one of answer `answers[m]`, both (M,). `lengths` are the tokens of each answer with its end
+    token, and `reference` its log-prob by the reference model, both (A,).
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = (*Batch.tensors, "targets", "answers", "lengths", "reference")
+
+    targets: Tensor
+    answers: Tensor
+    lengths: Tensor
+    reference: Tensor
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The type in which log-probs are summed and compared: float64, which Apple's GPUs lack."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def collate_pairs(
+    pairs: Sequence[EncodedPair], *, batching: Batching, pad_id: int, device: torch.device, flat: bool | None = None
+) -> PairBatch:
+    """Make a batch; pairs without reference log-probs get zeros.
+
+    `flat` says whether packed attention runs over the flat row instead of gathered ones; None: where there is CUDA.
+    """
+    sides = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    reference = [pair.reference or (0.0, 0.0) for pair in pairs]
+    common: dict[str, Any] = {
+        "weights": torch.ones(len(pairs)),
+        "lengths": torch.tensor([side.response_tokens for side in sides]),
+        "reference": torch.tensor(reference, dtype=exact(device)).t().flatten(),
+        "tokens": sum(side.token_count for side in sides),
+    }
+    if batching == "padded":
+        return _pad(sides, pad_id, common).to(device)
+    return _pack(sides, common, device, device.type == "cuda" if flat is None else flat).to(device)
+
+
+def _pad(sides: Sequence[EncodedExample], pad_id: int, common: dict[str, Any]) -> PairBatch:
+    """One row an answer, padded on the right to the longest."""
+    input_ids, labels, _ = pad_rows(sides, pad_id=pad_id, prompt_loss_weight=0.0)
+    places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+    return PairBatch(
+        input_ids=input_ids,
+        positions=torch.arange(input_ids.shape[1]).expand_as(input_ids),
+        attend=attend_causally,
+        places=places,
+        labels=labels.flatten()[places],
+        targets=torch.arange(len(places)),
+        answers=places // input_ids.shape[1],
+        **common,
+    )
+
+
+def _pack(sides: Sequence[EncodedExample], common: dict[str, Any], device: torch.device, flat: bool) -> PairBatch:
+    """One flat row: a tree in which a prompt is there once, as is what both its answers begin with."""
+    tree = grow_tree([side.ids[:-1] for side in sides])
+    targets: dict[tuple[int, int], int] = {}  # (place, label) -> its number
+    of_answers = [
+        (targets.setdefault((tree.paths[answer][place], label), len(targets)), answer)
+        for answer, side in enumerate(sides)
+        for place, label in answer_targets(side)
+    ]
+    return PairBatch(
+        input_ids=torch.tensor([tree.ids]),
+        positions=torch.tensor([tree.positions]),
+        attend=TreeAttend(torch.tensor(tree.ends)) if flat else PathAttend(tree, device),
+        places=torch.tensor([place for place, _ in targets]),
+        labels=torch.tensor([label for _, label in targets]),
+        targets=torch.tensor([target for target, _ in of_answers]),
+        answers=torch.tensor([answer for _, answer in of_answers]),
+        **common,
+    )
+
+
+def answer_targets(side: EncodedExample) -> Iterator[tuple[int, int]]:
+    """The place that predicts each token of the answer, its end token too, and that token."""
+    yield from enumerate(side.ids[side.prompt_length :], side.prompt_length - 1)
+
+
+def pair_row_size(pairs: Sequence[EncodedPair]) -> tuple[int, int]:
+    """Tokens of the flat row of these pairs, and at most so many targets."""
+    tree = grow_tree([side.ids[:-1] for pair in pairs for side in pair.sides])
+    return len(tree.ids), sum(pair.response_tokens for pair in pairs)

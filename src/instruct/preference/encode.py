@@ -1,0 +1,125 @@
+"""Pairs to token ids: one prompt, and the two answers with their end tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from instruct.core.errors import DataError
+from instruct.core.pairs import Pair
+from instruct.core.records import group_lines
+from instruct.preference.settings import PreferParams
+from instruct.text.prompts import Template
+from instruct.text.tokenizer import Tokenizer
+from instruct.training.encode import EncodedExample, encode_example
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPair:
+    """The prompt with the chosen answer, and with the rejected one; only the last answer of a chat counts.
+
+    `reference` are the log-probs of the two answers by the reference model, None before they are known.
+    """
+
+    id: str
+    chosen: EncodedExample
+    rejected: EncodedExample
+    reference: tuple[float, float] | None = None
+
+    @property
+    def sides(self) -> tuple[EncodedExample, EncodedExample]:
+        """Chosen and rejected."""
+        return self.chosen, self.rejected
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens both sides have together, the prompt counted twice."""
+        return self.chosen.token_count + self.rejected.token_count
+
+    @property
+    def response_tokens(self) -> int:
+        """How many tokens both answers have together, with their end tokens."""
+        return self.chosen.response_tokens + self.rejected.response_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedPairs:
+    """The pairs that can be used; how many of them were cut, and how many were left out for what reason."""
+
+    pairs: Sequence[EncodedPair]
+    truncated: int
+    dropped: int
+    identical: int
+
+
+def encode_pair(pair: Pair, template: Template, tokenizer: Tokenizer, longest: int | None = None) -> EncodedPair:
+    """Tokenise both sides, each answer as when it is generated.
+
+    A chat of which a side has more than `longest` tokens loses its oldest turns on both sides, never the last.
+    """
+    for dropped in range(len(pair.turns)):
+        chosen, rejected = (
+            encode_example(replace(side, history=side.history[dropped:]), template, tokenizer, "last")
+            for side in pair.sides
+        )
+        if longest is None or max(chosen.token_count, rejected.token_count) <= longest:
+            break
+    chosen, rejected = (replace(side, dropped_turns=dropped) for side in (chosen, rejected))
+    return EncodedPair(id=pair.id, chosen=chosen, rejected=rejected)
+
+
+def fit_pairs(
+    pairs: Sequence[Pair], template: Template, tokenizer: Tokenizer, params: PreferParams, *, room: int, path: Path
+) -> FittedPairs:
+    """The pairs of a file as training takes them, with at most `room` tokens, or `max_length` if that is less.
+
+    A cut answer keeps its end token. Pairs whose answers are the same are left out. Raises DataError that begins with
+    `path` where a pair does not fit, or no pair is left.
+    """
+    longest = min(params.max_length, room)
+    fitting: list[EncodedPair] = []
+    problems: list[str] = []
+    truncated = dropped = identical = 0
+    for pair in pairs:
+        one = encode_pair(pair, template, tokenizer, longest if params.over_long == "truncate" else None)
+        length = max(one.chosen.token_count, one.rejected.token_count)
+        if length > longest and params.over_long == "drop":
+            dropped += 1
+            continue
+        if problem := _problem(one, length, longest, params):
+            problems.append(f"{path}: {problem}")
+            continue
+        cut = replace(one, chosen=_cut(one.chosen, longest), rejected=_cut(one.rejected, longest))
+        if cut.chosen.ids == cut.rejected.ids:
+            identical += 1
+            continue
+        truncated += cut != one or one.chosen.dropped_turns > 0
+        fitting.append(cut)
+    if problems:
+        remedy = "raise prefer.max_length if the model has room, or set prefer.over_long to truncate or drop"
+        raise DataError("\n".join([*group_lines(problems), f"{len(problems)} pairs are too long; {remedy}"]))
+    if not fitting:
+        raise DataError(f"{path}: {_nothing_left(len(pairs), dropped, longest)}")
+    return FittedPairs(pairs=fitting, truncated=truncated, dropped=dropped, identical=identical)
+
+
+def _problem(pair: EncodedPair, length: int, longest: int, params: PreferParams) -> str:
+    if length <= longest:
+        return ""
+    if params.over_long == "raise":
+        return f"pair {pair.id}: {length} tokens, more than {longest}"
+    prompt = pair.chosen.prompt_length
+    return f"pair {pair.id}: its prompt of {prompt} tokens leaves no answer" if prompt > longest - 2 else ""
+
+
+def _cut(side: EncodedExample, longest: int) -> EncodedExample:
+    if side.token_count <= longest:
+        return side
+    return replace(side, ids=(*side.ids[: longest - 1], side.ids[-1]))
+
+
+def _nothing_left(pairs: int, dropped: int, longest: int) -> str:
+    if not pairs:
+        return "holds no pairs; give some by the section pairs of params.yaml and run `dvc repro pairs`"
+    if dropped:
+        return f"no pair fits into {longest} tokens; raise prefer.max_length if the model has room"
+    return "the chosen answer equals the rejected one in every pair; there is nothing to learn, correct the pairs"

@@ -208,7 +208,7 @@ def proof_lines(proof: Proof, check: Check, size: int) -> Iterator[str]:
     how = f" ({proof.how})" if proof.how else ""
     yield f"{runtime}{how}: {proof.prompts_alike} of {count} prompts have the same tokens"
     yield (
-        f"answers: {proof.same_tokens} of {count} equal token for token, {proof.same_texts} with equal text; "
+        f"answers: {proof.same_tokens} of {count} the same token for token, {proof.same_texts} the same text; "
         f"{ties} first differ where the checkpoint's logits tie, {len(proof.partings) - ties} elsewhere"
     )
     for one in proof.partings[:_SHOWN]:

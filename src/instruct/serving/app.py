@@ -251,7 +251,7 @@ async def _tell_invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = [str(one) for one in first["loc"] if one != "body"]
     if first["type"] == "json_invalid":
-        problem = Problem(f"the body is not valid JSON: {first['ctx'].get('error', first['msg'])}", code="invalid_json")
+        problem = Problem(f"the body is not JSON: {first['ctx'].get('error', first['msg'])}", code="invalid_json")
     elif first["type"] == "extra_forbidden":
         problem = Problem(
             f"{'.'.join(place)} is not a parameter of this route; leave it out",

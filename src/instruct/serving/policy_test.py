@@ -41,7 +41,7 @@ def _probe(line: str, where: str) -> Probe:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        raise DataError(f"{where}: not valid JSON; write one object per line, with text and found") from None
+        raise DataError(f"{where}: not JSON; write one object per line, with text and found") from None
     known = {"text": str, "found": bool, "side": str, "kind": str}
     right = isinstance(row, dict) and all(type(value) is known.get(name) for name, value in row.items())
     if not right or not {"text", "found"} <= set(row) or row.get("side", "answers") not in get_args(Side):

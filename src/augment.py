@@ -3,10 +3,12 @@
 python src/augment.py data/split data/augmented metrics/augment.json
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.augmentation.asking import Asking
 from instruct.augmentation.augment import augment
 from instruct.augmentation.settings import AugmentParams

@@ -4,12 +4,14 @@ python src/baseline.py data/split/train.json data/split/test.json data/baselines
 torchrun --nproc-per-node 2 src/baseline.py ...                                (prompts shared by two processes)
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import Backbone, ModelParams, find_backbone
 from instruct.baselines.asking import Ways
 from instruct.baselines.plain import PLAIN

@@ -5,10 +5,12 @@ python src/evaluate.py data/human-scores.csv data/judgements.json metrics checks
 Each file of the folder of baselines is a system, or base=FILE names one. The last system is the primary one.
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.checks.schema import read_checks
 from instruct.core.files import write_csv, write_json
 from instruct.core.params import load_params

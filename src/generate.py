@@ -4,10 +4,12 @@ python src/generate.py data/split/test.json models/sft/best data/responses.json
 torchrun --nproc-per-node 2 src/generate.py ...                                (prompts shared by two processes)
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params

@@ -3,9 +3,11 @@
 python src/plot.py metrics/report/index.html
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams
 from instruct.core.params import load_params
 from instruct.core.stage import run_stage

@@ -3,11 +3,13 @@
 python src/quality.py data/augmented data/split metrics/data.json data/quality.txt
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from pathlib import Path
 from typing import Any
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.errors import DataError
 from instruct.core.files import write_json, write_text

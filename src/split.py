@@ -3,10 +3,12 @@
 python src/split.py data/split metrics/split.json      (the data set is split.data in params.yaml)
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
 from instruct.core.params import load_params

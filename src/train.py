@@ -4,10 +4,12 @@ python src/train.py data/augmented models/sft metrics/train.json metrics/curves
 torchrun --nproc-per-node 2 src/train.py ...      (train.parallel: ddp or fsdp)
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 from dataclasses import replace
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params

@@ -138,8 +138,8 @@ def test_what_no_machine_lacks_is_a_bug_and_keeps_its_traceback(tmp_path, error)
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_ctrl_c_while_a_script_still_imports_is_one_line(tmp_path, script):
-    """Each package that the scripts import is replaced by one whose import is interrupted."""
-    for name in ("ruamel", "yaml", "torch", "numpy"):
+    """Packages that the scripts import, the first of all too, are replaced by some whose import is interrupted."""
+    for name in ("logging", "dataclasses", "ruamel", "yaml", "torch", "numpy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise KeyboardInterrupt")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -52,6 +52,8 @@ def main() -> None:
             status = 1
             try:
                 status = live(Path(line.strip()))
+            except KeyboardInterrupt:  # before the child was ready, or after the stage had ended
+                status = 130
             finally:
                 os._exit(status)
         print(pid, flush=True)

@@ -20,6 +20,8 @@ from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
 from instruct.formats.rows import left_out_lines, stream_rows
 from instruct.generation.settings import GenerateParams
+from instruct.pairs.settings import PairsParams
+from instruct.preference.settings import PreferParams
 from instruct.quality.settings import QualityParams
 from instruct.report.settings import PlotParams
 from instruct.servers.settings import ServersParams
@@ -50,6 +52,8 @@ SECTIONS: dict[str, type[Any]] = {
     "augment": AugmentParams,
     "quality": QualityParams,
     "train": TrainParams,
+    "pairs": PairsParams,
+    "prefer": PreferParams,
     "baseline": BaselineParams,
     "generate": GenerateParams,
     "evaluate": EvaluateParams,

@@ -1,0 +1,1 @@
+"""Preference pairs: read from a file or made from train, checked, and divided."""

@@ -1,0 +1,134 @@
+"""Optional stage · pairs: a file, the SFT model or a server → preference pairs, checked, for training and held out.
+
+python src/pairs.py data/preferences.jsonl data/split models/sft/best data/pairs metrics/pairs.json
+torchrun --nproc-per-node 2 src/pairs.py ...                       (on-policy: prompts shared by two processes)
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
+from instruct.augmentation.asking import Asking
+from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.checks.schema import read_checks
+from instruct.core.files import write_json
+from instruct.core.fingerprint import take_fingerprint
+from instruct.core.pairs import Pair
+from instruct.core.params import load_params
+from instruct.core.records import Example, read_examples, write_records
+from instruct.core.runtime import RuntimeParams, start_runtime
+from instruct.core.stage import run_stage
+from instruct.evaluation.reference import compare
+from instruct.generation.journal import Journal
+from instruct.generation.settings import GenerateParams
+from instruct.generation.shards import Shards, join_shards
+from instruct.generation.together import answer_together, what_comes
+from instruct.generation.weights import make_ready
+from instruct.model.pretrained import load_trained
+from instruct.pairs.checking import check_pairs
+from instruct.pairs.dividing import divide_pairs
+from instruct.pairs.reading import read_file
+from instruct.pairs.rewriting import pair_rewritings
+from instruct.pairs.sampling import Ranking, ask_again, pair_samples
+from instruct.pairs.settings import PairsParams
+from instruct.pairs.summary import pair_lines, summarise_pairs
+from instruct.servers.settings import ServersParams
+from instruct.text.encoding import with_end_of
+from instruct.text.prompts import PromptParams
+
+log = logging.getLogger(__name__)
+
+
+def main(file: Path, split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
+    """Get pairs from where `pairs.source` says; only the train part of the split is ever asked about."""
+    params = load_params("pairs", PairsParams)
+    runtime = load_params("runtime", RuntimeParams)
+    with join_shards(start_runtime(runtime).device) as shards:
+        pairs, made = make_pairs(params, runtime, shards, file, split, checkpoint, folder)
+        if shards.is_main:
+            held_out = [record for part in ("val", "test") for record in read_examples(split / f"{part}.json")]
+            checked = check_pairs(pairs, held_out, params)
+            train, val = divide_pairs(checked.pairs, params.val, params.seed)
+            found = summarise_pairs(checked, train, val, {"source": params.source, **made}, params.seed)
+            write_records(folder / "train.json", train)
+            write_records(folder / "val.json", val)
+            write_json(metrics, found)
+            for line in pair_lines(found):
+                log.info("%s", line)
+        shards.wait()
+
+
+def make_pairs(
+    params: PairsParams,
+    runtime: RuntimeParams,
+    shards: Shards,
+    file: Path,
+    split: Path,
+    checkpoint: Path,
+    folder: Path,
+) -> tuple[list[Pair], dict[str, Any]]:
+    """The pairs of the chosen source as they come, and what there is to say of them; only the SFT model is shared."""
+    if params.source == "on-policy":
+        return sample_pairs(params, runtime, shards, split, checkpoint, folder)
+    if not shards.is_main:
+        return [], {}
+    if params.source == "rewrite":
+        with Asking(load_params("servers", ServersParams), params.rewrite.server) as asking:
+            pairs, without = pair_rewritings(train_of(split), asking.ask, params.rewrite, params.seed)
+            return pairs, {"without": without, "server": asking.identity}
+    pairs, invalid, others = read_file(file, drop=params.invalid == "drop")
+    if others:
+        log.info("%s: columns that are not used: %s", file, ", ".join(sorted(others)))
+    return pairs, {"without": {"invalid": invalid}}
+
+
+def sample_pairs(
+    params: PairsParams, runtime: RuntimeParams, shards: Shards, split: Path, checkpoint: Path, folder: Path
+) -> tuple[list[Pair], dict[str, Any]]:
+    """Pairs of the SFT model's own answers to the train prompts."""
+    generate, prompt = load_params("generate", GenerateParams), load_params("prompt", PromptParams)
+    own = params.on_policy
+    drawn = replace(
+        generate, temperature=own.temperature, top_p=own.top_p, top_k=0, num_samples=1, weights="fp32", seed=params.seed
+    )
+    backbone = find_backbone(load_params("model", ModelParams).backbone)
+    settings = {"generate": drawn, "samples": own.samples, "prompt": prompt, "runtime": runtime, "backbone": backbone}
+    files = [split / "train.json", *sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])]
+    started = start_runtime(runtime)
+    model, tokenizer = load_trained(checkpoint, started.device)
+    examples = train_of(split)
+    asked = ask_again(examples, own.samples)
+    if shards.is_main:
+        log.info("%s", what_comes(len(asked), str(checkpoint), drawn, started, shards.world_size))
+    # DVC empties the folder before it runs the stage again: the journal lies beside it.
+    journal = Journal(shards.journal_beside(folder.with_name("pairs.sampled")), take_fingerprint(settings, files))
+    answers = answer_together(
+        make_ready(model, drawn.weights, started),
+        with_end_of(prompt.chosen, tokenizer),
+        asked,
+        shards=shards,
+        template=prompt.chosen,
+        params=drawn,
+        runtime=started,
+        journal=journal,
+    )
+    shards.wait()
+    journal.forget()
+    ranking = Ranking(
+        rank=own.rank,
+        checks=read_checks(split / "checks.json"),
+        similarity=lambda answer, reference: compare(answer, reference).similarity,
+    )
+    pairs, without = pair_samples(examples, answers, ranking, own)
+    return pairs, {"without": without}
+
+
+def train_of(split: Path) -> list[Example]:
+    """The records to learn from."""
+    return read_examples(split / "train.json")
+
+
+if __name__ == "__main__":
+    run_stage(main, writes=("folder", "metrics"))

@@ -89,7 +89,7 @@ def test_every_record_is_counted_from_split_to_evaluate(smoke, read):
     assert split["train"] + split["val"] + split["test"] == split["kept"]
     parts = {name: read(f"data/split/{name}.json") for name in ("train", "val", "test")}
     assert {name: len(part) for name, part in parts.items()} == {name: split[name] for name in parts}
-    train = read("metrics/train.json")
+    train = read_run("workspace", smoke).train
     for name in ("train", "val"):
         assert train[name]["records"] + train[name]["dropped"] == split[name]
         assert 0 < train[name]["response_tokens"] < train[name]["tokens"]
@@ -143,7 +143,7 @@ def test_curves_have_their_columns_and_agree_with_the_metrics(smoke, read):
     train, val = (rows_of(smoke / f"metrics/curves/{name}.csv") for name in ("train", "val"))
     assert {"step", "epoch", "tokens", "loss", "lr"} <= set(train[0])
     assert {"step", "epoch", "tokens", "loss"} <= set(val[0])
-    metrics, split = read("metrics/train.json"), read("metrics/split.json")
+    metrics, split = read_run("workspace", smoke).train, read("metrics/split.json")
     params = YAML(typ="safe").load((smoke / "params.yaml").read_text())["train"]
     steps = math.ceil(split["train"] / (params["micro_batch_size"] * params["grad_accum_steps"])) * params["epochs"]
     assert [int(row["step"]) for row in train] == list(range(1, steps + 1))
@@ -227,6 +227,28 @@ def test_dvc_shows_metrics_and_plots_of_the_run(smoke, read):
     shown = json.loads(done.stdout)[""]["data"]
     assert {name: shown[name]["data"] for name in shown} == {name: without_lists(read(name)) for name in shown}
     assert set(shown) == {"metrics/summary.json", "metrics/train.json"}
+
+
+def test_dvcs_tables_of_two_seeds_can_be_read(workplace):
+    """All numbers that a seed can move are moved, in a run with as many metrics as the committed one."""
+    shutil.copy(ROOT / "metrics/summary.json", workplace / "metrics/summary.json")
+    commit_all(workplace)
+    settled, moved = re.compile(r"_(base|base-chat|base-few-shot|echo|nearest)$|^initial_|^steps$"), set()
+    for name in ("metrics/summary.json", "metrics/train.json"):
+        values = json.loads((workplace / name).read_text())
+        changed = [key for key, value in values.items() if not isinstance(value, list) and not settled.search(key)]
+        moved.update(changed)
+        values |= {key: round(values[key] + 1.2345, 4) for key in changed}
+        (workplace / name).write_text(json.dumps(values))
+    params = workplace / "params.yaml"
+    params.write_text(re.sub(r"(?s)(\ntrain:.*?\n  seed: )\d+", r"\g<1>124", params.read_text()))
+    diff = json.loads(run("dvc", "metrics", "diff", "--json", cwd=workplace).stdout)
+    assert {key for rows in diff.values() for key in rows} == moved and 5 < len(moved) <= 12
+    shown = json.loads(run("dvc", "exp", "show", "--json", cwd=workplace).stdout)
+    for one in shown:
+        assert sum(len(without_lists(file["data"])) for file in one["data"]["metrics"].values()) <= 25
+    table = run("dvc", "exp", "show", "--only-changed", "--no-pager", cwd=workplace, COLUMNS="160").stdout
+    assert "…" not in table and {*moved, "train.seed"} <= set(table.split())
 
 
 def test_second_repro_runs_nothing_and_changes_nothing(smoke):

@@ -197,8 +197,8 @@ def write_results(root: Path, scores: Mapping[str, Mapping[str, Numbers]], **fie
 def write_training(root: Path, *, steps: int = 6) -> None:
     """What the stages split and train leave in metrics."""
     write_json(root / SPLIT, {"train": 12, "val": 3, "test": 3, "read": 18, "kept": 18})
-    losses = {"initial_val_loss": 3.25, "best_val_loss": 1.5, "last_val_loss": 1.75}
-    write_json(root / TRAIN, {"steps": steps, "best_step": 4, "last_train_loss": 0.9, **losses})
+    details = [{"best_step": 4, "last_val_loss": 1.75, "last_train_loss": 0.9}]
+    write_json(root / TRAIN, {"steps": steps, "initial_val_loss": 3.25, "best_val_loss": 1.5, "details": details})
     train = [
         {"step": i, "epoch": i / steps, "tokens": 100 * i, "lr": 1e-4 / i, "loss": 3 * math.exp(-i / 9), "grad_norm": 1}
         for i in range(1, steps + 1)

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 from hashlib import md5
@@ -216,6 +217,14 @@ def test_what_another_stage_wrote_is_an_object_or_refused_by_name(repository, pa
     assert read_run("workspace", repository).train == {}
     (repository / path).write_text(text)
     with pytest.raises(DataError, match=f"^{path} of workspace"):
+        read_run("workspace", repository)
+
+
+@pytest.mark.parametrize("details", [[], 3, [3], {"best_step": 1}])
+def test_a_training_without_its_details_is_refused_by_what_it_lacks(repository, details):
+    losses = {"steps": 4, "initial_val_loss": 3.25, "best_val_loss": 1.5}
+    (repository / "metrics/train.json").write_text(json.dumps({**losses, "details": details}))
+    with pytest.raises(DataError, match=r"^metrics/train\.json of workspace: best_step "):
         read_run("workspace", repository)
 
 

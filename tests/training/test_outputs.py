@@ -111,7 +111,7 @@ def test_last_holds_the_final_weights_and_best_those_of_the_lowest_loss(tmp_path
         loaded, tokenizer = load_trained(folder, CPU)
         assert weights_of(loaded) == weights[step]
         assert tokenizer.eos_id == 256
-    assert json.loads((tmp_path / "metrics/train.json").read_text())["best_step"] == lowest
+    assert json.loads((tmp_path / "metrics/train.json").read_text())["details"][0]["best_step"] == lowest
 
 
 def test_adapter_run_leaves_adapters_only(tmp_path):
@@ -195,13 +195,17 @@ def test_metrics_by_hand(tmp_path):
         "steps": 2,
         "initial_val_loss": 0.5,
         "best_val_loss": 1.25,
-        "best_step": 1,
-        "last_val_loss": 1.75,
-        "first_train_loss": 2.1235,
-        "last_train_loss": 0.3333,
-        "stopped_early": 1,
-        "train": {"records": 2, "truncated": 1, "dropped": 2, "tokens": 9, "response_tokens": 5},
-        "val": {"records": 1, "truncated": 0, "dropped": 0, "tokens": 6, "response_tokens": 3},
+        "details": [
+            {
+                "stopped_early": 1,
+                "best_step": 1,
+                "last_val_loss": 1.75,
+                "first_train_loss": 2.1235,
+                "last_train_loss": 0.3333,
+                "train": {"records": 2, "truncated": 1, "dropped": 2, "tokens": 9, "response_tokens": 5},
+                "val": {"records": 1, "truncated": 0, "dropped": 0, "tokens": 6, "response_tokens": 3},
+            }
+        ],
     }
     assert (tmp_path / "curves/train.csv").read_text() == (
         "step,epoch,tokens,lr,loss,grad_norm\n1,0.5,30,0.001,2.1235,1.5\n2,1.0,55,0.0001,0.3333,1e-07\n"

@@ -58,11 +58,9 @@ class Repository:
             "metrics/train.json",
             {
                 "best_val_loss": round(60 / mean, 4),
-                "last_train_loss": 0.9,
                 "steps": steps,
-                "best_step": 9,
                 "initial_val_loss": 3.0,
-                "last_val_loss": 2.0,
+                "details": [{"best_step": 9, "last_train_loss": 0.9, "last_val_loss": 2.0}],
             },
         )
         self.put_json("metrics/split.json", {"train": 6, "val": 2, "test": self.records})

@@ -177,6 +177,7 @@ lr = yaml.safe_load(open("params.yaml"))["train"]["lr"]
 for name in ("data/baselines/base.json", "data/responses.json"):
     path = pathlib.Path(name)
     rows = json.loads(pathlib.Path(name.replace("data/", "seed/")).read_text())
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps([{**row, "response": f"by lr {lr}"} for row in rows]))
 results = json.loads(pathlib.Path("metrics/seed.json").read_text())
 for system in results["systems"]:

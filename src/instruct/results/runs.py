@@ -128,11 +128,17 @@ def _document(texts: Mapping[str, str], path: str, name: str) -> dict[str, Any]:
     values = parse_json(texts[path], f"{path} of {name}")
     if not isinstance(values, dict):
         raise DataError(f"{path} of {name}: must be an object; run `dvc repro` there")
+    values |= _details(values.pop("details", []))
     for key in NUMBERS.get(path, ()):
         value = values.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
             raise DataError(f"{path} of {name}: {key} must be a finite number; run `dvc repro` there")
     return values
+
+
+def _details(found: Any) -> dict[str, Any]:
+    """What is in a list only to stay out of DVC's tables; empty if it has another shape."""
+    return mapping(found[0]) if isinstance(found, list) and found else {}
 
 
 def _curve(text: str, where: str) -> list[dict[str, float]]:

@@ -128,23 +128,18 @@ def write_results(
         "steps": len(history.train),
         "initial_val_loss": round(history.val[0].loss, DIGITS),
         "best_val_loss": round(history.best.loss, DIGITS),
-        "best_step": history.best.step,
-        "last_val_loss": round(history.val[-1].loss, DIGITS),
-        "first_train_loss": round(history.train[0].loss, DIGITS),
-        "last_train_loss": round(history.train[-1].loss, DIGITS),
-        "stopped_early": int(history.stopped_early),
+        # DVC's tables pass over lists: these numbers explain a run, but nobody compares runs by them.
+        "details": [
+            {
+                "stopped_early": int(history.stopped_early),
+                "best_step": history.best.step,
+                "last_val_loss": round(history.val[-1].loss, DIGITS),
+                "first_train_loss": round(history.train[0].loss, DIGITS),
+                "last_train_loss": round(history.train[-1].loss, DIGITS),
+                **{part: _count(*counted) for part, counted in fitted.items()},
+            }
+        ],
     }
-    for part, (examples, truncated, dropped) in fitted.items():
-        tokens, response_tokens = count_tokens(examples)
-        values[part] = {
-            "records": len(examples),
-            "truncated": truncated,
-            "dropped": dropped,
-            "tokens": tokens,
-            "response_tokens": response_tokens,
-        }
-        if turns := sum(example.dropped_turns for example in examples):
-            values[part]["dropped_turns"] = turns
     write_json(metrics, values)
     write_curve(curves / "train.csv", history.train)
     write_curve(curves / "val.csv", history.val)
@@ -163,6 +158,19 @@ def write_curve(path: Path, points: Sequence[TrainPoint | ValPoint]) -> None:
 def rounded(measures: Mapping[str, float]) -> dict[str, float]:
     """Measures as tracked outputs show them."""
     return {name: round(value, DIGITS) for name, value in measures.items()}
+
+
+def _count(examples: Sequence[EncodedExample], truncated: int, dropped: int) -> dict[str, int]:
+    tokens, response_tokens = count_tokens(examples)
+    counts = {
+        "records": len(examples),
+        "truncated": truncated,
+        "dropped": dropped,
+        "tokens": tokens,
+        "response_tokens": response_tokens,
+    }
+    turns = sum(example.dropped_turns for example in examples)
+    return counts | ({"dropped_turns": turns} if turns else {})
 
 
 def _rounded(key: str, value: float) -> float:

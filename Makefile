@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-gpu lint reference format bench bench-train bench-generate bench-judge bench-serve serve lock clean bench-data report view plots screenshot docs verify experiments
+.PHONY: help install repro smoke test test-slow test-gpu lint reference format bench bench-train bench-generate bench-judge bench-prefer bench-serve serve lock clean bench-data report view plots screenshot docs animations verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ screenshot: $(VENV)/.dev  ## take the README's picture of that page again (needs
 
 docs: $(VENV)/.dev  ## build docs/ into an offline site: build/docs/index.html; a warning is an error
 	python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet -b html docs build/docs $(ARGS)
+
+animations: $(VENV)/.runtime  ## draw the animations of docs/ from the run in this folder
+	python docs/animations/draw.py
 
 verify: $(VENV)/.runtime  ## run the commit again in a clean clone: dvc.lock and metrics must come out the same
 	instruct verify $(ARGS)

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 MONO = 0.61  # width of a monospaced letter, in font sizes: a little above that of the usual fonts
-SECONDS = 24  # one round; the last frame is shown from `LAST` on
-LAST = 18.0
+SECONDS = 24  # one round
 COLOURS = {
     "paper": ("#ffffff", "#0d1117"),
     "panel": ("#f4f6f9", "#161b22"),

@@ -8,6 +8,7 @@ import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C 
 
 # isort: split
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from instruct.backbones.catalog import ModelParams, find_backbone
@@ -22,7 +23,7 @@ from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
 from instruct.training.distributed import start_parallel
 from instruct.training.encode import encode_all
-from instruct.training.outputs import Outputs
+from instruct.training.outputs import TrainOutputs, write_results
 from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
 from instruct.training.sample import SamplePrompt
@@ -60,7 +61,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}
         store = ResumeStore(models.parent / "resume", take_fingerprint(settings, list(files.values())))
         sample = SamplePrompt(examples["val"][0], template, params.sample_tokens)
-        outputs = Outputs(model, tokenizer, backbone, parallel, store, sample)
+        outputs = TrainOutputs(model, tokenizer, backbone, parallel, store, sample)
         trainer = Trainer(
             model,
             fitted["train"][0],
@@ -76,7 +77,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         with outputs.rescue(trainer):
             trainer.fit()
         with stopwatch.phase("save"):
-            outputs.finish(models, metrics, curves, trainer, fitted)
+            outputs.finish(models, metrics, curves, trainer, partial(write_results, fitted=fitted))
         if parallel.is_main:
             write_speed(models.parent / "speed.json", stopwatch.report(matmul_peak(runtime)))
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from instruct.model.checkpoint import random_model
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
 from instruct.text.prompts import TEMPLATES
-from instruct.training.outputs import Outputs
+from instruct.training.outputs import TrainOutputs, write_results
 from instruct.training.sample import SamplePrompt
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate")
@@ -41,11 +42,12 @@ def run(folder: Path, adapters: bool) -> None:
     train_set, val_set = random_examples(16, seed=1), random_examples(2, seed=2)
     store = open_store(folder / "models" / "resume", code="1")
     sample = SamplePrompt(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 0)
-    outputs = Outputs(model, byte_tokenizer(), BACKBONE, ALONE, store, sample)
+    outputs = TrainOutputs(model, byte_tokenizer(), BACKBONE, ALONE, store, sample)
     trainer = make_trainer(model, store, train_set, val_set, outputs.show, eval_every=1, lr=0.3)
     trainer.fit()
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
-    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, fitted)
+    write = partial(write_results, fitted=fitted)
+    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, write)
 
 
 def live(folder: Path, adapters: bool, killed_before: int | None = None) -> tuple[int, str]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from instruct.model.lora import add_lora
 from instruct.model.pretrained import load_trained
 from instruct.text.prompts import TEMPLATES
 from instruct.training.history import History, TrainPoint, ValPoint
-from instruct.training.outputs import Outputs, write_results
+from instruct.training.outputs import TrainOutputs, write_results
 from instruct.training.sample import SamplePrompt
 from instruct.training.trainer import Trainer
 
@@ -57,7 +58,7 @@ class Run:
             add_lora(self.model, lora_params(r=r), seed=0)
         self.store = open_store(folder / "models" / "resume", code="1")
         sample = SamplePrompt(record, TEMPLATES["phi3"], sample_tokens)
-        self.outputs = Outputs(self.model, byte_tokenizer(), BACKBONE, ALONE, self.store, sample)
+        self.outputs = TrainOutputs(self.model, byte_tokenizer(), BACKBONE, ALONE, self.store, sample)
         self.best = folder / "models" / "sft" / "best"
         self.last = folder / "models" / "sft" / "last"
 
@@ -72,7 +73,8 @@ class Run:
     def finish(self, trainer: Trainer) -> None:
         metrics = self.folder / "metrics"
         fitted = {"train": (TRAIN_SET, 2, 0), "val": (VAL_SET, 0, 1)}
-        self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", trainer, fitted)
+        write = partial(write_results, fitted=fitted)
+        self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", trainer, write)
 
 
 def names(folder: Path) -> list[str]:

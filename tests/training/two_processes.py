@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +37,7 @@ from instruct.model.lora import add_lora
 from instruct.text.prompts import TEMPLATES
 from instruct.training.distributed import Parallel, gather_all, start_parallel
 from instruct.training.history import ValPoint
-from instruct.training.outputs import Outputs
+from instruct.training.outputs import TrainOutputs, write_results
 from instruct.training.sample import SamplePrompt
 
 RUNS: Mapping[str, Mapping[str, Any]] = {
@@ -108,12 +109,13 @@ def whole_run(folder: Path, parallel: Parallel, *, adapters: bool) -> None:
         add_lora(model, lora_params(r=2), seed=0)
     store = open_store(folder / "models" / "resume", code="1")
     sample = SamplePrompt(Example(id="v", instruction="Say.", input="", output="x"), TEMPLATES["phi3"], 2)
-    outputs = Outputs(model, byte_tokenizer(), backbone, parallel, store, sample)
+    outputs = TrainOutputs(model, byte_tokenizer(), backbone, parallel, store, sample)
     train_set, val_set = random_examples(10, seed=1), random_examples(5, seed=2)
     trainer = make_trainer(model, store, train_set, val_set, outputs.show, parallel, eval_every=2)
     trainer.fit()
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
-    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, fitted)
+    write = partial(write_results, fitted=fitted)
+    outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, write)
 
 
 def main(folder: Path) -> None:

@@ -90,6 +90,7 @@ class _Norm(nn.Module):
 
     def __init__(self, norm: nn.RMSNorm) -> None:
         super().__init__()
+        assert norm.eps is not None
         self.weight, self.eps = norm.weight, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:

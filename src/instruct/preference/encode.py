@@ -1,16 +1,19 @@
 """Pairs to token ids: one prompt, and the two answers with their end tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instruct.core.errors import DataError
-from instruct.core.pairs import Pair
+from instruct.core.pairs import Pair, read_pairs
 from instruct.core.records import group_lines
 from instruct.preference.settings import PreferParams
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.encode import EncodedExample, encode_example
+
+PARTS = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +126,20 @@ def _nothing_left(pairs: int, dropped: int, longest: int) -> str:
     if dropped:
         return f"no pair fits into {longest} tokens; raise prefer.max_length if the model has room"
     return "the chosen answer equals the rejected one in every pair; there is nothing to learn, correct the pairs"
+
+
+def fit_files(
+    folder: Path, template: Template, tokenizer: Tokenizer, params: PreferParams, room: int
+) -> dict[str, FittedPairs]:
+    """The pairs of train and val that can be used; raises DataError where there are too few of them."""
+    fitted = {}
+    for part in PARTS:
+        path = folder / f"{part}.json"
+        found = fit_pairs(read_pairs(path), template, tokenizer, params, room=room, path=path)
+        doubled = [id_ for id_, count in Counter(pair.id for pair in found.pairs).items() if count > 1]
+        if doubled:
+            raise DataError(f"{path}: two pairs have the id {doubled[0]}; give each one of its own")
+        if part == "train" and len(found.pairs) == 1:
+            raise DataError(f"{path}: holds one pair that can be used, from which nothing general is learnt; give more")
+        fitted[part] = found
+    return fitted

@@ -3,7 +3,8 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,40 +29,23 @@ log = logging.getLogger(__name__)
 DIGITS = 4  # of losses: more would differ from one processor to the next
 
 
-class Outputs:
+class Outputs(ABC):
     """Shows how a run goes, and writes what it leaves once it is complete."""
 
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        backbone: Backbone,
-        parallel: Parallel,
-        store: ResumeStore,
-        sample: SamplePrompt,
-    ) -> None:
+    def __init__(self, model: Model, parallel: Parallel, store: ResumeStore) -> None:
         """Says if a stored state cannot be used."""
-        self._model, self._tokenizer, self._backbone = model, tokenizer, backbone
-        self._parallel, self._store, self._sample = parallel, store, sample
+        self._model, self._parallel, self._store = model, parallel, store
         refusal = store.refusal()
         if refusal and parallel.is_main:
             log.info("%s", refusal)
 
+    @abstractmethod
     def show(self, point: ValPoint) -> None:
-        """Print an evaluation and what the model answers now."""
-        if not self._parallel.is_main:
-            return
-        shown = self._sample.max_new_tokens and self._parallel.mode != "fsdp"
-        sample = f" · {self._sample.answer(self._model, self._tokenizer)}" if shown else ""
-        log.info("step %d: val loss %.4f%s", point.step, point.loss, sample)
+        """Print an evaluation."""
 
+    @abstractmethod
     def save(self, weights: Snapshot, folder: Path) -> None:
         """Write weights as a checkpoint."""
-        template = self._sample.template
-        if is_adapted(self._model):
-            save_adapter(self._model, self._tokenizer, folder, self._backbone, weights.tensors(), template)
-        else:
-            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), template)
 
     @contextmanager
     def rescue(self, trainer: Trainer[Any, Any]) -> Iterator[None]:
@@ -82,9 +66,9 @@ class Outputs:
         metrics: Path,
         curves: Path,
         trainer: Trainer[Any, Any],
-        fitted: Mapping[str, tuple[Sequence[EncodedExample], int, int]],
+        write: Callable[[Path, Path, History], None],
     ) -> None:
-        """Write all outputs, then forget the state; `fitted` holds the examples in use, how many cut and dropped.
+        """Write all outputs, metrics and curves by `write`, then forget the state.
 
         Whenever it is cut off, a run that goes on from the state ends with the same outputs.
         """
@@ -106,8 +90,40 @@ class Outputs:
         part.rmdir()
         remove_parts(metrics.parent, metrics.name)
         remove_parts(curves)
-        write_results(metrics, curves, history, fitted)
+        write(metrics, curves, history)
         self._store.forget()
+
+
+class TrainOutputs(Outputs):
+    """What fine-tuning shows and writes."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        backbone: Backbone,
+        parallel: Parallel,
+        store: ResumeStore,
+        sample: SamplePrompt,
+    ) -> None:
+        super().__init__(model, parallel, store)
+        self._tokenizer, self._backbone, self._sample = tokenizer, backbone, sample
+
+    def show(self, point: ValPoint) -> None:
+        """Print an evaluation and what the model answers now."""
+        if not self._parallel.is_main:
+            return
+        shown = self._sample.max_new_tokens and self._parallel.mode != "fsdp"
+        sample = f" · {self._sample.answer(self._model, self._tokenizer)}" if shown else ""
+        log.info("step %d: val loss %.4f%s", point.step, point.loss, sample)
+
+    def save(self, weights: Snapshot, folder: Path) -> None:
+        """Write weights as a checkpoint."""
+        template = self._sample.template
+        if is_adapted(self._model):
+            save_adapter(self._model, self._tokenizer, folder, self._backbone, weights.tensors(), template)
+        else:
+            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), template)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -124,11 +140,20 @@ def write_results(
 
     `fitted` holds for train and val the examples in use, how many were truncated, how many dropped.
     """
-    values: dict[str, Any] = {
+    write_json(metrics, describe_run(history, {part: _count(*counted) for part, counted in fitted.items()}))
+    write_curve(curves / "train.csv", history.train)
+    write_curve(curves / "val.csv", history.val)
+
+
+def describe_run(history: History, details: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses of a run and where it was best, as tracked metrics hold them.
+
+    DVC's tables pass over lists, so a list holds what explains a run but nobody compares runs by, `details` too.
+    """
+    return {
         "steps": len(history.train),
         "initial_val_loss": round(history.val[0].loss, DIGITS),
         "best_val_loss": round(history.best.loss, DIGITS),
-        # DVC's tables pass over lists: these numbers explain a run, but nobody compares runs by them.
         "details": [
             {
                 "stopped_early": int(history.stopped_early),
@@ -136,13 +161,10 @@ def write_results(
                 "last_val_loss": round(history.val[-1].loss, DIGITS),
                 "first_train_loss": round(history.train[0].loss, DIGITS),
                 "last_train_loss": round(history.train[-1].loss, DIGITS),
-                **{part: _count(*counted) for part, counted in fitted.items()},
+                **details,
             }
         ],
     }
-    write_json(metrics, values)
-    write_curve(curves / "train.csv", history.train)
-    write_curve(curves / "val.csv", history.val)
 
 
 def write_curve(path: Path, points: Sequence[TrainPoint | ValPoint]) -> None:

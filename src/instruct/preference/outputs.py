@@ -1,0 +1,102 @@
+"""What preference tuning shows and leaves: checkpoints, metrics and curves."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from instruct.core.files import write_json
+from instruct.model.checkpoint import Model, save_checkpoint
+from instruct.model.lora import add_lora, is_adapted, merge_lora
+from instruct.model.pretrained import load_trained
+from instruct.preference.encode import FittedPairs
+from instruct.preference.settings import PreferParams
+from instruct.text.prompts import Template
+from instruct.text.tokenizer import Tokenizer
+from instruct.training.distributed import Parallel
+from instruct.training.history import History, ValPoint
+from instruct.training.outputs import Outputs, describe_run, rounded, write_curve
+from instruct.training.resume import ResumeStore, trainable
+from instruct.training.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+CLEAR_FALL = 0.1  # nats a token: the chosen answers became a tenth less likely at every token
+
+
+class PreferOutputs(Outputs):
+    """Whole checkpoints, whatever was trained: adapters are merged into the SFT checkpoint that they began from."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        template: Template,
+        parallel: Parallel,
+        store: ResumeStore,
+        sft: Path,
+        params: PreferParams,
+    ) -> None:
+        super().__init__(model, parallel, store)
+        self._tokenizer, self._template, self._sft, self._params = tokenizer, template, sft, params
+
+    def show(self, point: ValPoint) -> None:
+        """Print an evaluation."""
+        if self._parallel.is_main:
+            told = "held-out loss %.4f, accuracy %.2f, margin %.3f, chosen log-prob %.3f a token, kl %.4f"
+            names = ("accuracy", "margin", "chosen_log_prob", "kl")
+            values = (point.measures[name] for name in names)
+            log.info(f"step %d: {told}", point.step, point.loss, *values)
+
+    def save(self, weights: Snapshot, folder: Path) -> None:
+        """Write weights as a checkpoint that needs no other."""
+        if not is_adapted(self._model):
+            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), self._template)
+            return
+        whole, _ = load_trained(self._sft, torch.device("cpu"))
+        add_lora(whole, self._params.lora, self._params.seed, self._params.section)
+        adapters = weights.tensors()
+        with torch.no_grad():
+            for name, weight in trainable(whole).items():
+                weight.copy_(adapters[name])
+        merge_lora(whole)
+        save_checkpoint(whole, self._tokenizer, folder, None, self._template)
+
+
+def write_results(metrics: Path, curves: Path, history: History, fitted: Mapping[str, FittedPairs]) -> None:
+    """Write the metrics, and one CSV each for the curves of training and of held-out pairs."""
+    parts = {part: _count(found) for part, found in fitted.items()}
+    ends = {"initial": rounded(history.val[0].measures), "last": rounded(history.val[-1].measures)}
+    values = describe_run(history, {**ends, **parts}) | {"best": rounded(history.best.measures)}
+    write_json(metrics, values)
+    write_curve(curves / "prefer_train.csv", history.train)
+    write_curve(curves / "prefer_val.csv", history.val)
+
+
+def _count(found: FittedPairs) -> dict[str, int]:
+    return {
+        "pairs": len(found.pairs),
+        "truncated": found.truncated,
+        "dropped": found.dropped,
+        "identical": found.identical,
+        "tokens": sum(pair.token_count for pair in found.pairs),
+        "response_tokens": sum(pair.response_tokens for pair in found.pairs),
+    }
+
+
+def find_warnings(history: History) -> list[str]:
+    """What speaks against the best weights, ready to print."""
+    first, best = history.val[0], history.best
+    lines = []
+    before, after = (point.measures["chosen_log_prob"] for point in (first, best))
+    if before - after > CLEAR_FALL:
+        lines.append(
+            f"the chosen answers became less likely: from {before:.3f} to {after:.3f} nats a token on held-out pairs; "
+            "look at the answers, and try prefer.sft_weight above 0, a larger prefer.beta or a lower prefer.lr"
+        )
+    if best.loss >= first.loss:
+        lines.append(
+            f"the loss on held-out pairs never fell below the SFT model's ({best.loss:.4f}, before {first.loss:.4f})"
+        )
+    return lines

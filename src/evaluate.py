@@ -1,8 +1,9 @@
 """Stage 7 · evaluate: every system's answers → judgements, results, scores of every record, and the summary.
 
 python src/evaluate.py data/human-scores.csv data/judgements.json metrics checks=data/split/checks.json \
-    baselines=data/baselines sft=data/responses.json
-Each file of the folder of baselines is a system, or base=FILE names one. The last system is the primary one.
+    baselines=data/baselines sft=data/responses.json preferred=data/preferred
+Each file of the folder of baselines is a system, or base=FILE names one; so is one in the other folder for each of
+prefer.methods. The last system is the primary one.
 """
 
 import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
@@ -18,12 +19,13 @@ from instruct.core.records import read_responses, write_records
 from instruct.core.stage import run_stage
 from instruct.evaluation.human import count_scored, human_scores, read_rows
 from instruct.evaluation.judges.opening import open_judges
-from instruct.evaluation.measured import choose_pair, score_all
+from instruct.evaluation.measured import choose_judged, score_all
 from instruct.evaluation.run import prepare_judges
 from instruct.evaluation.score import check_answers, check_unscored, judge_all
 from instruct.evaluation.settings import EvaluateParams
 from instruct.evaluation.summary import judge_scores, make_table, summarise
 from instruct.evaluation.systems import name_systems
+from instruct.preference.settings import PreferParams
 from instruct.results.headline import align, headline_lines, headline_rows, judge_lines
 from instruct.results.schema import dump
 from instruct.results.summary import summary_of
@@ -37,13 +39,13 @@ log = logging.getLogger(__name__)
 def main(human: Path, judgements: Path, metrics: Path, *given: Path) -> None:
     """Score every answer of every system, given as NAME=FILE, by its check and by the judges that params.yaml names."""
     params, prompt = load_params("evaluate", EvaluateParams), load_params("prompt", PromptParams)
-    systems = name_systems(given)
+    systems = name_systems(given, load_params("prefer", PreferParams).methods)
     answers = {system: read_responses(path) for system, path in systems.files.items()}
     check_answers(answers)
     people, unused = human_scores(read_rows(human), answers)
     checks = read_checks(systems.checks) if systems.checks else {}
     measured = score_all(answers, checks)
-    pair = choose_pair(measured, systems)
+    pair = choose_judged(measured, systems)
     with open_judges(params, load_params("servers", ServersParams), prompt.chosen) as judges:
         fitness = prepare_judges(judges, answers, params, pair)
         verdicts = judge_all(judges, answers, pair)

@@ -1,6 +1,6 @@
 """Optional stage · pairs: a file, the SFT model or a server → preference pairs, checked, for training and held out.
 
-python src/pairs.py data/preferences.jsonl data/split models/sft/best data/pairs metrics/pairs.json
+python src/pairs.py data/split models/sft/best data/pairs metrics/pairs.json
 torchrun --nproc-per-node 2 src/pairs.py ...                       (on-policy: prompts shared by two processes)
 """
 
@@ -41,12 +41,12 @@ from instruct.text.prompts import PromptParams
 log = logging.getLogger(__name__)
 
 
-def main(file: Path, split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
+def main(split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
     """Get pairs from where `pairs.source` says; only the train part of the split is ever asked about."""
     params = load_params("pairs", PairsParams)
     runtime = load_params("runtime", RuntimeParams)
     with join_shards(start_runtime(runtime).device) as shards:
-        pairs, made = make_pairs(params, runtime, shards, file, split, checkpoint, folder)
+        pairs, made = make_pairs(params, runtime, shards, split, checkpoint, folder)
         if shards.is_main:
             held_out = [record for part in ("val", "test") for record in read_examples(split / f"{part}.json")]
             checked = check_pairs(pairs, held_out, params)
@@ -61,13 +61,7 @@ def main(file: Path, split: Path, checkpoint: Path, folder: Path, metrics: Path)
 
 
 def make_pairs(
-    params: PairsParams,
-    runtime: RuntimeParams,
-    shards: Shards,
-    file: Path,
-    split: Path,
-    checkpoint: Path,
-    folder: Path,
+    params: PairsParams, runtime: RuntimeParams, shards: Shards, split: Path, checkpoint: Path, folder: Path
 ) -> tuple[list[Pair], dict[str, Any]]:
     """The pairs of the chosen source as they come, and what there is to say of them; only the SFT model is shared."""
     if params.source == "on-policy":
@@ -78,6 +72,7 @@ def make_pairs(
         with Asking(load_params("servers", ServersParams), params.rewrite.server) as asking:
             pairs, without = pair_rewritings(train_of(split), asking.ask, params.rewrite, params.seed)
             return pairs, {"without": without, "server": asking.identity}
+    file = Path(params.file)
     pairs, invalid, others = read_file(file, drop=params.invalid == "drop")
     if others:
         log.info("%s: columns that are not used: %s", file, ", ".join(sorted(others)))

@@ -15,7 +15,9 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-STAGES = PIPELINE["stages"]
+# A stage of preference tuning is one for each of prefer.methods; without any there is none.
+OPTIONAL = {name: stage["do"] for name, stage in PIPELINE["stages"].items() if "foreach" in stage}
+STAGES = {name: OPTIONAL.get(name, stage) for name, stage in PIPELINE["stages"].items()}
 PACKAGING = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
 # Files of packages that no import shows.
 PACKAGE_DATA = {
@@ -25,7 +27,7 @@ PACKAGE_DATA = {
     for file in SRC.joinpath(*package.split(".")).glob(pattern)
 }
 # What a user writes and Git keeps.
-TRACKED_DATA = {"${split.data}", "${split.checks}", "data/human-scores.csv"}
+TRACKED_DATA = {"${split.data}", "${split.checks}", "${pairs.file}", "data/human-scores.csv", "data/preferred"}
 # Packages whose `__init__` is more than a docstring.
 WITH_CODE: set[str] = set()
 WAYS = {"parse_yaml", "read_yaml", "read_params", "PARAMS_FILE"}
@@ -138,6 +140,16 @@ def sections_read_by(script):
     return {section for name in reached_from(script) for section in sections_in(parsed(ROOT / name))[0]}
 
 
+def settings_read_by(script):
+    """Every section that a script, or what it imports, asks for, with the one setting of it that it takes, or None."""
+    for name in reached_from(script):
+        tree = parsed(ROOT / name)
+        taken = {id(node.value): node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and name_of(node.func) == "load_params":
+                yield node.args[0].value, taken.get(id(node))
+
+
 def ways_to_settings(tree):
     """What a module mentions that could read params.yaml in another way than by load_params."""
     for node in ast.walk(tree):
@@ -175,13 +187,17 @@ def test_the_walk_sees_what_python_itself_imports():
 
 def test_every_script_is_a_stage_and_every_stage_a_script():
     assert {script_of(stage) for stage in STAGES} == {f"src/{path.name}" for path in SRC.glob("*.py")}
-    assert list(STAGES) == ["split", "augment", "quality", "train", "baseline", "generate", "evaluate", "plot"]
+    always = [name for name in STAGES if name not in OPTIONAL]
+    assert always == ["split", "augment", "quality", "train", "baseline", "generate", "evaluate", "plot"]
+    assert {PIPELINE["stages"][name]["foreach"] for name in OPTIONAL} == {"${prefer.methods}"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_module_a_stage_runs_is_among_its_deps(stage):
-    covered = [*code_deps(stage), "src/instruct/__init__.py"]  # a docstring alone, see below
-    missing = {file for file in reached_from(script_of(stage)) if not any(below(file, dep) for dep in covered)}
+    reached = {
+        file for file in reached_from(script_of(stage)) if not file.endswith("/__init__.py") or file in WITH_CODE
+    }
+    missing = {file for file in reached if not any(below(file, dep) for dep in code_deps(stage))}
     assert missing == set()
 
 
@@ -205,7 +221,9 @@ def test_data_files_of_packages_are_packaged_and_there():
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_of_a_stage_are_the_sections_that_its_script_reads(stage):
     listed = set(names_of(STAGES[stage]["params"]))
-    assert listed - {"models/backbones.yaml"} == sections_read_by(script_of(stage))
+    reads = settings_read_by(script_of(stage))
+    used = {section if section in listed else f"{section}.{setting}" for section, setting in reads}
+    assert listed - {"models/backbones.yaml"} == used
     reads_table = "src/instruct/model/pretrained.py" in reached_from(script_of(stage))
     assert ("models/backbones.yaml" in listed) == reads_table
 
@@ -265,7 +283,7 @@ def test_stages_import_nothing_by_a_name_that_the_walk_cannot_see():
 
 def test_every_section_of_params_is_used_by_a_stage_or_starts_one():
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
-    used = {name for stage in STAGES.values() for name in names_of(stage["params"])}
+    used = {name.split(".")[0] for stage in STAGES.values() for name in names_of(stage["params"])}
     in_text = set(re.findall(r"\$\{(\w+)\.", (ROOT / "dvc.yaml").read_text(encoding="utf-8")))
     assert sections - used - in_text == {"serve"}  # what a tool reads must not make a stage stale
 
@@ -328,8 +346,10 @@ def test_small_results_stay_in_git_and_dear_stages_keep_their_run_cache():
 
 
 def test_dvcs_tables_show_the_summary_and_the_training_alone():
-    shown = [path for stage in STAGES.values() for path in names_of(stage.get("metrics", []))]
-    assert shown == ["metrics/train.json", "metrics/summary.json"]
+    shown = {name: names_of(stage["metrics"]) for name, stage in STAGES.items() if "metrics" in stage}
+    optional = [path for name in OPTIONAL for path in shown.pop(name, [])]
+    assert shown == {"train": ["metrics/train.json"], "evaluate": ["metrics/summary.json"]}
+    assert optional == ["metrics/pairs.json", "metrics/prefer.json"]
     summary = json.loads((ROOT / "metrics/summary.json").read_text(encoding="utf-8"))
     assert len(summary) <= 12 and all(type(value) in (int, float) for value in summary.values())
 

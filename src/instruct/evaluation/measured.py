@@ -1,6 +1,7 @@
 """The scores that need no judge: right answers to closed questions first, then similarity; and the best baseline."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 from instruct.checks.rules import is_right
 from instruct.checks.schema import Check
@@ -66,12 +67,19 @@ def choose_pair(measured: AllScores, systems: Systems) -> tuple[str, str]:
     return max(systems.baselines, key=lambda name: mean_of(scores[name])), list(systems.files)[-1]
 
 
+def choose_judged(measured: AllScores, systems: Systems) -> tuple[str, str]:
+    """What a judge of pairs compares: the last two trained systems where there are several, else as `choose_pair`."""
+    against, primary = choose_pair(measured, systems)
+    return (systems.trained[-2] if len(systems.trained) > 1 else against), primary
+
+
 def summarise_measured(
     scores: AllScores, answers: Answers, baselines: Collection[str], against: str, params: EvaluateParams
 ) -> tuple[MeasureResults, ...]:
-    """Means, differences from the best baseline, and slices of those that come first."""
+    """Means, differences from the best baseline and from the system before, and slices of those that come first."""
     clusters = clusters_of(answers[against])
     shown = shown_systems(tuple(answers), baselines, against)
+    trained = [name for name in answers if name not in baselines]
     found = []
     for name, of in select_measured(scores).items():
         records = {system: [one for one in answers[system] if one.id in of[system]] for system in shown}
@@ -83,6 +91,7 @@ def summarise_measured(
                 differences=tuple(
                     compare_systems(against, system, of, clusters, params) for system in of if system != against
                 ),
+                over_previous=tuple(compare_systems(a, b, of, clusters, params) for a, b in pairwise(trained)) or None,
                 slices=() if name in DETAILS else slice_scores(records, some, params, against=against),
             )
         )

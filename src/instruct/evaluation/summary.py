@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -141,6 +142,7 @@ def summarise_judge(
 ) -> JudgeResults:
     """One judge's results from its judgements: who it is, each system's mean, and paired differences."""
     clusters = clusters_of(answers[against])
+    first = against if against in scores else next(iter(scores))  # a judge of pairs may know two trained systems alone
     shown = [name for name in shown_systems(list(answers), systems.baselines, against) if name in scores]
     return JudgeResults(
         name=judgements[0].judge,
@@ -153,9 +155,14 @@ def summarise_judge(
             for name in scores
         ),
         differences=tuple(
-            compare_systems(against, other, scores, clusters, params) for other in scores if other != against
+            compare_systems(first, other, scores, clusters, params) for other in scores if other != first
         ),
-        slices=slice_scores(answers, {name: scores[name] for name in shown}, params, against=against),
+        over_previous=tuple(
+            compare_systems(one, other, scores, clusters, params)
+            for one, other in pairwise(systems.trained if first == against else ())
+        )
+        or None,
+        slices=slice_scores(answers, {name: scores[name] for name in shown}, params, against=first),
         unscored=tuple(
             Unscored(id=one.id, system=one.system, problem=one.problem, raw_reply=one.raw_reply[:SHOWN])
             for one in judgements

@@ -1,4 +1,4 @@
-"""Which systems are compared: files of answers by name, a folder of baselines, and the checks of the records."""
+"""Which systems are compared: files of answers by name, folders of several, and the checks of the records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from instruct.core.errors import ParamsError
 
-BASELINES, CHECKS = "baselines", "checks"
+BASELINES, CHECKS, PREFERRED = "baselines", "checks", "preferred"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,17 @@ class Systems:
     baselines: tuple[str, ...]
     checks: Path | None = None
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The systems that are no baselines: the SFT model, then what was made of it."""
+        return tuple(name for name in self.files if name not in self.baselines)
 
-def name_systems(given: Sequence[Path]) -> Systems:
-    """The systems from NAME=FILE, `baselines=FOLDER` and `checks=FILE`; raises ParamsError for anything else.
 
-    Each file NAME.json of the folder is a baseline, in alphabetical order. Without a folder the first system is the
-    only baseline.
+def name_systems(given: Sequence[Path], methods: Sequence[str] = ()) -> Systems:
+    """The systems from NAME=FILE, folders of them and `checks=FILE`; raises ParamsError for anything else.
+
+    Each file NAME.json of `baselines=FOLDER` is a baseline, in alphabetical order; without it the first system is the
+    only baseline. `preferred=FOLDER` holds the answers of the model tuned by each of `methods`, and of no other.
     """
     named: dict[str, Path] = {}
     for one in given:
@@ -32,7 +37,7 @@ def name_systems(given: Sequence[Path]) -> Systems:
         named[name] = Path(file)
     files: dict[str, Path] = {}
     for name, path in named.items():
-        found = _files_in(path) if name == BASELINES else {} if name == CHECKS else {name: path}
+        found = _files_of(name, path, methods)
         if twice := files.keys() & found.keys():
             raise ParamsError(f"{path}: the system {min(twice)} is given twice; name each once")
         files |= found
@@ -40,6 +45,20 @@ def name_systems(given: Sequence[Path]) -> Systems:
     if len(files) < 2 or list(files)[-1] in baselines:
         raise ParamsError("give a baseline, then the systems to compare with it: base=FILE (baselines=FOLDER) sft=FILE")
     return Systems(files=files, baselines=baselines, checks=named.get(CHECKS))
+
+
+def _files_of(name: str, path: Path, methods: Sequence[str]) -> dict[str, Path]:
+    """The files of answers that one argument names, by system."""
+    if name == BASELINES:
+        return _files_in(path)
+    if name == PREFERRED:
+        left = sorted(file for file in path.glob("*.json") if file.stem not in methods)
+        if left:
+            raise ParamsError(
+                f"{left[0]}: is left over, prefer.methods does not name it; run `dvc checkout`, or remove it"
+            )
+        return {method: path / f"{method}.json" for method in methods}
+    return {} if name == CHECKS else {name: path}
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -56,7 +56,7 @@ def read_pairs(run: Run, root: Path) -> list[Compared]:
     """The shown systems' answers in the folder side by side, with the main judge's scores."""
     results = run.results
     answers = {name: read_responses(root / results.system(name).answers) for name in results.shown}
-    return pair_answers(answers, run.table, results.main_judge.name, results.against)
+    return pair_answers(answers, run.table, results.main_judge.name, results.main_judge.against)
 
 
 def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "split": run.split,
         "train": run.train,
         "results": results,
-        "against": results.against,
+        "against": judge.against,
         "primary": results.primary,
         "judge": judge.name,
         "headline": list(headline_lines(results)),

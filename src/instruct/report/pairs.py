@@ -38,7 +38,7 @@ class Compared:
 
     @property
     def change(self) -> float | None:
-        """The primary system's score less that of the best baseline."""
+        """The primary system's score less that of the best baseline, or of what the judge compares it with."""
         first = self.scores[self.against]
         return None if self.score is None or first is None else self.score - first
 

@@ -61,10 +61,12 @@ def plain(name: str) -> str:
 def system_table(results: Results) -> Table:
     """All systems in one table: every score of the headline, and the primary one against the best baseline's."""
     head, *rows = headline_rows(results)
+    first, place = score_title(results.headline[0].name), 1 + len(results.headline)
+    more = (f"{first} − {system_title(results.previous)}", "tokens of an answer") if results.previous else ()
     return Table(
         name="All systems",
         caption="Means from 0 to 100 with their 95 % intervals; right answers are a percentage.",
-        head=(*head[:-1], f"{score_title(results.headline[0].name)} − {system_title(results.against)}"),
+        head=(*head[:place], f"{first} − {system_title(results.against)}", *more),
         rows=[(system_title(name), *cells) for name, *cells in rows],
     )
 

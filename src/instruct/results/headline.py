@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from instruct.results.schema import ACCURACY, DETAILS, HEADLINE, SIMILARITY, Results
+from instruct.results.schema import ACCURACY, DETAILS, HEADLINE, REFERENCE, SIMILARITY, Results
 from instruct.results.scores import Difference, ScoreResults
 
 TITLES = {
@@ -61,9 +61,29 @@ def headline_lines(results: Results) -> Iterator[str]:
         yield f"The {system_title(results.primary)} does not beat {best} in {score_title(first.name)}."
     elif among > 1:
         yield f"{system_title(results.against)} is the best of {among} baselines in {score_title(first.name)}."
+    yield from step_lines(results)
     if first.name == SIMILARITY:
         yield BLIND
     yield from form_lines(results)
+
+
+def step_lines(results: Results) -> Iterator[str]:
+    """What preference tuning did to the model that it began with: each score, who wins by judges of pairs, lengths."""
+    for score in results.headline:
+        if step := score.step_of(results.primary):
+            yield describe_difference(step, HEADLINE.get(score.name, ""))
+    if not results.previous:
+        return
+    for judge in results.judges:
+        if judge.name != REFERENCE and (step := judge.step_of(results.primary)):
+            yield describe_difference(step, f"the score by {judge.name}")
+        if judge.against == results.previous and judge.scores_of(results.primary).orders:
+            won = judge.scores_of(results.primary).mean
+            yield f"{judge.name}, asked in both orders, prefers the {system_title(results.primary)} in {won:.1f} %."
+    lengths = [
+        f"{system_title(name)} {results.system(name).mean_tokens:.1f}" for name in (results.previous, results.primary)
+    ]
+    yield f"Mean length of an answer in tokens: {', '.join(lengths)}."
 
 
 def form_lines(results: Results) -> Iterator[str]:
@@ -80,13 +100,19 @@ def form_lines(results: Results) -> Iterator[str]:
 
 
 def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
-    """The table of all systems: a row of heads, then one a system; below each mean its 95 % interval."""
-    scores = results.headline
-    yield ("system", *(f"{score_title(one.name)} ({_count(one)})" for one in scores), f"against {results.against}")
+    """The table of all systems: a row of heads, then one a system; below each mean its 95 % interval.
+
+    With a preference-tuned system: also its difference from the system before, and lengths in tokens.
+    """
+    scores, previous = results.headline, results.previous
+    more = (f"against {previous}", "tokens") if previous else ()
+    heads = (f"{score_title(one.name)} ({_count(one)})" for one in scores)
+    yield ("system", *heads, f"against {results.against}", *more)
     for name in results.names:
         means = [one.scores_of(name) for one in scores]
         cells = ["none" if one.mean is None else f"{one.mean:.1f} ({one.low:.1f} to {one.high:.1f})" for one in means]
-        yield (name, *cells, _against(scores[0], name, results.against))
+        further = (_step(scores[0], name), f"{results.system(name).mean_tokens:.1f}") if previous else ()
+        yield (name, *cells, _against(scores[0], name, results.against), *further)
 
 
 def judge_lines(results: Results) -> Iterator[str]:
@@ -109,7 +135,15 @@ def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 def _against(first: ScoreResults, name: str, against: str) -> str:
     if name == against:
         return "best baseline"
-    one = first.difference_of(name)
+    return _change(first.difference_of(name))
+
+
+def _step(first: ScoreResults, name: str) -> str:
+    step = first.step_of(name)
+    return _change(step) if step else ""
+
+
+def _change(one: Difference) -> str:
     return "none" if one.mean is None else f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
 
 

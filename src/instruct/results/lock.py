@@ -46,8 +46,10 @@ def stale_lines(params: Mapping[str, Any], files: Mapping[str, Collection[str]],
     """By what results are not those of the settings beside them and of `files`, each by the md5s that it may have.
 
     Also where a stage of dvc.lock read other bytes than the stage that makes them left: what was edited by hand and
-    judged is not what was generated. Empty where dvc.lock fits or is absent.
+    judged is not what was generated. Empty where dvc.lock fits or is absent. Stages of preference tuning that are
+    switched off stay in dvc.lock and say nothing.
     """
+    lock = _without_unused(params, lock)
     return list(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(files, lock), *_other_inputs(lock)]))
 
 
@@ -57,6 +59,17 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
+
+
+def _without_unused(params: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:
+    """dvc.lock without the stages STAGE@METHOD of methods that the settings do not name."""
+    methods = mapping(params.get("prefer")).get("methods")
+    used = methods if isinstance(methods, list) else []
+    stages = mapping(lock.get("stages"))
+    return {
+        **lock,
+        "stages": {name: one for name, one in stages.items() if "@" not in name or name.split("@")[1] in used},
+    }
 
 
 def _outs(lock: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

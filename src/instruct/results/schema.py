@@ -7,6 +7,7 @@ of the `baselines` is better. A number that does not exist is absent, never null
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -191,12 +192,17 @@ class Results:
     def _require_systems(self, where: str, found: ScoreResults) -> None:
         """All systems in their order, each but one compared with that; a judge of pairs knows two of them."""
         scored, names = [one.system for one in found.systems], list(self.names)
-        pair = [name for name in names if name in (self.against, self.primary)]
-        known = [names, pair] if isinstance(found, JudgeResults) else [names]
+        pairs = [[name for name in names if name in (self.against, self.primary)], list(self.trained[-2:])]
+        known = [names, *pairs] if isinstance(found, JudgeResults) else [names]
         require(f"{where}.systems", scored, scored in known, f"of {', '.join(names)}")
         compared = [(one.system, one.against) for one in found.differences]
-        wanted = [(name, self.against) for name in scored if name != self.against]
-        require(f"{where}.differences", compared, compared == wanted, f"of every system against {self.against}")
+        against = self.against if self.against in scored else scored[0]
+        wanted = [(name, against) for name in scored if name != against]
+        require(f"{where}.differences", compared, compared == wanted, f"of every system against {against}")
+        if found.over_previous is not None:
+            steps = [(one.against, one.system) for one in found.over_previous]
+            known_steps = list(pairwise(self.trained))
+            require(f"{where}.over_previous", steps, steps == known_steps, "of each trained system against the last")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -212,6 +218,17 @@ class Results:
     def primary(self) -> str:
         """The system that the run is about: the last."""
         return self.systems[-1].name
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The systems that are no baselines."""
+        return tuple(name for name in self.names if name not in (self.baselines or self.names[:1]))
+
+    @property
+    def previous(self) -> str | None:
+        """The trained system that the primary one was made from, such as the SFT model; None where there is none."""
+        step = self.headline[0].step_of(self.primary)
+        return step.against if step else None
 
     @property
     def shown(self) -> tuple[str, ...]:

@@ -129,12 +129,22 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreResults:
-    """One score of every system. `differences` are of every other system against the best baseline."""
+    """One score of every system. `differences` are of every other system against the best baseline.
+
+    `over_previous` are of each further trained system against the one before it: None where one alone was trained. A
+    judge of pairs may know two trained systems alone: then `differences` are of the last against the one before it.
+    """
 
     name: str
     systems: tuple[SystemScores, ...]
     differences: tuple[Difference, ...]
     slices: tuple[Slice, ...]
+    over_previous: tuple[Difference, ...] | None = None
+
+    @property
+    def against(self) -> str:
+        """The system that `differences` are from."""
+        return self.differences[0].against
 
     def scores_of(self, system: str) -> SystemScores:
         """The scores of a system."""
@@ -143,6 +153,10 @@ class ScoreResults:
     def difference_of(self, system: str) -> Difference:
         """A system against the best baseline."""
         return next(one for one in self.differences if one.system == system)
+
+    def step_of(self, system: str) -> Difference | None:
+        """A further trained system against the one before it; None for any other."""
+        return next((one for one in self.over_previous or () if one.system == system), None)
 
 
 def _require_if(record: Any, wanted: bool, *names: str) -> None:

@@ -11,7 +11,8 @@ def summary_of(results: Results) -> dict[str, float]:
 
     The primary score of every system, the primary system's difference from the best baseline with its 95 % interval,
     both systems' other scores (of the headline, and by the main judge if that is a model), and of the primary system
-    the share of answers that ended by themselves. What does not exist is absent.
+    the share of answers that ended by themselves. What does not exist is absent. A preference-tuned system's `gain`
+    over the one before it comes before other scores.
     """
     first, *others = results.headline
     judge, difference = results.main_judge, first.difference_of(results.primary)
@@ -21,14 +22,25 @@ def summary_of(results: Results) -> dict[str, float]:
         "difference_high": difference.high,
         "ended": round(100 * results.system(results.primary).ended, DECIMALS),
     }
+    if step := first.step_of(results.primary):
+        numbers |= {"gain": step.mean, "gain_low": step.low, "gain_high": step.high}
+        numbers |= {_name(first, step.system): first.scores_of(step.system).mean}
+        numbers |= {_name(first, step.against): first.scores_of(step.against).mean}
     if judge.name != REFERENCE:
         numbers["unscored"] = sum(one.unscored for one in judge.systems)
         others += [] if judge is first else [judge]
     for one in others:
-        numbers |= {_name(one, system): one.scores_of(system).mean for system in (results.primary, results.against)}
+        both = (results.primary, results.previous or results.against)
+        numbers |= {_name(one, system): one.scores_of(system).mean for system in both if _knows(one, system)}
     shown = dict.fromkeys([results.primary, results.against, *results.names])  # first to last to stay where many
-    numbers |= {_name(first, system): first.scores_of(system).mean for system in list(shown)[: MOST - len(numbers)]}
-    return {name: value for name, value in numbers.items() if value is not None}
+    numbers |= {
+        _name(first, system): first.scores_of(system).mean for system in list(shown)[: max(0, MOST - len(numbers))]
+    }
+    return {name: value for name, value in list(numbers.items())[:MOST] if value is not None}
+
+
+def _knows(score: ScoreResults, system: str) -> bool:
+    return any(one.system == system for one in score.systems)
 
 
 def _name(score: ScoreResults, system: str) -> str:

@@ -78,4 +78,4 @@ def main(pairs: Path, reference: Path, sft: Path, models: Path, metrics: Path, c
 
 
 if __name__ == "__main__":
-    run_stage(main, writes=("models", "metrics"))
+    run_stage(main, writes=("models", "metrics", "curves"))

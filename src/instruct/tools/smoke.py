@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -24,28 +24,31 @@ from instruct.tools.programs import run_dvc
 OVERLAY = Path(__file__).with_name("smoke.yaml")
 RECORDS = 40
 DATA = "data/smoke.json"
+PAIRS = "data/smoke-pairs.json"
 PRODUCTS = ("dvc.lock", "metrics")
 
 
-def run_smoke(root: Path, keep: Path | None = None) -> Path:
+def run_smoke(root: Path, keep: Path | None = None, *, prefer: bool = False) -> Path:
     """Copy `root`, make it small, and run `dvc repro` there; returns the folder (gone unless `keep` is given).
+
+    With `prefer`, preference tuning is switched on, whatever params.yaml says.
 
     Raises InstructError where a stage fails; its own message has been printed by then.
     """
     if keep:
         if keep.exists() and any(keep.iterdir()):
             raise InstructError(f"{keep}: is not empty; give a new folder")
-        return _run_in(root, keep)
+        return _run_in(root, keep, prefer)
     with tempfile.TemporaryDirectory(prefix="instruct-smoke-") as folder:
-        return _run_in(root, Path(folder))
+        return _run_in(root, Path(folder), prefer)
 
 
-def _run_in(root: Path, folder: Path) -> Path:
+def _run_in(root: Path, folder: Path, prefer: bool) -> Path:
     _, problems = check_params(root / PARAMS_FILE)
     if problems:
         raise ParamsError("\n".join(problems))
     copy_tree(root, folder)
-    make_small(root, folder)
+    make_small(root, folder, prefer=prefer)
     if run_dvc(folder, "repro") != 0:
         raise InstructError("the smoke run failed; the stage's own message is above")
     return folder
@@ -64,16 +67,31 @@ def copy_tree(root: Path, folder: Path) -> None:
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
 
 
-def make_small(root: Path, folder: Path) -> None:
+def make_small(root: Path, folder: Path, *, prefer: bool = False) -> None:
     """Overlay the smoke settings, and put the first records of the data set, wherever it lies, into `folder`."""
     params = read_yaml(folder / "params.yaml")
     overlay(params, read_yaml(OVERLAY))
     columns = build(Columns, params["split"]["columns"], where="params.yaml: split.columns")
     rows = picked_rows(root / params["split"]["data"], columns)
     good = (picked.values for _, picked in rows if not picked.problems)
-    write_json(folder / DATA, list(islice(good, RECORDS)))
+    records = list(islice(good, RECORDS))
+    write_json(folder / DATA, records)
     params["split"] |= {"data": DATA, "columns": asdict(USUAL)}
+    if prefer:
+        write_json(folder / PAIRS, pairs_of(records))
+        params["prefer"]["methods"] = ["dpo"]
+        params["pairs"] |= {"source": "file", "file": PAIRS}
     write_text(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+
+
+def pairs_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A pair on each prompt: its own answer against that of the next record."""
+    asked = ("instruction", "input", "system", "history")
+    others = [*records[1:], *records[:1]]
+    return [
+        {**{name: one[name] for name in asked if name in one}, "chosen": one["output"], "rejected": other["output"]}
+        for one, other in zip(records, others, strict=True)
+    ]
 
 
 def overlay(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

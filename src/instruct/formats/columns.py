@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from instruct.checks.schema import parse_check
@@ -11,6 +12,7 @@ from instruct.core.json_stream import parse_json
 from instruct.core.params import require
 from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
 from instruct.formats.chat import ChatColumns, Found, read_messages
+from instruct.formats.layouts import chat_names, layout_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,8 @@ class Columns(ChatColumns):
     """The section `split.columns` of params.yaml: the file's name for each field.
 
     In the layout `alpaca`, a record may hold a chat: its `system` prompt, and in `history` the turns before the last.
-    With the layout `auto` the columns of each record decide. An `input` of "" means that there is no such column.
+    With the layout `auto` the columns of each record decide, and chats in ShareGPT's or OpenAI's names are read
+    without further settings. An `input` of "" means that there is no such column.
     """
 
     layout: Literal["auto", "alpaca", "prompt", "chat"]
@@ -87,13 +90,14 @@ USUAL = Columns(
 class Picked:
     """The fields of a record as found, its check if it has one, and its problems.
 
-    `left_out` names the parts that were left out, by keyword.
+    `left_out` names the parts that were left out, by keyword; `hint` is the problem if the record has another layout.
     """
 
     values: dict[str, Any]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     check: dict[str, Any] | None = None
+    hint: str = ""
 
 
 def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
@@ -106,8 +110,13 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     without_input = row.get(columns.input, "") is None
     row = {name: one for name, one in row.items() if one is not None and not (table and one == "" and name in optional)}
     layouts = [columns.layout] if columns.layout != "auto" else _layouts_of(row, columns)
+    if not layouts and (chat := chat_names(row)):
+        columns, layouts = _named_chat(columns, **chat), ["chat"]
     if len(layouts) > 1:
         return Picked({}, (f"holds the columns of {' and '.join(layouts)} at once; choose with split.columns.layout",))
+    layouts = layouts or ["alpaca"]  # whose errors are the clearest
+    if not _fits(row, columns, layouts[0]) and (hint := layout_hint(row, asdict(columns))):
+        return Picked({}, (hint,), hint=hint)
     if layouts == ["alpaca"] and without_input:
         row[columns.input] = ""
     names = columns.of(layouts[0])
@@ -158,14 +167,26 @@ def tidy(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
-    """The layouts whose columns a record has; alpaca if it has none, because its errors are the clearest."""
+    """The layouts of which a record has a column."""
     alpaca = {columns.instruction, columns.output}
     signs = {
         "alpaca": alpaca,
         "prompt": {columns.prompt, columns.completion} - alpaca,
         "chat": {columns.messages} - alpaca,
     }
-    return [layout for layout, names in signs.items() if not names.isdisjoint(row)] or ["alpaca"]
+    return [layout for layout, names in signs.items() if not names.isdisjoint(row)]
+
+
+def _fits(row: Mapping[str, Any], columns: Columns, layout: str) -> bool:
+    """Whether a record has the columns that its layout needs."""
+    needed = {name: column for name, column in columns.of(layout).items() if name not in (*OPTIONAL, "check", "input")}
+    return set(needed.values()) <= set(row)
+
+
+@lru_cache
+def _named_chat(columns: Columns, *, messages: str, role: str, content: str) -> Columns:
+    """The settings with the names of a chat in a usual layout; checked once per file, not per record."""
+    return replace(columns, layout="chat", messages=messages, role=role, content=content)
 
 
 # Each returns the three fields, as far as the record has them.

@@ -52,6 +52,8 @@ class Rows:
         ids = Ids()
         index = -1
         for index, (where, picked) in enumerate(picked_rows(self.path, self.columns)):
+            if picked.hint and index == 0:  # so are the others, as a rule: one line says it for the file
+                raise DataError(f"{self.path}: {picked.hint}")
             row = ids.row(index, where, picked.values, picked.problems)
             if isinstance(row, Example):
                 self.left_out.update(picked.left_out)

@@ -1,0 +1,64 @@
+"""Recognises the layouts of common data sets, and names the settings that read them."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+_CHATS = ("messages", "conversations", "conversation")
+_KEYS = {("role", "content"): "OpenAI messages", ("from", "value"): "ShareGPT"}
+_QUESTIONS = ("instruction", "prompt", "question", "query")
+_INPUTS = ("input", "context")
+_ANSWERS = ("output", "completion", "response", "answer")
+# A record of self-instruct becomes several of ours, which no setting can do.
+_FLATTEN = "jq -c '.instruction as $i | .instances[] | {instruction: $i, input, output}' IN.jsonl > OUT.jsonl"
+
+
+def chat_names(row: Mapping[str, Any]) -> dict[str, str] | None:
+    """The columns of a chat in a usual layout: messages, role and content; None if the record has none."""
+    for column in _CHATS:
+        messages = row.get(column)
+        first = messages[0] if isinstance(messages, list) and messages else None
+        for role, content in _KEYS:
+            if isinstance(first, Mapping) and role in first and content in first:
+                return {"messages": column, "role": role, "content": content}
+    return None
+
+
+def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """What a record that `columns` do not fit looks like, and what to do; empty if it is unknown.
+
+    `columns` are the settings of `split.columns` by name.
+    """
+    if {"chosen", "rejected"} <= set(row):
+        return (
+            'holds preference pairs ("chosen", "rejected"), which train a DPO model and not an SFT model; give '
+            "split.data one answer to each question"
+        )
+    if isinstance(row.get("instances"), list):
+        return f"looks like self-instruct, whose records hold several instances; write one record each: `{_FLATTEN}`"
+    if chat := chat_names(row):
+        name = _KEYS[chat["role"], chat["content"]]
+        return _settings(name, {"layout": "chat", **chat}, row, columns)
+    question, given, answer = (_first(row, names) for names in (_QUESTIONS, _INPUTS, _ANSWERS))
+    if not question or not answer:
+        return ""
+    if given:
+        wanted = {"layout": "alpaca", "instruction": question, "input": given, "output": answer}
+        return _settings("Alpaca", wanted, row, columns)
+    wanted = {"layout": "prompt", "prompt": question, "completion": answer}
+    return _settings("a question and its answer", wanted, row, columns)
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The column with the first of these names, in upper or lower case."""
+    columns = {column.lower(): column for column in reversed(list(row))}
+    return next((columns[name] for name in names if name in columns), None)
+
+
+def _settings(name: str, wanted: Mapping[str, str], row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """The line that names the settings to change, as `dvc exp run` takes them."""
+    known = {*wanted.values(), *(columns[one] for one in ("id", "kind", "check"))}
+    others = {} if known.issuperset(row) else {"others": "ignore"}
+    changed = {key: value for key, value in {**wanted, **others}.items() if columns[key] != value}
+    line = " ".join(f"-S {shlex.quote(f'split.columns.{key}={value}')}" for key, value in changed.items())
+    return f"looks like {name}; set these in params.yaml, or run `dvc exp run {line}`"

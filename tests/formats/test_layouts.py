@@ -1,0 +1,110 @@
+import json
+import shlex
+import shutil
+import subprocess
+from dataclasses import asdict, replace
+
+import pytest
+
+from instruct.core.errors import DataError
+from instruct.formats.columns import USUAL, Columns
+from instruct.formats.rows import check_rows, read_rows
+
+ASKED, ANSWERED = "Name a bird.", "A wren."
+SHAREGPT = {"id": "7", "conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": ANSWERED}]}
+OPENAI = {"conversations": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]}
+ALPACA = {"instruction": ASKED, "input": "", "output": ANSWERED}
+
+
+def written(tmp_path, *rows):
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "mine.jsonl"
+
+
+def refusal(tmp_path, row, columns=USUAL) -> str:
+    with pytest.raises(DataError) as caught:
+        read_rows(written(tmp_path, row, row), columns)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{tmp_path / 'mine.jsonl'}: ")
+    return line
+
+
+def followed(line: str) -> Columns:
+    """The settings that a refusal names in its command, as the user would set them."""
+    words = shlex.split(line.split("`")[1])
+    assert words[:3] == ["dvc", "exp", "run"] and words[3::2] == ["-S"] * len(words[4::2])
+    changes = dict(word.removeprefix("split.columns.").split("=", 1) for word in words[4::2])
+    assert changes and set(changes) <= set(asdict(USUAL))
+    return replace(USUAL, **changes)
+
+
+@pytest.mark.parametrize("row", [SHAREGPT, OPENAI])
+def test_a_usual_chat_needs_no_setting(tmp_path, row):
+    (example,) = read_rows(written(tmp_path, row))
+    assert (example.instruction, example.output) == (ASKED, ANSWERED)
+    assert example.id == row.get("id", example.id)
+
+
+def test_turns_and_system_prompt_of_sharegpt_follow_the_settings(tmp_path):
+    turns = [{"from": "system", "value": "Be brief."}, *SHAREGPT["conversations"] * 2]
+    path = written(tmp_path, {"conversations": turns})
+    (example,) = read_rows(path, replace(USUAL, turns="all"))
+    assert (example.system, len(example.history)) == ("Be brief.", 1)
+    with pytest.raises(DataError, match=r"split\.columns\.turns"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"question": ASKED, "answer": ANSWERED}, USUAL),
+        ({"Question": ASKED, "Answer": ANSWERED, "Topic": "birds"}, USUAL),
+        ({"instruction": ASKED, "response": ANSWERED}, USUAL),
+        ({"prompt": ASKED, "response": ANSWERED}, USUAL),
+        ({"instruction": ASKED, "context": "", "response": ANSWERED, "category": "open_qa"}, USUAL),
+        (SHAREGPT, replace(USUAL, layout="chat")),
+        (SHAREGPT, replace(USUAL, layout="alpaca")),
+        (OPENAI, replace(USUAL, layout="prompt")),
+        (ALPACA, replace(USUAL, layout="chat")),
+        ({"prompt": ASKED, "completion": ANSWERED}, replace(USUAL, layout="alpaca")),
+    ],
+)
+def test_a_known_layout_is_refused_with_the_settings_that_read_it(tmp_path, row, columns):
+    settings = followed(refusal(tmp_path, row, columns))
+    example, again = read_rows(written(tmp_path, row, row | {"id": "8"}), settings)
+    assert (example.instruction, example.input, example.output) == (ASKED, "", ANSWERED)
+    assert again.id == "8"
+
+
+def test_a_table_of_questions_and_answers_names_its_settings(tmp_path):
+    (tmp_path / "faq.csv").write_text(f"question,answer\n{ASKED},{ANSWERED}\n")
+    with pytest.raises(DataError, match=r"faq\.csv: .*completion=answer") as caught:
+        read_rows(tmp_path / "faq.csv")
+    (example,) = read_rows(tmp_path / "faq.csv", followed(str(caught.value)))
+    assert (example.instruction, example.output) == (ASKED, ANSWERED)
+
+
+def test_preference_pairs_are_named_as_such(tmp_path):
+    assert '"chosen"' in refusal(tmp_path, {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"})
+    assert '"rejected"' in refusal(tmp_path, {"prompt": ASKED, "chosen": ANSWERED, "rejected": "x"})
+
+
+def test_self_instruct_is_refused_with_a_command_that_flattens_it(tmp_path):
+    row = {"id": "seed_1", "instruction": ASKED, "instances": [{"input": "", "output": ANSWERED}]}
+    line = refusal(tmp_path, row)
+    assert "instances" in line
+    if shutil.which("jq"):
+        command = line.split("`")[1].replace("IN.jsonl", "mine.jsonl").replace("OUT.jsonl", "flat.jsonl")
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+        flat = read_rows(tmp_path / "flat.jsonl")
+        assert {(one.instruction, one.input, one.output) for one in flat} == {(ASKED, "", ANSWERED)}
+
+
+def test_a_record_of_another_layout_among_good_ones_is_one_bad_record(tmp_path):
+    good, bad = check_rows(written(tmp_path, ALPACA, {"question": ASKED, "answer": ANSWERED}))
+    assert len(good) == 1 and list(bad) == [1] and "completion=answer" in bad[1][0]
+
+
+def test_a_record_that_looks_like_nothing_known_keeps_its_own_errors(tmp_path):
+    _, bad = check_rows(written(tmp_path, {"instruction": ASKED, "input": ""}))
+    assert any('"output" is missing' in line for line in bad[0])

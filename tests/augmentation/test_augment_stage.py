@@ -190,5 +190,7 @@ def test_a_run_that_broke_goes_on_where_it_was(stage, model):
 def test_too_many_unusable_replies_are_one_message(stage):
     done = stage(["reflect_instruction"], max_failed=0.2)
     assert done.returncode == 1
-    assert "augment.reflect_instruction: 1 of 2 replies cannot be used (0 missing or cut off, 1 malformed" in done.stderr
+    assert (
+        "augment.reflect_instruction: 1 of 2 replies cannot be used (0 missing or cut off, 1 malformed" in done.stderr
+    )
     assert "Traceback" not in done.stderr

@@ -1,6 +1,5 @@
 """Locks between processes: the second writer of a file waits for the first, or is refused."""
 
-import fcntl
 import os
 import sys
 import time
@@ -10,32 +9,48 @@ from pathlib import Path
 
 from instruct.core.errors import InstructError
 
+try:
+    import fcntl
+except ImportError:  # Windows: what takes no lock works there
+    fcntl = None  # type: ignore[assignment]
+
 LOOK_S = 0.1
 
 
+def lock(descriptor: int, *, wait: bool) -> None:
+    """Lock an open file until it is closed.
+
+    Raises BlockingIOError if another process holds the lock and `wait` is false, and InstructError if this system
+    has no such locks.
+    """
+    if fcntl is None:
+        raise InstructError("this system cannot lock files, which keeps runs apart; use Linux, macOS or WSL")
+    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
-def hold(lock: Path, what: str, *, wait_s: float = float("inf")) -> Iterator[None]:
-    """Keep other processes from writing `what` while the block runs; a killed process releases `lock` too.
+def hold(path: Path, what: str, *, wait_s: float = float("inf")) -> Iterator[None]:
+    """Keep other processes from writing `what` while the block runs; a killed process releases `path` too.
 
     Prints a line if it must wait. Raises InstructError after `wait_s` seconds.
     """
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held = _wait_for(lock, what, wait_s)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = _wait_for(path, what, wait_s)
     except OSError as error:
-        raise InstructError(f"{lock}: cannot be locked ({error.strerror}); check the folder") from None
+        raise InstructError(f"{path}: cannot be locked ({error.strerror}); check the folder") from None
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         os.close(held)
 
 
-def _wait_for(lock: Path, what: str, wait_s: float) -> int:
+def _wait_for(path: Path, what: str, wait_s: float) -> int:
     """The open lock file, once this process holds it."""
     until = time.monotonic() + wait_s
     said = False
-    while (held := _take(lock)) is None:
+    while (held := _take(path)) is None:
         if time.monotonic() > until:
             raise InstructError(f"{what}: another process is still writing it; wait until it ends, or stop it")
         if not said:
@@ -45,12 +60,15 @@ def _wait_for(lock: Path, what: str, wait_s: float) -> int:
     return held
 
 
-def _take(lock: Path) -> int | None:
+def _take(path: Path) -> int | None:
     """The open lock file, or None if another process holds it."""
-    opened = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    with suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(opened).st_ino == os.stat(lock).st_ino:
-            return opened  # not a file that its holder removed after we opened it
-    os.close(opened)
-    return None
+    opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    ours = False
+    try:
+        with suppress(BlockingIOError, FileNotFoundError):
+            lock(opened, wait=False)
+            ours = os.fstat(opened).st_ino == os.stat(path).st_ino  # not a file that its holder removed meanwhile
+    finally:
+        if not ours:
+            os.close(opened)
+    return opened if ours else None

@@ -1,6 +1,5 @@
 """People's preferences and corrections, appended to files for training; held-out prompts are refused."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pydantic import Field
 from rapidfuzz import fuzz, process
 
 from instruct.core.errors import InstructError
+from instruct.core.locks import lock
 from instruct.core.records import read_examples
 from instruct.serving.problems import Problem
 from instruct.serving.requests import Strict, Text
@@ -126,6 +126,8 @@ class Feedback:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             append(path, text.encode())
+        except InstructError as error:
+            raise Problem(f"{name}: {error}", status=500, code="not_written") from None
         except OSError as error:
             raise Problem(f"{name}: cannot be written ({error.strerror})", status=500, code="not_written") from None
 
@@ -133,7 +135,7 @@ class Feedback:
 def append(path: Path, text: bytes) -> None:
     """Append whole lines to a file that other processes append to; completes an unfinished last line first."""
     with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno(), wait=True)
         file.seek(0, os.SEEK_END)
         if file.tell():
             file.seek(-1, os.SEEK_END)

@@ -1,7 +1,6 @@
 """How fast a run was and where its time went; printed and kept outside tracked outputs, since clocks differ."""
 
 import logging
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -74,6 +73,8 @@ def peak_memory_mb() -> float:
     """The most memory this process held: of the GPU where one is in use, else of the machine."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e6
+    import resource  # not on Windows, where the module must still load
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

@@ -87,6 +87,9 @@ bench-train: $(VENV)/.dev $(VENV)-bench/.done  ## time training against transfor
 bench-generate: $(VENV)/.dev $(VENV)-bench/.done  ## time generation against transformers, CTranslate2 and others
 	python tests/benchmarks/bench_generate.py $(ARGS)
 
+bench-prefer: $(VENV)/.dev $(VENV)-bench/.done  ## time preference tuning against TRL, with and without precomputed references
+	python tests/benchmarks/bench_prefer.py $(ARGS)
+
 bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a set latency
 	python tests/benchmarks/bench_judge.py $(ARGS)
 bench-serve: $(VENV)/.dev  ## time the server at 1, 8 and 32 clients against llama-server and transformers

@@ -19,16 +19,19 @@ import pytest
 import torch
 import yaml
 from preference.test_settings import VALUES
-from small_training import CPU, byte_tokenizer
+from small_training import CPU, byte_tokenizer, lora_params
 
+from instruct.backbones.catalog import find_backbone
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
 from instruct.core.files import write_json
 from instruct.core.pairs import Pair, read_pairs
 from instruct.core.records import write_records
-from instruct.model.checkpoint import random_model, save_checkpoint
+from instruct.model.checkpoint import random_model, save_adapter, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
-from instruct.model.pretrained import load_trained
+from instruct.model.lora import add_lora
+from instruct.model.pretrained import load_backbone, load_trained
 from instruct.text.prompts import TEMPLATES
+from instruct.text.tokenizer import Tokenizer
 
 SOURCE = Path(__file__).parents[2] / "src"
 REFERENCE = ["data/pairs", "models/sft/best", "data/reference.json"]
@@ -85,12 +88,14 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def log_prob(model: torch.nn.Module, prompt: str, answer: str) -> float:
+def log_prob(model: torch.nn.Module, prompt: str, answer: str, tokenizer: Tokenizer | None = None) -> float:
     """By one forward pass over one answer with its end token."""
-    ids = [*prompt.encode(), *answer.encode(), 256]
+    tokenizer = tokenizer or byte_tokenizer()
+    begin = tokenizer.encode(prompt)
+    ids = [*begin, *tokenizer.encode(answer), tokenizer.eos_id]
     with torch.no_grad():
         scores = model(torch.tensor([ids]))[0].double().log_softmax(-1)
-    return sum(float(scores[i - 1, ids[i]]) for i in range(len(prompt.encode()), len(ids)))
+    return sum(float(scores[i - 1, ids[i]]) for i in range(len(begin), len(ids)))
 
 
 @pytest.mark.parametrize("r", [0, 2])
@@ -154,6 +159,33 @@ def test_reference_serves_all_losses_of_a_sweep(place):
     for loss, beta in (("sigmoid", 0.5), ("ipo", 0.1), ("sigmoid_norm", 5.0)):
         write_params(place, loss=loss, beta=beta, sft_weight=0.1, seed=7)
         prefer()
+
+
+def test_reference_of_an_sft_adapter_is_the_merged_model_and_not_its_base(place):
+    shutil.copy(SOURCE.parent / "models/backbones.yaml", place / "models/backbones.yaml")
+    backbone = find_backbone("gpt2-tiny-random")
+    model, tokenizer = load_backbone(backbone, CPU)
+    add_lora(model, lora_params(r=2), seed=0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("lora_B"):
+                weight.normal_(generator=torch.Generator().manual_seed(1))
+    shutil.rmtree(place / "models/sft/best")
+    save_adapter(model, tokenizer, Path("models/sft/best"), backbone, None, TEMPLATES["phi3"])
+    write_params(place, lora={**VALUES["lora"], "r": 2}, lr=1e-2)
+    reference()
+    prefer()
+    stored = json.loads((place / "data/reference.json").read_text())
+    pair = read_pairs(place / "data/pairs/val.json")[2]
+    prompt = TEMPLATES["phi3"].render(pair.instruction)
+    merged, bare = (
+        [log_prob(one, prompt, answer, tokenizer) for answer in (pair.output, pair.rejected)]
+        for one in (load_trained(Path("models/sft/best"), CPU)[0], load_backbone(backbone, CPU)[0])
+    )
+    assert stored["val"][pair.id] == pytest.approx(merged, rel=1e-5) != pytest.approx(bare, rel=1e-2)
+    metrics = json.loads((place / "metrics/prefer.json").read_text())
+    assert (metrics["initial_val_loss"], metrics["initial"]["margin"]) == (0.6931, 0)
+    assert sorted(file.name for file in (place / "models/dpo/best").iterdir()) == sorted(CHECKPOINT)
 
 
 def change_checkpoint() -> None:

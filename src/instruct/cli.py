@@ -334,11 +334,12 @@ def replies(
 @app.command()
 def smoke(
     keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
+    prefer: Annotated[bool, typer.Option("--prefer", help="with preference tuning")] = False,
 ) -> None:
     """Run all stages with a tiny random model in a scratch copy; tracked results stay as they are."""
     from instruct.tools.smoke import run_smoke
 
-    folder = run_smoke(Path.cwd(), keep)
+    folder = run_smoke(Path.cwd(), keep, prefer=prefer)
     print(f"the smoke run went through{f'; its results are in {folder}' if keep else ''}")
 
 

@@ -14,11 +14,19 @@ from instruct.tools.programs import git_names
 
 def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
     """The deps in dvc.yaml that no stage makes, with settings filled in; one that lacks its setting is left out."""
-    stages = [stage for stage in mapping(mapping(pipeline).get("stages")).values() if isinstance(stage, Mapping)]
+    listed = [stage for stage in mapping(mapping(pipeline).get("stages")).values() if isinstance(stage, Mapping)]
+    stages = [
+        mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if _is_in_use(stage, params)
+    ]
     made = {name for stage in stages for key in ("outs", "metrics", "plots") for name in _names(stage.get(key))}
     deps = dict.fromkeys(name for stage in stages for name in _names(stage.get("deps")))
     found = [_filled(name, params) for name in deps if not any(_lies_in(name, one) for one in made)]
     return [name for name in found if name is not None]
+
+
+def _is_in_use(stage: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
+    """Whether a stage exists: one for each entry of a setting is none where that is an empty list."""
+    return "foreach" not in stage or bool(_value(str(stage["foreach"]).strip("${} "), params))
 
 
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:
@@ -65,12 +73,18 @@ def _lies_in(name: str, folder: str) -> bool:
     return name == folder or name.startswith(f"{folder}/")
 
 
+def _value(name: str, params: Mapping[str, Any]) -> Any:
+    """The setting of a dotted name, or None."""
+    value: Any = params
+    for key in name.strip().split("."):
+        value = mapping(value).get(key)
+    return value
+
+
 def _filled(name: str, params: Mapping[str, Any]) -> str | None:
     """A path with its `${section.setting}` replaced; None where a setting is missing."""
     for found in re.findall(r"\$\{([^}]*)\}", name):
-        value: Any = params
-        for key in found.strip().split("."):
-            value = mapping(value).get(key)
+        value = _value(found, params)
         if not isinstance(value, str):
             return None
         name = name.replace(f"${{{found}}}", value)

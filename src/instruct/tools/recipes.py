@@ -15,7 +15,7 @@ from instruct.tools.programs import git_names, run_dvc, run_git
 
 RECIPES = Path(__file__).with_name("recipes.yaml")
 SEED = "train.seed"
-Setting = str | int | float | bool
+Setting = str | int | float | bool | list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Recipe:
     """
 
     name: str
-    group: Literal["default", "larger"]
+    group: Literal["default", "preference", "larger"]
     about: str
     set: dict[str, Setting]
     needs: str = ""
@@ -36,7 +36,7 @@ class Recipe:
         require("seeds", self.seeds, 1 <= self.seeds <= 10, "from 1 to 10")
         require("set", "empty", bool(self.set), "at least one setting")
         for key, value in self.set.items():
-            require(f"set.{key}", value, isinstance(value, Setting), "a number, a text, true or false")
+            require(f"set.{key}", value, _is_setting(value), "a number, a text, true or false, or a list of texts")
 
     @property
     def changes(self) -> str:
@@ -92,8 +92,15 @@ def choose(recipes: Mapping[str, Recipe], names: Sequence[str], group: str | Non
     return [recipe for recipe in recipes.values() if recipe.name in names or recipe.group == group]
 
 
+def _is_setting(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return texts or isinstance(value, str | int | float | bool)
+
+
 def spell(value: Setting) -> str:
     """A value as `dvc exp run -S` reads it back with the same type."""
+    if isinstance(value, list):
+        return f"[{','.join(value)}]"
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, int | float) else value

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 
 from instruct.core.records import read_examples
@@ -100,14 +99,8 @@ def stage(tmp_path, model):
         servers["openai"] |= {"url": f"http://127.0.0.1:{model.server_port}/v1", "model": "tiny"}
         servers["calls"] |= {"retries": 0, "backoff": 0.0}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump({"augment": augment, "servers": servers}))
-        return subprocess.run(
-            [sys.executable, str(ROOT / "src/augment.py"), "split", "augmented", "metrics/augment.json"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONUTF8": "1", "INSTRUCT_REPLIES": str(tmp_path / "replies.sqlite")},
-            timeout=60,
-        )
+        env = {**os.environ, "INSTRUCT_REPLIES": str(tmp_path / "replies.sqlite")}
+        return warm.python(ROOT / "src/augment.py", "split", "augmented", "metrics/augment.json", cwd=tmp_path, env=env)
 
     run.folder = tmp_path
     return run

@@ -1,12 +1,11 @@
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import warm
 from report.run_folder import OLLAMA, make_run
 
 import plot
@@ -56,10 +55,7 @@ class Page(HTMLParser):
 
 def run_plot(folder, **environment):
     """The stage as DVC runs it; most tests call its `main`, which spares them the imports."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "src/plot.py"), *ARGUMENTS],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return warm.python(ROOT / "src/plot.py", *ARGUMENTS, cwd=folder, env={**os.environ, **environment})
 
 
 def draw(folder):

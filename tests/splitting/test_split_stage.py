@@ -1,12 +1,10 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import warm
 
 from instruct.core.records import read_examples
 from instruct.formats.columns import USUAL
@@ -44,14 +42,7 @@ def split(folder, data, *, invalid="raise", strategy="shuffled", params=PARAMS, 
         params.format(invalid=invalid, strategy=strategy, columns=json.dumps(asdict(USUAL)))
     )
     (folder / "data.json").write_text(json.dumps(data))
-    return subprocess.run(
-        [sys.executable, str(ROOT / "src/split.py"), "split", "metrics/split.json"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONUTF8": "1"},
-        timeout=60,
-    )
+    return warm.python(ROOT / "src/split.py", "split", "metrics/split.json", cwd=folder)
 
 
 def test_drop_leaves_the_bad_records_out_counts_them_and_shows_them(folder):

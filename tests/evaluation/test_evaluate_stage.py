@@ -1,11 +1,10 @@
 import json
 import os
-import subprocess
-import sys
 from hashlib import md5
 from pathlib import Path
 
 import pytest
+import warm
 from evaluation.answers import answer
 from evaluation.ollama_server import DIGEST, OllamaServer
 from ruamel.yaml import YAML
@@ -56,11 +55,8 @@ def write_answers(path, texts, references):
 
 
 def evaluate(folder, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "src/evaluate.py"), *(arguments or ARGUMENTS)],
-        cwd=folder, env={**os.environ, "INSTRUCT_REPLIES": str(folder / "replies.sqlite"), **environment},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    env = {**os.environ, "INSTRUCT_REPLIES": str(folder / "replies.sqlite"), **environment}
+    return warm.python(ROOT / "src/evaluate.py", *(arguments or ARGUMENTS), cwd=folder, env=env)
 
 
 def read(folder, name):

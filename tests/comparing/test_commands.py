@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 import yaml
 from comparing.small_runs import ENVIRONMENT, commit, dvc, git, make_repository, write_lock, write_run
 from scipy.stats import norm
@@ -20,13 +20,8 @@ BETTER = (np.asarray(BEFORE) + 12 + RNG.normal(0, 4, 50)).clip(0, 100).round(3).
 
 
 def instruct(root, *arguments, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", "from instruct.cli import run; run()", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(SRC)} | environment,
-    )
+    env = os.environ | ENVIRONMENT | {"PYTHONPATH": str(SRC)} | environment
+    done = warm.python("-c", "from instruct.cli import run; run()", *arguments, cwd=root, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

@@ -131,13 +131,14 @@ def test_the_last_turn_is_asked_with_the_history_before_it(ask, params, tokenize
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_chat_without_room_loses_its_oldest_turns_whole(ask, params, small, kept):
-    shorter = replace(CHAT, history=CHAT.history[2 - kept :])
-    whole, expected = ask(params, CHAT), ask(params, shorter)
+    chat = replace(CHAT, instruction="sun " * (60 if kept else 90))  # so that the answers are short
+    shorter = replace(chat, history=chat.history[2 - kept :])
+    whole, expected = ask(params, chat), ask(params, shorter)
     tight = replace(params, max_new_tokens=small.block_size - expected.prompt_tokens, max_repeats=2)
     with pytest.raises(DataError, match="record e0: "):
-        ask(tight, CHAT)
-    response, same = (ask(replace(tight, over_long="truncate"), one) for one in (CHAT, shorter))
+        ask(tight, chat)
+    response, same = (ask(replace(tight, over_long="truncate"), one) for one in (chat, shorter))
     assert (response.response, response.stop_reason) == (same.response, same.stop_reason)
     assert response.prompt_tokens == whole.prompt_tokens
     assert response.truncated_tokens == whole.prompt_tokens - expected.prompt_tokens > 0
-    assert response.history == CHAT.history
+    assert response.history == chat.history

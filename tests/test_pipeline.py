@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from ruamel.yaml import YAML
 from small_pipeline import commit_all, content_of, git, run
 
@@ -340,7 +341,7 @@ def experiments(smoke, tmp_path):
 @pytest.mark.parametrize("how", ["--temp", pytest.param("--queue", marks=pytest.mark.slow)])
 def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_path, how):
     before = content_of(experiments)
-    settings = ["-S", "train.lr=1e-5"]
+    settings = ["-S", "train.lr=1e-5", "train"]
     done = run("dvc", "exp", "run", how, "--name", "probe", *settings, cwd=experiments)
     assert done.returncode == 0, done.stdout + done.stderr
     if how == "--queue":
@@ -444,7 +445,7 @@ def test_wrong_parameter_of_a_stage_is_one_line_and_status_1(bare, script, old, 
     assert old in text
     (bare / "params.yaml").write_text(text.replace(old, new), encoding="utf-8")
     before = content_of(bare)
-    done = run(sys.executable, str(ROOT / "src" / script), *PATHS[script], cwd=bare)
+    done = warm.python(str(ROOT / "src" / script), *PATHS[script], cwd=bare)
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)  # what the stage does
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"{script}: params.yaml: {message}")
@@ -454,7 +455,7 @@ def test_wrong_parameter_of_a_stage_is_one_line_and_status_1(bare, script, old, 
 @pytest.mark.parametrize("script", PATHS)
 def test_missing_input_of_a_stage_is_one_line_that_names_the_file(bare, script):
     before = content_of(bare)
-    done = run(sys.executable, str(ROOT / "src" / script), *PATHS[script], cwd=bare)
+    done = warm.python(str(ROOT / "src" / script), *PATHS[script], cwd=bare)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert re.match(
@@ -465,7 +466,7 @@ def test_missing_input_of_a_stage_is_one_line_that_names_the_file(bare, script):
 
 @pytest.mark.parametrize("extra", [[], ["one"], ["1", "2", "3"]])
 def test_wrong_number_of_paths_shows_the_usage(bare, extra):
-    done = run(sys.executable, str(ROOT / "src" / "split.py"), *extra, cwd=bare)
+    done = warm.python(str(ROOT / "src" / "split.py"), *extra, cwd=bare)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "usage: python src/split.py SPLIT METRICS\n"
 

@@ -32,7 +32,7 @@ def smoke_again(project, smoke, tmp_path_factory):
     code = "from instruct.cli import run; run()"
     done = run(sys.executable, "-c", code, "smoke", "--keep", str(folder), cwd=project, PYTHONPATH=str(ROOT / "src"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == f"the smoke run went through; its results are in {folder}"
+    assert done.stdout.splitlines()[-1] == f"the smoke run finished; its results are in {folder}"
     return folder
 
 

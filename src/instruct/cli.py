@@ -1,4 +1,4 @@
-"""The command `instruct`: look before you run. The pipeline itself is `dvc repro`."""
+"""The command `instruct`: the tools around the pipeline, which `dvc repro` runs."""
 
 import sys
 from io import TextIOWrapper
@@ -20,9 +20,9 @@ app = typer.Typer(
 
 
 def run() -> None:
-    """Run the command line; a mistake of the user's is one line and exit status 1.
+    """Run the command line; a user's mistake is one line and exit status 1.
 
-    What a terminal's encoding lacks is printed as a question mark.
+    Characters that the terminal cannot encode are printed as question marks.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -37,7 +37,7 @@ def run() -> None:
 
 @app.callback()
 def before_each_command() -> None:
-    """Look before you run; the pipeline itself is `dvc repro`."""
+    """Check, inspect, compare and use the models; `dvc repro` runs the pipeline."""
     from instruct.tools.programs import mend
 
     mend(Path.cwd())
@@ -45,11 +45,9 @@ def before_each_command() -> None:
 
 @app.command()
 def check(
-    data: Annotated[Path | None, typer.Argument(help="a data file in place of the one in params.yaml")] = None,
+    data: Annotated[Path | None, typer.Argument(help="a data file instead of split.data")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print problems only")] = False,
-    every: Annotated[
-        bool, typer.Option("--all", help="print all settings, not only those that are not committed")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="print all settings, not only uncommitted ones")] = False,
 ) -> None:
     """Validate params.yaml, the backbone's entry and the data; print settings that differ from the committed ones."""
     from instruct.tools.check import check_all
@@ -65,7 +63,7 @@ def check(
 
 @app.command()
 def inspect(
-    data: Annotated[Path | None, typer.Argument(help="a data file in place of the one in params.yaml")] = None,
+    data: Annotated[Path | None, typer.Argument(help="a data file instead of split.data")] = None,
     records: Annotated[int, typer.Option("--records", "-n", min=1, help="how many records, from the first")] = 2,
 ) -> None:
     """Print one training batch: token, target, weight."""
@@ -99,15 +97,13 @@ def inspect(
 
 @app.command()
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="a backbone; none lists them all")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="a local file or folder to take it from")] = None,
-    pin: Annotated[
-        bool, typer.Option("--pin", help="write size and sha256 of files that lack them into the table")
-    ] = False,
+    name: Annotated[str | None, typer.Argument(help="a backbone; without it, list all")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="take it from a local file or folder")] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="write missing sizes and sha256 into the table")] = False,
 ) -> None:
-    """Fetch a backbone's weights: resumes, verifies by sha256, never unpickles.
+    """Fetch a backbone's weights: resumes downloads, verifies sha256, never unpickles.
 
-    A folder as OpenAI published GPT-2 (model.ckpt.index, …) is read without TensorFlow.
+    Reads OpenAI's GPT-2 folder (model.ckpt.index, …) without TensorFlow.
     """
     from instruct.backbones.catalog import find_backbone, read_table, unpinned
     from instruct.backbones.fetch import ensure, take_local
@@ -141,12 +137,12 @@ def duplicates(
     files: Annotated[list[Path], typer.Argument(help="data files; duplicates are found within and across them")],
     on: Annotated[str | None, typer.Option(help="instruction, input, output, prompt or whole")] = None,
     similarity: Annotated[float | None, typer.Option(help="0-100, from 50")] = None,
-    mode: Annotated[str | None, typer.Option(help="report, drop or group; the latter two write --out")] = None,
+    mode: Annotated[str | None, typer.Option(help="report, drop or group; drop and group write --out")] = None,
     method: Annotated[str | None, typer.Option(help="auto, exact or minhash")] = None,
-    out: Annotated[Path | None, typer.Option(help="a JSON file for the records that stay, each with its group")] = None,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for the kept records with their groups")] = None,
     show: Annotated[int, typer.Option(min=0, help="how many groups to print, the largest first")] = 10,
 ) -> None:
-    """Find exact and near duplicates; what is not said is as in params.yaml's split.duplicates, but mode: report."""
+    """Find exact and near-duplicates; other settings default to split.duplicates, but with mode: report."""
     from dataclasses import asdict
 
     from instruct.core.params import build, load_params
@@ -163,7 +159,7 @@ def duplicates(
 
 @app.command("import-data")
 def import_data(name: Annotated[str, typer.Argument(help="a name from data/sources.yaml")]) -> None:
-    """Bring another data set in with `dvc import-url`, checksum verified."""
+    """Import another data set with `dvc import-url` and verify its checksum."""
     from instruct.tools.import_data import import_data as run_import
 
     path = run_import(name)
@@ -172,20 +168,20 @@ def import_data(name: Annotated[str, typer.Argument(help="a name from data/sourc
 
 @app.command()
 def judge(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, and send nothing")] = False,
-    check: Annotated[bool, typer.Option("--check", help="look at server and model, and judge known answers")] = False,
-    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
-    rubric: Annotated[str | None, typer.Option(help="in place of evaluate.rubric")] = None,
-    scoring: Annotated[str | None, typer.Option(help="text or expected, in place of evaluate.scoring")] = None,
-    record: Annotated[str | None, typer.Option(help="the id of the record to show; the first if none")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the prompts, send nothing")] = False,
+    check: Annotated[bool, typer.Option("--check", help="check server and model, and judge the controls")] = False,
+    name: Annotated[str | None, typer.Option("--judge", help="instead of evaluate.judges")] = None,
+    rubric: Annotated[str | None, typer.Option(help="instead of evaluate.rubric")] = None,
+    scoring: Annotated[str | None, typer.Option(help="text or expected, instead of evaluate.scoring")] = None,
+    record: Annotated[str | None, typer.Option(help="the id of the record to show (default: the first)")] = None,
 ) -> None:
-    """Look at the judges before they judge; the judging itself is `dvc repro evaluate`."""
+    """Check the judges before a run; `dvc repro evaluate` runs them."""
     from instruct.core.errors import JudgeError
     from instruct.tools import judge as judging
 
     params = judging.load_settings(name, rubric, scoring)
     if dry_run == check:
-        raise ParamsError("instruct judge needs --dry-run or --check; the judging itself is `dvc repro evaluate`")
+        raise ParamsError("instruct judge needs --dry-run or --check; to judge, run `dvc repro evaluate`")
     if dry_run:
         for line in judging.dry_run(params, record):
             print(line)
@@ -201,11 +197,11 @@ def judge(
 def questions(
     file: Annotated[Path, typer.Argument(help="questions in MT-Bench's format")] = Path("data/questions.jsonl"),
     checkpoint: Annotated[Path, typer.Option(help="the SFT model")] = Path("models/sft/best"),
-    name: Annotated[str | None, typer.Option("--judge", help="in place of evaluate.judges")] = None,
+    name: Annotated[str | None, typer.Option("--judge", help="instead of evaluate.judges")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 256,
     out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
 ) -> None:
-    """Put open questions to the base model and the SFT model and have a language model judge the answers."""
+    """Ask the base model and the SFT model open questions; a language model judges the answers."""
     from instruct.core.errors import CheckpointError
     from instruct.core.files import write_json
     from instruct.tools import questions as asking
@@ -215,7 +211,7 @@ def questions(
     params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
     params = asking.without_reference(params)
     if not (checkpoint / "model.safetensors").is_file():
-        raise CheckpointError(f"{checkpoint}: holds no model.safetensors; run `dvc repro train` or give --checkpoint")
+        raise CheckpointError(f"{checkpoint}: has no model.safetensors; run `dvc repro train` or give --checkpoint")
     systems = {"base": None, "sft": checkpoint}
     answers = {
         system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
@@ -229,12 +225,14 @@ def questions(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="what to ask")],
-    input: Annotated[str, typer.Option(help="what the question is about, as in the data's field of that name")] = "",
-    system: Annotated[list[str] | None, typer.Option(help="base, sft or dpo; again for several")] = None,
-    every: Annotated[bool, typer.Option("--all", help="all systems that are here, one below the other")] = False,
+    question: Annotated[str, typer.Argument(help="the question")],
+    input: Annotated[str, typer.Option(help="the text that the question is about, like the data's field input")] = "",
+    system: Annotated[list[str] | None, typer.Option(help="base, sft or dpo; repeat for several")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="ask all systems with a checkpoint, one after the other")
+    ] = False,
 ) -> None:
-    """Ask the newest model one question; its answer comes word by word."""
+    """Ask the newest model one question; the answer is streamed."""
     from instruct.serving.ask import ask as run_ask
 
     for piece in run_ask(question, input, system or [], every=every):
@@ -242,8 +240,8 @@ def ask(
 
 
 @app.command()
-def chat(system: Annotated[str, typer.Option(help="base, sft or dpo; the newest if none")] = "") -> None:
-    """Talk to a model in the terminal, or through a pipe; /help lists the commands."""
+def chat(system: Annotated[str, typer.Option(help="base, sft or dpo (default: the newest)")] = "") -> None:
+    """Chat with a model in the terminal or through a pipe; /help lists the commands."""
     from instruct.serving.open_chat import open_chat
 
     typed = sys.stdin.isatty()
@@ -253,11 +251,13 @@ def chat(system: Annotated[str, typer.Option(help="base, sft or dpo; the newest 
 
 @app.command()
 def serve(
-    system: Annotated[list[str] | None, typer.Option(help="base, sft or dpo; again for several; all if none")] = None,
-    host: Annotated[str | None, typer.Option(help="in place of serve.host")] = None,
-    port: Annotated[int | None, typer.Option(help="in place of serve.port; 0 takes a free one")] = None,
+    system: Annotated[
+        list[str] | None, typer.Option(help="base, sft or dpo; repeat for several (default: all)")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="instead of serve.host")] = None,
+    port: Annotated[int | None, typer.Option(help="instead of serve.port; 0 takes a free one")] = None,
 ) -> None:
-    """Answer over OpenAI's interface, with a page to talk to all models side by side."""
+    """Serve OpenAI's API, with a page to chat with all models side by side."""
     from instruct.serving.start import start
 
     start(system or [], host, port)
@@ -274,10 +274,10 @@ def before_each_policy_command() -> None:
 
 @policy.command("test")
 def policy_test(
-    file: Annotated[Path, typer.Argument(help="labelled probes, one JSON object a line")],
-    rules: Annotated[Path | None, typer.Option("--policy", help="in place of serve.policy")] = None,
+    file: Annotated[Path, typer.Argument(help="labelled probes, one JSON object per line")],
+    rules: Annotated[Path | None, typer.Option("--policy", help="instead of serve.policy")] = None,
 ) -> None:
-    """Measure the filter: what it finds of labelled probes, and of the reference answers, which are harmless."""
+    """Measure the filter: its recall on labelled probes, and its false positives on the reference answers."""
     from instruct.serving.policy_test import read_probes, report
     from instruct.serving.start import policy_of
 
@@ -286,16 +286,16 @@ def policy_test(
 
 app.add_typer(exports, name="export")
 
-human = typer.Typer(no_args_is_help=True, help="Scores given by people, to hold the judges against.")
+human = typer.Typer(no_args_is_help=True, help="Scores by people, to compare the judges with.")
 app.add_typer(human, name="human")
 
 
 @human.command()
 def blank(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="records, each with both systems' answers")] = 25,
-    seed: Annotated[int, typer.Option(help="of the choice and the order")] = 123,
+    seed: Annotated[int, typer.Option(help="seed of selection and order")] = 123,
 ) -> None:
-    """Put answers to be scored into data/human-scores.csv, without saying whose they are; scores there stay."""
+    """Write answers to score into data/human-scores.csv, without the system's name; existing scores stay."""
     from instruct.core.records import read_responses
     from instruct.tools.human import FILE, make_blank
     from instruct.tools.judge import ANSWERS
@@ -311,15 +311,15 @@ def fill() -> None:
     from instruct.tools import human as people
 
     left = people.fill(input, print)
-    print(f"{people.FILE}: {left} left; `dvc repro evaluate` takes the scores in")
+    print(f"{people.FILE}: {left} left; `dvc repro evaluate` reads the scores")
 
 
 @app.command()
 def replies(
     export: Annotated[Path | None, typer.Option("--export", help="write all replies to this JSON-lines file")] = None,
-    load: Annotated[Path | None, typer.Option("--import", help="take in the replies of an exported file")] = None,
+    load: Annotated[Path | None, typer.Option("--import", help="add the replies of an exported file")] = None,
 ) -> None:
-    """Show where replies of language models are kept, and share them: the export is the same bytes everywhere."""
+    """Show the cache of replies, export or import it; the same replies export as the same bytes."""
     from instruct.servers.cache import ReplyCache, cache_file
 
     with ReplyCache(cache_file()) as cache:
@@ -336,47 +336,47 @@ def smoke(
     keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
     prefer: Annotated[bool, typer.Option("--prefer", help="with preference tuning")] = False,
 ) -> None:
-    """Run all stages with a tiny random model in a scratch copy; tracked results stay as they are."""
+    """Run all stages with a tiny random model in a scratch copy; tracked results do not change."""
     from instruct.tools.smoke import run_smoke
 
     folder = run_smoke(Path.cwd(), keep, prefer=prefer)
-    print(f"the smoke run went through{f'; its results are in {folder}' if keep else ''}")
+    print(f"the smoke run finished{f'; its results are in {folder}' if keep else ''}")
 
 
 @app.command()
 def view(
     revisions: Annotated[list[str] | None, typer.Argument(help="more branches, tags or commits to show")] = None,
-    against: Annotated[str | None, typer.Option(help="the run that all others are compared with")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="where the page is written")] = Path(
-        "build/view/index.html"
-    ),
+    against: Annotated[str | None, typer.Option(help="the run to compare all others with")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path("build/view/index.html"),
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
 ) -> None:
-    """Write one offline page with every experiment: a sortable table, curves, answers to search; and open it."""
+    """Write and open an offline page of all experiments: sortable table, curves, searchable answers."""
     from instruct.viewing.open import open_page
     from instruct.viewing.page import write_view
 
     runs = write_view(Path.cwd(), output, revisions or [], against)
     print(f"{output}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
     if open_it and not open_page(output):
-        print("there is no display here; open that file in a browser")
+        print("no display found; open the file in a browser")
 
 
-SCORE_HELP = "the score that decides, chosen before looking (default: accuracy, else similarity); more are exploratory"
-SCORES_HELP = "a score to look at; again for several (default: all)"
-FAIL_HELP = "worse | not-better (of recipes: two seeds a side) | worse-by POINTS: then exit with status 3, for CI"
+SCORE_HELP = (
+    "the score that decides, chosen in advance (default: accuracy, else similarity); further ones are exploratory"
+)
+SCORES_HELP = "a score to use; repeat for several (default: all)"
+FAIL_HELP = "worse | not-better (recipes: two seeds a side) | worse-by POINTS: exit with status 3 if true, for CI"
 
 
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="a revision, DVC experiment, `workspace` or export; several seeds as x,y,z")],
-    b: Annotated[str, typer.Argument(help="what to compare with it")] = "workspace",
+    b: Annotated[str, typer.Argument(help="the run to compare with A")] = "workspace",
     out: Annotated[Path, typer.Option(help="the folder for report.md and report.html")] = Path("report"),
     score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="report, marked, what is not comparable")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="report incomparable runs too, marked as such")] = False,
     fail_if: Annotated[str, typer.Option(help=FAIL_HELP)] = "",
 ) -> None:
-    """Say whether B differs from A or, from two seeds a side on, is the better recipe; write the report."""
+    """Test whether B differs from A or, with two seeds a side or more, is the better recipe; write the report."""
     from instruct.comparing.compare import compare as run_compare
     from instruct.comparing.gate import gate_fails, parse_gate
     from instruct.comparing.recorded import read_recorded
@@ -388,7 +388,7 @@ def compare(
         comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
         paths = write_report(comparison, out, Path.cwd())
     except InstructError as refusal:
-        # A report of before would be taken for this one's; what keeps it there must not hide the refusal.
+        # Otherwise an old report could be mistaken for the new one; an error of removal must not hide the refusal.
         try:
             write_refusal(a, b, str(refusal), out)
         except InstructError as unwritten:
@@ -404,9 +404,9 @@ def compare(
 def variance(
     runs: Annotated[list[str], typer.Argument(help="runs that differ in train.seed, or in a judge's seed")],
     score: Annotated[list[str] | None, typer.Option(help=SCORES_HELP)] = None,
-    record: Annotated[bool, typer.Option("--record", help="into metrics/seeds.json, for `instruct compare`")] = False,
+    record: Annotated[bool, typer.Option("--record", help="write metrics/seeds.json, for `instruct compare`")] = False,
 ) -> None:
-    """Split the spread of every score into item, training seed, judge and rest."""
+    """Split the variance of every score into record, training seed, judge and rest."""
     from instruct.comparing.recorded import record_seeds
     from instruct.comparing.seeds import scores_in_common, variance_lines
 
@@ -420,8 +420,10 @@ def variance(
 def power(
     runs: Annotated[list[str] | None, typer.Argument(help="two runs, or several seeds of one recipe")] = None,
     score: Annotated[str, typer.Option(help="the score to plan for")] = "",
-    sd: Annotated[float, typer.Option(help="without runs: standard deviation of the difference on one record")] = 0.0,
-    seed_sd: Annotated[float, typer.Option(help="without runs: that of a run's mean from seed to seed")] = 0.0,
+    sd: Annotated[float, typer.Option(help="without runs: standard deviation of the difference per record")] = 0.0,
+    seed_sd: Annotated[
+        float, typer.Option(help="without runs: standard deviation of a run's mean between seeds")
+    ] = 0.0,
 ) -> None:
     """Print how many test records and training seeds a given difference needs."""
     from instruct.comparing.power import Spread, power_lines
@@ -451,13 +453,13 @@ def _read_runs(names: str) -> list["Run"]:
 
 @app.command()
 def recipe(
-    names: Annotated[list[str] | None, typer.Argument(help="names of recipes; none lists them all")] = None,
-    every: Annotated[bool, typer.Option("--all", help="all that need nothing but the default backbone")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="names of recipes; without any, list all")] = None,
+    every: Annotated[bool, typer.Option("--all", help="all that need only the default backbone")] = False,
     queue: Annotated[bool, typer.Option("--queue", help="only queue; `dvc exp run --run-all` runs the queue")] = False,
     show: Annotated[bool, typer.Option("--print", help="print the dvc commands, run nothing")] = False,
-    table: Annotated[bool, typer.Option("--table", help="print what came out as a Markdown table")] = False,
+    table: Annotated[bool, typer.Option("--table", help="print the results as a Markdown table")] = False,
 ) -> None:
-    """Run named experiments: the ablations of the book and its readers, one `dvc exp run` for each seed."""
+    """Run named experiments: ablations of the book and others, one `dvc exp run` per seed."""
     from instruct.tools import recipes as tool
 
     known = tool.read_recipes()
@@ -478,10 +480,10 @@ def recipe(
 def verify(
     keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
     lock_only: Annotated[
-        bool, typer.Option("--lock-only", help="run nothing: is dvc.lock that of the commit?")
+        bool, typer.Option("--lock-only", help="run nothing: only check that dvc.lock belongs to the commit")
     ] = False,
 ) -> None:
-    """Run the commit a second time in a clean clone; every byte of dvc.lock and the metrics must come out the same."""
+    """Run the commit again in a clean clone; dvc.lock and all metrics must be the same bytes."""
     from instruct.tools.verify import verify as run_verify
 
     if found := run_verify(Path.cwd(), keep, lock_only=lock_only):

@@ -192,7 +192,7 @@ def test_the_command_writes_the_page_and_prints_where(repository, monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     done = CliRunner().invoke(app, ["view"])
     assert done.exit_code == 0, done.output
-    assert done.output == "build/view/index.html: 1 run\nthere is no display here; open that file in a browser\n"
+    assert done.output == "build/view/index.html: 1 run\nno display found; open the file in a browser\n"
     assert (repository.folder / "build/view/index.html").is_file()
 
 

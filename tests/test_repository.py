@@ -264,6 +264,39 @@ def test_packages_that_the_user_named_are_needed_at_run_time():
     assert {"torch", "tiktoken", "dvc", "requests", "matplotlib", "pyyaml"} <= needed
 
 
+def test_ci_runs_on_every_python_that_the_project_says_it_supports():
+    """From the oldest that pyproject.toml admits to the newest that it names, with none left out."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/main.yml").read_text(encoding="utf-8"))
+    versions = workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    named = [one.split(" :: ")[-1] for one in PROJECT["classifiers"] if re.search(r" :: 3\.\d+$", one)]
+    assert versions == named
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+
+
+def test_the_citation_names_the_projects_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+@pytest.mark.parametrize("name", ["README.md", "RUNBOOKS.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_relative_link_of_the_root_pages_leads_somewhere(name):
+    """Files exist, and a heading has the anchor that GitHub gives it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if target.startswith("https://"):
+            continue
+        assert (ROOT / (path or name)).exists(), target
+        if anchor:
+            assert anchor in anchors_of((ROOT / (path or name)).read_text(encoding="utf-8")), target
+
+
+def anchors_of(markdown):
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", markdown, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_nothing_of_the_code_unpickles_or_needs_a_path_of_its_own():
     for path in (ROOT / "src").rglob("*.py"):
         text = path.read_text(encoding="utf-8")

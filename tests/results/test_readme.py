@@ -57,3 +57,22 @@ def test_the_readme_counts_the_records_that_the_run_had(results):
     assert f"{train['train']['records']} records" in README
     assert re.search(rf"answer {results.test.records} held-out\s+prompts\. {counts[0]} of these", README)
     assert re.search(rf"The other {counts[1]} are open", README)
+
+
+def test_the_results_page_shows_what_the_committed_run_measured(results):
+    page = (ROOT / "docs/guides/results.md").read_text(encoding="utf-8")
+    train = json.loads((ROOT / "metrics/train.json").read_text(encoding="utf-8"))
+    rows = dict(re.findall(r"^\| (.+?) \| (.+? \| .+?) \|$", page.split("## Ten answers")[0], re.MULTILINE))
+    systems = {one.name: one for one in results.systems}
+    pair = [systems["base"], systems["sft"]]
+    names = {"exact match": "exact_match", "token F1": "token_f1", "ROUGE-L": "rouge_l", "chrF": "chrf", "BLEU": "bleu"}
+    wanted = {shown: [f"{one.measures[name]:.1f}" for one in pair] for shown, name in names.items()}
+    ended = [sum(one.stopped.get(why, 0) for why in ("end_of_text", "stop_string")) for one in pair]
+    wanted["answers that ended by themselves"] = [str(count) for count in ended]
+    similarity = [next(one for one in results.judges[0].systems if one.system == name) for name in ("base", "sft")]
+    wanted["similarity, 95 % interval"] = [interval(one) for one in similarity]
+    wanted["quartiles"] = [f"{one.q1:.0f} / {one.median:.0f} / {one.q3:.0f}" for one in similarity]
+    found = {name: rows[name].split(" | ") for name in wanted}
+    assert found == wanted
+    loss = next(value for name, value in rows.items() if name.startswith("validation loss"))
+    assert loss.split(" | ") == [f"{train['initial_val_loss']:.3f}", f"{train['best_val_loss']:.3f}"]

@@ -10,7 +10,8 @@ from scipy.stats import ttest_rel
 
 from instruct.comparing.compare import NotComparableError, compare
 from instruct.comparing.guard import find_changes
-from instruct.comparing.report import about_lines
+from instruct.comparing.report import about_lines, summary_lines
+from instruct.comparing.tables import change_table
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import read_run
 from instruct.statistics import smallest_detectable
@@ -167,6 +168,17 @@ def test_scores_that_one_side_lacks_cannot_make_it_better():
     nobody = [None] * 40
     asked = compare([run({"x": BEFORE[:20] + nobody})], [run({"x": moved(10)[:20] + nobody})]).scores[0]
     assert (asked.missing, asked.turned) == (40, False)
+
+
+def test_open_questions_are_not_records_that_lack_a_right_answer():
+    open_ones, unanswered = [None] * 20, [None, None]
+    before, after = BEFORE[:38] + unanswered + open_ones, moved(10)[:40] + open_ones
+    sides = [run({"accuracy": side, "similarity": BEFORE}) for side in (before, after)]
+    comparison = compare([sides[0]], [sides[1]])
+    (right, *_), (said, *_) = comparison.scores, change_table(comparison).rows
+    assert (right.count, right.missing, comparison.records) == (38, 2, 60)
+    assert said[0] == "accuracy (38 closed questions)" and "(38 of 40 have the score)" in said[-1].text
+    assert "accuracy (38 closed questions)" in "\n".join(summary_lines(comparison))
 
 
 def test_the_reference_judge_and_similarity_are_one_score():

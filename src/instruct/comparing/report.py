@@ -46,7 +46,7 @@ def summary_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread] | N
     lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or ["the parameters are the same"]
     if comparison.identical:
         return [*lines, comparison.verdict]
-    width = max(len(score.name) for score in comparison.scores)
+    width = max(len(score.title) for score in comparison.scores)
     lines += [_score_line(score, width, comparable=not comparison.changes) for score in comparison.scores]
     return [*lines, *about_lines(comparison, recorded or {}), comparison.verdict]
 
@@ -56,7 +56,7 @@ def _score_line(score: ScoreChange, width: int, *, comparable: bool) -> str:
     adjusted = f", adjusted {score.corrected:.2g}" if score.exploratory else ""
     verdict = score.in_words if comparable else "not comparable"
     return (
-        f"{score.name:{width}}  {score.a:5.1f} → {score.b:5.1f}  {score.difference.mean:+5.1f} "
+        f"{score.title:{width}}  {score.a:5.1f} → {score.b:5.1f}  {score.difference.mean:+5.1f} "
         f"(95 % {score.difference.low:+.1f} to {score.difference.high:+.1f}), p {score.p_value:.2g}{adjusted}, "
         f"{score.wins} won {score.ties} tied {score.losses} lost{left_out}: "
         f"{'exploratory: ' if score.exploratory else ''}{verdict}"

@@ -9,6 +9,7 @@ import numpy as np
 from instruct.comparing.seeds import Array, by_training, compare_recipes, shared_groups
 from instruct.core.errors import DataError
 from instruct.results.runs import Run
+from instruct.results.schema import ACCURACY
 from instruct.results.scores import Verdict as Found
 from instruct.results.scores import verdict_of
 from instruct.statistics import ALPHA, FEW, Interval, Paired, holm, paired_tests, smallest_detectable, standard_error
@@ -60,6 +61,11 @@ class ScoreChange:
         return self.found if self.of_recipes else OF_MODELS.get(self.found, self.found)
 
     @property
+    def title(self) -> str:
+        """The score's name, with the number of records where only answers to some questions can have it."""
+        return f"{self.name} ({self.count} closed questions)" if self.name == ACCURACY else self.name
+
+    @property
     def in_words(self) -> str:
         """The verdict, and what it speaks of or, for one that says nothing, the reason."""
         if self.found != "not distinguishable":
@@ -101,7 +107,12 @@ class PairedScores:
 
 
 def pair_scores(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str]) -> PairedScores:
-    """One score of both sides on these records; raises DataError where none of them has it in every run."""
+    """One score of both sides on these records; raises DataError where none of them has it in every run.
+
+    An open question, which has no right answer in any run, is not one that lacks it.
+    """
+    if name == ACCURACY:
+        ids = [id_ for id_ in ids if any(run.scores[name].get(id_) is not None for run in (*a, *b))]
     tables = [by_training(side, name, ids) for side in (a, b)]
     left, right = (table.mean(axis=0) for table in tables)  # NaN without a score
     scored = ~np.isnan(right - left)

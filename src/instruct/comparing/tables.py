@@ -24,7 +24,7 @@ def _row(one: ScoreChange, *, comparable: bool) -> list[Cell | str]:
     verdict = one.in_words if comparable else "not comparable"
     lacking = f" ({one.count} of {one.count + one.missing} have the score)" if one.missing else ""
     return [
-        f"{one.name} (exploratory)" if one.exploratory else one.name,
+        f"{one.title} (exploratory)" if one.exploratory else one.title,
         f"{one.a:.1f}",
         f"{one.b:.1f}",
         f"{one.difference.mean:+.1f}",

@@ -1,7 +1,8 @@
 """Times the server on loopback against llama-server and a plain transformers + FastAPI loop, in turn.
 
-python tests/benchmarks/bench_serve.py --gguf f32=build/f32.gguf --gguf q8_0=build/q8_0.gguf
-    (the GGUF files hold the weights of models/sft/best; without them llama-server does not take part)
+instruct export gguf --type f32 --check 0 && instruct export gguf --type q8_0 --check 0
+python tests/benchmarks/bench_serve.py
+    (llama-server runs build/export/gguf-*/model.gguf, the weights of models/sft/best, or what --gguf NAME=PATH says)
 python tests/benchmarks/bench_serve.py --flat 10000       (memory of our server over so many requests)
 """
 
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import outcome
 import psutil
 
 CONTESTANTS = Path(__file__).with_name("serve_contestants.py")
+EXPORTS = {kind: Path(f"build/export/gguf-{kind}/model.gguf") for kind in ("f32", "q8_0")}
 OURS = [sys.executable, "-c", "from instruct.cli import run; run()", "serve", "--system", "sft"]
 
 
@@ -32,9 +34,9 @@ def main() -> None:
     """All contestants at each number of clients, in turns whose order is drawn."""
     options = read_options()
     prompts = read_prompts()
-    commands = {"ours": [*OURS, "--port"], **rivals(options)}
+    commands = {outcome.OURS: [*OURS, "--port"], **rivals(options)}
     if options.flat:
-        summary: dict[str, Any] = measure_memory(commands["ours"], prompts, options)
+        summary: dict[str, Any] = measure_memory(commands[outcome.OURS], prompts, options)
     else:
         summary = race(commands, prompts, options)
     outcome.write_summary(summary, options.json)
@@ -48,12 +50,15 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=4, help="of each client in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gguf", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--gguf", action="append", metavar="NAME=PATH", help="default: both types in build/export")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/sft/best"))
     parser.add_argument("--only", nargs="+", help="names of contestants")
     parser.add_argument("--flat", type=int, default=0, metavar="REQUESTS")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.gguf is None:
+        options.gguf = [f"{kind}={path}" for kind, path in EXPORTS.items() if path.is_file()]
+    return options
 
 
 def read_prompts() -> list[str]:
@@ -74,7 +79,7 @@ def rivals(options: argparse.Namespace) -> dict[str, list[str]]:
         name, _, path = one.partition("=")
         found[f"llama-server {name}"] = [*start, "llamacpp", path, threads]
     if not options.gguf:
-        harness.say("llama-server takes no part: no --gguf is given")
+        harness.say("llama-server takes no part: `instruct export gguf` has written none, and no --gguf is given")
     return {name: command for name, command in found.items() if not options.only or name in options.only}
 
 
@@ -121,8 +126,45 @@ def race(commands: Mapping[str, list[str]], prompts: list[str], options: argpars
                     told = asyncio.run(one_round(urls[name], share, clients, options.requests, options.tokens))
                     rounds.append({"name": name, "clients": clients, "round": turn, **told})
                     harness.say(f"{name:20} {clients:3} clients: {told['tokens_per_s']:8.1f} tokens/s")
-    print_table(rounds)
-    return {"rounds": rounds, "tokens": options.tokens}
+    summary = summarise(rounds) | {"rounds": rounds, "tokens": options.tokens, "threads": options.threads}
+    print_table(summary)
+    return summary
+
+
+def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The machine, and for each number of clients every contestant's rates and times to the first token.
+
+    `ratio` is how many times as many tokens a second ours gives; where the rounds' spread could turn the order it is
+    absent, and `withheld` says why.
+    """
+    counts = sorted({one["clients"] for one in rounds})
+    return {"machine": outcome.machine(), "clients": {str(count): _contestants(rounds, count) for count in counts}}
+
+
+def _contestants(rounds: Sequence[Mapping[str, Any]], clients: int) -> dict[str, dict[str, Any]]:
+    own = [one for one in rounds if one["clients"] == clients]
+    rates = {name: [one["tokens_per_s"] for one in own if one["name"] == name] for name in {one["name"] for one in own}}
+    found = {}
+    for name in sorted(rates, key=lambda name: (name != outcome.OURS, name)):
+        firsts = sorted(first for one in own if one["name"] == name for first in one["first_token_s"])
+        found[name] = {
+            "tokens_per_s": statistics.median(rates[name]),
+            "min_tokens_per_s": min(rates[name]),
+            "max_tokens_per_s": max(rates[name]),
+            "first_token_s": statistics.median(firsts),
+            "first_token_95_s": firsts[min(int(0.95 * len(firsts)), len(firsts) - 1)],
+            **_ratio(rates, name),
+        }
+    return found
+
+
+def _ratio(rates: Mapping[str, Sequence[float]], name: str) -> dict[str, Any]:
+    ours = rates.get(outcome.OURS)
+    if name == outcome.OURS or not ours:
+        return {}
+    if outcome.could_turn([1 / rate for rate in ours], [1 / rate for rate in rates[name]]):
+        return {"withheld": "the rounds' spreads overlap: too wide to say which is faster"}
+    return {"ratio": statistics.median(ours) / statistics.median(rates[name])}
 
 
 async def one_round(url: str, prompts: list[str], clients: int, requests: int, tokens: int) -> dict[str, Any]:
@@ -165,16 +207,17 @@ async def ask(client: httpx.AsyncClient, prompt: str, tokens: int) -> tuple[floa
     return first, count
 
 
-def print_table(rounds: list[dict[str, Any]]) -> None:
-    """Medians over the rounds."""
-    print(f"{'':20} {'clients':>7} {'tokens/s':>9} {'first token, median':>20} {'95 %':>8}")
-    for clients in sorted({one["clients"] for one in rounds}):
-        for name in dict.fromkeys(one["name"] for one in rounds):
-            own = [one for one in rounds if (one["name"], one["clients"]) == (name, clients)]
-            firsts = sorted(first for one in own for first in one["first_token_s"])
-            rate = statistics.median(one["tokens_per_s"] for one in own)
-            late = firsts[min(int(0.95 * len(firsts)), len(firsts) - 1)]
-            print(f"{name:20} {clients:7} {rate:9.1f} {statistics.median(firsts):18.3f} s {late:6.3f} s")
+def print_table(summary: Mapping[str, Any]) -> None:
+    """The machine, and a table in Markdown: medians over the rounds, from the slowest to the fastest."""
+    print(outcome.describe_machine(summary["machine"]))
+    print("| clients | server | tokens/s | from to | first token, median s | 95 % s | ours gives |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    for clients, contestants in summary["clients"].items():
+        for name, one in contestants.items():
+            ratio = f"{one['ratio']:.2f} x" if "ratio" in one else "unclear" if "withheld" in one else ""
+            spread = f"{one['min_tokens_per_s']:.1f} to {one['max_tokens_per_s']:.1f}"
+            firsts = f"{one['first_token_s']:.3f} | {one['first_token_95_s']:.3f}"
+            print(f"| {clients} | {name} | {one['tokens_per_s']:.1f} | {spread} | {firsts} | {ratio} |")
 
 
 def measure_memory(command: list[str], prompts: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -188,7 +231,7 @@ def measure_memory(command: list[str], prompts: list[str], options: argparse.Nam
             harness.say(f"{(tenth + 1) * each * 32} requests: {sizes[-1]:.0f} MB")
     growth = max(sizes[1:]) / sizes[1] - 1
     harness.say(f"memory grew by {growth:.1%} after the first fifth")
-    return {"mb": sizes, "growth": growth}
+    return {"machine": outcome.machine(), "requests": options.flat, "mb": sizes, "growth": growth}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
 """A small random model behind a real server in a thread of this process."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from generation.conftest import GENERATE, GPT2_SMALL, make_model
 
 from instruct.core.runtime import Runtime
 from instruct.generation.decode import generate
+from instruct.model.checkpoint import save_checkpoint
 from instruct.serving.server import InThread, Served
 from instruct.serving.settings import ServeParams
 from instruct.serving.systems import System
@@ -16,6 +22,7 @@ from instruct.text.encoding import Prompt
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 
+ROOT = Path(__file__).parents[2]
 ALPACA = TEMPLATES["alpaca"]
 SERVE = ServeParams(
     host="127.0.0.1",
@@ -93,6 +100,36 @@ def offline():
         return {name: one.text for name, one in got.items()}
 
     return answer
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A project with an SFT model and no other; its backbone is a small random one."""
+    folder = tmp_path_factory.mktemp("folder")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["model"]["backbone"] = "tiny"
+    values["serve"] |= {"port": 0, "max_tokens": 12}
+    values["runtime"]["num_threads"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "models").mkdir()
+    config = {"vocab_size": 50257, "n_positions": 64, "n_embd": 64, "n_layer": 1, "n_head": 1}
+    tiny = {"family": "gpt2", "format": "random", "licence": "none", "about": "tiny", "files": [], "config": config}
+    (folder / "models/backbones.yaml").write_text(yaml.safe_dump({"tiny": tiny}))
+    save_checkpoint(make_model(GPT2_SMALL, 2), gpt2_tokenizer(), folder / "models/sft/best")
+    return folder
+
+
+@pytest.fixture
+def served(folder) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`instruct serve` of that project's SFT model in a process of its own, and its address."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", "from instruct.cli import run; run()", "serve", "--system", "sft"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=folder, env=environment) as process:
+        try:
+            yield process, process.stdout.readline().split(": ")[0]
+        finally:
+            process.kill()
 
 
 @pytest.fixture(autouse=True)

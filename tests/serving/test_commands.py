@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from generation.conftest import GPT2_SMALL, make_model
 from serving.conftest import SERVE, make_system
 
@@ -30,23 +29,6 @@ from instruct.text.tokenizer import gpt2_tokenizer
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "Name the largest river."
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A project with an SFT model and no other; its backbone is a small random one."""
-    folder = tmp_path_factory.mktemp("folder")
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    values["model"]["backbone"] = "tiny"
-    values["serve"] |= {"port": 0, "max_tokens": 12}
-    values["runtime"]["num_threads"] = 1
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    (folder / "models").mkdir()
-    config = {"vocab_size": 50257, "n_positions": 64, "n_embd": 64, "n_layer": 1, "n_head": 1}
-    tiny = {"family": "gpt2", "format": "random", "licence": "none", "about": "tiny", "files": [], "config": config}
-    (folder / "models/backbones.yaml").write_text(yaml.safe_dump({"tiny": tiny}))
-    save_checkpoint(make_model(GPT2_SMALL, 2), gpt2_tokenizer(), folder / "models/sft/best")
-    return folder
 
 
 @pytest.fixture
@@ -158,25 +140,17 @@ def test_lines_are_added_whole_whatever_ends_the_file(tmp_path):
     assert path.read_text() == '{"a": 1}\n{"b": 2}\n{"c": 3}\n'
 
 
-def test_sigterm_lets_running_answers_finish(here):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-    code = "from instruct.cli import run; run()"
-    command = [sys.executable, "-c", code, "serve", "--system", "sft"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
-        try:
-            url = process.stdout.readline().split(": ")[0]
-            said = [{"role": "user", "content": QUESTION}]
-            body = {"model": "sft", "messages": said, "max_tokens": 180, "stream": True}
-            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
-                lines = reply.iter_lines()
-                next(lines)
-                process.send_signal(signal.SIGTERM)
-                until = time.monotonic() + 30
-                while (status := httpx.get(f"{url}/v1/models", timeout=60).status_code) != 503:
-                    assert status == 200 and time.monotonic() < until
-                assert list(lines)[-2:] == ["data: [DONE]", ""]
-            assert process.wait(timeout=60) == 0
-            assert process.stderr.read() == ""
-        finally:
-            process.kill()
+def test_sigterm_lets_running_answers_finish(served):
+    process, url = served
+    said = [{"role": "user", "content": QUESTION}]
+    body = {"model": "sft", "messages": said, "max_tokens": 180, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + 30
+        while (status := httpx.get(f"{url}/v1/models", timeout=60).status_code) != 503:
+            assert status == 200 and time.monotonic() < until
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""

@@ -90,8 +90,7 @@ class _Norm(nn.Module):
 
     def __init__(self, norm: nn.RMSNorm) -> None:
         super().__init__()
-        assert norm.eps is not None
-        self.weight, self.eps = norm.weight, norm.eps
+        self.weight, self.eps = norm.weight, norm.eps or torch.finfo(torch.float32).eps
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight

@@ -57,12 +57,15 @@ def test_a_second_turn_sees_the_first_and_its_own_systems_answer():
     asked = []
 
     def echo(examples):
-        asked.append([(one.id, one.instruction, one.input) for one in examples])
+        asked.append([(one.id, one.input, [turn[::2] for turn in one.turns]) for one in examples])
         return [answer(one.id, f"to {one.instruction}", **{"instruction": one.instruction}) for one in examples]
 
     responses = answer_turns(questions, echo)
     assert [one.id for one in responses] == ["1-1", "2-1", "1-2"]
-    assert asked == [[("1-1", "One?", ""), ("2-1", "Only?", "")], [("1-2", "Two?", "Question: One?\nAnswer: to One?")]]
+    assert asked == [
+        [("1-1", "", [("One?", "")]), ("2-1", "", [("Only?", "yes")])],
+        [("1-2", "", [("One?", "to One?"), ("Two?", "")])],
+    ]
 
 
 def test_the_table_has_means_with_denominators():

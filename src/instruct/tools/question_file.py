@@ -1,4 +1,4 @@
-"""Open questions in MT-Bench's file format: one JSON object a line, with one or two turns and perhaps references."""
+"""Open questions in MT-Bench's file format: one JSON object per line, with turns and optional references."""
 
 import json
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.files import read_text
-from instruct.core.records import Example
+from instruct.core.records import Example, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question with its follow-ups; `references` are as many as turns, and empty where none is known."""
+    """A question with its follow-ups; `references` has one text per turn, empty if unknown."""
 
     id: str
     category: str
@@ -20,15 +20,15 @@ class Question:
     references: tuple[str, ...]
 
     def example(self, turn: int, answers: tuple[str, ...] = ()) -> Example:
-        """What a model is asked at a turn (from 0), with what was said before it as input."""
+        """The record of a turn (from 0), with the questions before it and the model's own answers as its history."""
         assert len(answers) == turn
-        said = [f"Question: {self.turns[i]}\nAnswer: {answers[i]}" for i in range(turn)]
         return Example(
             id=f"{self.id}-{turn + 1}",
             kind=self.category,
             instruction=self.turns[turn],
-            input="\n\n".join(said),
+            input="",
             output=self.references[turn],
+            history=tuple(Turn(asked, output=answer) for asked, answer in zip(self.turns, answers, strict=False)),
         )
 
 
@@ -41,7 +41,7 @@ def read_questions(path: Path) -> list[Question]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise DataError(f"{path}:{number}: not JSON; a file of questions has one JSON object a line") from None
+            raise DataError(f"{path}:{number}: not JSON; write one JSON object per line") from None
         question = _question(row, f"{path}:{number}")
         if any(one.id == question.id for one in questions):
             raise DataError(f"{path}:{number}: question_id {question.id} appears twice; give each question its own")

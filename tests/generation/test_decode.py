@@ -9,7 +9,8 @@ from generation.conftest import GPT2_SMALL
 from instruct.core import progress
 from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.generation import decode
-from instruct.generation.decode import generate, repeats
+from instruct.generation.decode import generate
+from instruct.generation.rows import repeats
 from instruct.model.checkpoint import random_model
 from instruct.text.prompts import TEMPLATES
 

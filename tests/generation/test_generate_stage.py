@@ -15,8 +15,8 @@ import torch
 
 from instruct.backbones.catalog import find_backbone
 from instruct.core.fingerprint import take_fingerprint
-from instruct.generation.decode import Answer
 from instruct.generation.journal import Journal
+from instruct.generation.rows import Answer
 from instruct.model.checkpoint import save_checkpoint
 from instruct.model.pretrained import load_backbone
 from instruct.tools.smoke import copy_tree, make_small

@@ -2,8 +2,8 @@ import pytest
 
 from instruct.core.errors import InstructError
 from instruct.core.fingerprint import Fingerprint
-from instruct.generation.decode import Answer
 from instruct.generation.journal import Journal
+from instruct.generation.rows import Answer
 
 
 def test_full_disk_is_one_line_and_what_was_noted_is_read_again(tmp_path):

@@ -9,8 +9,8 @@ from instruct.core.records import Example, Response
 from instruct.core.runtime import Runtime
 from instruct.exporting.running import Said
 from instruct.exporting.source import Source
-from instruct.generation.decode import generate, repeats
-from instruct.generation.rows import StopReason
+from instruct.generation.decode import generate
+from instruct.generation.rows import StopReason, repeats
 from instruct.generation.settings import GenerateParams
 
 

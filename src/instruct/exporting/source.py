@@ -71,7 +71,7 @@ class Source:
     def stop_tokens(self) -> tuple[str, ...]:
         """The texts of the tokens that end an answer, the model's own end token first."""
         ids = sorted(self.tokenizer.stop_ids, key=lambda id_: (id_ != self.tokenizer.eos_id, id_))
-        return tuple(self.tokenizer.encoding.decode_single_token_bytes(id_).decode() for id_ in ids)
+        return tuple(map(self.tokenizer.spell, ids))
 
     @property
     def eos(self) -> str:

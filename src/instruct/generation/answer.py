@@ -8,9 +8,10 @@ from instruct.core.errors import DataError
 from instruct.core.records import Example, Response
 from instruct.core.runtime import Runtime
 from instruct.generation.asking import Asking
-from instruct.generation.decode import Answer, check_prompts, generate
+from instruct.generation.decode import check_prompts, generate
 from instruct.generation.engine import Model
 from instruct.generation.journal import Journal
+from instruct.generation.rows import Answer
 from instruct.generation.settings import GenerateParams
 from instruct.generation.vote import majority, sample_ids
 from instruct.text.encoding import encode_prompt

@@ -15,14 +15,13 @@ from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.generation.cache import whole_tiles
 from instruct.generation.engine import Engine, Model, not_numbers
-from instruct.generation.rows import Answer, Row, repeats
+from instruct.generation.rows import Answer, Row
 from instruct.generation.sampling import make_generator
 from instruct.generation.settings import GenerateParams
 from instruct.generation.static import BURST, StaticEngine
 from instruct.text.encoding import Prompt, encode_prompt
 from instruct.text.tokenizer import Tokenizer
 
-__all__ = ["Answer", "Running", "check_prompts", "generate", "repeats"]
 ENGINES: Mapping[str, type[Engine] | type[StaticEngine]] = {"cuda": StaticEngine}  # by device; else Engine
 REFILL_SHARE = 0.25  # of the rows must be free before waiting prompts are run
 

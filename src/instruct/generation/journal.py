@@ -10,7 +10,7 @@ from pathlib import Path
 from instruct.core.errors import InstructError
 from instruct.core.files import write_text
 from instruct.core.fingerprint import Fingerprint
-from instruct.generation.decode import Answer
+from instruct.generation.rows import Answer
 
 
 class Journal:

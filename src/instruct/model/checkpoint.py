@@ -175,7 +175,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path, template: Template | None) -> None:
     save_tokenizer(tokenizer, folder / "tokenizer.json")
-    eos = tokenizer.encoding.decode_single_token_bytes(tokenizer.eos_id).decode()
+    eos = tokenizer.spell(tokenizer.eos_id)
     extra = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": tokenizer.end_of_text}
     if template:
         pad_id = tokenizer.encoding.encode_single_token(extra["pad_token"])

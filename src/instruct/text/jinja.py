@@ -15,8 +15,8 @@ def jinja_template(template: Template, tokenizer: Tokenizer) -> str:
     if template.turn_end and header.startswith(template.turn_end):
         closing = template.turn_end + template.between_turns
         header = header.removeprefix(closing)
-    end = _spelled(tokenizer, tokenizer.eos_id) + template.between_turns
-    begin = "".join(_spelled(tokenizer, id_) for id_ in tokenizer.begin_ids)
+    end = tokenizer.spell(tokenizer.eos_id) + template.between_turns
+    begin = "".join(map(tokenizer.spell, tokenizer.begin_ids))
     answer = f'{{{{- {_text(header)} + message["content"] + {_text(end)} }}}}'
     asked = f'{_question(template, closing)}{{%- set ns.next = "assistant" -%}}'
     return (
@@ -62,10 +62,6 @@ def _said(text: str) -> str:
 
 def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _spelled(tokenizer: Tokenizer, id_: int) -> str:
-    return tokenizer.encoding.decode_single_token_bytes(id_).decode()
 
 
 def chat_settings(template: Template, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Tokenizer:
     def end_of_text(self) -> str:
         """The token between documents, or the end token if there is none."""
         known = (name for name in _ENDS if name in self.encoding.special_tokens_set)
-        return next(known, self.encoding.decode_single_token_bytes(self.eos_id).decode())
+        return next(known, self.spell(self.eos_id))
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -93,6 +93,10 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self.encoding.decode(ids, errors="replace")
+
+    def spell(self, token_id: int) -> str:
+        """The text of a token that is whole characters, such as a special token."""
+        return self.encoding.decode_single_token_bytes(token_id).decode()
 
 
 @cache
@@ -202,7 +206,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "byte_fallback": False,
         "ignore_merges": layout.ignore_merges,
     }
-    begin = [encoding.decode_single_token_bytes(id_).decode() for id_ in tokenizer.begin_ids]
+    begin = list(map(tokenizer.spell, tokenizer.begin_ids))
     return {
         "version": "1.0",
         "added_tokens": added,

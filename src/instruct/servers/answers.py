@@ -1,4 +1,4 @@
-"""What an answer over HTTP holds, whatever it holds: foreign bytes, statuses and headers, read without trust."""
+"""Reads answers over HTTP without trust: foreign bytes, statuses and headers."""
 
 import io
 import json
@@ -18,7 +18,7 @@ def one_line(text: Any) -> str:
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
-    """The object in a body, or the one that the lines of a stream add up to; None where there is none."""
+    """The JSON object in a body, or the sum of a stream's lines; None if there is none."""
     try:
         return _object(json.loads(body))
     except RecursionError:
@@ -28,7 +28,7 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _lines_of(body: bytes) -> list[dict[str, Any]]:
-    """The objects of a stream, one a line; none at all where any line holds something else."""
+    """The objects of a stream, one per line; empty if any line is not an object."""
     objects: list[dict[str, Any]] = []
     for line in io.BytesIO(body):
         if not line.strip():
@@ -44,7 +44,7 @@ def _lines_of(body: bytes) -> list[dict[str, Any]]:
 
 
 def _joined(objects: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The last object of a stream with the texts of all, or the one that tells of an error."""
+    """The last object of a stream with the joined texts, or the first error."""
     if len(objects) < 2:
         return None
     failed = next((one for one in objects if one.get("error")), None)
@@ -58,24 +58,24 @@ def _object(value: Any) -> dict[str, Any] | None:
 
 
 def object_in(value: Any) -> dict[str, Any]:
-    """An object as it is; an empty one for anything else."""
+    """The value if it is an object, else an empty object."""
     return value if isinstance(value, dict) else {}
 
 
 def objects_in(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list; empty for anything else."""
+    """The objects in a list; empty for anything else."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def reason_in(error: Any, text: str) -> str:
-    """What a server says is wrong: Ollama a text, others an object with a message; `text` is the whole answer."""
+    """The server's error message: a text in Ollama, an object with a message elsewhere; `text` is the whole answer."""
     if isinstance(error, dict):
         error = error.get("message") or error
     return one_line(error or text) or "no reason given"
 
 
 def retry_after(text: str) -> float:
-    """Seconds to wait by a Retry-After header, which holds seconds or a date; 0 where it holds neither."""
+    """Seconds to wait by a Retry-After header with seconds or a date; 0 if it has neither."""
     try:
         return max(0.0, float(text))
     except ValueError:
@@ -87,7 +87,7 @@ def retry_after(text: str) -> float:
 
 
 def advice_on(status: int) -> str:
-    """What to do about a status that is no success."""
+    """The remedy for an error status."""
     if status in (401, 403):
         return "check the key and what it may do"
     return "the address is wrong or the server lacks the model; correct it" if status == 404 else "see its log"

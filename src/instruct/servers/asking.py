@@ -1,4 +1,4 @@
-"""Many requests at once: replies in order, each question asked once, answers kept as they come, an end by Ctrl-C."""
+"""Many requests at once: replies in order, each question asked once, replies cached at once, stopped by Ctrl-C."""
 
 import signal
 import threading
@@ -30,22 +30,22 @@ def ask_all(
 ) -> list[Reply]:
     """A reply to each request, in order.
 
-    `unit` is what one is called in the lines of progress, which need `total` where the requests have no length.
-    Requests are drawn as they are needed, so a generator of prompts takes no memory. Requests with the same key are
-    one question: it is asked once, and all get its reply. Each reply without a problem goes into `cache` at once;
-    without a cache, everything is asked. A server that leaves many requests in a row unanswered is given up.
+    `unit` is the name of a request in progress lines, which need `total` if the requests have no length. Requests are
+    drawn as needed, so a generator of prompts takes no memory. Requests with the same key are asked once and share the
+    reply. Each reply without a problem goes into `cache` at once; without a cache, everything is asked. After many
+    unanswered requests in a row it gives up.
 
-    Raises ServerError where no request can succeed, and KeyboardInterrupt after Ctrl-C; both say what is kept.
+    Raises ServerError if no request can succeed, and KeyboardInterrupt after Ctrl-C; both say what is kept.
     """
     assert workers >= 1
     progress = Progress(len(requests) if isinstance(requests, Sized) else total, unit)
-    model = server.identity["model"]  # connects, before Ctrl-C has to wait for the books
+    model = server.identity["model"]  # connects before Ctrl-C is deferred
     run = _Run(server, model, cache, workers, progress)
     try:
         with _interrupt_at_rest(run.answers):
             run.ask(iter(requests))
     except KeyboardInterrupt:
-        run.close()  # before what is kept is counted
+        run.close()  # before counting the kept replies
         raise KeyboardInterrupt(f"{run.kept()}; the same command goes on from there") from None
     except ServerError as error:
         raise ServerError(f"{error}\n{run.kept()}") from None
@@ -55,21 +55,21 @@ def ask_all(
 
 
 class _Run:
-    """The state of one `ask_all`. Its thread alone keeps the books; the workers only ask."""
+    """The state of one `ask_all`. Only its own thread changes it; the workers only ask."""
 
     def __init__(self, server: Server, model: str, cache: ReplyCache | None, workers: int, progress: Progress) -> None:
         self._server, self._model, self._cache, self._workers = server, model, cache, workers
         self._progress = progress
         self._keys: list[str] = []  # of each request, in order
         self._replies: dict[str, Reply] = {}
-        self._times: dict[str, int] = {}  # how many requests wait for the answer to a question that is under way
+        self._times: dict[str, int] = {}  # requests that wait for the same question in progress
         self._silent = 0
         self._questions: SimpleQueue[_Question | None] = SimpleQueue()
         self.answers: SimpleQueue[_Answer] = SimpleQueue()
         self._crew: list[threading.Thread] = []
 
     def ask(self, requests: Iterator[Request]) -> None:
-        """Ask everything that is not known, a part at a time."""
+        """Ask all requests that the cache lacks, in parts."""
         while part := list(islice(requests, LOOKED_UP)):
             for key, request in self._unknown(part):
                 while len(self._times) >= 2 * self._workers:
@@ -83,7 +83,7 @@ class _Run:
         return [self._replies[key] for key in self._keys]
 
     def kept(self) -> str:
-        """How far the run came, for the message about its end."""
+        """The progress of the run, for its last message."""
         progress = self._progress
         if self._cache is None:
             return f"no {progress.unit} is kept, since there is no cache"
@@ -91,8 +91,8 @@ class _Run:
         return f"{progress.done - progress.failed}{of} {progress.unit}s are kept"
 
     def close(self) -> None:
-        """Keep what has come in meanwhile and let the workers go; one that still waits ends with the process."""
-        with suppress(Empty):  # what no worker has begun is not asked any more
+        """Store replies that arrived meanwhile and release the workers; one that still waits ends with the process."""
+        with suppress(Empty):  # requests that no worker has started are dropped
             while True:
                 self._questions.get_nowait()
         for _ in self._crew:
@@ -104,7 +104,7 @@ class _Run:
         self._progress.close()
 
     def _unknown(self, part: list[Request]) -> Iterator[_Question]:
-        """The requests to ask, each key once; those that the cache answers are booked."""
+        """The requests to ask, each key once; stores the replies that the cache has."""
         keys = [self._server.key(request) for request in part]
         new = dict.fromkeys(key for key in keys if key not in self._replies and key not in self._times)
         found = self._cache.get(new) if self._cache is not None else {}
@@ -121,7 +121,7 @@ class _Run:
     def _hand_out(self, key: str, request: Request) -> None:
         self._times[key] = 1
         if len(self._crew) < min(self._workers, len(self._times)):
-            thread = threading.Thread(target=self._work, daemon=True)  # so that none holds up the end of the process
+            thread = threading.Thread(target=self._work, daemon=True)  # so that no thread delays the end of the process
             thread.start()
             self._crew.append(thread)
         self._questions.put((key, request))
@@ -131,7 +131,7 @@ class _Run:
             key, request = question
             try:
                 self.answers.put((key, self._server.ask(request)))
-            except BaseException as error:  # is raised again where the books are kept
+            except BaseException as error:  # raised again in the main thread
                 self.answers.put((key, error))
 
     def _take_answer(self) -> None:
@@ -152,7 +152,7 @@ class _Run:
 
 @contextmanager
 def _interrupt_at_rest(answers: SimpleQueue[_Answer]) -> Iterator[None]:
-    """Let Ctrl-C come as an answer, so that no other is lost between its arrival and its entry; a second is at once."""
+    """Handle Ctrl-C like a reply, so that no reply is lost before it is stored; a second Ctrl-C stops at once."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield

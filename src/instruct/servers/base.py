@@ -1,4 +1,4 @@
-"""What a server of a language model is: a request in, the raw reply out. What the reply says is its reader's work."""
+"""The interface of a language model server: a request in, the raw reply out; callers parse the reply."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What came back, as it came.
+    """The raw reply.
 
-    `problem` says in words why the text cannot be relied on (no answer, cut off, empty); such replies are never
-    cached. `answered` is False where the server was no help at all: unreachable, silent, failing. `stop` is why the
-    model stopped: "stop" or "length", and empty where the server does not say. `prompt_tokens` is 0 where the server
-    does not count. `attempts` is 0 for a reply from the cache.
+    `problem` says why the text cannot be used (no answer, cut off, empty); such replies are never cached. `answered`
+    is False if the server is unreachable, silent or failing. `stop` is why the model stopped: "stop" or "length", and
+    empty if the server does not say. `prompt_tokens` is 0 if the server does not count them. `attempts` is 0 for a
+    reply from the cache.
 
-    `logprobs` is None where the server gave none. They are of the model's own distribution, before a schema forbids
-    anything, and their texts may add up to more than `text`: llama.cpp drops the fence around fenced JSON.
+    `logprobs` is None if the server gave none. They belong to the model's own distribution, before a schema restricts
+    it, and their texts may add up to more than `text`: llama.cpp drops the fence around fenced JSON.
     """
 
     text: str
@@ -57,12 +57,12 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """What a look at a server found; nothing here is an exception.
+    """The result of checking a server; errors are fields, not exceptions.
 
-    `problem` is empty where the server can be used, else it says what is wrong and what to do; `command` is one to
-    offer to the user, such as `ollama pull llama3`. `context` is the room for prompt and reply in tokens, `slots`
-    how many requests are served at once, `vram` the bytes of the model on a GPU; each is 0 where the server does not
-    say. `note` is what is odd and does not keep the server from being used.
+    `problem` is empty if the server can be used, else it says what is wrong and what to do; `command` is a suggestion
+    for the user, such as `ollama pull llama3`. `context` is the limit of prompt and reply in tokens, `slots` the number
+    of parallel requests, `vram` the model's bytes on a GPU; each is 0 if the server does not say. `note` is a warning
+    that does not prevent use.
     """
 
     where: str
@@ -83,33 +83,33 @@ class ServerState:
 class Server(Protocol):
     """A client of one model on one server; its methods may be called from several threads.
 
-    `open_server` makes one without connecting; the first use connects, and raises ServerError where that fails.
+    `open_server` makes one without connecting; the first use connects, and raises ServerError if that fails.
     """
 
     workers: int
-    """How many requests to have under way at once."""
+    """The number of parallel requests."""
 
     @property
     def identity(self) -> dict[str, str]:
-        """Exactly what answers: server, version, model, digest, context. Connects."""
+        """The identity of the answering model: server, version, model, digest, context. Connects."""
         ...
 
     def check(self, longest: Request | None = None) -> ServerState:
-        """Look whether everything is there, load the model, and try whether `longest` and its reply fit."""
+        """Check that server and model exist, load the model, and try whether `longest` and its reply fit."""
         ...
 
     def key(self, request: Request) -> str:
-        """The sha256 of all that decides the reply: model digest, prompt, schema, options, repeat. Connects."""
+        """The sha256 of everything that decides the reply: model digest, prompt, schema, options, repeat. Connects."""
         ...
 
     def ask(self, request: Request) -> Reply:
         """One reply, after as many retries as the settings allow.
 
-        A request that fails gives a reply with a `problem`; what would fail for every request (no such model, no
+        A failed request gives a reply with a `problem`; an error that affects every request (no such model, no
         permission) is a ServerError.
         """
         ...
 
     def close(self) -> None:
-        """Let go of connections and of a server in this process."""
+        """Close connections and any server in this process."""
         ...

@@ -1,9 +1,9 @@
 """A cache of replies in one SQLite file, for any number of processes at once.
 
-A reply is found by the sha256 of all that decides it (`Server.key`), so nothing ever has to be declared out of date.
-Only replies without a problem are kept, each at once and for good: whatever interrupts a run, what was answered is
-answered. The first reply to a question stays, so that anyone who asks again gets the same. Nothing is taken from the
-file on trust: what is not a reply that we would have kept is removed, and asked for again.
+The key of a reply is the sha256 of everything that decides it (`Server.key`), so no entry is ever out of date. Only
+replies without a problem are stored, each at once and permanently, so that an interrupted run loses no reply. The
+first reply to a question stays, so that asking again gives the same reply. The file is not trusted: invalid entries
+are removed and asked for again.
 """
 
 import json
@@ -44,13 +44,13 @@ _Row = tuple[str, str, str, str, int, str | None]
 
 
 def cache_file() -> Path:
-    """Where replies are kept: $INSTRUCT_REPLIES, or a file in the user's cache folder that all clones share."""
+    """The file of replies: $INSTRUCT_REPLIES, or a file in the user's cache folder that all clones share."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("instruct") / "replies.sqlite"
 
 
 class ReplyCache:
-    """Replies by key; to be used by one thread. Raises ServerError where the file cannot be used."""
+    """Replies by key, for use by one thread. Raises ServerError if the file cannot be used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,12 +75,12 @@ class ReplyCache:
         self._database.close()
 
     def count(self) -> int:
-        """How many replies there are."""
+        """The number of replies."""
         with self._usable():
             return int(self._database.execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def get(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """The replies that there are, by key."""
+        """The cached replies among `keys`, by key."""
         wanted = list(keys)
         found: dict[str, Reply | None] = {}
         for start in range(0, len(wanted), AT_ONCE):
@@ -93,7 +93,7 @@ class ReplyCache:
         return {key: reply for key, reply in found.items() if reply is not None}
 
     def put(self, key: str, reply: Reply, model: str) -> Reply:
-        """Keep a reply; returns the one that is now there, which another process may have put before."""
+        """Store a reply; returns the stored one, which another process may have written first."""
         assert not reply.problem, "only successes are kept"
         logprobs = json.dumps([[t.text, t.logprob, t.top] for t in reply.logprobs]) if reply.logprobs else None
         row = (key, model, reply.text, reply.stop, reply.prompt_tokens, logprobs)
@@ -107,7 +107,7 @@ class ReplyCache:
     def export(self, path: Path, keys: Iterable[str] | None = None) -> int:
         """Write all replies, or those of `keys`, as JSON lines in the order of their keys; returns how many.
 
-        The same replies are the same bytes, so that DVC or Git can share the file. What is not a reply is left out.
+        The same replies give the same bytes, so that DVC or Git can share the file. Invalid entries are left out.
         """
         count = 0
 
@@ -126,10 +126,10 @@ class ReplyCache:
         return count
 
     def load(self, path: Path) -> tuple[int, int]:
-        """Take in the replies of an exported file; returns how many were new, and how many there were.
+        """Add the replies of an exported file; returns the number of new ones and the total.
 
-        A reply that is here already stays as it is. Raises ServerError that names the line that is not a reply; the
-        cache is then as it was.
+        Existing replies stay unchanged. Raises ServerError that names a line that is not a reply; the cache is then
+        unchanged.
         """
         new = total = 0
         with self._usable(), self._database:
@@ -146,7 +146,7 @@ class ReplyCache:
                 f"{self.path}: is a cache of replies of another version ({version}, not {VERSION}); delete it, or set "
                 f"{CACHE_VARIABLE} to another file"
             )
-        # Readers and a writer at once; a killed process loses nothing, a power cut at most the last replies.
+        # Allows readers beside a writer; a killed process loses nothing, a power cut at most the last replies.
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute(_CREATE)
@@ -158,7 +158,7 @@ class ReplyCache:
             return self._database.execute(query, row).rowcount == 1
 
     def _remove(self, keys: list[str]) -> None:
-        """Drop what is not a reply, so that it is asked for again."""
+        """Remove invalid entries, so that they are asked for again."""
         if not keys:
             return
         log.warning("%s: %d entries are not replies; they are removed and asked for again", self.path, len(keys))
@@ -190,7 +190,7 @@ class ReplyCache:
 
 
 def _reply(row: _Row) -> Reply | None:
-    """The reply in a row, or None where a row is not one that we would have written."""
+    """The reply in a row, or None if the row is invalid."""
     try:
         logprobs = None if row[5] is None else json.loads(row[5])
     except (ValueError, TypeError, RecursionError):

@@ -1,9 +1,8 @@
-"""One HTTP exchange on a connection of its own, finished before a deadline.
+"""One HTTP exchange on its own connection, finished before a deadline.
 
-A connection is never used twice. Whatever a server sends beyond its answer, at once or later, goes away with the
-connection and cannot be taken for the answer to the next question. The deadline holds for everything that comes
-back: interim answers, headers, body and trailers, however slowly they drip. There is no proxy to this machine, and no
-redirect is followed, which could carry the key elsewhere.
+A connection is never reused: anything a server sends after its answer is lost with the connection and cannot be taken
+for the next answer. The deadline covers interim answers, headers, body and trailers, even if they arrive byte by byte.
+Requests to this machine use no proxy, and redirects are not followed, because they could leak the key.
 """
 
 import io
@@ -24,7 +23,7 @@ MAX_BYTES = 8_000_000  # of one answer
 
 
 class UnreachableError(Exception):
-    """There is no connection; its cause says why."""
+    """The connection failed; its cause says why."""
 
 
 class TooSlowError(Exception):
@@ -50,14 +49,14 @@ class Exchanges:
     def run(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any, bytes]:
         """Status, headers and body of the answer.
 
-        Raises what is above, and OSError and HTTPException where the connection breaks or speaks no HTTP.
+        Raises the errors above, and OSError and HTTPException if the connection breaks or is not HTTP.
         """
         deadline = time.monotonic() + self._calls.total
         connection, target = self._connection(url)
         try:
             _connect(connection)
             connection.sock.settimeout(self._calls.total)
-            # A server may refuse a long request before it has read all of it: its answer is there all the same.
+            # A server may refuse a long request before it has read all of it; its answer can still be read.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target, body=data, headers={**headers, "Connection": "close"})
             response = _final(_Timed(connection.sock, self._calls.read, deadline), method)
@@ -66,7 +65,7 @@ class Exchanges:
             connection.close()
 
     def _connection(self, url: str) -> tuple[HTTPConnection, str]:
-        """A connection that is not open yet, and what to ask it for."""
+        """A connection that is not open yet, and the request's path."""
         parts = urlsplit(url)
         there = _place(parts)
         path = f"{parts.path or '/'}"
@@ -82,7 +81,7 @@ class Exchanges:
 
 class _Reader(io.BufferedReader):
     def close(self) -> None:
-        """An answer that is let go leaves the stream open: more may follow an interim one."""
+        """A response that leaves the stream open when it is closed: more may follow an interim one."""
 
 
 class _Timed(io.RawIOBase):
@@ -93,7 +92,7 @@ class _Timed(io.RawIOBase):
         self._reader = _Reader(self)
 
     def makefile(self, *_: Any) -> io.BufferedIOBase:
-        """What HTTPResponse reads from; always the same, so that nothing is lost between two of them."""
+        """The file that HTTPResponse reads; always the same one, so that no buffered byte is lost."""
         return self._reader
 
     def readable(self) -> bool:
@@ -118,7 +117,7 @@ def _connect(connection: HTTPConnection) -> None:
 
 
 def _final(stream: _Timed, method: str) -> HTTPResponse:
-    """The answer behind any number of interim ones (100 Continue, 103 Early Hints)."""
+    """The final answer, after any interim ones (100 Continue, 103 Early Hints)."""
     while True:
         response = HTTPResponse(cast(socket, stream), method=method)
         response.begin()
@@ -127,7 +126,7 @@ def _final(stream: _Timed, method: str) -> HTTPResponse:
 
 
 def _body(response: HTTPResponse) -> bytes:
-    """All bytes of an answer that is whole and not endless."""
+    """All bytes of a complete answer of bounded size."""
     parts, size = [], 0
     while part := response.read(65_536):
         parts.append(part)

@@ -1,9 +1,9 @@
-"""One JSON call over HTTP, made as often as it is worth making.
+"""One JSON call over HTTP, with retries.
 
-Tried again: broken connections, 408, 425, 429 and 5xx, and an error or an early end inside a 200, which are a 500 and
-a broken connection that came too late for the status. Not tried again: silence (the server may still be at work on
-the first request), anything that the server refuses, anything that is not JSON. 401 and 404 hold for every request and
-end a run; any other status is the failure of one request.
+Retried: broken connections, 408, 425, 429 and 5xx, and an error or an early end inside a 200, which are a 500 or a
+broken connection after the status was sent. Not retried: silence (the server may still be working on the first
+request), refusals, and answers that are not JSON. 401 and 404 apply to every request and end a run; any other status
+fails one request.
 """
 
 import json
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 LONGEST_PAUSE_S = 30.0  # of our own choice
 LONGEST_WAIT_S = 600.0  # that a server may ask for by Retry-After
-TOLD_S = 2.0  # a wait of so long is told
+TOLD_S = 2.0  # a longer wait is logged
 REFUSED = frozenset({400, 413, 422})  # this one request; other requests may be fine
 PASSING = frozenset({408, 425, 429})
 LASTING = frozenset({501, 505})  # of 5xx
@@ -49,7 +49,7 @@ class FailedError(HttpError):
 
 
 class RefusedError(FailedError):
-    """The server refuses this one request, whatever happens to others."""
+    """The server refuses this one request."""
 
 
 class UnansweredError(FailedError):
@@ -57,7 +57,7 @@ class UnansweredError(FailedError):
 
 
 class AgainError(Exception):
-    """A failure that another attempt may not meet; `wait` is how many seconds the server asked for."""
+    """A failure that is worth a retry; `wait` is the number of seconds that the server asked for."""
 
     def __init__(self, problem: str, wait: float = 0.0, *, reached: bool = True) -> None:
         super().__init__(problem)
@@ -67,7 +67,7 @@ class AgainError(Exception):
 class Http:
     """Calls below one address, from any number of threads; `section` of params.yaml is named in messages.
 
-    The `secret` in the headers is masked in everything that comes back, before anyone else sees it.
+    The `secret` in the headers is masked in every answer, before any other code sees it.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Http:
         return self._call("POST", path, body, _as_it_is, retries)[0]
 
     def ask(self, path: str, body: Any, read: Callable[[dict[str, Any]], Reply]) -> Reply:
-        """The reply that `read` makes of the answer, or one with a problem; `read` may raise AgainError.
+        """The reply that `read` parses from the answer, or one with a problem; `read` may raise AgainError.
 
-        Raises ServerError for what would happen to every request.
+        Raises ServerError for errors that affect every request.
         """
         try:
             reply, attempts = self._call("POST", path, body, read, None)
@@ -103,7 +103,7 @@ class Http:
     def _call(
         self, method: str, path: str, body: Any, read: Callable[[dict[str, Any]], T], retries: int | None
     ) -> tuple[T, int]:
-        """What `read` makes of the answer, and how many attempts it took."""
+        """The result of `read`, and the number of attempts."""
         url = self.url + path
         data = None if body is None else json.dumps(body).encode()
         attempts = 1 + (self._calls.retries if retries is None else retries)
@@ -174,7 +174,7 @@ class Http:
             return None, text
 
     def _masked(self, reply: Reply) -> Reply:
-        """A reply without the secret, which may have been in pieces until now."""
+        """A reply without the secret, which may have been split over stream pieces."""
         said = "".join(token.text for token in reply.logprobs or ())
         tokens = reply.logprobs if self._mask.text(said) == said else None
         text, problem = self._mask.text(reply.text), self._mask.text(reply.problem)
@@ -211,7 +211,7 @@ class Http:
             with self._lock:
                 self._closed_until = max(self._closed_until, time.monotonic() + wait)
         else:
-            time.sleep(most * random.uniform(0.5, 1.0))  # so that many workers do not come back at once
+            time.sleep(most * random.uniform(0.5, 1.0))  # so that many workers do not retry at the same moment
 
     def _wait_until_open(self) -> None:
         while (left := self._closed_until - time.monotonic()) > 0:

@@ -22,12 +22,12 @@ from instruct.servers.settings import CallParams, LlamaCppParams, OpenAIParams
 
 SECTION = "servers.llamacpp"
 PACKAGE = "xllamacpp"
-# A reply must not depend on what was asked before.
+# A reply must not depend on earlier requests.
 BODY = {"cache_prompt": False}
 
 
 class LlamaCpp:
-    """One GGUF file, served on a port of this machine that no one else knows."""
+    """One GGUF file, served on a random local port."""
 
     def __init__(self, params: LlamaCppParams, calls: CallParams) -> None:
         self._params, self._calls = params, calls
@@ -83,7 +83,7 @@ class LlamaCpp:
             raise ServerError(f"{name}: there is no such file; correct {SECTION}.gguf")
         backbone = find_backbone(name)
         if backbone.format != "gguf":
-            raise ServerError(f"{SECTION}.gguf: the backbone {name} is no GGUF file; name one that is")
+            raise ServerError(f"{SECTION}.gguf: the backbone {name} is not a GGUF file; name one that is")
         return ensure(backbone)[0]
 
     @cached_property
@@ -120,7 +120,7 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._params.threads
         params.ctx_shift = params.cache_prompt = params.ui = False
         params.cache_ram_mib = 0
-        params.fit_params = False  # which would quietly lower the context
+        params.fit_params = False  # it would silently lower the context
         params.verbosity = -1
         try:
             return xllamacpp.Server(params)

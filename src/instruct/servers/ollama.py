@@ -1,7 +1,7 @@
 """A client of Ollama's native chat API.
 
-Rules that cost others days: every option inside `options`; an explicit context, and a refusal instead of a silent
-cut where the prompt exceeds it; thinking off; a schema in `format`, which some models ignore all the same.
+Pitfalls of this API: every option goes inside `options`; set the context explicitly, and have a longer prompt refused
+instead of silently cut; switch thinking off; some models ignore the schema in `format`.
 """
 
 import re
@@ -51,7 +51,7 @@ class Ollama:
         }
 
     def check(self, longest: Request | None = None) -> ServerState:
-        """See `Server`; also compares the context with what the server really gave."""
+        """See `Server`; also compares the context with the one that the server really allocated."""
         with self._lock:
             self._state, self._loaded = None, False
         state = self._look()
@@ -65,7 +65,7 @@ class Ollama:
             return replace(state, problem=str(error))
 
     def key(self, request: Request) -> str:
-        """See `Server`; a digest in the settings is used in place of that of the server."""
+        """See `Server`; a digest in the settings replaces that of the server."""
         digest = self._params.digest or self.identity["digest"]
         return key_of("ollama", digest.removeprefix("sha256:")[:DIGITS], self._asked(request), request.repeat)
 
@@ -83,7 +83,7 @@ class Ollama:
         """Nothing stays open; Ollama unloads the model by itself."""
 
     def _asked(self, request: Request) -> dict[str, Any]:
-        """The part of the body that decides the reply."""
+        """The fields of the body that decide the reply."""
         options: dict[str, Any] = {
             "num_ctx": self._params.num_ctx,
             "num_predict": request.max_tokens,
@@ -115,7 +115,7 @@ class Ollama:
             thought=bool(message.get("thinking")),
             logprobs=value.get("logprobs") if probabilities else None,
         )
-        # Servers from before `truncate` and `shift` cut silently, and the beginning goes first.
+        # Servers without `truncate` and `shift` silently cut the prompt's start.
         if tokens == self._params.num_ctx // 2 + 2:
             cut = f"the prompt was probably cut to half of the context; raise {SECTION}.num_ctx"
             return replace(reply, problem=cut)
@@ -161,7 +161,7 @@ class Ollama:
         return next((one for one in models if wanted in (one.get("name"), one.get("model"))), None)
 
     def _mismatch(self, state: ServerState) -> str:
-        """How the model that is there is not the one of the settings."""
+        """How the server's model differs from the settings."""
         pinned = self._params.digest.removeprefix("sha256:")
         if pinned and not state.digest.removeprefix("sha256:").startswith(pinned):
             return (
@@ -188,7 +188,7 @@ class Ollama:
                 self._loaded = True
 
     def _running(self) -> dict[str, Any]:
-        """What the server really gave: context, memory on a GPU."""
+        """The context and GPU memory that the server really allocated."""
         entry = self._entry(objects_in(self._http.get("/api/ps").get("models"))) or {}
         context, vram = entry.get("context_length"), entry.get("size_vram")
         found: dict[str, Any] = {"vram": vram if type(vram) is int else 0}
@@ -219,7 +219,7 @@ class Ollama:
 
 
 def _least_thinking(capabilities: Any, family: str) -> dict[str, Any]:
-    """Thoughts would eat `num_predict`; only gpt-oss cannot do without them."""
+    """Thinking would use up `num_predict`; only gpt-oss cannot switch it off."""
     if not isinstance(capabilities, list) or "thinking" not in capabilities:
         return {}
     return {"think": "low" if family == "gptoss" else False}

@@ -30,7 +30,7 @@ class OpenAI:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The model by its name, and by what the settings call its weights; such servers tell no digest."""
+        """The model's name and the settings' name for its weights; such servers report no digest."""
         return {"server": "openai", "model": self._params.model, "digest": self._params.digest}
 
     def check(self, longest: Request | None = None, context: int = 0) -> ServerState:
@@ -69,7 +69,7 @@ class OpenAI:
         """Nothing stays open."""
 
     def _models(self) -> tuple[list[dict[str, Any]], str]:
-        """What the server lists, and a note where it refuses to; only the chat decides whether it can be used."""
+        """The server's list of models, and a note if it refuses; only a chat request shows whether the model works."""
         try:
             return objects_in(self._http.get("/models", retries=1).get("data")), ""
         except HttpError as error:
@@ -118,7 +118,7 @@ def _read(value: dict[str, Any], *, probabilities: bool) -> Reply:
 
 
 def _listed(models: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """The entry of a model, which some servers list as `models/NAME` or `OWNER/NAME`, or we call so."""
+    """The entry of a model, which server or settings may call `models/NAME` or `OWNER/NAME`."""
     for same in (
         str.__eq__,
         lambda one, other: one.endswith(f"/{other}"),
@@ -131,6 +131,6 @@ def _listed(models: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
 
 
 def _context(entry: dict[str, Any] | None) -> int:
-    """The context of a model where the list says it, which vLLM's does; 0 elsewhere."""
+    """The context of a model if the list has it, as in vLLM; else 0."""
     context = (entry or {}).get("max_model_len")
     return context if type(context) is int else 0

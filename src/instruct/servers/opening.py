@@ -10,9 +10,9 @@ from instruct.servers.settings import ServerName, ServersParams
 
 
 def open_server(params: ServersParams, name: ServerName, model: str = "") -> Server:
-    """The client that the settings describe, or one of another `model` in its place; connects when it is used.
+    """The client of the settings, or one for another `model`; connects at first use.
 
-    The pinned `digest` belongs to the model of the settings and does not hold for another one.
+    The pinned `digest` belongs to the model of the settings and is ignored for another one.
     """
     if name == "ollama":
         return Ollama(replace(params.ollama, model=model, digest="") if model else params.ollama, params.calls)

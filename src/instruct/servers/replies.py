@@ -1,6 +1,6 @@
-"""The gate for everything that a model, a cache or an exported file says: a reply, with its problem if it has one.
+"""Validates replies from a model, a cache or an exported file, and records their problem.
 
-Numbers are finite and in range, texts can be written and are not endless, and the model ended by itself.
+Numbers must be finite and in range, texts valid UTF-8 of bounded length, and the model must have ended by itself.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 from instruct.servers.answers import one_line
 from instruct.servers.base import Reply, Token
 
-LONGEST = 100_000  # characters, or tokens; what is longer is no reply to anything that we ask
+LONGEST = 100_000  # characters, or tokens; longer text is not a valid reply to any of our requests
 SHOWN = 20_000  # characters of it are kept
 MOST_TOKENS = 2**31 - 1
 MOST_LOGPROB = 1e-3  # of a probability of 1, within rounding error
-# How servers say that the model ended by itself, and that it was cut off; whatever else they say is a problem.
+# How servers say that the model ended by itself, or was cut off; any other reason is a problem.
 ENDS = frozenset(
     {"stop", "stop_sequence", "stop_token", "eos", "eos_token", "end", "end_turn", "end_of_turn", "end_of_text"}
     | {"complete", "completed", "finished"}
@@ -44,7 +44,7 @@ def reply_of(content: Any, stop: Any, prompt_tokens: Any, *, thought: bool, logp
 
 
 def problem_of(reply: Reply, *, thought: bool = False) -> str:
-    """Why a reply cannot be relied on; empty where it can."""
+    """Why a reply cannot be used; empty if it can."""
     if len(reply.text) > LONGEST:
         return f"the reply has {len(reply.text)} characters, of which the first {SHOWN} are kept"
     if reply.stop == "length":
@@ -71,7 +71,7 @@ def text_in(content: Any) -> str:
 
 
 def stop_in(reason: Any) -> str:
-    """Why the model stopped: `stop`, `length`, nothing where the server does not say, or what it says.
+    """Why the model stopped: `stop`, `length`, "" if the server does not say, or the server's own reason.
 
     >>> [stop_in(one) for one in ("STOP", "eos_token", "FinishReason.MAX_TOKENS", None, "content_filter")]
     ['stop', 'stop', 'length', '', 'content_filter']
@@ -86,7 +86,7 @@ def stop_in(reason: Any) -> str:
 
 
 def read_logprobs(content: Any) -> tuple[Token, ...] | None:
-    """The tokens of a reply, as OpenAI's and Ollama's API alike write them, or None where they are not right.
+    """The tokens of a reply in the format of OpenAI's and Ollama's APIs, or None if they are invalid.
 
     A number that no logarithm of a probability can be is read as infinity, which `problem_of` refuses.
     """
@@ -106,7 +106,7 @@ def read_logprobs(content: Any) -> tuple[Token, ...] | None:
 
 
 def kept_reply(text: Any, stop: Any, prompt_tokens: Any, logprobs: Any) -> Reply | None:
-    """A reply as the cache keeps it, `logprobs` as lists; None where it is none that we would have kept."""
+    """A reply from its cached form, with `logprobs` as lists; None if it is invalid."""
     if not isinstance(text, str) or not isinstance(stop, str) or type(prompt_tokens) is not int or not _plain(text):
         return None
     try:
@@ -152,7 +152,7 @@ def _number(value: Any) -> float:
 
 
 def _count(value: Any) -> int:
-    """A count of tokens, 0 where there is none, and -1 for a number that is no count."""
+    """A count of tokens, 0 if it is missing, and -1 for an invalid number."""
     if type(value) not in (int, float):
         return 0
     return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else -1

@@ -1,4 +1,4 @@
-"""A key that must not be shown, stored or sent on, in whatever form a server gives it back."""
+"""Masks an API key that must not be shown or stored, in any form in which a server returns it."""
 
 import html
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-LEAST = 4  # characters; what is shorter is a placeholder, and masking it would eat the digits of scores
+LEAST = 4  # characters; a shorter key is a placeholder, and masking it would hide the digits of scores
 MASK = "***"
 
 

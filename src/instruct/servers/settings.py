@@ -58,9 +58,9 @@ class OllamaParams:
 class OpenAIParams:
     """Any OpenAI-compatible server; `url` ends before /chat/completions, so mostly with /v1.
 
-    The key is read from the environment variable `key_variable`, if that is set, and is written nowhere. `schema`
-    says how the server is asked for JSON. `body` is put into each request last; null takes a field away. `digest` is
-    what you call the weights, since such servers tell none: cached replies are found by it, else by `url`.
+    The key comes from the environment variable `key_variable`, if set, and is never written. `schema` is the way to ask
+    the server for JSON. `body` overrides fields of each request; null removes one. `digest` is your name for the
+    weights, because such servers report none: it identifies cached replies, otherwise `url` does.
     """
 
     url: str

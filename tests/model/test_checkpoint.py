@@ -281,7 +281,7 @@ def test_nothing_is_ever_unpickled(folder, tmp_path, name):
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True"),
         ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
         ("gpt2", {"n_head": "4"}, r'n_head must be a whole number, is the text "4"'),
-        ("gpt2", {"n_head": 5}, "n_embd 24 is no multiple of n_head 5"),
+        ("gpt2", {"n_head": 5}, "n_embd 24 is not a multiple of n_head 5"),
         ("gpt2", {"n_layer": None}, "n_layer must be a whole number, is null"),
         ("gpt2", {"n_head": 0}, "must be 1 or more"),
         ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings is None"),

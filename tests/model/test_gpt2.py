@@ -77,7 +77,7 @@ def test_the_four_sizes_have_the_published_number_of_parameters(width, layers, h
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"n_embd": 50, "n_head": 12}, "n_embd 50 is no multiple of n_head 12"),
+        ({"n_embd": 50, "n_head": 12}, "n_embd 50 is not a multiple of n_head 12"),
         ({"n_head": 0}, "n_head must"),
         ({"n_layer": -1}, "layers"),
     ],

@@ -141,7 +141,7 @@ def test_damaged_weights_are_never_loaded(cache):
     [
         ({"config": {"n_embed": 8}}, r"mine: config\.n_embed is not a setting; did you mean n_embd\?"),
         ({"config": {"n_embd": "8"}}, r'mine: config\.n_embd must be a whole number, is the text "8"'),
-        ({"config": {"n_embd": 8, "n_head": 3}}, "n_embd 8 is no multiple of n_head 3"),
+        ({"config": {"n_embd": 8, "n_head": 3}}, "n_embd 8 is not a multiple of n_head 3"),
         ({"config": {**SHAPE, "vocab_size": 97}}, "mine: the tokenizer has 50257 tokens, the model only 97"),
     ],
 )

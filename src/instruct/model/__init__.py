@@ -1,1 +1,1 @@
-"""The two model families, their weights and their checkpoints."""
+"""The model families, their weights and their checkpoints."""

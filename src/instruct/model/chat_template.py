@@ -1,4 +1,4 @@
-"""The chat template that a backbone's own files carry."""
+"""The chat template in a backbone's own files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from instruct.model.gguf_header import GGUFHeader
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """A template in Jinja, and the token that it may ask to begin a text with ("" if there is none)."""
+    """A template in Jinja, and the token that it may put at the start of a text ("" if there is none)."""
 
     source: str
     begin_token: str = ""
 
 
 def chat_template_of(backbone: Backbone) -> ChatTemplate | None:
-    """The backbone's own chat template, or None where its files have none; raises BackboneError for a damaged one."""
+    """The backbone's own chat template, or None if its files have none; raises BackboneError for a damaged one."""
     paths = {path.name: path for path in ensure(backbone)}
     if backbone.format == "gguf":
         return _from_gguf(next(iter(paths.values())))

@@ -28,7 +28,7 @@ from instruct.text.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 
 Model = GPT2 | Llama
 WEIGHTS, HEAD = "model.safetensors", "lm_head.weight"
-# What old checkpoints carry along beside the weights.
+# Buffers that old checkpoints store beside the weights.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
 
@@ -56,7 +56,7 @@ def random_model(config: Config, seed: int) -> Model:
 
 
 def fill(model: Model, weights: Iterable[tuple[str, Tensor]], *, where: str) -> Model:
-    """Give a model on the meta device its weights, each taken over, not copied.
+    """Give a model on the meta device its weights, each by reference, not copied.
 
     Raises CheckpointError for a tensor that is missing, unknown, there twice, of another shape, of whole numbers or
     with NaN or infinity in it, and for the head of a tied model that is not its embedding.
@@ -130,10 +130,10 @@ def save_checkpoint(
     state: Mapping[str, Tensor] | None = None,
     template: Template | None = None,
 ) -> None:
-    """Write a plain checkpoint, which others chat with by `template`.
+    """Write a plain checkpoint with `template` as its chat template for other programs.
 
-    `state` are the weights to write where the model's own are sharded. Raises CheckpointError where the disk
-    refuses, the older checkpoint untouched.
+    `state` holds the weights to write if the model's own are sharded. Raises CheckpointError for disk errors; it leaves
+    the older checkpoint untouched.
     """
     tensors = {}
     for name, tensor in (state or model.state_dict()).items():
@@ -153,7 +153,7 @@ def save_adapter(
     state: Mapping[str, Tensor] | None = None,
     template: Template | None = None,
 ) -> None:
-    """Write a checkpoint that holds only the adapters, and the name and checksums of the backbone they belong to."""
+    """Write a checkpoint with only the adapters, and the name and checksums of their backbone."""
     tensors = adapter_tensors(state or model.state_dict(), model.prefix)
     with _all_or_nothing(folder) as new:
         write_safetensors(new / ADAPTER_WEIGHTS, tensors)
@@ -162,7 +162,7 @@ def save_adapter(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors atomically; one metadata key at most, since safetensors orders several at random."""
+    """Write tensors atomically; at most one metadata key, because safetensors orders several at random."""
 
     def write(part: Path) -> None:
         try:
@@ -185,7 +185,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, template: Template | Non
 
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder to write in, whose files move to `folder` once all are written: a full disk mixes no two checkpoints."""
+    """A temporary folder whose files move to `folder` once all are written, so that two checkpoints never mix."""
     made = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> tuple[Model, Tokenize
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: Config, *, where: str) -> None:
-    """Raise CheckpointError where the tokenizer has tokens that the model has no row for."""
+    """Raise CheckpointError if the tokenizer has tokens without a row in the model."""
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; "

@@ -1,7 +1,7 @@
-"""A model's shape from the config.json of a checkpoint, and the refusal of all that would make another model of it.
+"""A model's shape from the config.json of a checkpoint; refuses settings that would make it a different model.
 
-Every key of a file is known here: as part of the shape, as a variant of which one value can be loaded, or as one
-that changes nothing. Any other key is refused, since a setting that is overlooked is a silently different model.
+This module knows every key: as part of the shape, as a variant with one supported value, or as one without effect.
+It refuses any other key, because an overlooked setting would silently make a different model.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _SHAPES = {
     "gpt2": {field.name for field in fields(GPT2Config)},
     **{name: {field.name for field in fields(LlamaConfig)} for name in ("llama", "qwen2", "qwen3")},
 }
-# Keys with which a model answers the same: where it came from, how it is trained, decoded or stored.
+# Keys that do not change a model's answers: its origin, and how it is trained, decoded or stored.
 _HARMLESS = {
     "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "use_cache", "initializer_range",
     "bos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "attention_dropout", "embd_pdrop",
@@ -60,9 +60,9 @@ _SLIDING = "sliding_window"  # of Qwen, which has it beside use_sliding_window: 
 
 
 def read_config(path: Path, *, eos_token_id: int | None = None) -> Config:
-    """A model's shape from a config.json; `eos_token_id` takes the place of the file's.
+    """A model's shape from a config.json; `eos_token_id` replaces that of the file.
 
-    Raises CheckpointError for a family, a variant or a key that is not ours.
+    Raises CheckpointError for an unsupported family, variant or key.
     """
     values = read_object(path)
     family = str(values.get("model_type"))
@@ -119,7 +119,7 @@ def _llama_config(values: Mapping[str, Any], path: Path) -> LlamaConfig:
 
 
 def _given(values: Mapping[str, Any], names: list[str], path: Path) -> dict[str, Any]:
-    """No default steps in: those of the config classes are one model's, and transformers has others."""
+    """Refuse missing keys: the defaults of our config classes belong to one model, and transformers' differ."""
     missing = [name for name in names if name not in values]
     if missing:
         raise CheckpointError(f"{path}: {missing[0]} is missing; add it")
@@ -127,7 +127,7 @@ def _given(values: Mapping[str, Any], names: list[str], path: Path) -> dict[str,
 
 
 def _rope(values: Mapping[str, Any], path: Path) -> tuple[Any, RopeScaling | None]:
-    """The rotary base and scaling, from where transformers 5 has them or from where it had them before."""
+    """The rotary base and scaling, from the keys of transformers 5 or of earlier versions."""
     given = {name: values[name] for name in ("rope_scaling", "rope_parameters") if values.get(name) not in (None, {})}
     rope = dict(next(iter(given.values()), {})) if all(isinstance(one, dict) for one in given.values()) else None
     name = next(iter(given), "rope_scaling")

@@ -1,4 +1,4 @@
-"""What both model families share: a decoder that leaves *how tokens attend to each other* to its caller.
+"""The part that all model families share: a decoder whose caller decides *how tokens attend to each other*.
 
 A model turns token ids and positions into hidden states. Wherever it needs attention it calls `attend`, one of
 the small objects below. So one forward pass serves whole sequences, padded batches and cached decoding, and no
@@ -27,7 +27,7 @@ class Attend(Protocol):
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer; its output head is its embedding matrix (tied) or one of its own."""
+    """A decoder-only transformer; its output head is its embedding matrix (tied) or a separate one."""
 
     block_size: int
     recompute = False  # keep no activations of a block, compute them again in the backward pass
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
 
 
 def unset_embedding(tokens: int, width: int) -> nn.Embedding:
-    """An embedding whose weights are to be filled in: torch's own way to draw them takes two seconds of imports."""
+    """An embedding without initial weights: torch's own initialisation takes two seconds of imports."""
     return nn.Embedding.from_pretrained(torch.empty(tokens, width), freeze=False)
 
 
@@ -107,7 +107,7 @@ def add_rows(weight: Tensor, ids: Tensor, gradient: Tensor) -> None:
 
 
 def attend_causally(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each token sees itself and what stands before it: right-padded training batches and whole sequences."""
+    """Each token sees itself and the tokens before it: right-padded training batches and whole sequences."""
     k, v = repeat_keys(q, k), repeat_keys(q, v)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
@@ -147,7 +147,7 @@ class KVCache:
         self._mask = visible[:, None]  # (B, 1, T, S)
 
     def end(self) -> None:
-        """The forward pass is over: its tokens count as seen."""
+        """End the forward pass: its tokens count as seen."""
         self.length += self._new
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ _FIELDS = {
 
 
 class GGUFFile:
-    """An open GGUF file of an architecture that we have; raises BackboneError where it is anything else."""
+    """An open GGUF file of a supported architecture; raises BackboneError for any other file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._header = path, GGUFHeader(path)
@@ -157,7 +157,7 @@ class GGUFFile:
         return LlamaConfig(**{**vars(config), "rope_scaling": self._scaling(config)})
 
     def _scaling(self, config: LlamaConfig) -> RopeScaling | None:
-        """The scaling whose factors the file holds; Meta's models differ in the largest alone."""
+        """The scaling from the factors in the file; Meta's models differ only in the largest factor."""
         factors = self._values(self._tensors[_ROPE_FACTORS])
         largest = float(f"{float(factors.max()):.6g}")
         if factors.shape != (config.head_dim // 2,) or not bool((factors >= 1).all()):
@@ -208,7 +208,7 @@ class GGUFFile:
             yield name, values.t() if self.architecture == "gpt2" and name.endswith(GPT2.transposed) else values
 
     def _name(self, stored: str) -> tuple[str, str]:
-        """What the model calls a tensor, and llama.cpp's name of the part that it belongs to."""
+        """The model's name of a tensor, and llama.cpp's name of its part."""
         names, layer_names = _NAMES[self._names], _LAYER_NAMES[self._names]
         whole, _, kind = stored.rpartition(".")
         layer, part = [*whole.split("."), "", ""][1:3]

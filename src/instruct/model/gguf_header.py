@@ -1,7 +1,7 @@
 """The header of a GGUF file: its fields, and where each tensor is; every number is checked before it is used.
 
-The package `gguf` has a reader too. It takes what a file says on trust: an array of 2^40 items fills the memory, and
-an offset of 2^64 - 32 makes weights of the header. Here nothing is read beyond the file, and no byte is two tensors'.
+The package `gguf` has a reader too, but it trusts the file: an array of 2^40 items fills the memory, and an offset of
+2^64 - 32 turns the header into weights. This reader never reads beyond the file, and tensors never overlap.
 """
 
 import mmap
@@ -34,7 +34,7 @@ class StoredTensor:
 
 
 class GGUFHeader:
-    """Fields and tensors of one file; raises BackboneError for a file that is cut off, damaged or made to harm."""
+    """Fields and tensors of one file; raises BackboneError for a file that is cut off, damaged or malicious."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._place = path, 0
@@ -107,7 +107,7 @@ class GGUFHeader:
         return name, shape, gguf.GGMLQuantizationType(kind), offset
 
     def _placed(self, entries: list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType, int]]) -> list[StoredTensor]:
-        """Where each tensor is; tensors follow each other, and all lie inside the file."""
+        """The place of each tensor; tensors follow each other, and all are inside the file."""
         alignment = self.fields.get("general.alignment", 32)
         if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment is {alignment}")

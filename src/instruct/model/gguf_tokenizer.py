@@ -1,11 +1,11 @@
-"""The tokenizer of a GGUF file, which names the way it cuts a text and lists its tokens with their kinds."""
+"""The tokenizer of a GGUF file, from its pre-tokenizer's name and its tokens with their types."""
 
 from collections.abc import Mapping
 
 from instruct.text.merges import check_merges
 from instruct.text.tokenizer import LayoutName, Tokenizer, make_tokenizer, token_bytes
 
-# llama.cpp's names of the ways to cut a text. It leaves out Qwen's NFC, which the model was trained with.
+# llama.cpp's names of pre-tokenizers. It leaves out Qwen's NFC, which the model was trained with.
 LAYOUT_OF: Mapping[str, LayoutName] = {"gpt-2": "gpt2", "smollm": "smollm", "llama-bpe": "llama3", "qwen2": "qwen2"}
 _NORMAL, _UNKNOWN, _CONTROL, _WRITTEN, _UNUSED = range(1, 6)
 
@@ -13,10 +13,10 @@ _NORMAL, _UNKNOWN, _CONTROL, _WRITTEN, _UNUSED = range(1, 6)
 def tokenizer_of(
     spelled: list[str], types: list[int], pairs: list[str], *, layout: LayoutName, eos: int, begin: int | None
 ) -> Tokenizer:
-    """Raises ValueError, KeyError or IndexError where the parts do not fit together."""
+    """Raises ValueError, KeyError or IndexError if the parts do not fit together."""
     if len(types) != len(spelled) or len(set(spelled)) != len(spelled):
         raise ValueError("tokens appear twice or have no type")
-    # What fills the vocabulary up to the rows of the embedding stands for no token.
+    # Entries that pad the vocabulary to the rows of the embedding are not tokens.
     types = types[: _used(types)]
     spelled = spelled[: len(types)]
     if not set(types) <= {_NORMAL, _UNKNOWN, _CONTROL, _WRITTEN}:
@@ -35,5 +35,5 @@ def tokenizer_of(
 
 
 def _used(types: list[int]) -> int:
-    """How many tokens come before those at the end that are not used."""
+    """The number of tokens before the unused ones at the end."""
     return next((place + 1 for place in range(len(types) - 1, -1, -1) if types[place] != _UNUSED), 0)

@@ -31,7 +31,7 @@ class GPT2Config:
         sizes = {name: getattr(self, name) for name in ("vocab_size", "n_positions", "n_embd", "n_head")}
         check_shape(self.n_layer, sizes, {"layer_norm_epsilon": self.layer_norm_epsilon})
         if self.n_embd % self.n_head:
-            raise CheckpointError(f"config: n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
+            raise CheckpointError(f"config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
 
     def to_huggingface(self) -> dict[str, Any]:
         """The config.json with which transformers loads a checkpoint of ours."""

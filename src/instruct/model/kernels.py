@@ -1,6 +1,6 @@
-"""Torch's private operators, all of them, and which kernel multiplies matrices on which processor.
+"""All our uses of torch's private operators, and the choice of the matrix kernel by processor.
 
-The table is by vendor and instruction set, measured once; nothing is timed at run time, for the bytes must repeat.
+The table is by vendor and instruction set, measured once; nothing is timed at run time, so that results repeat.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How large a model may be: far above any that one machine trains, far below what a hostile file claims."""
+"""Limits of a model's size: far above any that one machine trains, far below the claims of hostile files."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ MOST_RANDOM_WEIGHTS = 1 << 30
 
 
 def check_shape(layers: int, sizes: Mapping[str, int], numbers: Mapping[str, float]) -> None:
-    """Raise CheckpointError for a shape that no model has, before a layer of it is made."""
+    """Raise CheckpointError for an impossible shape, before any layer is made."""
     if not 1 <= layers <= MOST_LAYERS:
         raise CheckpointError(f"config: the layers must be 1 to {MOST_LAYERS:,}, are {layers}")
     for name, size in sizes.items():

@@ -26,7 +26,7 @@ _PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class _Origin:
-    """What adapter_config.json says of the backbone."""
+    """The field of adapter_config.json about the backbone."""
 
     base_model_name_or_path: str
     backbone_sha256: tuple[str, ...]
@@ -90,7 +90,7 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the one that `model` calls `name`."""
+    """Replace the module `name` of `model` by `module`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
@@ -135,13 +135,13 @@ def fill_adapter(model: nn.Module, prefix: str, weights: Iterable[tuple[str, Ten
 
 
 def check_finite(name: str, tensor: Tensor, *, where: str) -> None:
-    """Raise CheckpointError for NaN and infinity, with which every answer would be noise without a word."""
+    """Raise CheckpointError for NaN and infinity, which would silently turn every answer into noise."""
     if not all(torch.isfinite(bound) for bound in tensor.float().aminmax()):
         raise CheckpointError(f"{where}: the tensor {name} holds NaN or infinity; fetch it or train again")
 
 
 def adapter_config(model: nn.Module, backbone: Backbone) -> dict[str, Any]:
-    """The adapter_config.json that PEFT reads, with what we need to find and verify the backbone again."""
+    """The adapter_config.json for PEFT, with the fields that find and verify the backbone."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     params = next(iter(layers.values())).params
     return {

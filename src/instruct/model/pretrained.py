@@ -65,7 +65,7 @@ def load_backbone(backbone: Backbone, device: torch.device) -> tuple[Model, Toke
 
 
 def _described(backbone: Backbone) -> tuple[Config, Tokenizer]:
-    """The shape and the tokenizer of a backbone that brings its own config.json and tokenizer.json."""
+    """The shape and the tokenizer of a backbone with its own config.json and tokenizer.json."""
     path = backbone.folder / "config.json"
     config = read_config(path, eos_token_id=backbone.config.get("eos_token_id"))
     _check_family(backbone, "gpt2" if isinstance(config, GPT2Config) else config.family)
@@ -101,7 +101,7 @@ def _context(config: Config) -> int:
 
 
 def load_trained(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:
-    """The model and tokenizer that training left; an adapter is merged into its backbone.
+    """The model and tokenizer of a trained checkpoint; an adapter is merged into its backbone.
 
     Raises CheckpointError where the table of backbones now pins other weights than the adapter was trained on.
     """

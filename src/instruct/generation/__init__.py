@@ -1,1 +1,1 @@
-"""Prompts to responses."""
+"""Generates responses to prompts."""

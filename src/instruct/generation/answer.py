@@ -1,4 +1,4 @@
-"""Examples to responses: renders prompts, goes on from the journal, and votes among several answers."""
+"""Examples to responses: renders prompts, resumes from the journal, and votes among several answers."""
 
 import logging
 import time
@@ -32,7 +32,7 @@ def answer_examples(
     journal: Journal,
     shown: bool = True,
 ) -> list[Response]:
-    """One response an example, in order; what the journal knows is not computed again; `shown` says so."""
+    """One response per example, in order; answers in the journal are reused, and `shown` prints progress."""
     prompts, cut = _prompts(examples, template, params, tokenizer, model.block_size)
     known = {id_: answer for id_, answer in journal.read().items() if id_ in prompts}
     if journal.refusal:
@@ -61,7 +61,7 @@ def answer_examples(
 def check_examples(
     model: Model, tokenizer: Tokenizer, examples: Sequence[Example], *, template: Asking, params: GenerateParams
 ) -> None:
-    """Raise what answering these examples would raise: before they are shared, so that every process says the same."""
+    """Raise any error of answering these examples, before they are shared, so that all processes agree."""
     prompts, _ = _prompts(examples, template, params, tokenizer, model.block_size)
     check_prompts(model, tokenizer, prompts, prefix=template.prefix_pieces, params=params)
 
@@ -69,7 +69,7 @@ def check_examples(
 def _prompts(
     examples: Sequence[Example], template: Asking, params: GenerateParams, tokenizer: Tokenizer, block_size: int
 ) -> tuple[dict[str, Sequence[Piece]], dict[str, int]]:
-    """The prompt of each answer by its id, and how many tokens that of an example lost with its oldest turns."""
+    """The prompt of each answer by its id, and the tokens that each example lost with its oldest turns."""
     room = block_size - params.max_new_tokens if params.over_long == "truncate" else None
     prompts: dict[str, Sequence[Piece]] = {}
     cut: dict[str, int] = {}
@@ -80,7 +80,7 @@ def _prompts(
 
 
 def _prompt(example: Example, template: Asking, tokenizer: Tokenizer, room: int | None) -> tuple[Sequence[Piece], int]:
-    """A chat without its oldest turns, as many as do not fit into `room` tokens, and the tokens that it lost."""
+    """A chat without the oldest turns that do not fit into `room` tokens, and the number of lost tokens."""
     whole = template.prompt(example.turns, example.system)
     if room is None or not example.history:
         return whole, 0

@@ -1,4 +1,4 @@
-"""What generation needs of a template, so that a backbone's own one can be asked with too."""
+"""The interface of a template for generation, which a backbone's own chat template also has."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,15 +8,15 @@ from instruct.text.prompts import Piece
 
 
 class Asking(Protocol):
-    """How a chat becomes a prompt: a Template, or another with the same three."""
+    """How a chat becomes a prompt: a Template, or another class with the same three members."""
 
     @property
     def prefix_pieces(self) -> Sequence[Piece]:
-        """What the prompt of every chat begins with that brings no system prompt of its own."""
+        """The start of every prompt whose chat has no system prompt of its own."""
 
     @property
     def stop_strings(self) -> Sequence[str]:
-        """Texts before which a response ends."""
+        """Texts that end a response."""
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> Sequence[Piece]:
-        """A chat up to where the response to its last turn begins."""
+        """A chat up to the start of its last response."""

@@ -1,11 +1,11 @@
-"""The key-value cache of many answers in progress, and attention over it whose bits do not depend on neighbours.
+"""The key-value cache of many answers in progress, and attention over it with bits independent of neighbours.
 
-Every prompt begins with the same tokens; their keys and values are stored once. What follows them, the own part of
-a prompt and its answer, has a slot a row, filled from the left. Answers in progress always hold the first slots,
-so that no step copies the cache.
+Every prompt starts with the same tokens, whose keys and values are stored once. The rest of a prompt and its answer
+have a slot per row, filled from the left. Answers in progress always use the first slots, so that no step copies the
+cache.
 
 Attention is written out as matrix products and a softmax instead of torch's fused kernel, because the fused one
-groups its sums by batch and length; here a row comes out the same to the bit whatever stands beside it.
+groups its sums by batch and length; here a row's bits do not depend on the other rows.
 
     P prefix tokens · N rows · L new tokens of the longest row · S places in use · H heads · K key heads · G = H/K
     R = G x L queries of a key head · D head size · T all new tokens, one row after the other
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from instruct.model.ragged import RaggedRows
 
-TILE = 16  # rows and columns of matrix products are whole tiles: for what sticks out, kernels sum in another order
+TILE = 16  # matrix products have whole tiles of rows and columns: kernels sum a partial tile in another order
 
 
 def whole_tiles(size: int) -> int:
@@ -55,7 +55,7 @@ class SlotCache:
         self.lengths[target] = self.lengths[source]
 
     def resize(self, slots: int, capacity: int, rows: int) -> None:
-        """Another number of slots, and of tokens in each; the first `rows` are kept, for which there must be room."""
+        """Change the number of slots and their tokens; keeps the first `rows`, which must fit."""
         self.slots, self.capacity = slots, whole_tiles(capacity)
         for store in (self.keys, self.values):
             for layer, old in store.items():
@@ -77,7 +77,7 @@ class PrefixAttend:
         self._mask = (places <= places[:, None])[None]  # (1, P, P)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend causally; tokens past the prefix only fill up the pass and are given zeros."""
+        """Attend causally; tokens past the prefix only pad the pass and get zeros."""
         real = slice(0, self._length)
         self._cache.prefix_keys[layer] = k[0, :, real].clone()
         self._cache.prefix_values[layer] = v[0, :, real].clone()
@@ -123,12 +123,12 @@ class DecodeAttend:
         self._bags: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new keys and values, attend to all that each row holds."""
+        """Store the new keys and values, attend to all tokens of each row."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         stored = len(self._all)
         keys[self._all, :, self._places[:stored]] = k[:stored, :, 0]
         values[self._all, :, self._places[:stored]] = v[:stored, :, 0]
-        if stored < self._rows:  # rows that only fill up the pass look at somebody's slot
+        if stored < self._rows:  # rows that only pad the pass read another row's slot
             somebody = torch.arange(self._rows, device=keys.device) % stored
             keys, values = keys[somebody], values[somebody]
         own: Own
@@ -158,7 +158,7 @@ class Own(Protocol):
 
 
 class OwnRows:
-    """Keys and values (N, K, S, D), multiplied as they are."""
+    """Keys and values (N, K, S, D), multiplied directly."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self._values = keys, values

@@ -1,7 +1,7 @@
-"""Prompts to responses: which prompt is in progress, when it stops, and what its text is.
+"""Prompts to responses: which prompts are in progress, when each stops, and its text.
 
-Answers that end leave at once and waiting prompts take their place. The number in progress is bounded by the
-cache, whatever the number of prompts.
+Finished answers leave at once and waiting prompts take their place. The cache bounds the number in progress,
+regardless of the number of prompts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ REFILL_SHARE = 0.25  # of the rows must be free before waiting prompts are run
 
 @dataclass(kw_only=True)
 class _Batch:
-    """Rows to be answered with one cache, the shortest first; each goes into one of `slots` of `capacity` tokens."""
+    """Rows that share one cache, the shortest first; each uses one of `slots` of `capacity` tokens."""
 
     prefix: list[int]
     waiting: list[Row]
@@ -83,7 +83,7 @@ def generate(
 def check_prompts(
     model: Model, tokenizer: Tokenizer, prompts: Mapping[str, Prompt], *, prefix: Prompt, params: GenerateParams
 ) -> None:
-    """Raise what `generate` would raise for these prompts, before any of them is answered."""
+    """Raise any error of `generate` for these prompts, before any of them is answered."""
     _plan(model, tokenizer, prompts, prefix, params)
 
 
@@ -95,7 +95,7 @@ def _plan(
     params: GenerateParams,
     stop_strings: Sequence[str] = (),
 ) -> list[_Batch]:
-    """The prompts as rows in batches whose slots fit, the long ones apart from those of less than half their room."""
+    """The prompts as rows in batches that fit, with long ones apart from those under half their length."""
     rows = _make_rows(tokenizer, prompts, model.block_size, params, stop_strings)
     shared = encode_prompt(tokenizer, prefix)
     # A prompt that the tokenizer joins with its prefix goes without; it must not change how the others are computed.
@@ -183,7 +183,7 @@ def _answer_batch(
 
 
 def _take_waiting(waiting: list[Row], free: int, prefill_tokens: int) -> list[Row]:
-    """The next prompts, the longest first, as many as slots are free and one pass should hold."""
+    """The next prompts, the longest first, as many as free slots and one pass allow."""
     taken: list[Row] = []
     while waiting and len(taken) < free:
         longest = len(taken[0].own) if taken else 0
@@ -206,9 +206,9 @@ class Running:
         self._take(new, [_choose(new, logits)])
 
     def step(self, most: int = BURST) -> None:
-        """One more token for each row: at most so many at once where the engine chooses them itself.
+        """One more token for each row, or several at once if the engine chooses them itself.
 
-        A row may end in one of them; what it is given after that does not count.
+        A row may end in between; later tokens do not count.
         """
         newest = [row.answer[-1] for row in self.rows]
         if isinstance(self.engine, Engine) or any(row.params.temperature or row.best is not None for row in self.rows):

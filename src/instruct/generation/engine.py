@@ -1,7 +1,7 @@
 """Forward passes for generation: the shared prefix once, prompts without padding, one token a row.
 
-Matrix products of at least `TILE` rows give each row the same bits whatever the others are; smaller ones use
-other kernels. So every pass is filled up to that many rows, and an answer never depends on its neighbours.
+Matrix products of at least `TILE` rows give each row the same bits regardless of the others; smaller ones use
+other kernels. So every pass is padded to that many rows, and an answer never depends on its neighbours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ PART = 64  # places of a prompt whose logits are in memory at once
 
 
 class Model(Protocol):
-    """What generation needs of a model: a Decoder, or one with other matrices."""
+    """A model for generation: a Decoder, or one with other matrices."""
 
     block_size: int
 
@@ -66,7 +66,7 @@ class Engine:
         return self._logits(hidden)[: len(tokens)]
 
     def move(self, source: int, target: int) -> None:
-        """Put a row in the place of another."""
+        """Move a row to the place of another."""
         self.cache.move(source, target)
 
     def _run_flat(self, ids: list[int], positions: list[int], attend: Attend) -> Tensor:
@@ -80,12 +80,12 @@ class Engine:
         rows = len(hidden)
         if rows < TILE:
             hidden = torch.cat((hidden, hidden.new_zeros(TILE - rows, hidden.shape[1])))
-        # A model may have spare rows, which stand for no token.
+        # A model may have padding rows, which are not tokens.
         return self.model.logits(hidden)[:rows, : self._vocab_size].float()
 
 
 def prompt_logits(model: Model, ids: Sequence[int], vocab_size: int) -> Iterator[tuple[Tensor, Sequence[int]]]:
-    """What the model expects at each place of a text but the first: (T, vocab_size) logits with the T tokens there."""
+    """The logits at each place of a text but the first, (T, vocab_size), with the T tokens there."""
     places = torch.arange(len(ids), device=model.device)[None]
     hidden = model.hidden_states(torch.tensor([list(ids)], device=model.device), places, attend_causally)[0]
     for start in range(0, len(ids) - 1, PART):
@@ -94,5 +94,5 @@ def prompt_logits(model: Model, ids: Sequence[int], vocab_size: int) -> Iterator
 
 
 def not_numbers(logits: Tensor) -> list[bool]:
-    """Which rows of (N, vocab_size) logits hold something else than numbers."""
+    """Which rows of (N, vocab_size) logits contain NaN or infinity."""
     return logits.sum(dim=-1).isfinite().logical_not().tolist()

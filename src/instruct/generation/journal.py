@@ -1,6 +1,6 @@
-"""What is answered already, line by line, so that a killed run goes on from there and ends with the same file.
+"""The finished answers, line by line, so that a killed run resumes and ends with the same file.
 
-That is exact because an answer depends on its own prompt only.
+This is exact because an answer depends only on its own prompt.
 """
 
 import json
@@ -14,16 +14,16 @@ from instruct.generation.rows import Answer
 
 
 class Journal:
-    """A file beside the output; a first line with the fingerprint of the run, then one line an answer."""
+    """A file beside the output: a line with the fingerprint of the run, then one line per answer."""
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         self.path, self._fingerprint = path, fingerprint
         self.refusal = ""
 
     def read(self) -> dict[str, Answer]:
-        """The answers of an unfinished run with the same fingerprint; a line that was cut off does not count.
+        """The answers of an unfinished run with the same fingerprint; ignores a line that was cut off.
 
-        That run may have had another number of processes: then its files lie beside this one.
+        That run may have had another number of processes; its files are then beside this one.
         """
         known: dict[str, Answer] = {}
         for path in {self.path, *self._siblings()}:
@@ -34,7 +34,7 @@ class Journal:
         return known
 
     def _read_file(self, path: Path) -> tuple[dict[str, Answer], str]:
-        """A file's answers up to the first line that is damaged, and why there are none or not all."""
+        """A file's answers up to the first damaged line, and the reason if some or all are missing."""
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
             different = self._fingerprint.differences(json.loads(lines[0])["fingerprint"])
@@ -54,17 +54,17 @@ class Journal:
         return answers, ""
 
     def _siblings(self) -> list[Path]:
-        """The files of the same output, of however many processes."""
+        """The files of the same output, for any number of processes."""
         output = self.path.name.rsplit(".", 2)[0]
         return sorted(self.path.parent.glob(f"{output}.*.partial"))
 
     def begin(self, answers: dict[str, Answer]) -> None:
-        """Write the file anew with what is known."""
+        """Rewrite the file with the known answers."""
         first = json.dumps({"fingerprint": self._fingerprint.parts}) + "\n"
         write_text(self.path, first + "".join(map(_line, answers, answers.values())))
 
     def add(self, id_: str, answer: Answer) -> None:
-        """Note one more answer."""
+        """Add one answer."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(id_, answer))

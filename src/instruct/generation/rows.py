@@ -1,4 +1,4 @@
-"""One answer in progress: what has been said of it, when it stops, and what its text is."""
+"""One answer in progress: its tokens so far, when it stops, and its text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ LONGEST_REPEAT = 32  # tokens of a block that the repetition guard looks for
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model said to one prompt; `tokens` leaves the end token out."""
+    """A model's answer to one prompt; `tokens` excludes the end token."""
 
     text: str
     stop_reason: StopReason
@@ -28,7 +28,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A token's natural log-probability before temperature, and the likeliest tokens there with theirs."""
+    """A token's natural log-probability before temperature, and the most likely tokens at its place with theirs."""
 
     token: int
     logprob: float
@@ -37,9 +37,9 @@ class Score:
 
 @dataclass(kw_only=True, eq=False)
 class Row:
-    """One prompt being answered; `own` is what follows the prefix that all prompts share.
+    """One prompt being answered; `own` is its part after the shared prefix.
 
-    `best` asks for a Score of each token with so many of the likeliest; None asks for none.
+    `best` asks for a Score of each token with this many of the most likely tokens; None asks for none.
     """
 
     id: str

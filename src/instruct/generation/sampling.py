@@ -1,4 +1,4 @@
-"""Drawing the next token: pure functions of logits, settings and an explicit generator."""
+"""Sampling the next token: pure functions of logits, settings and an explicit generator."""
 
 from hashlib import sha256
 
@@ -37,6 +37,6 @@ def next_token(logits: Tensor, params: GenerateParams, generator: torch.Generato
 
 
 def make_generator(seed: int, record_id: str) -> torch.Generator:
-    """The random generator of one record: the same whatever the other records and the batch are."""
+    """The random generator of one record, independent of the other records and the batch."""
     digest = sha256(f"{seed}\x1f{record_id}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -1,4 +1,4 @@
-"""Prompts shared by the processes that torchrun starts, and their responses put in order again."""
+"""Shares prompts among the processes of torchrun, and restores the order of their responses."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 class Shards:
-    """This process's place among `world_size`; alone, everything is its own."""
+    """This process's rank among `world_size`; a single process owns everything."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the outputs."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
@@ -42,18 +42,18 @@ class Shards:
         return together
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process arrives here."""
         if self.world_size > 1:
             dist.barrier()
 
     def journal_beside(self, output: Path) -> Path:
-        """Where this process notes its answers; another number of processes has other files."""
+        """The journal of this process; another number of processes uses other files."""
         return output.with_name(f".{output.name}.{self.rank}-of-{self.world_size}.partial")
 
 
 @contextmanager
 def join_shards(device: torch.device) -> Iterator[Shards]:
-    """Join the other processes, if torchrun started several, each with a GPU of its own: models are loaded after it."""
+    """Join the other processes of torchrun, each with its own GPU; load models after this."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Shards(0, 1)

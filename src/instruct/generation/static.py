@@ -1,4 +1,4 @@
-"""Answers on a GPU: each step computes the same tensors in the same places, so that it can be a CUDA graph.
+"""Answers on a GPU: each step uses the same tensors in the same places, so that it can be a CUDA graph.
 
 A GPU computes a token of a small language model in about a millisecond, and launching the hundreds of kernels one by
 one takes ten times as long. So a step is recorded once for each bucket of rows and replayed; the next tokens are
@@ -23,7 +23,7 @@ from instruct.model.decoder import repeat_keys
 
 log = logging.getLogger(__name__)
 
-BURST = 8  # steps between two looks at who has finished; a row that has computes at most so many tokens for nothing
+BURST = 8  # steps between two checks for finished rows; a finished row computes at most this many useless tokens
 GROWTH = 4  # from one bucket of rows to the next: few rows cost a GPU nearly as much as many
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}  # of the logits' norm
 

@@ -1,4 +1,4 @@
-"""The answers of all processes together, and what is said before them."""
+"""The combined answers of all processes, and the line that announces them."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def answer_together(
     runtime: Runtime,
     journal: Journal,
 ) -> list[Response]:
-    """One response an example, in order, in every process; each process answers its share."""
+    """One response per example, in order, in every process; each process answers its share."""
     if shards.world_size > 1:
         check_examples(model, tokenizer, examples, template=template, params=params)
     responses = answer_examples(
@@ -41,7 +41,7 @@ def answer_together(
 
 
 def what_comes(prompts: int, who: str, params: GenerateParams, runtime: Runtime, processes: int) -> str:
-    """What a stage is about to do, in one line."""
+    """One line about the stage's work."""
     how = "greedy" if params.temperature == 0 else f"drawn at temperature {params.temperature:g}"
     samples = f" {params.num_samples} times" if params.num_samples > 1 else ""
     precision = params.weights if params.weights == "int8" else str(runtime.dtype).removeprefix("torch.")

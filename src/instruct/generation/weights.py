@@ -1,4 +1,4 @@
-"""A decoder made ready to answer: its matrices in the form that the machine multiplies fastest."""
+"""Prepares a decoder for answering: its matrices in the form that this machine multiplies fastest."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +19,9 @@ from instruct.model.lora import replace_module
 
 
 def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtime) -> Model:
-    """What answers in the place of `model`, which is of no other use then.
+    """The model that answers instead of `model`, which must not be used afterwards.
 
-    fp32 gives the same bits as the model itself, by the fastest kernels that do. Raises ParamsError for int8 or bf16
+    fp32 gives the same bits as the model itself, with the fastest exact kernels. Raises ParamsError for int8 or bf16
     on a device or processor that is slower with it.
     """
     if weights == "int8":

@@ -1,1 +1,1 @@
-"""What the SFT model must beat: the base model asked in fair ways, and answers that need no model."""
+"""The baselines for the SFT model: the base model with fair prompts, and answers without a model."""

@@ -1,4 +1,4 @@
-"""The ways in which a base model is asked, by system; what cannot be asked is left out, and why."""
+"""The prompts of the base model, by system; systems that are impossible are left out with the reason."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,7 +16,7 @@ Way = Template | OwnChat | ShotsAsText
 
 
 class Ways:
-    """How each of the systems asks, and the lines that say what is left out or fewer than set."""
+    """How each system asks, and lines about systems that are left out or have fewer examples."""
 
     def __init__(
         self, template: Template, own: ChatTemplate | None, tokenizer: Tokenizer, params: BaselineParams
@@ -25,7 +25,7 @@ class Ways:
         self.lines: list[str] = []
 
     def all(self, train: Sequence[Example], test: Sequence[Example], room: int) -> dict[Baseline, Way]:
-        """The systems that need a model, in the order of the settings; prompts may have `room` tokens."""
+        """The systems that need a model, in the order of the settings; prompts have at most `room` tokens."""
         make: Mapping[Baseline, Callable[[], Way | None]] = {
             "template": lambda: self._template,
             "chat": self._chat,

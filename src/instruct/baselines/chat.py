@@ -1,7 +1,7 @@
-"""A backbone's own chat template, as its makers wrote it for Jinja.
+"""A backbone's own chat template in Jinja.
 
-The template never sees a record: it is rendered once with a mark in the place of each text. So the markers of a
-turn become their special tokens, and the same characters in a record stay text.
+The template never sees a record: it is rendered once with a placeholder for each text. So the markers of a turn become
+special tokens, and the same characters in a record stay text.
 """
 
 import re
@@ -41,7 +41,7 @@ class OwnChat:
 
     @property
     def prefix_pieces(self) -> list[Piece]:
-        """What the prompt of every chat begins with that brings no system prompt of its own.
+        """The start of every prompt whose chat has no system prompt of its own.
 
         It ends with a special token, if there is one: text behind it may become one token with the question's first.
         """
@@ -50,11 +50,11 @@ class OwnChat:
         return pieces[: markers[-1]] if markers else pieces
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
-        """A chat, behind the shots, up to where the response to its last turn begins."""
+        """A chat after the shots, up to the start of its last response."""
         return self._fill(self._parts(len(turns), system=bool(system)), self._texts(turns, system))
 
     def _texts(self, turns: Sequence[Turn], system: str) -> list[str]:
-        """What is said in a chat, in order; the last turn's answer is not."""
+        """The texts of a chat, in order, without the last answer."""
         said = [text for one in (*self._earlier, *turns) for text in (_question(one), one.output)][:-1]
         return [system, *said] if system else said
 
@@ -75,7 +75,7 @@ class OwnChat:
         return pieces
 
     def _pieces_of(self, part: str) -> Iterator[Piece]:
-        """A text of the template's own, its special tokens apart."""
+        """A fixed text of the template, split at its special tokens."""
         for place, text in enumerate(self._special.split(part)):
             if text:
                 yield Piece(text, "marker" if place % 2 else "text")

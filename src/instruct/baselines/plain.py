@@ -12,14 +12,14 @@ ROWS = 256  # of the matrix of similarities held at a time
 
 
 def echo(examples: Iterable[Example]) -> list[Response]:
-    """Each example answered with its input, or with its instruction where it has none."""
+    """Each example answered with its input, or with its instruction if it has none."""
     return [as_response(example, example.input.strip() or example.instruction) for example in examples]
 
 
 def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Response]:
     """Each example answered with the reference answer of the training record whose question is most similar.
 
-    Of equally similar ones it is the one with the first id, whatever the order of the records.
+    Of equally similar records the one with the first id counts, regardless of the order of the records.
     """
     known = sorted(train, key=lambda one: one.id)
     questions = [question_of(one) for one in known]
@@ -38,7 +38,7 @@ def question_of(example: Example) -> str:
 
 
 def as_response(example: Example, text: str) -> Response:
-    """A response that no model gave, so that it has no tokens."""
+    """A response without a model, so it has no tokens."""
     return Response(
         **asdict(example), response=text.strip(), stop_reason="end_of_text", prompt_tokens=0, response_tokens=0
     )

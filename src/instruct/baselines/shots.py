@@ -1,4 +1,4 @@
-"""The training examples that are put before every question: which ones, how many fit, and as plain text."""
+"""The few-shot examples before every question: their choice, how many fit, and their plain-text template."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ RESEMBLES = 90.0  # rapidfuzz's ratio from which a training question would give 
 
 
 def choose_shots(train: Sequence[Example], test: Sequence[Example], params: BaselineParams) -> list[Example]:
-    """At most `shots` training examples, each of another group, of which none resembles a test record.
+    """At most `shots` training examples from different groups, none similar to a test record.
 
-    An example's place in the draw depends on the seed and its id alone: other records move nothing.
+    An example's rank depends only on the seed and its id, so other records do not change it.
     """
     questions = [question_of(one) for one in test]
     chosen: dict[str, Example] = {}
@@ -52,7 +52,7 @@ class ShotsAsText:
 
     @property
     def prefix_pieces(self) -> list[Piece]:
-        """What every prompt begins with: the examples, up to where the question begins."""
+        """The start of every prompt: the examples, up to the question."""
         header = self.template.before_instruction
         opening = self.template.prefix.removesuffix(header)
         gap = "" if header.startswith("\n") else "\n"
@@ -66,7 +66,7 @@ class ShotsAsText:
         return self.template.stop_strings
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
-        """A chat, behind the examples, up to where the response to its last turn begins."""
+        """A chat after the examples, up to the start of its last response."""
         chat = as_text(self.template.prompt(turns, system))
         return [*self.prefix_pieces, Piece(chat.removeprefix(self.template.prefix))]
 

@@ -1,1 +1,1 @@
-"""What makes an answer right, as data, and the strict rule that tells right answers from wrong ones."""
+"""The checks for right answers as data, and the strict rules that apply them."""

@@ -74,7 +74,7 @@ _OPERATORS = re.compile(r"\s*(?:[+×x*÷/=-]|plus|minus|times|divided|multiplied
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a text: its value, how it is written, its unit in one spelling, and whether an operator follows."""
+    """One number of a text: its value, its spelling, its normalised unit, and whether an operator follows."""
 
     value: float
     text: str
@@ -111,7 +111,7 @@ def _value(match: re.Match[str]) -> float:
 
 
 def _unit_after(after: str) -> str:
-    """The unit that follows a number, or "" for none that is known."""
+    """The unit after a number, or "" if it is unknown."""
     match = _AFTER.match(after)
     assert match is not None
     form, degree, word, power, *speed = match.groups()
@@ -126,7 +126,7 @@ def _unit_after(after: str) -> str:
 
 
 def canonical_unit(unit: str) -> str:
-    """The one spelling of a unit as a check names it; as it is where the table lacks it."""
+    """The normalised spelling of a check's unit; unchanged if the table lacks it."""
     return _unit_after(f" {unit.casefold()}") or unit.casefold()
 
 

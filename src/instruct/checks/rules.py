@@ -1,6 +1,6 @@
-"""Whether an answer is right: strict, the same each time, and without a model.
+"""Decides whether an answer is right: strictly, deterministically, and without a model.
 
-A full sentence around the right answer is right. A right answer among wrong ones, behind "or", or denied is not.
+A full sentence around the right answer is right. A right answer among wrong ones, after "or", or denied is wrong.
 """
 
 import re
@@ -32,7 +32,7 @@ _DENIALS = frozenset(
 _LEAD_IN = re.compile(r'^[^:"]{0,80}:\s+(?=\S)')
 _LINK = re.compile(r"\s*(?:,|/|;|\n|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
 _CONCLUSIONS = frozenset(("so", "then", "therefore", "thus", "hence", "total"))
-_REACH = 3  # words before an answer in which a denial turns it round
+_REACH = 3  # words before an answer in which a denial makes it wrong
 
 
 def is_right(check: Check, answer: str, question: str) -> bool:
@@ -69,7 +69,7 @@ def _copies(check: Check, answer: str, question: str) -> bool:
 
 
 def _exact(check: Check, answer: str, question: str) -> bool:
-    """The whole answer, or what follows a lead-in such as "The sentence is:"."""
+    """The whole answer, or the text after a lead-in such as "The sentence is:"."""
     text = clean(answer)
     shapes = {text, _LEAD_IN.sub("", text, count=1), text.strip('"')}
     if check.strict:
@@ -148,7 +148,7 @@ def _counts(number: Number, wanted: Sequence[float | str], given: Sequence[Numbe
 
 
 def _equals(number: Number, wanted: float | str, tolerance: float) -> bool:
-    """A text must come out literally; a number in any form."""
+    """A text must appear literally; a number in any form."""
     if isinstance(wanted, str):
         return number.text == wanted
     return abs(number.value - wanted) <= max(tolerance, 1e-9 * abs(wanted))

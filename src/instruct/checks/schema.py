@@ -31,11 +31,11 @@ TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What makes an answer right; the fields that its type does not have keep their defaults.
+    """A check for right answers; fields that its type lacks keep their defaults.
 
-    `accept` are texts of which one is enough; `items` are alternatives for each of several parts, all of them needed.
-    `values` are numbers, or fractions as text that must come out literally; `units` holds one unit for each, or is
-    empty. `tolerance` is absolute.
+    `accept` are texts of which one is enough; `items` are alternatives for each of several required parts. `values` are
+    numbers, or fractions as text that must appear literally; `units` has one unit per value, or is empty. `tolerance`
+    is absolute.
     """
 
     type: str
@@ -59,7 +59,7 @@ def read_checks(path: Path) -> dict[str, Check]:
 
 
 def read_check_values(path: Path) -> dict[str, Any]:
-    """The checks as JSON holds them, each of them valid; raises DataError as `read_checks` does."""
+    """The checks as valid JSON values; raises DataError like `read_checks`."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise DataError(f"{path}: must be an object with a check for each record's id")

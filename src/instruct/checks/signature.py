@@ -1,4 +1,4 @@
-"""Which rule and which checks an accuracy belongs to, so that no other one is compared with it."""
+"""Identifies the rules and checks of an accuracy, so that it is compared only with accuracies of the same kind."""
 
 import ast
 import json
@@ -15,14 +15,14 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 def accuracy_signature(checks: Mapping[str, Check]) -> str:
-    """The digest of the rule's code and that of these records' checks, whatever their order."""
+    """The digests of the rules' code and of these records' checks, regardless of their order."""
     spelled = json.dumps({id_: asdict(check) for id_, check in checks.items()}, sort_keys=True)
     rule = "\n".join(code_of(read_text(Path(__file__).with_name(name))) for name in RULE)
     return f"rule:{_digest(rule)}|checks:{_digest(spelled)}"
 
 
 def code_of(source: str) -> str:
-    """What a module does: comments, docstrings and layout are left out."""
+    """The code of a module without comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

@@ -1,4 +1,4 @@
-"""Texts as words, so that case, quotes, Markdown and final punctuation do not decide what is right."""
+"""Texts as words, so that case, quotes, Markdown and final punctuation do not matter."""
 
 import re
 import unicodedata
@@ -33,12 +33,12 @@ def words_of(text: str) -> list[str]:
 
 
 def find_phrase(words: list[str], phrase: list[str]) -> list[int]:
-    """Where a phrase begins in a text, both as words."""
+    """Where a phrase starts in a text, both as words."""
     size = len(phrase)
     return [i for i in range(len(words) - size + 1) if words[i : i + size] == phrase] if size else []
 
 
 def same_word(a: str, b: str) -> bool:
-    """Whether two words are one but for an ending, such as capital and capitals."""
+    """Whether two words differ only in an ending, such as capital and capitals."""
     short, long = sorted((a, b), key=len)
     return short == long or (len(short) >= 4 and long.startswith(short[: max(4, len(short) - 1)]))

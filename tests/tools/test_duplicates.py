@@ -37,7 +37,7 @@ def test_groups_are_found_within_and_across_files(instruct, tmp_path):
     status, out, err = instruct("duplicates", one, two)
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "5 records: 4 in 2 groups of near-duplicates, 1 equal to an earlier one; 1 groups stand in more than one file",
+        "5 records: 4 in 2 groups of near-duplicates, 1 equal to an earlier one; 1 groups are in more than one file",
         "group of 2",
         f"  {one} r0: name the capital of france, please.",
         f"  {two} r0: name the capital of france please.",

@@ -51,7 +51,7 @@ def test_a_slip_is_asked_again_and_b_goes_back(path):
     shown = []
     fill(typed("eighty", "101", "80", "b", "85"), shown.append, path)
     assert scores(path)[0] == "85"
-    assert sum("is no number from 0 to 100" in line for line in shown) == 2
+    assert sum("is not a number from 0 to 100" in line for line in shown) == 2
 
 
 def test_it_goes_on_where_it_was_left(path):

@@ -152,7 +152,7 @@ def test_another_file_in_its_place_is_never_overwritten(repository, server):
     mine = repository / "data/tiny.json"
     mine.write_text("my own records")
     before = list(server.seen)
-    with pytest.raises(DataError, match=r"^data/tiny\.json: is there already and is not the data set tiny; move it"):
+    with pytest.raises(DataError, match=r"^data/tiny\.json: exists and is not the data set tiny; move it"):
         import_data("tiny")
     assert mine.read_text() == "my own records"
     assert server.seen == before

@@ -1,1 +1,1 @@
-"""What the command `instruct` does around the pipeline; no stage imports it."""
+"""Helpers of the command `instruct`; no stage imports them."""

@@ -1,4 +1,4 @@
-"""Validates everything that can be wrong before a stage runs, in about a second and without torch."""
+"""Validates settings, backbone and data before a stage runs, in about a second and without torch."""
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
@@ -82,13 +82,13 @@ def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What to print: what is there, and what is wrong (empty if nothing is)."""
+    """The lines to print, and the problems (empty if there are none)."""
 
     lines: list[str]
     problems: list[str]
 
     def add(self, found: Callable[[], tuple[list[str], list[str]]]) -> None:
-        """Lines and problems of one look; an error of its own is one more problem and hides no other look."""
+        """Add lines and problems of one check; an error in it is one more problem and hides no other check."""
         try:
             lines, problems = found()
         except InstructError as error:
@@ -98,7 +98,7 @@ class Checked:
 
 
 def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = False) -> Checked:
-    """What is set and what is there, and all that is wrong; `every` setting is named, or those not as committed."""
+    """All settings, files and problems; lists `every` setting, or those that differ from the commit."""
     settings, problems = check_params(path)
     checked = Checked(lines=setting_lines(settings, path, every=every), problems=problems)
     if "model" in settings:
@@ -109,7 +109,7 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = Fals
 
 
 def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool) -> list[str]:
-    """The settings that differ from the committed ones, or `every` one; all where nothing is committed."""
+    """The settings that differ from the committed ones, or `every` one; all if nothing is committed."""
     now = [line for name, values in settings.items() for line in flatten(name, asdict(values))]
     before = None if every else _committed(path)
     if before is None:
@@ -123,7 +123,7 @@ def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool) -> li
 
 
 def _committed(path: Path) -> dict[str, str] | None:
-    """The settings of HEAD as `flatten` spells them; None where there are none, or they cannot be read."""
+    """The settings of HEAD as `flatten` spells them; None if they are missing or cannot be read."""
     text = ask_git(path.parent, "show", f"HEAD:./{path.name}")
     try:
         values = mapping(parse_yaml(text, "HEAD")) if text is not None else {}
@@ -170,7 +170,7 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
 
 
 def split_lines(source: Path, examples: list[Example], params: SplitParams) -> list[str]:
-    """The sizes of the parts, and what whoever reads the score should know of them."""
+    """The sizes of the parts, and the warnings that readers of the score should know."""
     division = divide(examples, params)
     counts = summarise(division, examples, params, refused=0)
     sizes = ", ".join(f"{part} {counts[part]}" for part in PARTS)
@@ -187,10 +187,10 @@ def tracking_lines(root: Path, data: Path) -> list[str]:
 def look_at_records(
     source: Path, examples: list[Example], bad: Container[int], settings: Mapping[str, Any], *, full: bool
 ) -> tuple[list[str], list[str]]:
-    """Quality, and what is too long for backbone, training or generation.
+    """Quality findings, and records that are too long for backbone, training or generation.
 
-    A `full` look lists all findings and counts with the backbone's tokenizer, if it is here; a brief one counts with
-    GPT-2's, which takes no second and comes near.
+    A `full` check lists all findings and counts with the backbone's tokenizer, if it exists; a brief one counts with
+    GPT-2's, which takes less than a second and is close.
     """
     from instruct.tools.quality import brief_lines, check_file, full_lines
 

@@ -21,7 +21,7 @@ def find_in_files(
 ) -> list[str]:
     """What was found, in lines; `drop` and `group` write `out`.
 
-    Raises DataError for a record that is not valid, and ParamsError where `out` is missing or too much.
+    Raises DataError for an invalid record, and ParamsError if `out` is missing or superfluous.
     """
     if (params.mode == "report") != (out is None):
         raise ParamsError("--out goes with --mode drop and --mode group, which need it")
@@ -67,7 +67,7 @@ def describe_groups(
     equal = sum(first != i for i, first in enumerate(same))
     lines = [
         f"{len(places)} records: {sum(map(len, found))} in {len(found)} groups of near-duplicates, {equal} equal to an"
-        f" earlier one; {across} groups stand in more than one file"
+        f" earlier one; {across} groups are in more than one file"
     ]
     for those in found[:show]:
         lines.append(f"group of {len(those)}")
@@ -80,5 +80,5 @@ def describe_groups(
 
 
 def escape(text: str) -> str:
-    """Text that any terminal can print."""
+    """The text with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

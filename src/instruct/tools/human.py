@@ -21,7 +21,7 @@ def make_blank(answers: Answers, *, count: int, seed: int, path: Path = FILE) ->
 
 
 def fill(ask: Callable[[str], str], show: Callable[[str], None], path: Path = FILE) -> int:
-    """Go through the answers without a score until all have one or the reader ends it; returns how many are left.
+    """Ask for missing scores until none is missing or the reader stops; returns how many are left.
 
     `ask` raises EOFError or KeyboardInterrupt to end; every score is in the file by then.
     """
@@ -44,7 +44,7 @@ def fill(ask: Callable[[str], str], show: Callable[[str], None], path: Path = FI
         elif not said:
             place += 1
         elif parse_human_score(said) is None:
-            show(f"{said!r} is no number from 0 to 100")
+            show(f"{said!r} is not a number from 0 to 100")
         else:
             row["score"] = said
             write_rows(path, rows)

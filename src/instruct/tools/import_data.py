@@ -1,4 +1,4 @@
-"""Brings another data set in by `dvc import-url`, so that Git holds where it came from and DVC its bytes."""
+"""Imports a data set with `dvc import-url`, so that Git records its source and DVC its bytes."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def read_sources(sources: Path = SOURCES) -> dict[str, Source]:
 
 
 def import_data(name: str, sources: Path = SOURCES) -> Path:
-    """Import one data set and verify it; what does not arrive whole leaves everything as it was.
+    """Import one data set and verify it; an incomplete download changes nothing.
 
     Raises DataError for an unknown name, another file at its place, a download that fails, or a wrong checksum.
     """
@@ -47,7 +47,7 @@ def import_data(name: str, sources: Path = SOURCES) -> Path:
     if path.exists():
         if sha256_of(path) == source.sha256:
             return path
-        raise DataError(f"{path}: is there already and is not the data set {name}; move it away first")
+        raise DataError(f"{path}: exists and is not the data set {name}; move it away first")
     path.parent.mkdir(parents=True, exist_ok=True)
     notes = (path.with_name(path.name + ".dvc"), path.with_name(".gitignore"))
     before = {note: note.read_bytes() if note.exists() else None for note in notes}

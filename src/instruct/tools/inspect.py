@@ -1,4 +1,4 @@
-"""Shows one training batch token by token: what goes in, what must come out, how much it counts."""
+"""Shows one training batch token by token: input, target and weight."""
 
 from collections.abc import Sequence
 

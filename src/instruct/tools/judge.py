@@ -1,4 +1,4 @@
-"""Looks at the judges before a run: what they would be told, whether they are there, whether they are fit."""
+"""Checks the judges before a run: their prompts, their servers, and their scores of the controls."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ LISTED = 20  # lines on bad records
 
 
 def load_settings(judge: str | None, rubric: str | None, scoring: str | None) -> EvaluateParams:
-    """The section `evaluate`, with what the command line says in its place."""
+    """The section `evaluate`, with the options of the command line."""
     params = load_params("evaluate", EvaluateParams)
     if judge:
         params = replace(params, judges=(judge,))
@@ -40,7 +40,7 @@ def load_settings(judge: str | None, rubric: str | None, scoring: str | None) ->
 
 
 def load_answers() -> tuple[Answers, str]:
-    """Both systems' answers and where they are from; before the first run, the reference answers in their place."""
+    """Both systems' answers and their source; before the first run, the reference answers instead."""
     if all(path.is_file() for path in ANSWERS.values()):
         return {system: read_responses(path) for system, path in ANSWERS.items()}, "the answers in data/"
     params = load_params("split", SplitParams)
@@ -59,7 +59,7 @@ def load_answers() -> tuple[Answers, str]:
 
 
 def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:
-    """What each judge would be told about one record, and how often it would be asked; nothing is sent."""
+    """The prompt of each judge for one record, and the number of requests; sends nothing."""
     answers, source = load_answers()
     template = load_params("prompt", PromptParams).chosen
     chosen = {system: [find_record(responses, record)] for system, responses in answers.items()}
@@ -88,7 +88,7 @@ def find_record(responses: Sequence[Response], record: str | None) -> Response:
 
 
 def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:
-    """Lines on each judge's server and controls, and whether each line is good news; raises where one is not there."""
+    """Lines about each judge's server and controls, each with whether it passed; raises if a server is missing."""
     answers, _ = load_answers()
     controls = make_controls(answers["base"], params.controls)
     template = load_params("prompt", PromptParams).chosen

@@ -1,4 +1,4 @@
-"""What backbone, training and generation have room for, held against the records before any of them runs."""
+"""Compares the records with the limits of backbone, training and generation before any of them runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _NAMED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """Tokens of one record as training sees it: a response, that to the last turn, counts its end token."""
+    """Tokens of one record as in training: the response to the last turn includes its end token."""
 
     id: str
     prompt: int
@@ -59,7 +59,7 @@ def count_lengths(examples: Sequence[Example], template: Template, tokenizer: To
 
 
 def limit_lines(lengths: Sequence[Length], room: Room) -> tuple[list[str], list[str]]:
-    """Warnings, and what would stop a stage; from counts that are not exact nothing stops."""
+    """Warnings, and errors that would stop a stage; inexact counts never stop."""
     warnings, stops = [], []
     for too_long, what, stopping in (
         _beyond_training(lengths, room),

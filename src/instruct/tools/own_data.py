@@ -1,4 +1,4 @@
-"""Data that a person brings: the pipeline reads it and no stage makes it, so Git or DVC must keep it."""
+"""The user's own data: the pipeline reads it and no stage writes it, so Git or DVC must track it."""
 
 import posixpath
 import re
@@ -13,7 +13,7 @@ from instruct.tools.programs import git_names
 
 
 def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
-    """The deps in dvc.yaml that no stage makes, with settings filled in; one that lacks its setting is left out."""
+    """The deps in dvc.yaml that no stage writes, with settings filled in; leaves out those whose setting is missing."""
     listed = [stage for stage in mapping(mapping(pipeline).get("stages")).values() if isinstance(stage, Mapping)]
     stages = [
         mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if _is_in_use(stage, params)
@@ -32,7 +32,7 @@ def _is_in_use(stage: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:
     """A line for each of `paths` that a copy of the commit at `root` would lack, with the command that helps.
 
-    `clone` is where to look for what is committed, in place of `root` itself.
+    `clone` is the folder with the committed files, instead of `root` itself.
     """
     folder = clone or root
     tracked = git_names(folder, "ls-files", "-z")

@@ -29,7 +29,7 @@ def run_git(folder: Path, *arguments: str) -> str:
 
 
 def git_names(folder: Path, *arguments: str) -> list[str]:
-    """The file names that a command of Git prints with `-z`: as they are, where Git would quote them otherwise."""
+    """The file names that a Git command prints with `-z`, unquoted."""
     done = call_git(folder, *arguments)
     if done.returncode:
         raise InstructError(f"{folder}: git {arguments[0]} failed ({complaint_of(done)})")
@@ -43,7 +43,7 @@ def run_dvc(folder: Path, *arguments: str) -> int:
 
 
 def ask_dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The same, with what DVC says in the result instead of on the screen."""
+    """Like `dvc`, but DVC's output is in the result instead of on the screen."""
     mend(folder)
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
@@ -55,7 +55,7 @@ def _environment() -> dict[str, str]:
 
 
 def mend(root: Path) -> None:
-    """Take away what a kill has cut short of DVC's own files in `root`; DVC 3.67 empties them before it writes them."""
+    """Repair DVC's own files in `root` that a kill cut short; DVC 3.67 empties them before it writes them."""
     mend_rwlock(root)
     mend_lock(root)
 
@@ -63,7 +63,7 @@ def mend(root: Path) -> None:
 def mend_lock(root: Path) -> None:
     """Drop the stage in which dvc.lock breaks off; what it had computed is in DVC's run cache.
 
-    A file that is broken elsewhere, such as one with a conflict of Git, stays as it is.
+    A file that is broken elsewhere, such as one with a Git conflict, stays unchanged.
     """
     path = root / LOCK
     try:

@@ -1,4 +1,4 @@
-"""Puts open questions to both systems, turn by turn, and has the answers judged; nothing that the pipeline tracks."""
+"""Asks both systems open questions, turn by turn, and has the answers judged; writes no tracked file."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ Answerer = Callable[[Sequence[Example]], list[Response]]
 
 
 def answer_turns(questions: Sequence[Question], answer: Answerer) -> list[Response]:
-    """The answers to all turns, in order; a later turn sees what was asked and answered before it."""
+    """The answers to all turns, in order; a later turn has the earlier questions and answers as its history."""
     said: dict[str, tuple[str, ...]] = {question.id: () for question in questions}
     responses: list[Response] = []
     for turn in range(max(len(question.turns) for question in questions)):
@@ -46,7 +46,7 @@ def answer_turns(questions: Sequence[Question], answer: Answerer) -> list[Respon
 
 
 def open_system(checkpoint: Path | None, max_new_tokens: int) -> Answerer:
-    """The base model, or a checkpoint, as something that answers."""
+    """A function that answers with the base model, or with a checkpoint."""
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     loaded = load_trained(checkpoint, runtime.device) if checkpoint else load_backbone(backbone, runtime.device)
@@ -88,7 +88,7 @@ def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParam
 def check_with_references(
     judges: Mapping[str, Judge], answers: Mapping[str, list[Response]], params: EvaluateParams
 ) -> None:
-    """Look at servers and controls; refuse where no question has a reference, for nothing can be known then."""
+    """Check servers and controls; raises if no question has a reference answer, which the controls need."""
     known = {system: [one for one in responses if one.output] for system, responses in answers.items()}
     if not all(known.values()):
         if not params.allow_unfit:

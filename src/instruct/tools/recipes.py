@@ -22,7 +22,7 @@ Setting = str | int | float | bool | list[str]
 class Recipe:
     """A named experiment: dotted keys of params.yaml and their values; `needs` is the command that must come first.
 
-    It is run with so many `seeds`: a verdict on a recipe takes two of it, and two of the default.
+    It runs with this many `seeds`: a verdict on a recipe takes two, and two of the default.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Recipe:
 
 
 def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
-    """All recipes by name, in the file's order; raises ParamsError where the file is not what it should be."""
+    """All recipes by name, in the file's order; raises ParamsError if the file is invalid."""
     entries = read_yaml(path)
     if not isinstance(entries, Mapping):
         raise ParamsError(f"{path}: must map the names of recipes to their settings")
@@ -68,7 +68,7 @@ def other_seeds(recipes: Mapping[str, Recipe]) -> dict[int, str]:
 def with_seeds(recipes: Mapping[str, Recipe], chosen: Sequence[Recipe]) -> list[Recipe]:
     """The experiments of the chosen recipes: each with its own seed, then again with as many others as it wants.
 
-    Raises ParamsError where it wants more than the default is run with.
+    Raises ParamsError if it has more seeds than the default.
     """
     known, made = list(other_seeds(recipes)), []
     for recipe in chosen:
@@ -85,7 +85,7 @@ def at_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def choose(recipes: Mapping[str, Recipe], names: Sequence[str], group: str | None) -> list[Recipe]:
-    """The recipes of these names and of this group, each once; raises ParamsError for a name that is none."""
+    """The recipes with these names and of this group, each once; raises ParamsError for an unknown name."""
     for name in names:
         if name not in recipes:
             raise ParamsError(f'there is no recipe "{name}"{did_you_mean(name, recipes)}')
@@ -107,7 +107,7 @@ def spell(value: Setting) -> str:
 
 
 def dvc_arguments(recipe: Recipe, *, queue: bool) -> list[str]:
-    """What comes after `dvc`. The experiment runs in a copy of its own, so that none builds on another's settings."""
+    """The arguments of `dvc`. The experiment runs in its own copy, so that it does not inherit other settings."""
     settings = [part for key, value in recipe.set.items() for part in ("-S", f"{key}={spell(value)}")]
     return ["exp", "run", "--queue" if queue else "--temp", "-n", recipe.name, *settings]
 

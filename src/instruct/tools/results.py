@@ -1,4 +1,4 @@
-"""What the named experiments gave, as a Markdown table: each against the commit that it was started from."""
+"""The results of the named experiments as a Markdown table: each compared with the commit it started from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ def result_table(root: Path, recipes: Sequence[Recipe], known: Mapping[str, Reci
 
 
 def _look(root: Path, recipe: Recipe, experiments: Mapping[str, Experiment], seeds: Mapping[int, str]) -> Result | str:
-    """The result of a recipe, or why there is none."""
+    """The result of a recipe, or the reason why it is missing."""
     experiment = experiments.get(recipe.name)
     if experiment is None:
         return NOT_RUN

@@ -1,4 +1,4 @@
-"""The whole pipeline in small, in a scratch copy of the working tree, so that no tracked result is touched."""
+"""Runs the whole pipeline with a tiny model, in a scratch copy that leaves tracked results untouched."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def run_smoke(root: Path, keep: Path | None = None, *, prefer: bool = False) -> 
 
     With `prefer`, preference tuning is switched on, whatever params.yaml says.
 
-    Raises InstructError where a stage fails; its own message has been printed by then.
+    Raises InstructError if a stage fails, after the stage printed its own message.
     """
     if keep:
         if keep.exists() and any(keep.iterdir()):

@@ -1,4 +1,4 @@
-"""Runs the committed pipeline again, in a clean clone with an empty cache, and says what comes out differently."""
+"""Runs the committed pipeline again in a clean clone with an empty cache, and reports differences."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ PIPELINE = "dvc.yaml"
 
 
 def verify(root: Path, keep: Path | None = None, *, lock_only: bool = False) -> list[str]:
-    """Repeat the commit at HEAD of `root`; returns what differs, one line each, nothing where all bytes are the same.
+    """Repeat the commit at HEAD of `root`; returns one line per difference, nothing if all bytes are the same.
 
     With `lock_only` nothing runs, and the lock need only belong to the commit. The clone is kept as `keep` if that is
     given. Raises InstructError where there is nothing to compare with, the lock is not current, or a stage fails.
@@ -63,7 +63,7 @@ def _verify_in(root: Path, folder: Path, lock_only: bool) -> list[str]:
 
 
 def missing_from_commit(folder: Path) -> list[str]:
-    """What not all of dvc.yaml, dvc.lock and the commit in `folder` have, one line each: stages, then outputs.
+    """Stages and outputs that dvc.yaml, dvc.lock or the commit in `folder` lacks, one line each.
 
     DVC's own check cannot tell: it runs without data, so it excuses every output that is not there. Raises
     InstructError for a file that cannot be read.
@@ -117,7 +117,7 @@ def stale_stages(folder: Path) -> list[str]:
 
 
 def dvc_complaint(said: str) -> str:
-    """What DVC finds wrong, out of all that it says: its line of error, or what is invalid and the line after that."""
+    """DVC's error in its output: the error line, or the line about invalid content and the next one."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     for place, line in enumerate(lines):
         if line.startswith("ERROR: "):
@@ -128,7 +128,7 @@ def dvc_complaint(said: str) -> str:
 
 
 def clone(root: Path, folder: Path) -> None:
-    """Clone HEAD of `root`, without its cache, its data and whatever is not committed."""
+    """Clone HEAD of `root`, without its cache, its data and uncommitted files."""
     head = run_git(root, "rev-parse", "HEAD").strip()
     folder.parent.mkdir(parents=True, exist_ok=True)
     run_git(folder.parent, "clone", "--quiet", "--no-checkout", str(root.resolve()), str(folder.resolve()))
@@ -149,7 +149,7 @@ def bring_data(root: Path, folder: Path) -> None:
 
 
 def differences(folder: Path) -> Iterator[str]:
-    """What a finished run in the clone `folder` has changed in its tracked files."""
+    """The changes of a finished run to the tracked files of the clone `folder`."""
     changed = git_names(folder, "diff", "--name-only", "-z", "HEAD")
     new = git_names(folder, "ls-files", "-z", "--others", "--exclude-standard")
     for name in sorted(changed, key=lambda name: (name != LOCK, name)):
@@ -183,7 +183,7 @@ def lock_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
     for stage in stages:
         one, two = before["stages"].get(stage), after["stages"].get(stage)
         if one is None or two is None:
-            yield f"{LOCK}: {stage}: stands in {'the first' if one else 'the second'} run only"
+            yield f"{LOCK}: {stage}: is in {'the first' if one else 'the second'} run only"
             continue
         same_inputs = all(one.get(key) == two.get(key) for key in ("cmd", "deps", "params"))
         for path in _changed_paths(one, two, "outs"):

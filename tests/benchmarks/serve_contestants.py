@@ -19,7 +19,7 @@ def llamacpp(path: str, threads: int, port: int) -> None:
     params.port = port
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * CONTEXT
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.n_gpu_layers = 0
+    params.n_gpu_layers, params.verbosity = 0, -1  # a line for each request would be of its time
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     while True:

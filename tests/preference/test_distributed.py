@@ -11,6 +11,8 @@ from training.test_distributed import assert_same_weights, torchrun
 
 from instruct.training.history import History
 
+pytestmark = pytest.mark.slow  # the machinery is that of fine-tuning, whose own test is not
+
 
 @pytest.fixture(autouse=True)
 def quick(one_thread):

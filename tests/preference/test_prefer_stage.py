@@ -26,6 +26,7 @@ from instruct.core.errors import CheckpointError, DataError, InstructError, Para
 from instruct.core.files import write_json
 from instruct.core.pairs import Pair, read_pairs
 from instruct.core.records import write_records
+from instruct.model import pretrained
 from instruct.model.checkpoint import random_model, save_adapter, save_checkpoint
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.lora import add_lora
@@ -154,11 +155,23 @@ def test_second_run_gives_the_same_bytes(place):
     assert outputs(place) == before and (place / "data/reference.json").read_bytes() == first
 
 
+def test_training_holds_one_model(place, monkeypatch):
+    reference()
+    loaded = []
+    load = pretrained.load_trained
+    monkeypatch.setattr(pretrained, "load_trained", lambda *args: loaded.append(args) or load(*args))
+    prefer()
+    assert len(loaded) == 1
+
+
 def test_reference_serves_all_losses_of_a_sweep(place):
     reference()
+    first = []
     for loss, beta in (("sigmoid", 0.5), ("ipo", 0.1), ("sigmoid_norm", 5.0)):
-        write_params(place, loss=loss, beta=beta, sft_weight=0.1, seed=7)
+        write_params(place, loss=loss, beta=beta, seed=7)
         prefer()
+        first.append(json.loads((place / "metrics/prefer.json").read_text())["initial_val_loss"])
+    assert first == [0.6931, 25.0, 0.6931]
 
 
 def test_reference_of_an_sft_adapter_is_the_merged_model_and_not_its_base(place):

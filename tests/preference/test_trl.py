@@ -112,7 +112,9 @@ def ours(checkpoints, template, pairs, **settings):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("family", "loss"), [*product(["gpt2"], LOSSES), ("llama", "sigmoid")])
+@pytest.mark.parametrize(
+    ("family", "loss"), [*product(["gpt2"], LOSSES), pytest.param("llama", "sigmoid", marks=pytest.mark.slow)]
+)
 def test_loss_rewards_and_gradients_equal_trl(checkpoints_of, trainer_of, family, loss):
     checkpoints, trainer = checkpoints_of(family), trainer_of(family, "alpaca")
     pairs = PAIRS[:1] if loss in ("smoothed", "with SFT") else PAIRS
@@ -140,6 +142,7 @@ def test_loss_rewards_and_gradients_equal_trl(checkpoints_of, trainer_of, family
     assert compared == len(gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "alpaca"])
 def test_loss_of_other_templates_equals_trl(checkpoints_of, trainer_of, template):

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def main(split: Path, augmented: Path, metrics: Path) -> None:
-    """Work on train alone; val goes along as it is, and test is only read to keep its likes out."""
+    """Augment train alone; val is copied, and test is only read to exclude similar records."""
     params, servers = load_params("augment", AugmentParams), load_params("servers", ServersParams)
     parts = {part: read_examples(split / f"{part}.json") for part in ("train", "val", "test")}
     with Asking(servers, params.server) as asking:

@@ -60,7 +60,7 @@ def main(train: Path, test: Path, folder: Path) -> None:
     systems = settings.baseline.systems
     with join_shards(runtime.device) as shards:
         answers = {name: PLAIN[name](known, examples) for name in systems if name in PLAIN}
-        # DVC empties the folder before it runs the stage again: the journals lie beside it.
+        # DVC empties the folder before it runs the stage again, so the journals are beside it.
         beside = {name: shards.journal_beside(folder.with_name(f"{folder.name}.{SYSTEM_OF[name]}")) for name in systems}
         fingerprint = take_fingerprint(vars(settings), [train, test])
         journals = {name: Journal(path, fingerprint) for name, path in beside.items()}
@@ -115,7 +115,7 @@ def say(lines: Sequence[str]) -> None:
 
 
 def write(folder: Path, answers: Mapping[str, Sequence[Response]]) -> None:
-    """Write a file for each system, and remove those of systems that are not among them any more."""
+    """Write a file for each system, and remove those of other systems."""
     for path in set(folder.glob("*.json")) - {folder / f"{system}.json" for system in answers}:
         path.unlink()
     for system, responses in answers.items():

@@ -27,7 +27,7 @@ PASSED = "The data passed the gates in params.yaml (section quality); the report
 
 
 def main(augmented: Path, split: Path, metrics: Path, passed: Path) -> None:
-    """Check every record of every part; raises DataError, after the report is written, where a gate fails."""
+    """Check every record of every part; raises DataError, after writing the report, if a gate fails."""
     params, prompt = load_params("quality", QualityParams), load_params("prompt", PromptParams)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     tokenizer, context = open_tokenizer(backbone)
@@ -51,12 +51,12 @@ def main(augmented: Path, split: Path, metrics: Path, passed: Path) -> None:
 
 
 def beyond_context(tokens: dict[str, Any]) -> list[str]:
-    """Names the longest records if the backbone has no room for them; the last token is a target only."""
+    """Lists the longest records that exceed the backbone's context; the last token is a target only."""
     named = ", ".join(
         f"{one['id']} ({one['tokens']})" for one in tokens["longest"] if one["tokens"] > tokens["context"] + 1
     )
     what = f"records have more tokens than {tokens['tokenizer']}'s context of {tokens['context']}"
-    return [f"{what}: {named}; train.over_long says what becomes of them"] if named else []
+    return [f"{what}: {named}; train.over_long decides what happens to them"] if named else []
 
 
 if __name__ == "__main__":

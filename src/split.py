@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def main(split: Path, metrics: Path) -> None:
-    """Validate every record, divide the good ones, and count what happened to all."""
+    """Validate every record, split the good ones, and count the outcome for all."""
     params = load_params("split", SplitParams)
-    data = Path(params.data)  # not from the command line, where a shell would take its blanks and quotes apart
+    data = Path(params.data)  # not from the command line, where a shell would split its blanks and quotes
     rows = stream_rows(data, params.columns)
     examples, bad = part_rows(rows)
     lines = group_lines([line for found in bad.values() for line in found])
     if bad and params.invalid == "raise":
-        raise DataError("\n".join([*lines, f"{len(bad)} bad records; mend them, or set split.invalid: drop"]))
+        raise DataError("\n".join([*lines, f"{len(bad)} bad records; correct them, or set split.invalid: drop"]))
     for line in lines:
         log.info("dropped %s", line)
     division = divide(examples, params)
@@ -46,7 +46,7 @@ def main(split: Path, metrics: Path) -> None:
     for line in [*left_out_lines(rows), *find_warnings(division, counts, examples, params)]:
         log.info("%s", line)
     if unknown:
-        log.info("%s: %d of its checks are of no record of %s", params.checks, unknown, data)
+        log.info("%s: %d of its checks match no record of %s", params.checks, unknown, data)
     sizes = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     log.info("%s: %d records kept, %d refused: %s", data, counts["kept"], len(bad), sizes)
 

@@ -56,7 +56,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         if params.lora.r:
             add_lora(model, params.lora, params.seed)
             quantise_frozen(model, params.lora.base)
-        # How many processes share the work, and when they save it, is no part of a run: another number goes on.
+        # The number of processes and the time of saving are not part of a run: it resumes with others.
         alone = replace(params, parallel="none", save_minutes=0.0)
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}
         store = ResumeStore(models.parent / "resume", take_fingerprint(settings, list(files.values())))

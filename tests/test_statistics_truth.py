@@ -119,7 +119,8 @@ def test_the_stated_smallest_difference_of_exact_matches_is_found_8_times_of_10(
             continue
         stated += 1
         again = right_or_wrong(rng, records, share + smallest / 100, share).tolist()
-        p_value = paired_test([0.0] * records, again, resamples=1199, seed=trial).p_value
+        resamples = 1199 if scores == 1 else 9999  # a sixth of the level needs as many as `compare` takes
+        p_value = paired_test([0.0] * records, again, resamples=resamples, seed=trial).p_value
         found += p_value <= 0.05 / scores
     assert stated > 60
     assert found / stated >= at_least(0.80, stated)

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from itertools import product
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from instruct.comparing.seeds import compare_recipes, most_of_seed, split_varian
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import Run
 from instruct.results.table import Table
-from instruct.statistics import detectable_errors, paired_test
+from instruct.statistics import FEW, detectable_errors, paired_test
 
 RESULTS = make_results(make_table({"x": {"base": [1.0], "sft": [1.0]}}))
 
@@ -304,6 +306,36 @@ def test_seeds_alone_make_a_recipe_better_or_worse_in_5_of_100_at_most(sides, sp
         tables = seeds_alone(np.random.default_rng([trial, *sides]), sides, spreads, rest=4.0)
         wrong += compare_recipes(*tables, None)[1] <= 0.05
     assert wrong / trials <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def two_recipes(rng, seeds, items, spread, gain=0.0, share=1.0):
+    """Two recipes of which the second gains, on a share of the items all of `gain` points on average."""
+    own, gains = rng.normal(50, 15, items), gain / share * (rng.random(items) < share)
+    shape = (seeds, items)
+    return [own + by + rng.normal(0, spread, (seeds, 1)) + rng.normal(0, 20, shape) for by in (0.0, gains)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1.0, FEW])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_stated_smallest_difference_of_recipes_is_found_8_times_of_10(seeds, share):
+    """On average over few and many items, seeds that do nothing, little and much.
+
+    Each of them is near it, the furthest two seeds of a recipe that seeds move by 3 points: 7 times of 10.
+    """
+    rates, trials = [], 300
+    for items, spread in product((110, 460), (0.0, 1.0, 3.0)):
+        found = stated = 0
+        for trial in range(trials):
+            rng = np.random.default_rng([trial, items, seeds, 78])
+            *_, smallest = compare_recipes(*two_recipes(rng, seeds, items, spread), None, share=share)
+            if smallest is not None:
+                stated += 1
+                again = two_recipes(rng, seeds, items, spread, smallest, share)
+                found += compare_recipes(*again, None)[1] <= 0.05
+        rates.append(found / stated)
+    assert 0.77 <= fmean(rates) <= 0.83
+    assert all(0.66 <= rate <= 0.9 for rate in rates)
 
 
 def test_a_recipe_with_one_run_is_never_called_better_or_worse():

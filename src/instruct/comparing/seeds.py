@@ -21,6 +21,9 @@ from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, small
 
 SEED = "train.seed"
 UNSEEN = 0.5  # of the standard error of a mean: less of a seed's spread could not be seen beside it
+# Of the upper limit of the seeds' spread. With all of it what is stated was found 86 to 96 times of 100 in simulations
+# of 2 to 5 seeds a side, with this part about 80 times, less often the more of the spread is the seeds'.
+CALIBRATED = 0.7
 Array = NDArray[np.float64]
 
 
@@ -205,7 +208,7 @@ def compare_recipes(
     interval = Interval(mean=mean, low=max(mean - half, -100.0), high=min(mean + half, 100.0))
     smallest = smallest_detectable(differences, groups=groups, alpha=level, share=share)
     if smallest is not None:
-        of_seeds *= upper_spread(len(a) + len(b) - 2)
+        of_seeds *= CALIBRATED * upper_spread(len(a) + len(b) - 2)
         smallest = (smallest**2 + (detectable_errors(fewest, level) * of_seeds) ** 2) ** 0.5
     return interval, _p_value(abs(mean), errors), smallest if smallest is None or smallest <= 100 else None
 

@@ -95,10 +95,16 @@ def make_trainer(checkpoints, folder, template):
     )  # fmt: skip
 
 
+@cache
+def loaded(folder):
+    """A large vocabulary takes a second to read."""
+    return load_checkpoint(folder, CPU)
+
+
 def ours(checkpoints, template, pairs, **settings):
     """The mean loss, what is told beside it, and the model with its gradients."""
-    reference, tokenizer = load_checkpoint(checkpoints[0], CPU)
-    model, _ = load_checkpoint(checkpoints[1], CPU)
+    (reference, tokenizer), (model, _) = map(loaded, checkpoints)
+    model.zero_grad()
     params = prefer_params(beta=BETA, **settings)
     batch = preferring(params, FLOAT32, tokenizer.eos_id).to_batch(
         [encode_pair(one, TEMPLATES[template], tokenizer) for one in pairs]

@@ -146,7 +146,7 @@ def test_a_damaged_line_costs_what_stands_below_it_and_is_said(tmp_path, fingerp
     lines = journal.path.read_text(encoding="utf-8").split("\n")
     journal.path.write_text("\n".join([*lines[:2], damage, *lines[3:]]), encoding="utf-8")
     assert list(journal.read()) == ["r0"]
-    assert journal.refusal == f"{journal.path}:3 is damaged; answering again what stands there and below"
+    assert journal.refusal == f"{journal.path}:3 is damaged; answering again from this line on"
 
 
 @pytest.mark.parametrize("first", ["[]", '{"fingerprint": []}', "{}", "nonsense"])

@@ -55,7 +55,7 @@ def is_right(check: Check, answer: str, question: str) -> bool:
 def _copies(check: Check, answer: str, question: str) -> bool:
     """Whether an answer of several words is a piece of the question, and no text that counts as right by itself.
 
-    The options of a question are no such piece; keywords are none if a line of the question comes with them.
+    This excludes the options of a question, and keywords if they come with a line of the question.
     """
     if check.type == "one_of":
         return False
@@ -197,7 +197,7 @@ def _is_denied(words: list[str], spans: Sequence[tuple[int, int]], phrases: Sequ
 
 
 def _hedges(words: list[str], question: str, phrases: Sequence[str]) -> bool:
-    """Whether a word of doubt is there that neither question nor right answer has; "himself or herself" is none."""
+    """Whether the answer has a word of doubt that question and right answer lack; "himself or herself" is not one."""
     asked = words_of(question)
     own = {word for phrase in phrases for word in words_of(phrase)} | (set(asked) - {"or", "either"})
     doubts = [place for place, word in enumerate(words) if word in HEDGES - own]

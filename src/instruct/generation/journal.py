@@ -50,7 +50,7 @@ class Journal:
                 entry = json.loads(line)
                 answers[entry["id"]] = Answer(**entry["answer"])
             except (ValueError, KeyError, TypeError):
-                return answers, f"{path}:{number} is damaged; answering again what stands there and below"
+                return answers, f"{path}:{number} is damaged; answering again from this line on"
         return answers, ""
 
     def _siblings(self) -> list[Path]:

@@ -11,7 +11,7 @@ class GenerateParams:
     """The section `generate` of params.yaml.
 
     Temperature 0 is greedy; otherwise one token is drawn from the `top_k` likeliest (0: all) that together hold
-    `top_p` of the probability (1: all), from a generator of its own for each record. `num_samples` answers are
+    `top_p` of the probability (1: all), with a separate random generator for each record. `num_samples` answers are
     given to each prompt, and the one that most agree with is the response. An answer that ends with the same
     tokens `max_repeats` times over is stopped (0: never). At most `batch_size` answers are in progress, and their
     cache holds at most `cache_tokens` tokens. A prompt that leaves no room for `max_new_tokens` is refused, or cut

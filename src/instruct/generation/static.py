@@ -138,7 +138,7 @@ class StaticEngine:
         self._logits[:rows] = logits
         self._broken[:rows] |= ~logits.sum(-1).isfinite()
         tokens.copy_(logits.argmax(-1))
-        # A row that has finished may go on until the host sees it, at the last place of its own.
+        # A finished row may continue, at its last place, until the host sees it.
         lengths.add_(1).clamp_(max=self._width - 1)
 
     def _attend_to_row(
@@ -179,7 +179,7 @@ class StaticEngine:
     ) -> tuple["torch.cuda.CUDAGraph", float]:
         """The graph, and by how much of their norm its logits differ from those of the same operations one by one."""
         stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(here)  # libraries set themselves up outside a recording, on a stream of its own
+        stream.wait_stream(here)  # libraries initialise outside a recording, on a separate stream
         with torch.cuda.stream(stream):
             step()
         here.wait_stream(stream)

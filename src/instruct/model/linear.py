@@ -3,7 +3,7 @@
 On x86 processors oneDNN multiplies fp32 matrices faster than the BLAS library behind `torch.nn.functional.linear`
 in nearly all shapes of small language models, twice as fast in an output head's. Torch itself uses these kernels
 only in compiled code, which is why kernels.py calls them by their name; everywhere else torch's own are used. A row
-of two or more comes out the same to the bit whatever the others are.
+of two or more has the same bits regardless of the other rows.
 """
 
 import torch

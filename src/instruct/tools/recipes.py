@@ -80,7 +80,7 @@ def with_seeds(recipes: Mapping[str, Recipe], chosen: Sequence[Recipe]) -> list[
 
 
 def at_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The same recipe with another seed, as an experiment of its own."""
+    """The same recipe with another seed, as a separate experiment."""
     return replace(recipe, name=f"{recipe.name}-seed-{seed}", set={**recipe.set, SEED: seed}, seeds=1)
 
 

@@ -1,6 +1,7 @@
 """Small models, hand-made examples and settings for the tests of training."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ FAMILIES = {
         num_attention_heads=4, num_key_value_heads=2, eos_token_id=END,
     ),
 }  # fmt: skip
+UNTIED = replace(FAMILIES["llama"], tied=False)
 
 
 def small_model(family: str) -> Model:
-    return scrambled(random_model(FAMILIES[family], seed=1), 10)
+    return scrambled(random_model(UNTIED if family == "untied llama" else FAMILIES[family], seed=1), 10)
 
 
 def scrambled(model: Model, times: float) -> Model:

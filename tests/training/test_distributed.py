@@ -88,6 +88,13 @@ def test_two_processes_equal_one(two_processes, one_process, mode, name):
     assert_same_run(two_processes, f"{mode} {name}", history, weights)
 
 
+def test_a_head_of_its_own_is_trained_apart_from_the_embedding(one_process):
+    _, weights = one_process["untied llama"]
+    head, embedding = weights["lm_head.weight"], weights["embed_tokens.weight"]
+    before = start_run(RUNS["untied llama"])[0].state_dict()["lm_head.weight"]
+    assert head.shape == embedding.shape and not torch.equal(head, embedding) and not torch.equal(head, before)
+
+
 def test_smaller_last_step_is_really_smaller_than_the_world(one_process):
     history, _ = one_process["a last step smaller than the world"]
     assert history.step == 2 * 3  # 9 records in steps of 4, 4 and 1

@@ -43,6 +43,7 @@ from instruct.training.sample import SamplePrompt
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
     "llama": {"family": "llama"},
+    "untied llama": {"family": "untied llama"},
     "a last step smaller than the world": {"count": 9},
     "adapters": {"lora": lora_params(r=2), "lr": 0.05},
     "accumulated and padded": {"micro_batch_size": 2, "grad_accum_steps": 2, "batching": "padded"},

@@ -49,7 +49,7 @@ def main(pairs: Path, reference: Path, sft: Path, models: Path, metrics: Path, c
         if params.lora.r:
             add_lora(model, params.lora, params.seed, params.section)
             quantise_frozen(model, params.lora.base, params.section)
-        # How many processes share the work, and when they save it, is no part of a run: another number goes on.
+        # How many processes share the work, and when they save it, is not part of a run: another number goes on.
         settings = {"prefer": replace(params, parallel="none", save_minutes=0.0), "runtime": runtime, "origin": origin}
         store = ResumeStore(models.parent / "resume" / models.name, take_fingerprint(settings, [reference]))
         outputs = PreferOutputs(model, tokenizer, template, parallel, store, sft, params)

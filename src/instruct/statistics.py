@@ -236,7 +236,7 @@ def smallest_detectable(
     differing = sums[sums != 0]
     tied = 1 - len(differing) / len(sums)
     growth = min(1.0, 2 * tied) * float((differing**2).sum() / np.abs(differing).sum()) / total
-    # Where a share of the groups brings it all, x comes with a spread of its own: x² (1 / share - 1) among the groups.
+    # Where a share of the groups brings it all, x comes with its own spread: x² (1 / share - 1) among the groups.
     left = 1 - reach**2 * (1 / share - 1) / len(sums)
     if left <= 0:
         return None

@@ -16,7 +16,7 @@ from instruct.results.runs import Run
 from instruct.statistics import ALPHA
 
 RECORD = Path("metrics/seeds.json")
-REMEDY = "record it anew with `instruct variance RUN RUN --record`"
+REMEDY = "record it again with `instruct variance RUN RUN --record`"
 NUMBERS = ("seeds", "records", "seed_sd", "seed_sd_most")
 
 

@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 class Components:
     """Standard deviations in points of one score; None where the runs given cannot tell.
 
-    `judge` is of one verdict when the same answer is judged anew, `rest` is item by seed (with the judge's in it,
+    `judge` is of one verdict when the same answer is judged again, `rest` is item by seed (with the judge's in it,
     where `judge` is None). `error` is what items by seed and verdicts leave in the mean of one training, each group of
     near-duplicates counted once. `seed_most` is an upper limit: 8 times of 10 the true `seed` is below it.
     """
@@ -194,7 +194,7 @@ def compare_recipes(
     `a` and `b` hold a row for each training, at least two of each, and a column for each item. Items and seeds are
     both samples; the variance of the items' mean differences and of the runs' means add up, which counts what both
     hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two or three seeds are
-    not taken for many. Each recipe has a spread of its own, since one may be less stable (Welch, 1947); how evenly they
+    not taken for many. Each recipe has its own spread, since one may be less stable (Welch, 1947); how evenly they
     share it is known badly from so few, so the square root of Welch's number of sides counts, times the degrees of
     freedom of the side with fewer runs. It errs on the careful side: intervals hold more often than 95 times of 100.
     """

@@ -1,6 +1,6 @@
 """Answers whose worth is known: a judge that scores them in the wrong order is refused, in words.
 
-They come before every run. A judge that gives 100 to an empty answer, or to one that only asks for 100, is none.
+They come before every run. A judge that gives 100 to an empty answer, or to one that only asks for 100, is not fit.
 
 The gate errs by chance, and by how much decides how many records it takes. For scores with a standard deviation of 30
 points, a judge that tells the reference from each control by 30 points is refused in 56 % of the cases with 8 records,

@@ -1,6 +1,6 @@
 """People's scores: a file with the answers in it, blind as to which system gave them, filled in by hand or one by one.
 
-A score belongs to an answer's text, not to a system: it stays true when models are trained anew, and counts again
+A score belongs to an answer's text, not to a system: it stays true when models are trained again, and counts again
 as soon as some model gives that answer.
 """
 
@@ -66,12 +66,12 @@ def read_rows(path: Path) -> list[Row]:
                 f"{where}: must have the columns {', '.join(COLUMNS)}; make one with `instruct human blank`"
             )
         if row["answer"] in seen:
-            raise DataError(f"{where}: the answer {row['answer']} stands in row {seen[row['answer']]} too; remove one")
+            raise DataError(f"{where}: the answer {row['answer']} is also in row {seen[row['answer']]}; remove one")
         seen[row["answer"]] = number
         row["score"] = row["score"].strip()
         if row["score"] and parse_human_score(row["score"]) is None:
             raise DataError(
-                f"{where}: the score {row['score']!r} is no number from 0 to 100; correct it or leave it empty"
+                f"{where}: the score {row['score']!r} must be a number from 0 to 100; correct it or leave it empty"
             )
     return rows
 

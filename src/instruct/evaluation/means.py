@@ -12,7 +12,7 @@ from instruct.statistics import mean_interval, paired_test
 
 
 def clusters_of(records: Sequence[Response]) -> dict[str, str]:
-    """The group of near-duplicates of each record by id; a record without one is a group of its own."""
+    """The group of near-duplicates of each record by id; a record without one is its own group."""
     return {one.id: one.group or one.id for one in records}
 
 

@@ -14,7 +14,7 @@ from instruct.core.params import build, did_you_mean, read_params, require
 from instruct.evaluation.judges.parse import Scale
 
 FOLDER = Path(__file__).with_name("rubrics")
-HASH = 16  # hexadecimal digits of a hash that stand in results
+HASH = 16  # hexadecimal digits of a hash in results
 
 _PLACE = re.compile(r"\{(task|reference|response|response_a|response_b)\}")
 _NAMES = {
@@ -82,5 +82,5 @@ def find_rubric(name: str, folder: Path = FOLDER) -> Rubric:
 
 
 def prompt_hash(prompt: str) -> str:
-    """The hash of a rendered prompt, as it stands in every verdict."""
+    """The hash of a rendered prompt, as every verdict holds it."""
     return sha256(prompt.encode("utf-8", "backslashreplace")).hexdigest()[:HASH]

@@ -79,7 +79,7 @@ class _Attend:
 
 
 def _spell_out_norms(attention: Attention) -> None:
-    """Norm queries and keys by simple operations: torch's own takes a single token for a case of its own."""
+    """Norm queries and keys by simple operations: torch's own treats a single token as a special case."""
     for name in ("q_norm", "k_norm"):
         if norm := getattr(attention, name):
             setattr(attention, name, _Norm(norm))

@@ -12,7 +12,7 @@ from instruct.results.schema import ACCURACY, JudgeResults
 from instruct.results.scores import Difference, SystemScores
 from instruct.statistics import ALPHA
 
-FLAT = 0.01  # of the best validation loss: a smaller change is no trend
+FLAT = 0.01  # of the best validation loss: a smaller change is not a trend
 GOOD = 80.0  # points: answers of which more of the same is not what helps most
 UNSCORED = 0.05  # share of verdicts without a score that a judge may leave
 WIDE = 5.0  # points to either side of a difference, from which its interval tells little
@@ -193,7 +193,7 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
     `before` is the validation loss before training, `best` the lowest since; either may be NaN.
     """
     rule = (
-        "0. a loss that is no finite number: unknown · "
+        "0. a loss that is not a finite number: unknown · "
         "1. noisy or unknown scores: better judging · 2. loss turned: shorter training · 3. loss falling, or no lower "
         "than before training: longer training · 4. answers no better: more data (look at what there is first) · "
         "5. answers good or on a plateau: preference tuning · 6. else more data"

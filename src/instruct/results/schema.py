@@ -141,7 +141,7 @@ class JudgeResults(ScoreResults):
 class Agreement:
     """Two judges on those of a system's answers that both scored. What is not defined, as for constants, is None.
 
-    Results of before name no system: theirs is over all answers.
+    Older results name no system: theirs is over all answers.
     """
 
     first: str

@@ -25,7 +25,7 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
 
 
 def _is_in_use(stage: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether a stage exists: one for each entry of a setting is none where that is an empty list."""
+    """Whether a stage exists: one for each entry of a setting does not if that is an empty list."""
     return "foreach" not in stage or bool(_value(str(stage["foreach"]).strip("${} "), params))
 
 

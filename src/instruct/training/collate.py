@@ -136,7 +136,7 @@ def pack(
     positions = list(range(prefix))
     targets: dict[tuple[int, int], float] = {}  # (place, label) -> weight
     for example, ids in zip(examples, inputs, strict=True):
-        start = len(row) - prefix  # own token i, counted from 0 at the record's begin, stands at start + i
+        start = len(row) - prefix  # own token i, counted from 0 at the record's begin, is at start + i
         row += ids[prefix:]
         positions += range(prefix, len(ids))
         for i, weight in enumerate(target_weights(example, prompt_loss_weight)):

@@ -1,4 +1,4 @@
-"""One process or many: the same global batch, and the same loss curve to rounding.
+"""One process or many: the same global batch, and the same loss curve within rounding error.
 
 torchrun starts the processes and says who is who by environment variables. `ddp` copies the model to every rank,
 `fsdp` shards weights, gradients and optimizer state over them (FSDP2). Only rank 0 writes.
@@ -91,7 +91,9 @@ def start_parallel(
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if mode == "none":
         if world_size > 1:
-            raise ParamsError(f"params.yaml: {section}.parallel is none under torchrun; set it to ddp or fsdp")
+            raise ParamsError(
+                f"params.yaml: {section}.parallel: none does not work under torchrun; set it to ddp or fsdp"
+            )
         yield Parallel("none", 0, 1, 0)
         return
     if "RANK" not in os.environ:

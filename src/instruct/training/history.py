@@ -1,4 +1,4 @@
-"""What a run went through: its steps and evaluations, which decide how it goes on, weights apart."""
+"""What a run has done: its steps and evaluations, which decide how it goes on, weights apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class ValPoint:
 
 @dataclass(kw_only=True)
 class History:
-    """What a run went through so far; everything that decides how it goes on, weights apart."""
+    """What a run has done so far; everything that decides how it goes on, weights apart."""
 
     train: list[TrainPoint] = field(default_factory=list)
     val: list[ValPoint] = field(default_factory=list)

@@ -58,7 +58,7 @@ def draw_steps(examples: Sequence[E], params: LoopParams) -> Iterator[list[E]]:
 def pieces(examples: Sequence[E], size: int, tokens: int) -> list[list[E]]:
     """Consecutive pieces of at most `tokens` tokens, or of at most `size` examples where `tokens` is 0.
 
-    An example that is longer than `tokens` makes a piece of its own.
+    An example that is longer than `tokens` makes its own piece.
     """
     cut: list[list[E]] = []
     held = 0

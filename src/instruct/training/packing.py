@@ -4,7 +4,7 @@ The row is the shared prefix, then each record's own tokens: a tree of tokens in
 and those before it whose subtree it is in, so key k is visible to query q if `k <= q < ends[k]`, where `ends[k]` is one
 past the last token that may see k. Everything but attention runs over the flat row without padding.
 
-On a CPU attention gathers each record into a row of its own (`PackedAttend`), which costs little since own parts are
+On a CPU attention gathers each record into its own row (`PackedAttend`), which costs little since own parts are
 short. On a GPU every gather is a launch, so there one kernel a layer runs over the flat row (`TreeAttend`).
 
     P prefix tokens · N records · L own tokens of the longest · T = P + all own tokens · H heads · D head size
@@ -52,7 +52,7 @@ class PackedAttend:
 
 
 class PathAttend:
-    """The same attention for any tree of sequences: each gathers the tokens of its path into a row of its own.
+    """The same attention for any tree of sequences: each gathers the tokens of its path into its own row.
 
     Attention from a token that several paths share is computed in each of their rows, and taken from the first.
     """

@@ -239,7 +239,7 @@ def capture(operations: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
 
 
 def beside(operations: Callable[[], None]) -> None:
-    """Run on a stream of its own, as torch asks for before a recording: libraries set themselves up there."""
+    """Run on a separate stream, as torch asks for before a recording: libraries set themselves up there."""
     stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(here)
     with torch.cuda.stream(stream):

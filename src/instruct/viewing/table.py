@@ -1,4 +1,4 @@
-"""The table of runs: which columns there are, and what stands in them."""
+"""The table of runs: which columns there are, and what is in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

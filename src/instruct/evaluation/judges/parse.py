@@ -1,6 +1,6 @@
 """A score or a choice from a judge's reply: pure, strict, and never a guess.
 
-A number that is not said to be the score is none: judges also write of the 3 errors they found, of the right
+A number counts only if the reply says that it is the score: judges also write of the 3 errors they found, of the right
 answer 42, or of point `1.` of their reasons. A reply that is not understood stays without a score and is counted.
 """
 

@@ -16,7 +16,7 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
     """The deps in dvc.yaml that no stage writes, with settings filled in; leaves out those whose setting is missing."""
     listed = [stage for stage in mapping(mapping(pipeline).get("stages")).values() if isinstance(stage, Mapping)]
     stages = [
-        mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if _is_in_use(stage, params)
+        mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if instances("", stage, params)
     ]
     made = {name for stage in stages for key in ("outs", "metrics", "plots") for name in _names(stage.get(key))}
     deps = dict.fromkeys(name for stage in stages for name in _names(stage.get("deps")))
@@ -24,9 +24,10 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def _is_in_use(stage: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether a stage exists: one for each entry of a setting does not if that is an empty list."""
-    return "foreach" not in stage or bool(_value(str(stage["foreach"]).strip("${} "), params))
+def instances(name: str, stage: Any, params: Any) -> list[str]:
+    """The names by which DVC knows a stage: its own, or NAME@ENTRY for each entry of the setting that it is for."""
+    each = mapping(stage).get("foreach")
+    return [name] if each is None else [f"{name}@{one}" for one in _value(str(each).strip("${} "), params) or []]
 
 
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:
@@ -75,7 +76,7 @@ def _lies_in(name: str, folder: str) -> bool:
 
 def _value(name: str, params: Mapping[str, Any]) -> Any:
     """The setting of a dotted name, or None."""
-    value: Any = params
+    value: Any = mapping(params)
     for key in name.strip().split("."):
         value = mapping(value).get(key)
     return value

@@ -3,8 +3,8 @@
     python tests/prose.py                      # what `make lint` runs: phrases with file and line
     python tests/prose.py --measure README.md  # words, sentences, share of sentences over 30 words
 
-A general prose linter does not fit: proselint 0.16 reads Markdown tables and code as text, and 18 of the 20 findings looked at on
-the pages of this project were quotes in code. The list below has what `words.md`, the project's guide, rules out.
+A general prose linter does not fit: proselint 0.16 reads Markdown tables and code as text, and 18 of 20 findings on
+this project's pages were quotes in code. The list below has what `words.md`, the project's guide, rules out.
 """
 
 import io

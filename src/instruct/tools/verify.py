@@ -72,8 +72,8 @@ def missing_from_commit(folder: Path) -> list[str]:
         if not (folder / name).is_file():
             raise InstructError(f"{name}: is not committed, so there is nothing to compare with; {remedy}")
     values = {name: _load_yaml(read_text(folder / name), name) for name in (PIPELINE, PARAMS, LOCK)}
-    declared, recorded = (_stage_names(values[name], name) for name in (PIPELINE, LOCK))
-    declared = [one for name in declared for one in instances(name, values[PIPELINE]["stages"][name], values[PARAMS])]
+    listed, recorded = (_stage_names(values[name], name) for name in (PIPELINE, LOCK))
+    declared = [name for name in listed if instances(name, values[PIPELINE]["stages"][name], values[PARAMS])]
     lines = [
         f"{LOCK}: has no stage {name}, {PIPELINE} has; run dvc repro and commit"
         for name in declared

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from instruct.backbones.catalog import find_backbone
 from instruct.core.records import read_examples, read_responses
@@ -31,8 +32,7 @@ def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("baseline-stage") / "repository"
     copy_tree(ROOT, folder)
     make_small(ROOT, folder)
-    split = [sys.executable, "src/split.py", "data/split", "metrics/split.json"]
-    subprocess.run(split, cwd=folder, check=True, capture_output=True)
+    warm.python("src/split.py", "data/split", "metrics/split.json", cwd=folder).check_returncode()
     return folder
 
 
@@ -43,9 +43,10 @@ def copy(repository, tmp_path) -> Path:
 
 def run(folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path, **variables}
-    )
+    env = {**os.environ, "PATH": path, **variables}
+    if command[0] == sys.executable:
+        return warm.python(*command[1:], cwd=folder, env=env)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
 
 
 def set_params(folder: Path, old: str, new: str) -> None:

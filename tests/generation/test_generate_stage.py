@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from instruct.backbones.catalog import find_backbone
 from instruct.core.fingerprint import take_fingerprint
@@ -34,8 +35,7 @@ def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generate-stage") / "repository"
     copy_tree(ROOT, folder)
     make_small(ROOT, folder)
-    split = [sys.executable, "src/split.py", "data/split", "metrics/split.json"]
-    subprocess.run(split, cwd=folder, check=True, capture_output=True)
+    warm.python("src/split.py", "data/split", "metrics/split.json", cwd=folder).check_returncode()
     tiny = find_backbone("gpt2-tiny-random", ROOT / "models" / "backbones.yaml")
     save_checkpoint(*load_backbone(tiny, torch.device("cpu")), folder / "models/sft/best")
     return folder
@@ -48,7 +48,10 @@ def copy(repository, tmp_path) -> Path:
 
 def answer(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    if command[0] == sys.executable:
+        ended = warm.python(*command[1:], cwd=folder, env=environment)
+    else:
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
     return ended
 

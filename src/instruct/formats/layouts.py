@@ -31,8 +31,8 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """
     if {"chosen", "rejected"} <= set(row):
         return (
-            'holds preference pairs ("chosen", "rejected"), which train a DPO model and not an SFT model; give '
-            "split.data one answer to each question"
+            'holds preference pairs ("chosen", "rejected"), which train a DPO model and not an SFT model; name the '
+            "file in pairs.file, and give split.data one answer to each question"
         )
     if isinstance(row.get("instances"), list):
         return f"looks like self-instruct, whose records hold several instances; write one record each: `{_FLATTEN}`"

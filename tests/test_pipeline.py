@@ -367,9 +367,7 @@ def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_pa
     assert max(rates) == 1e-5
 
 
-@pytest.mark.parametrize(
-    "name", ["my data (1).json", "bob's $HOME & `id`;touch x.json", 'a "b" | c > d.json', "d*é.json"]
-)
+@pytest.mark.parametrize("name", ["bob's $HOME & `id`;touch x (1).json", 'a "b" | c > d*é.json'])
 def test_a_data_file_may_have_any_name(workplace, name):
     (workplace / "data/smoke.json").rename(workplace / "data" / name)
     yaml, path = YAML(), workplace / "params.yaml"

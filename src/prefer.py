@@ -43,8 +43,8 @@ def main(pairs: Path, reference: Path, sft: Path, models: Path, metrics: Path, c
         with stopwatch.phase("load"):
             model, tokenizer = load_trained(sft, runtime.device)
             tokenizer = with_end_of(template, tokenizer)
-        fitted = fit_files(pairs, template, tokenizer, params, model.block_size + 1)
-        origin = made_from(pairs, sft, template, params, runtime)
+        fitted = fit_files(pairs, template, tokenizer, params.fit, model.block_size + 1)
+        origin = made_from(pairs, sft, template, params.fit, runtime)
         known = with_reference(fitted, reference, origin)
         if params.lora.r:
             add_lora(model, params.lora, params.seed, params.section)

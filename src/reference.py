@@ -12,9 +12,8 @@ from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.core.stage import run_stage
 from instruct.model.pretrained import load_trained
 from instruct.preference.encode import fit_files
-from instruct.preference.loss import preferring
 from instruct.preference.reference import made_from, measure, write_reference
-from instruct.preference.settings import PreferParams
+from instruct.preference.settings import Fit, PreferParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
 
@@ -23,14 +22,18 @@ log = logging.getLogger(__name__)
 
 def main(pairs: Path, checkpoint: Path, reference: Path) -> None:
     """Write the log-prob of each chosen and rejected answer by the model that training starts from."""
-    params, template = load_params("prefer", PreferParams), load_params("prompt", PromptParams).chosen
+    fit = Fit(
+        batching=load_params("prefer", PreferParams).batching,
+        max_length=load_params("prefer", PreferParams).max_length,
+        over_long=load_params("prefer", PreferParams).over_long,
+    )
+    template = load_params("prompt", PromptParams).chosen
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     model, tokenizer = load_trained(checkpoint, runtime.device)
     tokenizer = with_end_of(template, tokenizer)
-    fitted = fit_files(pairs, template, tokenizer, params, model.block_size + 1)
-    objective = preferring(params, runtime, tokenizer.eos_id)
-    measured = {part: measure(model, found.pairs, objective, runtime) for part, found in fitted.items()}
-    write_reference(reference, made_from(pairs, checkpoint, template, params, runtime), measured)
+    fitted = fit_files(pairs, template, tokenizer, fit, model.block_size + 1)
+    measured = {part: measure(model, found.pairs, fit, runtime, tokenizer.eos_id) for part, found in fitted.items()}
+    write_reference(reference, made_from(pairs, checkpoint, template, fit, runtime), measured)
     log.info("log-probs of %s pairs", " and ".join(f"{len(found.pairs)} {part}" for part, found in fitted.items()))
 
 

@@ -24,7 +24,7 @@ def pair(id_: str = "a", chosen: str = "Yes.", rejected: str = "No!", **changes:
 
 
 def fit(*pairs: Pair, **changes: Any) -> FittedPairs:
-    return fit_pairs(pairs, PHI3, TOKENIZER, prefer_params(**changes), room=10_000, path=FILE)
+    return fit_pairs(pairs, PHI3, TOKENIZER, prefer_params(**changes).fit, room=10_000, path=FILE)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

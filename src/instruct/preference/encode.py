@@ -8,7 +8,7 @@ from pathlib import Path
 from instruct.core.errors import DataError
 from instruct.core.pairs import Pair, read_pairs
 from instruct.core.records import group_lines
-from instruct.preference.settings import PreferParams
+from instruct.preference.settings import Fit
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.encode import EncodedExample, encode_example
@@ -71,24 +71,24 @@ def encode_pair(pair: Pair, template: Template, tokenizer: Tokenizer, longest: i
 
 
 def fit_pairs(
-    pairs: Sequence[Pair], template: Template, tokenizer: Tokenizer, params: PreferParams, *, room: int, path: Path
+    pairs: Sequence[Pair], template: Template, tokenizer: Tokenizer, fit: Fit, *, room: int, path: Path
 ) -> FittedPairs:
     """The pairs of a file as training takes them, with at most `room` tokens, or `max_length` if that is less.
 
     A cut answer keeps its end token. Pairs whose answers are the same are left out. Raises DataError that begins with
     `path` where a pair does not fit, or no pair is left.
     """
-    longest = min(params.max_length, room)
+    longest = min(fit.max_length, room)
     fitting: list[EncodedPair] = []
     problems: list[str] = []
     truncated = dropped = identical = 0
     for pair in pairs:
-        one = encode_pair(pair, template, tokenizer, longest if params.over_long == "truncate" else None)
+        one = encode_pair(pair, template, tokenizer, longest if fit.over_long == "truncate" else None)
         length = max(one.chosen.token_count, one.rejected.token_count)
-        if length > longest and params.over_long == "drop":
+        if length > longest and fit.over_long == "drop":
             dropped += 1
             continue
-        if problem := _problem(one, length, longest, params):
+        if problem := _problem(one, length, longest, fit):
             problems.append(f"{path}: {problem}")
             continue
         cut = replace(one, chosen=_cut(one.chosen, longest), rejected=_cut(one.rejected, longest))
@@ -105,10 +105,10 @@ def fit_pairs(
     return FittedPairs(pairs=fitting, truncated=truncated, dropped=dropped, identical=identical)
 
 
-def _problem(pair: EncodedPair, length: int, longest: int, params: PreferParams) -> str:
+def _problem(pair: EncodedPair, length: int, longest: int, fit: Fit) -> str:
     if length <= longest:
         return ""
-    if params.over_long == "raise":
+    if fit.over_long == "raise":
         return f"pair {pair.id}: {length} tokens, more than {longest}"
     prompt = pair.chosen.prompt_length
     return f"pair {pair.id}: its prompt of {prompt} tokens leaves no answer" if prompt > longest - 2 else ""
@@ -128,17 +128,15 @@ def _nothing_left(pairs: int, dropped: int, longest: int) -> str:
     return "the chosen answer equals the rejected one in every pair; there is nothing to learn, correct the pairs"
 
 
-def fit_files(
-    folder: Path, template: Template, tokenizer: Tokenizer, params: PreferParams, room: int
-) -> dict[str, FittedPairs]:
+def fit_files(folder: Path, template: Template, tokenizer: Tokenizer, fit: Fit, room: int) -> dict[str, FittedPairs]:
     """The pairs of train and val that can be used; raises DataError where there are too few of them."""
     fitted = {}
     for part in PARTS:
         path = folder / f"{part}.json"
-        found = fit_pairs(read_pairs(path), template, tokenizer, params, room=room, path=path)
+        found = fit_pairs(read_pairs(path), template, tokenizer, fit, room=room, path=path)
         doubled = [id_ for id_, count in Counter(pair.id for pair in found.pairs).items() if count > 1]
         if doubled:
-            raise DataError(f"{path}: two pairs have the id {doubled[0]}; give each one of its own")
+            raise DataError(f"{path}: two pairs have the id {doubled[0]}; give each its own")
         if part == "train" and len(found.pairs) == 1:
             raise DataError(f"{path}: holds one pair that can be used, from which nothing general is learnt; give more")
         fitted[part] = found

@@ -14,7 +14,7 @@ from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
 from instruct.preference.collate import PairBatch, collate_pairs, exact, pair_row_size
 from instruct.preference.encode import EncodedPair
-from instruct.preference.settings import PreferParams
+from instruct.preference.settings import Fit, PreferParams
 from instruct.training.collate import Batch
 from instruct.training.loss import LossModule, target_losses
 from instruct.training.objective import Objective
@@ -104,10 +104,15 @@ def describe(sums: Sequence[float]) -> dict[str, float]:
     }
 
 
+def batch_pairs(fit: Fit, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedPair]], PairBatch]:
+    """What makes a batch of pairs."""
+    return partial(collate_pairs, batching=fit.batching, pad_id=pad_id, device=runtime.device)
+
+
 def preferring(params: PreferParams, runtime: Runtime, pad_id: int) -> Objective[EncodedPair, PairBatch]:
     """What `prefer` trains for, by its settings."""
     return Objective(
-        to_batch=partial(collate_pairs, batching=params.batching, pad_id=pad_id, device=runtime.device),
+        to_batch=batch_pairs(params.fit, runtime, pad_id),
         row_size=pair_row_size,
         module=partial(PairLoss, params=params),
     )

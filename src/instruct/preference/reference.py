@@ -18,26 +18,23 @@ from instruct.core.files import read_json, sha256_of, write_json
 from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
-from instruct.preference.collate import PairBatch
 from instruct.preference.encode import PARTS, EncodedPair, FittedPairs
-from instruct.preference.loss import log_probs
-from instruct.preference.settings import PreferParams
+from instruct.preference.loss import batch_pairs, log_probs
+from instruct.preference.settings import Fit
 from instruct.text.prompts import Template
 from instruct.training.loop import EVAL_TOKENS, pieces
-from instruct.training.objective import Objective
 
 
-def made_from(
-    pairs: Path, checkpoint: Path, template: Template, params: PreferParams, runtime: Runtime
-) -> dict[str, str]:
+def made_from(pairs: Path, checkpoint: Path, template: Template, fit: Fit, runtime: Runtime) -> dict[str, str]:
     """What log-probs depend on: the name of each, and its digest or value."""
     weights = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
     return {
         "checkpoint": _digest({path.name: sha256_of(path) for path in weights}),
         "template": _digest(asdict(template)),
         **{f"pairs of {part}": sha256_of(pairs / f"{part}.json") for part in PARTS},
-        "prefer.max_length": str(params.max_length),
-        "prefer.over_long": params.over_long,
+        "prefer.batching": fit.batching,
+        "prefer.max_length": str(fit.max_length),
+        "prefer.over_long": fit.over_long,
         "runtime.precision": str(runtime.dtype).removeprefix("torch."),
     }
 
@@ -47,20 +44,19 @@ def _digest(value: Any) -> str:
 
 
 @torch.no_grad()
-def measure(
-    model: Decoder, pairs: Sequence[EncodedPair], objective: Objective[EncodedPair, PairBatch], runtime: Runtime
-) -> list[EncodedPair]:
+def measure(model: Decoder, pairs: Sequence[EncodedPair], fit: Fit, runtime: Runtime, pad_id: int) -> list[EncodedPair]:
     """The pairs with the model's log-probs of their answers, from the same batches as evaluations have.
 
     Raises CheckpointError for a log-prob that is not a number.
     """
+    to_batch = batch_pairs(fit, runtime, pad_id)
     model.eval()
     measured: dict[str, EncodedPair] = {}
     by_length = sorted(pairs, key=lambda pair: pair.token_count)
     with Progress(len(pairs), "pair") as progress:
         for part in pieces(by_length, 0, EVAL_TOKENS):
             with runtime.autocast():
-                chosen, rejected = log_probs(model, objective.to_batch(part)).cpu().chunk(2)
+                chosen, rejected = log_probs(model, to_batch(part)).cpu().chunk(2)
             for pair, *found in zip(part, chosen.tolist(), rejected.tolist(), strict=True):
                 if not all(map(math.isfinite, found)):
                     raise CheckpointError(f"pair {pair.id}: its log-probs are {found}; train the reference model again")

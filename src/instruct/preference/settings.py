@@ -4,10 +4,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from instruct.core.params import require
-from instruct.training.settings import LoopParams
+from instruct.training.settings import Batching, LoopParams
 
 Method = Literal["dpo"]
 LossName = Literal["sigmoid", "ipo", "sigmoid_norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How pairs become batches: all settings that reference log-probs depend on, so one file serves a sweep."""
+
+    batching: Batching
+    max_length: int
+    over_long: Literal["raise", "truncate", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,11 @@ class PreferParams(LoopParams):
         require("label_smoothing", self.label_smoothing, without, "0 where loss is ipo")
         require("sft_weight", self.sft_weight, 0 <= self.sft_weight < float("inf"), "at least 0")
         require("eval_pairs", self.eval_pairs, self.eval_pairs >= 0, "at least 0")
+
+    @property
+    def fit(self) -> Fit:
+        """The settings of batches alone."""
+        return Fit(batching=self.batching, max_length=self.max_length, over_long=self.over_long)
 
     @property
     def evaluated(self) -> int:

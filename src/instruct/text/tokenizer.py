@@ -166,9 +166,15 @@ def bytes_by_character() -> dict[str, int]:
 
 
 def token_bytes(token: str) -> bytes:
-    """The bytes of a token as it is spelled in a vocabulary file."""
-    table = bytes_by_character()
-    return bytes(table[character] for character in token)
+    """The bytes of a token as it is spelled in a vocabulary file; raises ValueError where it is spelled otherwise."""
+    return token.translate(_latin_1()).encode("latin-1")
+
+
+@cache
+def _latin_1() -> dict[int, str]:
+    """From a character that stands for a byte to Latin-1's for it; from others of Latin-1 to one that is not there."""
+    none = {value: "\uffff" for value in range(256)}
+    return none | {ord(character): chr(value) for character, value in bytes_by_character().items()}
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

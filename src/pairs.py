@@ -4,12 +4,14 @@ python src/pairs.py data/split models/sft/best data/pairs metrics/pairs.json
 torchrun --nproc-per-node 2 src/pairs.py ...                       (on-policy: prompts shared by two processes)
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.augmentation.asking import Asking
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.checks.schema import read_checks

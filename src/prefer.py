@@ -4,12 +4,14 @@ python src/prefer.py data/pairs data/reference.json models/sft/best models/dpo m
 torchrun --nproc-per-node 2 src/prefer.py ...      (prefer.parallel: ddp or fsdp)
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params
 from instruct.core.runtime import RuntimeParams, start_runtime

@@ -3,10 +3,12 @@
 python src/reference.py data/pairs models/sft/best data/reference.json
 """
 
+import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
+
+# isort: split
 import logging
 from pathlib import Path
 
-import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during these imports
 from instruct.core.params import load_params
 from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.core.stage import run_stage

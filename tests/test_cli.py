@@ -96,7 +96,7 @@ def test_check_prints_every_effective_setting_and_what_is_in_the_data(workspace,
 
 def test_check_lists_all_problems_at_once(workspace, instruct):
     text = (workspace / "params.yaml").read_text(encoding="utf-8")
-    text = text.replace("  epochs:", "  epoch:").replace("top_p: 1.0", "top_p: 2.0")
+    text = text.replace("  epochs:", "  epoch:", 1).replace("\n  top_p: 1.0", "\n  top_p: 2.0")
     text = text.replace("gpt2-tiny-random", "gpt2-tiny-randon") + "\nplots: {}\n"
     (workspace / "params.yaml").write_text(text, encoding="utf-8")
     write_data(workspace, [*RECORDS, {**RECORDS[0], "output": ""}, {"instruction": "a", "output": None}])

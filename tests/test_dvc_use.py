@@ -62,8 +62,9 @@ VARIANTS = {
 CHECKED_ONLY = {"split.val"}
 # Stages that import torch take seconds each.
 BY_SPEED = [
-    pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/model" in STAGES[stage]["deps"] else stage
-    for stage in STAGES
+    pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/model" in parts["deps"] else stage
+    for stage, parts in STAGES.items()
+    if "foreach" not in parts  # preference tuning, which is off
 ]
 # Not DVC's: the state to resume from, which a stage leaves only where it was interrupted.
 STATE = "models/resume"

@@ -47,7 +47,7 @@ def ours(task: Task, batching: str) -> Steps:
         EncodedPair(id=record["id"], chosen=side(record, "chosen_ids"), rejected=side(record, "rejected_ids"))
         for record in task["records"]
     ]
-    known, size = measure(model, pairs, objective, runtime), task["batch"]
+    known, size = measure(model, pairs, params.fit, runtime, tokenizer.eos_id), task["batch"]
     steps_of = [known[start : start + size] for start in range(0, len(known), size)]
     module, optimizer, alone = objective.module(model), make_optimizer(model, params), Parallel("none", 0, 1, 0)
 

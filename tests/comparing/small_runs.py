@@ -79,8 +79,9 @@ def commit(root: Path, message: str = "a run") -> str:
     return git(root, "rev-parse", "HEAD")
 
 
-def responses(ids: list[str], text: str) -> str:
-    fields = {"history": (Turn(f"earlier {text}", "", f"said {text}"),)}
+def responses(ids: list[str], text: str, said: str = "") -> str:
+    """Answers to the last question of chats in which `said` was said before."""
+    fields = {"history": (Turn(f"earlier {said}", "", f"said {said}"),)}
     rows = [
         answer(one, f"{text} {one}", instruction=f"Ask <b>{one}</b>", output=f"right {one}", **fields) for one in ids
     ]

@@ -43,12 +43,12 @@ class Page(HTMLParser):
 def repository(tmp_path_factory):
     """Run `first` is committed with its answers in DVC's cache, the second lies in the workspace."""
     root = make_repository(tmp_path_factory.mktemp("report") / "repository", with_dvc=True)
-    write_run(root, {"similarity": BEFORE}, md5s={"sft": put_answers(root, responses(IDS, ODD))})
+    write_run(root, {"similarity": BEFORE}, md5s={"sft": put_answers(root, responses(IDS, ODD, ODD))})
     (root / "metrics/summary.json").write_text("{}")
     (root / ".gitignore").write_text("/data\n")
     commit(root)
     git(root, "tag", "first")
-    digest = put_answers(root, responses(IDS, "after"))
+    digest = put_answers(root, responses(IDS, "after", ODD))
     write_run(root, {"similarity": AFTER}, params={"train.lr": 0.001}, md5s={"sft": digest})
     (root / "metrics/summary.json").write_text('{"score_sft": 7.25}')
     return root
@@ -89,7 +89,8 @@ def test_texts_of_data_stay_text(report):
     shown = [token.content for token in tokens if token.type == "fence"]
     assert f"{ODD} r0\n" in shown and "after r0\n" in shown and "right r0\n" in shown and "Ask <b>r0</b>\n" in shown
     assert f"earlier {ODD}\n" in shown and f"said {ODD}\n" in shown
-    assert f"user\nearlier {ODD}" in page.text and f"assistant\nsaid {ODD}" in "".join(page.text)
+    together = "".join(page.text)
+    assert f"user\nearlier {ODD}" in together and f"assistant\nsaid {ODD}" in together
     raw = [child for token in tokens for child in [token, *(token.children or [])] if child.type.startswith("html")]
     assert {re.sub(r"\s", "", token.content) for token in raw} <= {"</details>", *(
         re.sub(r"\s", "", line) for line in report[1].splitlines() if line.startswith("<details>")

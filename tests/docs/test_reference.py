@@ -96,8 +96,9 @@ def test_every_output_of_a_stage_is_in_the_page_of_files():
 @pytest.mark.parametrize("name", ["augment", "data", "evaluate", "split", "train"])
 def test_every_key_of_a_metrics_file_is_explained(name):
     keys = json.loads((ROOT / f"metrics/{name}.json").read_text(encoding="utf-8"))
+    keys |= (keys.get("details") or [{}])[0]  # what DVC's tables leave out
     text = section_of(f"metrics/{name}.json")
-    assert [key for key in keys if f"`{key}`" not in text and f"`{key}." not in text] == []
+    assert [key for key in keys if not re.search(rf"`(?:details\[0\])?\.?{key}[`.]", text)] == []
 
 
 @pytest.mark.parametrize("name", ["metrics/scores.csv", "metrics/curves/train.csv", "metrics/curves/val.csv"])

@@ -84,7 +84,7 @@ def test_a_score_that_is_none_is_told_with_its_row(tmp_path, score):
     rows = blank_rows(ANSWERS, 6, 1)
     rows[4]["score"] = score
     write_rows(tmp_path / "h.csv", rows)
-    with pytest.raises(DataError, match=r"h\.csv, row 5: the score .* is no number from 0 to 100"):
+    with pytest.raises(DataError, match=r"h\.csv, row 5: the score .* must be a number from 0 to 100"):
         read_rows(tmp_path / "h.csv")
 
 
@@ -94,7 +94,7 @@ def test_a_score_that_is_none_is_told_with_its_row(tmp_path, score):
         ("answer,score\na1,50\n", "row 1: must have the columns answer, score, note"),
         (",".join(COLUMNS) + "\na1,50,,i,,r\n", r"h\.csv:2: "),
         (",".join(COLUMNS) + "\na1,50,,i,,r,x,y\n", r"h\.csv:2: "),
-        (",".join(COLUMNS) + "\na1,50,,i,,r,x\na1,60,,i,,r,x\n", "row 2: the answer a1 stands in row 1 too"),
+        (",".join(COLUMNS) + "\na1,50,,i,,r,x\na1,60,,i,,r,x\n", "row 2: the answer a1 is also in row 1"),
     ],
 )
 def test_another_file_is_refused_in_words(tmp_path, text, words):

@@ -197,7 +197,7 @@ def test_reference_of_an_sft_adapter_is_the_merged_model_and_not_its_base(place)
     )
     assert stored["val"][pair.id] == pytest.approx(merged, rel=1e-5) != pytest.approx(bare, rel=1e-2)
     metrics = json.loads((place / "metrics/prefer.json").read_text())
-    assert (metrics["initial_val_loss"], metrics["initial"]["margin"]) == (0.6931, 0)
+    assert (metrics["initial_val_loss"], metrics["details"][0]["initial"]["margin"]) == (0.6931, 0)
     assert sorted(file.name for file in (place / "models/dpo/best").iterdir()) == sorted(CHECKPOINT)
 
 

@@ -10,7 +10,7 @@ from small_training import END, FLOAT32, lora_params, open_store, small_model, w
 
 from instruct.core.errors import InstructError
 from instruct.model.lora import add_lora
-from instruct.preference.loss import PairLoss, preferring
+from instruct.preference.loss import PairLoss
 from instruct.preference.outputs import find_warnings
 from instruct.preference.reference import measure
 from instruct.training.history import History, ValPoint
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def measured(pairs, model):
-    return measure(model, pairs, preferring(prefer_params(), FLOAT32, END), FLOAT32)
+    return measure(model, pairs, prefer_params().fit, FLOAT32, END)
 
 
 def data(family="gpt2", count=10):

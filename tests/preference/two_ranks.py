@@ -18,7 +18,6 @@ from small_training import ALONE, CPU, END, FLOAT32, lora_params, open_store, sm
 from instruct.model.lora import add_lora
 from instruct.preference.collate import PairBatch
 from instruct.preference.encode import EncodedPair
-from instruct.preference.loss import preferring
 from instruct.preference.reference import measure
 from instruct.training.distributed import Parallel, gather_all, start_parallel
 from instruct.training.trainer import Trainer
@@ -35,9 +34,8 @@ MODES = ("ddp", "fsdp")
 def start_run(settings: Mapping[str, Any], state: Path, parallel: Parallel) -> Trainer[EncodedPair, PairBatch]:
     changes = {"epochs": 2, "lr": 0.003, "eval_every": 2, "family": "gpt2", "count": 10, **settings}
     model = small_model(changes.pop("family"))
-    objective = preferring(prefer_params(), FLOAT32, END)
     pairs = random_pairs(changes.pop("count"), seed=1), random_pairs(5, seed=2)
-    train_set, val_set = (measure(model, ones, objective, FLOAT32) for ones in pairs)
+    train_set, val_set = (measure(model, ones, prefer_params().fit, FLOAT32, END) for ones in pairs)
     if "lora" in changes:
         add_lora(model, changes["lora"], seed=0)
     return make_preferrer(model, open_store(state, code="1"), train_set, val_set, parallel, **changes)

@@ -35,9 +35,17 @@ def change(file: Path, pattern: str, new: str) -> None:
 
 
 def set_params(folder: Path, **values: object) -> None:
-    """Change settings, each of which has a name that stands once in params.yaml."""
+    """Change settings of the section `train`, or of one that has the name alone."""
+    file = folder / "params.yaml"
+    before, train = file.read_text(encoding="utf-8").split("\ntrain:\n")
+    train, after = train.split("\n\n", 1)
     for name, value in values.items():
-        change(folder / "params.yaml", rf"(?m)^( +){name}: (\[\]|\S+)", rf"\g<1>{name}: {value}")
+        pattern, new = rf"(?m)^( +){name}: (\[\]|\S+)", rf"\g<1>{name}: {value}"
+        train, count = re.subn(pattern, new, train)
+        if not count:
+            before, count = re.subn(pattern, new, before)
+        assert count == 1, f"{name} is {count} times in {file}"
+    file.write_text(f"{before}\ntrain:\n{train}\n\n{after}", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -428,7 +436,7 @@ def test_torchrun_without_a_mode_is_refused(copy):
     process = start_torchrun(copy)
     log, _ = process.communicate()
     assert process.returncode != 0
-    assert "train.py: params.yaml: train.parallel is none under torchrun; set it to ddp or fsdp\n" in log
+    assert "train.py: params.yaml: train.parallel: none does not work under torchrun" in log
     assert 'File "' not in log.split("train.py: params.yaml")[0]
 
 

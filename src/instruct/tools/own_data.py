@@ -27,7 +27,10 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
 def instances(name: str, stage: Any, params: Any) -> list[str]:
     """The names by which DVC knows a stage: its own, or NAME@ENTRY for each entry of the setting that it is for."""
     each = mapping(stage).get("foreach")
-    return [name] if each is None else [f"{name}@{one}" for one in _value(str(each).strip("${} "), params) or []]
+    if each is None:
+        return [name]
+    entries = _value(each.strip("${} "), params) if isinstance(each, str) else each
+    return [f"{name}@{one}" for one in entries or []]
 
 
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:

@@ -183,7 +183,7 @@ def test_gathering_and_scattering_without_shards_changes_nothing():
 @pytest.mark.parametrize(
     ("mode", "environment", "message"),
     [
-        ("none", {"WORLD_SIZE": "2", "RANK": "0"}, r"^params.yaml: train\.parallel: .* torchrun"),
+        ("none", {"WORLD_SIZE": "2", "RANK": "0"}, r"train\.parallel: none .*torchrun"),
         ("ddp", {}, r"train\.parallel is ddp, but torchrun did not start this process; set launch\.train to `torchrun"),
         ("fsdp", {}, r"train\.parallel is fsdp, but torchrun did not start this process"),
         (

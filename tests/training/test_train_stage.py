@@ -38,14 +38,14 @@ def set_params(folder: Path, **values: object) -> None:
     """Change settings of the section `train`, or of one that has the name alone."""
     file = folder / "params.yaml"
     before, train = file.read_text(encoding="utf-8").split("\ntrain:\n")
-    train, after = train.split("\n\n", 1)
+    train, after = re.split(r"\n(?=\w)", train, maxsplit=1)
     for name, value in values.items():
         pattern, new = rf"(?m)^( +){name}: (\[\]|\S+)", rf"\g<1>{name}: {value}"
         train, count = re.subn(pattern, new, train)
         if not count:
             before, count = re.subn(pattern, new, before)
         assert count == 1, f"{name} is {count} times in {file}"
-    file.write_text(f"{before}\ntrain:\n{train}\n\n{after}", encoding="utf-8")
+    file.write_text(f"{before}\ntrain:\n{train}\n{after}", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

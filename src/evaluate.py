@@ -2,8 +2,7 @@
 
 python src/evaluate.py data/human-scores.csv data/judgements.json metrics checks=data/split/checks.json \
     baselines=data/baselines sft=data/responses.json preferred=data/preferred
-Each file of the folder of baselines is a system, or base=FILE names one; so is one in the other folder for each of
-prefer.methods. The last system is the primary one.
+Each file of the two folders is a system, or NAME=FILE names one. The last system is the primary one.
 """
 
 import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C holds during all imports
@@ -25,7 +24,6 @@ from instruct.evaluation.score import check_answers, check_unscored, judge_all
 from instruct.evaluation.settings import EvaluateParams
 from instruct.evaluation.summary import judge_scores, make_table, summarise
 from instruct.evaluation.systems import name_systems
-from instruct.preference.settings import PreferParams
 from instruct.results.headline import align, headline_lines, headline_rows, judge_lines
 from instruct.results.schema import dump
 from instruct.results.summary import summary_of
@@ -39,7 +37,7 @@ log = logging.getLogger(__name__)
 def main(human: Path, judgements: Path, metrics: Path, *given: Path) -> None:
     """Score every answer of every system, given as NAME=FILE, by its check and by the judges that params.yaml names."""
     params, prompt = load_params("evaluate", EvaluateParams), load_params("prompt", PromptParams)
-    systems = name_systems(given, load_params("prefer", PreferParams).methods)
+    systems = name_systems(given)
     answers = {system: read_responses(path) for system, path in systems.files.items()}
     check_answers(answers)
     people, unused = human_scores(read_rows(human), answers)

@@ -7,7 +7,6 @@ import pytest
 from evaluation.answers import answer
 from evaluation.test_measured import TRUE, WRONG, results_of, said
 
-from instruct.core.errors import ParamsError
 from instruct.evaluation.judges.base import Identity, Verdict
 from instruct.evaluation.measured import choose_judged, score_all
 from instruct.evaluation.score import judge_all
@@ -81,18 +80,16 @@ def test_a_judge_of_pairs_is_asked_about_the_last_two_trained_systems():
     assert choose_judged(score_all({"base": WRONG, "sft": TRUE}, {}), alone) == ("base", "sft")
 
 
-def test_answers_of_a_method_that_is_off_are_refused_by_name(tmp_path, monkeypatch):
+def test_answers_in_the_folder_of_preference_tuning_are_systems_after_the_sft_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "preferred"
     folder.mkdir()
     (folder / "README.md").write_text("kept")
     given = [Path(one) for one in ("base=b.json", "sft=s.json", "preferred=preferred")]
     assert list(name_systems(given).files) == ["base", "sft"]
-    found = name_systems(given, ["dpo"])
-    assert found.files["dpo"] == Path("preferred/dpo.json") and found.trained == ("sft", "dpo")
     (folder / "dpo.json").write_text("[]")
-    with pytest.raises(ParamsError, match=r"preferred/dpo\.json"):
-        name_systems(given)
+    found = name_systems(given)
+    assert found.files["dpo"] == Path("preferred/dpo.json") and found.trained == ("sft", "dpo")
 
 
 def test_stages_of_a_method_that_is_off_make_no_result_stale():

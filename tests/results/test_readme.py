@@ -54,7 +54,7 @@ def test_each_row_of_the_readme_holds_one_systems_scores_and_difference_in_order
 def test_the_readme_counts_the_records_that_the_run_had(results):
     train = json.loads((ROOT / "metrics/train.json").read_text(encoding="utf-8"))
     counts = [score.systems[0].scored for score in results.headline]
-    assert f"{train['train']['records']} records" in README
+    assert f"{train['details'][0]['train']['records']} records" in README
     assert re.search(rf"answer {results.test.records} held-out\s+prompts\. {counts[0]} of these", README)
     assert re.search(rf"The other {counts[1]} are open", README)
 

@@ -14,7 +14,7 @@ from instruct.core.records import Example, Turn, read_examples
 from instruct.generation.settings import GenerateParams
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
-from instruct.tools.check import check_all, setting_lines, tracking_lines
+from instruct.tools.check import check_all, left_over, setting_lines, tracking_lines
 from instruct.tools.limits import Length, Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.training.encode import encode_example
 from instruct.training.schedule import WarmupCosine
@@ -240,3 +240,11 @@ def test_few_chats_under_one_system_message_are_told_a_setting_that_splits_them(
     ]
     change(old, f"{key.split('.')[-1]}: {value}")
     assert check_all(None).problems == []
+
+
+def test_answers_of_a_method_that_is_off_are_named(tmp_path):
+    for name in ("README.md", "dpo.json", "ipo.json"):
+        (tmp_path / name).write_text("[]")
+    assert left_over(["dpo", "ipo"], tmp_path) == []
+    [line] = left_over(["ipo"], tmp_path)
+    assert line.startswith(f"{tmp_path / 'dpo.json'}: ") and "prefer.methods" in line

@@ -23,11 +23,11 @@ class Systems:
         return tuple(name for name in self.files if name not in self.baselines)
 
 
-def name_systems(given: Sequence[Path], methods: Sequence[str] = ()) -> Systems:
+def name_systems(given: Sequence[Path]) -> Systems:
     """The systems from NAME=FILE, folders of them and `checks=FILE`; raises ParamsError for anything else.
 
     Each file NAME.json of `baselines=FOLDER` is a baseline, in alphabetical order; without it the first system is the
-    only baseline. `preferred=FOLDER` holds the answers of the model tuned by each of `methods`, and of no other.
+    only baseline. `preferred=FOLDER` holds the answers of preference-tuned models, if there are any.
     """
     named: dict[str, Path] = {}
     for one in given:
@@ -37,7 +37,7 @@ def name_systems(given: Sequence[Path], methods: Sequence[str] = ()) -> Systems:
         named[name] = Path(file)
     files: dict[str, Path] = {}
     for name, path in named.items():
-        found = _files_of(name, path, methods)
+        found = _files_of(name, path)
         if twice := files.keys() & found.keys():
             raise ParamsError(f"{path}: the system {min(twice)} is given twice; name each once")
         files |= found
@@ -47,17 +47,12 @@ def name_systems(given: Sequence[Path], methods: Sequence[str] = ()) -> Systems:
     return Systems(files=files, baselines=baselines, checks=named.get(CHECKS))
 
 
-def _files_of(name: str, path: Path, methods: Sequence[str]) -> dict[str, Path]:
+def _files_of(name: str, path: Path) -> dict[str, Path]:
     """The files of answers that one argument names, by system."""
     if name == BASELINES:
         return _files_in(path)
     if name == PREFERRED:
-        left = sorted(file for file in path.glob("*.json") if file.stem not in methods)
-        if left:
-            raise ParamsError(
-                f"{left[0]}: is left over, prefer.methods does not name it; run `dvc checkout`, or remove it"
-            )
-        return {method: path / f"{method}.json" for method in methods}
+        return {file.stem: file for file in sorted(path.glob("*.json"))}
     return {} if name == CHECKS else {name: path}
 
 

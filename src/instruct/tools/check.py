@@ -1,6 +1,6 @@
 """Validates settings, backbone and data before a stage runs, in about a second and without torch."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -80,6 +80,15 @@ def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
     return settings, problems
 
 
+def left_over(methods: Sequence[str], folder: Path = Path("data/preferred")) -> list[str]:
+    """A problem for each file of answers that `evaluate` would score although preference tuning is off."""
+    return [
+        f"{path}: is left over, prefer.methods does not name it; run `dvc checkout`, or remove it"
+        for path in sorted(folder.glob("*.json"))
+        if path.stem not in methods
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """The lines to print, and the problems (empty if there are none)."""
@@ -103,6 +112,8 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = Fals
     checked = Checked(lines=setting_lines(settings, path, every=every), problems=problems)
     if "model" in settings:
         checked.add(lambda: (backbone_lines(settings["model"].backbone), []))
+    if "prefer" in settings:
+        checked.add(lambda: ([], left_over(settings["prefer"].methods)))
     if source := data or (Path(settings["split"].data) if "split" in settings else None):
         _check_data(checked, source, settings, own=data is None)
     return checked

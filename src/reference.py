@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 def main(pairs: Path, checkpoint: Path, reference: Path) -> None:
     """Write the log-prob of each chosen and rejected answer by the model that training starts from."""
+    # One setting at a time, so that DVC keeps the log-probs when any other setting of `prefer` changes.
     fit = Fit(
         batching=load_params("prefer", PreferParams).batching,
         max_length=load_params("prefer", PreferParams).max_length,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from browser import Browser, find_chromium
-from small_pipeline import commit_all, content_of, git, run
+from small_pipeline import commit_all, content_of, copy_tracked, git
 
 from instruct.backbones.catalog import Backbone, find_backbone
 from instruct.core.git import OF_ONE_REPOSITORY
@@ -79,13 +79,7 @@ def hermetic(tmp_path_factory):
 def project(tmp_path_factory, hermetic):
     """A copy of what Git tracks or would track, committed, with results of a user's own: tracked and ignored ones."""
     folder = tmp_path_factory.mktemp("project")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-    if listed.returncode:
-        pytest.skip("this is no Git repository, and a smoke run copies what Git tracks")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tracked(ROOT, folder)
     (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     mine = ["metrics/train.json", "metrics/curves/train.csv", "data/split/test.json", "data/responses.json"]
     for name in [*mine, "models/sft/best/config.json", "metrics/report/index.html"]:

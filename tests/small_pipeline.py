@@ -1,7 +1,10 @@
 """A pipeline in small for the tests: how to run programs in it, and what its folder holds."""
 
 import os
+import shutil
 import subprocess
+
+import pytest
 
 
 def run(*command, cwd, **environment):
@@ -19,6 +22,17 @@ def git(folder, *arguments):
 def commit_all(folder):
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--no-verify", "--message", "all")
+
+
+def copy_tracked(root, folder):
+    """Copy what Git tracks or would track; skips the test outside of a repository."""
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root)
+    if listed.returncode:
+        pytest.skip("this is not a Git repository, so nobody knows its files")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
 
 
 def content_of(folder):

@@ -4,13 +4,12 @@ A contestant takes the task and gives a function that trains for some steps, alw
 the loss of the first. Imports are inside: no environment has all.
 """
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import harness
-from train_contestants import Steps, Task, batches_of, timed
+from train_contestants import Steps, Task, steps_of, timed, watched
 
 
 def ours(task: Task, batching: str) -> Steps:
@@ -73,7 +72,7 @@ def trl(task: Task, precomputed: bool) -> Steps:
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
     torch.set_num_threads(task["threads"])
@@ -86,33 +85,12 @@ def trl(task: Task, precomputed: bool) -> Steps:
         disable_tqdm=True, seed=harness.SEED,
     )  # fmt: skip
 
-    class Clock(TrainerCallback):
-        started = ended = 0.0
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-            if state.global_step == state.max_steps:
-                harness.finish(task["device"])
-            self.ended = time.perf_counter()
-
-    class Trainer(DPOTrainer):
-        first_loss: float | None = None
-
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().compute_loss(*args, **kwargs)
-            if self.first_loss is None:
-                loss = result[0] if isinstance(result, tuple) else result
-                self.first_loss = float(loss.detach())
-            return result
-
     def load() -> Any:
         return AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
 
-    clock = Clock()
+    trainer_of, clock = watched(DPOTrainer, task)
     rows = [{name: record[name] for name in ("prompt", "chosen", "rejected")} for record in task["records"]]
-    trainer = Trainer(
+    trainer = trainer_of(
         model=load(),
         ref_model=None if precomputed else load(),
         args=config,
@@ -124,14 +102,7 @@ def trl(task: Task, precomputed: bool) -> Steps:
         seen = [row["prompt_ids"] + row[f"{name}_ids"] for row in trainer.train_dataset]
         assert seen == [record[f"{name}_ids"] for record in task["records"]], "TRL was given other tokens"
 
-    def train(steps: int) -> dict[str, Any]:
-        trainer.first_loss = None
-        trainer.args.max_steps = -1 if steps == len(batches_of(task)) else steps
-        trainer.args.num_train_epochs = 1
-        trainer.train()
-        return {"seconds": clock.ended - clock.started, "loss": trainer.first_loss}
-
-    return train
+    return steps_of(trainer, clock, task)
 
 
 if __name__ == "__main__":

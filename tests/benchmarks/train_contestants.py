@@ -179,7 +179,7 @@ def trl(task: Task, packing: bool) -> Steps:
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(task["threads"])
@@ -197,29 +197,8 @@ def trl(task: Task, packing: bool) -> Steps:
         seed=harness.SEED,
     )  # fmt: skip
 
-    class Clock(TrainerCallback):
-        started = ended = 0.0
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-            if state.global_step == state.max_steps:
-                harness.finish(task["device"])
-            self.ended = time.perf_counter()
-
-    class Trainer(SFTTrainer):
-        first_loss: float | None = None
-
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().compute_loss(*args, **kwargs)
-            if self.first_loss is None:
-                loss = result[0] if isinstance(result, tuple) else result
-                self.first_loss = float(loss.detach())
-            return result
-
-    clock = Clock()
-    trainer = Trainer(
+    trainer_of, clock = watched(SFTTrainer, task)
+    trainer = trainer_of(
         model=AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32),
         args=config,
         train_dataset=Dataset.from_list([{"prompt": r["prompt"], "completion": r["output"]} for r in records]),
@@ -231,9 +210,43 @@ def trl(task: Task, packing: bool) -> Steps:
         seen = [list(ids) for ids in trainer.train_dataset["input_ids"]]
         assert seen == [record["ids"] for record in records], "TRL was given other tokens"
 
+    return steps_of(trainer, clock, task)
+
+
+def watched(base: Any, task: Task) -> tuple[Any, Any]:
+    """A kind of transformers' Trainer that keeps the first loss of a run, and a callback with its clock."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        started = ended = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step == state.max_steps:
+                harness.finish(task["device"])
+            self.ended = time.perf_counter()
+
+    class Watched(base):  # type: ignore[misc]
+        first_loss: float | None = None
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            result = super().compute_loss(*args, **kwargs)
+            if self.first_loss is None:
+                loss = result[0] if isinstance(result, tuple) else result
+                self.first_loss = float(loss.detach())
+            return result
+
+    return Watched, Clock()
+
+
+def steps_of(trainer: Any, clock: Any, task: Task) -> Steps:
+    """The steps of a trainer and its clock that `watched` made."""
+
     def train(steps: int) -> dict[str, Any]:
         trainer.first_loss = None
-        trainer.args.max_steps = -1 if steps == all_steps else steps
+        trainer.args.max_steps = -1 if steps == len(batches_of(task)) else steps
         trainer.args.num_train_epochs = 1
         trainer.train()
         return {"seconds": clock.ended - clock.started, "loss": trainer.first_loss}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from console_blocks import Session
-from small_pipeline import commit_all, git, run
+from small_pipeline import commit_all, copy_tracked, git, run
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".dvc" / "cache"
@@ -15,13 +15,7 @@ CACHE = ROOT / ".dvc" / "cache"
 def clone(tmp_path_factory, hermetic):
     """What Git tracks or would track, committed, with the data divided; copy it, leave it as it is."""
     folder = tmp_path_factory.mktemp("docs") / "instruct"
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-    if listed.returncode:
-        pytest.skip("this is not a Git repository")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tracked(ROOT, folder)
     git(folder, "init", "--quiet", "--initial-branch", "main")
     commit_all(folder)
     done = run("python", "src/split.py", "data/split", "metrics/split.json", cwd=folder)

@@ -1,6 +1,6 @@
 """The scores that need no judge: right answers to closed questions first, then similarity; and the best baseline."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from instruct.checks.rules import is_right
@@ -74,12 +74,11 @@ def choose_judged(measured: AllScores, systems: Systems) -> tuple[str, str]:
 
 
 def summarise_measured(
-    scores: AllScores, answers: Answers, baselines: Collection[str], against: str, params: EvaluateParams
+    scores: AllScores, answers: Answers, systems: Systems, against: str, params: EvaluateParams
 ) -> tuple[MeasureResults, ...]:
     """Means, differences from the best baseline and from the system before, and slices of those that come first."""
     clusters = clusters_of(answers[against])
-    shown = shown_systems(tuple(answers), baselines, against)
-    trained = [name for name in answers if name not in baselines]
+    shown = shown_systems(tuple(answers), systems.baselines, against)
     found = []
     for name, of in select_measured(scores).items():
         records = {system: [one for one in answers[system] if one.id in of[system]] for system in shown}
@@ -91,7 +90,8 @@ def summarise_measured(
                 differences=tuple(
                     compare_systems(against, system, of, clusters, params) for system in of if system != against
                 ),
-                over_previous=tuple(compare_systems(a, b, of, clusters, params) for a, b in pairwise(trained)) or None,
+                over_previous=tuple(compare_systems(a, b, of, clusters, params) for a, b in pairwise(systems.trained))
+                or None,
                 slices=() if name in DETAILS else slice_scores(records, some, params, against=against),
             )
         )

@@ -76,7 +76,7 @@ def summarise(
         agreement=agree_all({name: by_key(one) for name, one in {**scores, **people}.items()}),
         baselines=systems.baselines,
         best_baseline=against,
-        measured=summarise_measured(measured, answers, systems.baselines, against, params),
+        measured=summarise_measured(measured, answers, systems, against, params),
     )
 
 

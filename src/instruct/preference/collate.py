@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from instruct.model.decoder import attend_causally
 from instruct.preference.encode import EncodedPair
-from instruct.training.collate import IGNORE_INDEX, Batch, pad_rows
+from instruct.training.collate import Batch, pad
 from instruct.training.encode import EncodedExample
 from instruct.training.packing import PathAttend, TreeAttend, grow_tree
 from instruct.training.settings import Batching
@@ -61,16 +60,15 @@ def collate_pairs(
 
 def _pad(sides: Sequence[EncodedExample], pad_id: int, common: dict[str, Any]) -> PairBatch:
     """One row an answer, padded on the right to the longest."""
-    input_ids, labels, _ = pad_rows(sides, pad_id=pad_id, prompt_loss_weight=0.0)
-    places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+    rows = pad(sides, pad_id=pad_id, prompt_loss_weight=0.0, device=torch.device("cpu"))
     return PairBatch(
-        input_ids=input_ids,
-        positions=torch.arange(input_ids.shape[1]).expand_as(input_ids),
-        attend=attend_causally,
-        places=places,
-        labels=labels.flatten()[places],
-        targets=torch.arange(len(places)),
-        answers=places // input_ids.shape[1],
+        input_ids=rows.input_ids,
+        positions=rows.positions,
+        attend=rows.attend,
+        places=rows.places,
+        labels=rows.labels,
+        targets=torch.arange(len(rows.places)),
+        answers=rows.places // rows.input_ids.shape[1],
         **common,
     )
 

@@ -1,21 +1,15 @@
 """What a record says before its question: the system prompt and the turns of a chat that came earlier."""
 
-from collections.abc import Iterator
-
 from instruct.core.records import Example
 
 
 def earlier_turns(record: Example) -> list[tuple[str, str]]:
     """Who said what before the last question, in order; empty for a record of one question."""
-    return list(_said(record))
-
-
-def _said(record: Example) -> Iterator[tuple[str, str]]:
-    if record.system:
-        yield "system", record.system
+    said = [("system", record.system)] if record.system else []
     for turn in record.history:
-        yield "user", "\n".join(part for part in (turn.instruction, turn.input) if part)
-        yield "assistant", turn.output
+        asked = "\n".join(part for part in (turn.instruction, turn.input) if part)
+        said += [("user", asked), ("assistant", turn.output)]
+    return said
 
 
 def name_earlier(record: Example) -> str:

@@ -15,22 +15,17 @@ from instruct.tools.programs import git_names
 def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
     """The deps in dvc.yaml that no stage writes, with settings filled in; leaves out those whose setting is missing."""
     listed = [stage for stage in mapping(mapping(pipeline).get("stages")).values() if isinstance(stage, Mapping)]
-    stages = [
-        mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if instances("", stage, params)
-    ]
+    stages = [mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if exists(stage, params)]
     made = {name for stage in stages for key in ("outs", "metrics", "plots") for name in _names(stage.get(key))}
     deps = dict.fromkeys(name for stage in stages for name in _names(stage.get("deps")))
     found = [_filled(name, params) for name in deps if not any(_lies_in(name, one) for one in made)]
     return [name for name in found if name is not None]
 
 
-def instances(name: str, stage: Any, params: Any) -> list[str]:
-    """The names by which DVC knows a stage: its own, or NAME@ENTRY for each entry of the setting that it is for."""
+def exists(stage: Any, params: Any) -> bool:
+    """Whether DVC knows a stage: `foreach` over an empty list makes none."""
     each = mapping(stage).get("foreach")
-    if each is None:
-        return [name]
-    entries = _value(each.strip("${} "), params) if isinstance(each, str) else each
-    return [f"{name}@{one}" for one in entries or []]
+    return each is None or bool(_value(each.strip("${} "), params) if isinstance(each, str) else each)
 
 
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:

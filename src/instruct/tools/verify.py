@@ -15,7 +15,7 @@ from instruct.core.files import read_text
 from instruct.core.git import call_git, complaint_of
 from instruct.core.parsing import parse_yaml
 from instruct.results.lock import LOCK, PARAMS, lock_outs
-from instruct.tools.own_data import instances, outs_of_dvc_files, own_data, untracked
+from instruct.tools.own_data import exists, outs_of_dvc_files, own_data, untracked
 from instruct.tools.programs import ask_dvc, git_names, run_dvc, run_git
 
 PIPELINE = "dvc.yaml"
@@ -73,7 +73,7 @@ def missing_from_commit(folder: Path) -> list[str]:
             raise InstructError(f"{name}: is not committed, so there is nothing to compare with; {remedy}")
     values = {name: _load_yaml(read_text(folder / name), name) for name in (PIPELINE, PARAMS, LOCK)}
     listed, recorded = (_stage_names(values[name], name) for name in (PIPELINE, LOCK))
-    declared = [name for name in listed if instances(name, values[PIPELINE]["stages"][name], values[PARAMS])]
+    declared = [name for name in listed if exists(values[PIPELINE]["stages"][name], values[PARAMS])]
     lines = [
         f"{LOCK}: has no stage {name}, {PIPELINE} has; run dvc repro and commit"
         for name in declared

@@ -15,7 +15,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
@@ -57,7 +57,7 @@ def main() -> None:
         else:
             work(options)
             return
-    show(json.loads(options.out.read_text(encoding="utf-8")))
+    show(json.loads(options.out.read_text(encoding="utf-8")), RECIPES)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -133,14 +133,28 @@ def run(
     held: Any, *, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Train by the recipe, answer the held records, score each answer."""
+    from instruct.model.lora import merge_lora
+    from instruct.text.prompts import PromptParams
+
+    prompt = PromptParams(
+        template=recipe.get("template", params["prompt"]["template"]), system=recipe.get("system", "default")
+    )
+    history = train(params, recipe, prompt.chosen, model, tokenizer, runtime, train_set, seed=seed)
+    if recipe.get("lora.r", 0):
+        merge_lora(model)
+    texts = answer(params, prompt.chosen, model, tokenizer, runtime, held)
+    return {"val_loss": round(history.best.loss, 4), "records": scored(held, texts)}
+
+
+def train(
+    params: Mapping[str, Any], recipe: Mapping[str, Any], template: Any, model: Any, tokenizer: Any, runtime: Any,
+    train_set: Any, *, seed: int,
+) -> Any:  # fmt: skip
+    """Fine-tune `model` by the recipe; it ends with its best weights. Gives the history of the run."""
     from instruct.core.fingerprint import Fingerprint
     from instruct.core.params import build
-    from instruct.generation.decode import generate
-    from instruct.generation.settings import GenerateParams
-    from instruct.generation.weights import make_ready
     from instruct.model.lora import add_lora
     from instruct.text.encoding import with_end_of
-    from instruct.text.prompts import PromptParams
     from instruct.training.distributed import start_parallel
     from instruct.training.encode import encode_example
     from instruct.training.resume import ResumeStore
@@ -149,16 +163,13 @@ def run(
     from instruct.training.throughput import Stopwatch
     from instruct.training.trainer import Trainer
 
-    prompt = PromptParams(
-        template=recipe.get("template", params["prompt"]["template"]), system=recipe.get("system", "default")
-    )
-    train = build(TrainParams, params["train"], where="train")
+    settings = build(TrainParams, params["train"], where="train")
     own = {key: value for key, value in recipe.items() if "." not in key and key not in ("template", "system")}
-    train = replace(train, **own, lora=replace(train.lora, r=recipe.get("lora.r", 0)), seed=seed, sample_tokens=0)
-    template = prompt.chosen
+    lora = replace(settings.lora, r=recipe.get("lora.r", 0))
+    settings = replace(settings, **own, lora=lora, seed=seed, sample_tokens=0)
     tokenizer = with_end_of(template, tokenizer)
-    if train.lora.r:
-        add_lora(model, train.lora, seed)
+    if lora.r:
+        add_lora(model, lora, seed)
     # Which step is best is decided by records of neither side.
     val_examples, train_examples = [
         [
@@ -170,28 +181,36 @@ def run(
     ]
     with (
         TemporaryDirectory() as folder,
-        start_parallel("none", examples_per_step=train.examples_per_step, device=runtime.device) as parallel,
+        start_parallel("none", examples_per_step=settings.examples_per_step, device=runtime.device) as parallel,
     ):
         trainer = Trainer(
-            model, train_examples, val_examples, objective=supervised(train, runtime, tokenizer.eos_id), params=train,
-            runtime=runtime, parallel=parallel, store=ResumeStore(Path(folder) / "resume", Fingerprint(parts={})),
-            stopwatch=Stopwatch(),
+            model, train_examples, val_examples, objective=supervised(settings, runtime, tokenizer.eos_id),
+            params=settings, runtime=runtime, parallel=parallel,
+            store=ResumeStore(Path(folder) / "resume", Fingerprint(parts={})), stopwatch=Stopwatch(),
         )  # fmt: skip
         history = trainer.fit()
         assert trainer.best is not None
         model.load_state_dict(trainer.best.tensors(), strict=False)
-    if train.lora.r:
-        from instruct.model.lora import merge_lora
+    return history
 
-        merge_lora(model)
-    answers = generate(
-        make_ready(model, "fp32", runtime), tokenizer,
-        {one.id: template.prompt(one.turns, one.system) for one in held},
+
+def answer(
+    params: Mapping[str, Any], template: Any, model: Any, tokenizer: Any, runtime: Any, examples: Any, **changes: Any
+) -> dict[str, Any]:
+    """The model's answer to each record, by the settings of `generate` but for `changes`; the model stays as it is."""
+    from instruct.core.params import build
+    from instruct.generation.decode import generate
+    from instruct.generation.settings import GenerateParams
+    from instruct.generation.weights import make_ready
+    from instruct.text.encoding import with_end_of
+
+    return generate(
+        make_ready(deepcopy(model), "fp32", runtime), with_end_of(template, tokenizer),
+        {one.id: template.prompt(one.turns, one.system) for one in examples},
         prefix=template.prefix_pieces, stop_strings=template.stop_strings,
-        params=build(GenerateParams, params["generate"], where="generate"), runtime=runtime,
+        params=replace(build(GenerateParams, params["generate"], where="generate"), **changes), runtime=runtime,
         on_answer=lambda id_, answer: None, known=0, shown=False,
     )  # fmt: skip
-    return {"val_loss": round(history.best.loss, 4), "records": scored(held, answers)}
 
 
 def scored(held: Any, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -209,17 +228,17 @@ def scored(held: Any, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[dict[str, Any]], names: Iterable[str]) -> None:
     """Each recipe's scores, and their paired differences from the first recipe on the records that both answered."""
     from instruct.statistics import paired_test
 
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["recipe"], {}).update({one["id"]: one for one in row["records"]})
-    first = next(name for name in RECIPES if name in found)
+    first, *others = [name for name in names if name in found]
     print("| recipe | seeds | closed records right, % | difference | similarity | difference | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    for name in (name for name in RECIPES if name in found):
+    for name in (first, *others):
         own = [row for row in rows if row["recipe"] == name]
         cells = [name, str(len(own))]
         for measure in ("right", "similarity"):

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 LAST_LINES = 12
-TESTS = ("tests/training", "tests/generation", "tests/model")
+TESTS = ("tests/training", "tests/generation", "tests/model", "tests/preference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--shape", choices=("gpt2-355m", "gpt2-124m", "tiny"), default="gpt2-355m")
     parser.add_argument("--parts", default="", help="names, with commas; all by default")
+    parser.add_argument("--only", default="", help="contestants of `train` beside ours, with commas")
     parser.add_argument("--seconds", type=float, default=460, help="of all parts together")
     parser.add_argument("--records", type=int, default=935)
     return parser.parse_args()
@@ -87,15 +88,17 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
     ]
     if options.device == "cpu":
         pytest.append("--collect-only")
-    training = ["--only", "ours-fp32,transformers,trl,trl-packed", *threads]
+    training = ["--only", options.only or "ours-fp32,transformers,trl,trl-packed", *threads]
+    preferring = ["--steps", "16", "--repeats", "2", "--only", "trl-precomputed", *threads]
     if tiny:
+        preferring = ["--steps", "2", "--repeats", "1", "--batch", "2", "--only", "ours-padded"]
         training = ["--only", "transformers,trl", "--batch", "2", "--steps", "2", "--repeats", "2"]
     answers = ["--only", "ours-fp32,transformers-32,transformers-all", *threads]
     if tiny:
         answers = ["--only", "transformers-all", "--prompts", "3", "--new-tokens", "4", "--repeats", "2"]
     stage = [python, Path(__file__).with_name("stage.py"), folder / "stage.json", *shape]
     parts = [
-        Part(name="tests", command=[*pytest, *TESTS], seconds=100, rows=lambda _: []),
+        Part(name="tests", command=[*pytest, *TESTS], seconds=120, rows=lambda _: []),
         Part(
             name="train",
             command=script(
@@ -110,6 +113,12 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
             command=script("bench_generate.py", "answers", *shape, *answers),
             seconds=90,
             rows=answer_rows,
+        ),
+        Part(
+            name="prefer",
+            command=script("bench_prefer.py", "prefer", *shape, *preferring),
+            seconds=90,
+            rows=training_rows,
         ),
     ]
     if not tiny:
@@ -185,7 +194,7 @@ def race_rows(found: dict[str, Any], unit: str, scale: float) -> list[str]:
     rows = []
     for name, one in found["contestants"].items():
         low, median, high = (one[key] * scale for key in ("min_s", "median_s", "max_s"))
-        busy = found["busy_s"].get(name)
+        busy = found.get("busy_s", {}).get(name)
         ratio = found["ratios"].get(name)
         cells = [
             name, f"{median:.4g} {unit}", f"{low:.4g} to {high:.4g}", f"{busy / one['median_s']:.0%}" if busy else "",

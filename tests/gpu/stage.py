@@ -2,8 +2,9 @@
 
     python tests/gpu/stage.py RESULT.json --shape gpt2-355m --device cuda --records 935
 
-The backbone has the shape's random weights. Records are drawn from the repository's data, whose lengths are the
-book's (59 tokens a record, against 56). Training runs twice, to see whether it ends in the same bytes.
+The backbone is a file with the shape's random weights, read as one from the hub would be. Records are drawn from the
+repository's data, whose lengths are the book's (59 tokens a record, against 56). Training runs twice, to see whether it
+ends in the same bytes. Each line of a stage is shown with the second at which it came.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import time
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -65,13 +66,25 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         (folder / place).mkdir(parents=True)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
-    entry = {
-        "family": "gpt2", "format": "random", "licence": "Apache-2.0", "about": "random weights", "seed": 123,
-        "config": SIZES[options.shape], "files": [],
-    }  # fmt: skip
     with (folder / "models" / "backbones.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump({BACKBONE: entry}, file)
+        yaml.dump({BACKBONE: write_backbone(folder / "cache", SIZES[options.shape])}, file)
     write_parts(folder / "data" / "split", options.records)
+
+
+def write_backbone(cache: Path, sizes: dict[str, int]) -> dict[str, Any]:
+    """Put random weights where fetched ones lie; gives their entry in the table of backbones."""
+    from instruct.model.checkpoint import random_model, save_checkpoint
+    from instruct.model.gpt2 import GPT2Config
+    from instruct.text.tokenizer import gpt2_tokenizer
+
+    path = cache / BACKBONE / "model.safetensors"
+    save_checkpoint(random_model(GPT2Config(**sizes), 123), gpt2_tokenizer(), path.parent)
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    return {
+        "family": "gpt2", "format": "safetensors", "licence": "Apache-2.0", "about": "random weights", "config": sizes,
+        "files": [{"name": path.name, "size": path.stat().st_size, "sha256": digest}],
+    }  # fmt: skip
 
 
 def write_parts(folder: Path, records: int) -> None:
@@ -88,15 +101,19 @@ def write_parts(folder: Path, records: int) -> None:
 def run_stage(folder: Path, script: str, *paths: str) -> dict[str, Any]:
     """Run a stage; exits with its last lines where it fails."""
     started = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, ROOT / "src" / f"{script}.py", *paths], cwd=folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.STDOUT, env={**os.environ, "INSTRUCT_CACHE": str(folder / "cache")},
     )  # fmt: skip
-    seconds = time.perf_counter() - started
-    print(f"{script}: {seconds:.1f} s\n{done.stdout}", flush=True)
-    if done.returncode:
-        sys.exit(f"{script}.py ended with exit status {done.returncode}")
-    return {"name": f"src/{script}.py", "seconds": seconds, "phases": told_phases(done.stdout), "note": ""}
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        print(f"{time.perf_counter() - started:6.1f} {line}", end="", flush=True)
+    code, seconds = process.wait(), time.perf_counter() - started
+    print(f"{script}: {seconds:.1f} s", flush=True)
+    if code:
+        sys.exit(f"{script}.py ended with exit status {code}")
+    return {"name": f"src/{script}.py", "seconds": seconds, "phases": told_phases("".join(lines)), "note": ""}
 
 
 def told_phases(output: str) -> str:

@@ -144,6 +144,19 @@ def test_recorded_steps_equal_eager_ones_over_gathered_rows(family, batching):
         assert ours == pytest.approx(theirs, rel=1e-3)
 
 
+def test_recorded_steps_train_an_untied_head(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "untied", replace(CONFIGS["llama"], tied=False))
+    with same_bytes(CUDA):
+        model, steps, step = recorded("untied", "fp32")
+        before = model.lm_head.weight.detach().clone()
+        found = walk(steps, step)
+        _, steps, step = recorded("untied", "fp32", record=False)
+        expected = walk(steps, step)
+    assert not torch.equal(model.lm_head.weight, before)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 @families
 def test_recorded_step_launches_next_to_nothing(family):
     _, steps, step = recorded(family, "bf16")

@@ -15,6 +15,7 @@ from exporting.small import ROOT, check_of, made_to_end, records, save_small, sm
 from instruct import cli
 from instruct.checks.rules import is_right
 from instruct.checks.schema import parse_check
+from instruct.cli.results import read_runs
 from instruct.comparing.compare import compare
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
 from instruct.core.records import Turn
@@ -226,7 +227,7 @@ def test_an_export_is_read_as_a_run_or_refused(proved, tmp_path):
     folder, *_ = proved
     run = proof_run(folder / "right" / PROOF)
     assert run.scores["similarity"]
-    assert [one.scores for one in cli._read_runs(f"{folder / 'right'},{folder / 'right' / PROOF}")] == 2 * [run.scores]
+    assert [one.scores for one in read_runs(f"{folder / 'right'},{folder / 'right' / PROOF}")] == 2 * [run.scores]
     with pytest.raises(DataError, match="not an export"):
         proof_run(tmp_path)
     (tmp_path / PROOF).write_text("{}")

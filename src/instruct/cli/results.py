@@ -1,0 +1,115 @@
+"""Look at the results of runs and compare them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instruct.core.errors import InstructError, ParamsError
+
+if TYPE_CHECKING:
+    from instruct.results.runs import Run
+
+SCORE_HELP = (
+    "the score that decides, chosen in advance (default: accuracy, else similarity); further ones are exploratory"
+)
+SCORES_HELP = "a score to use; repeat for several (default: all)"
+FAIL_HELP = "worse | not-better (recipes: two seeds a side) | worse-by POINTS: exit with status 3 if true, for CI"
+
+
+def view(
+    revisions: Annotated[list[str] | None, typer.Argument(help="more branches, tags or commits to show")] = None,
+    against: Annotated[str | None, typer.Option(help="the run to compare all others with")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path("build/view/index.html"),
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
+) -> None:
+    """Write and open an offline page of all experiments: sortable table, curves, searchable answers."""
+    from instruct.viewing.open import open_page
+    from instruct.viewing.page import write_view
+
+    runs = write_view(Path.cwd(), output, revisions or [], against)
+    print(f"{output}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
+    if open_it and not open_page(output):
+        print("no display found; open the file in a browser")
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="a revision, DVC experiment, `workspace` or export; several seeds as x,y,z")],
+    b: Annotated[str, typer.Argument(help="the run to compare with A")] = "workspace",
+    out: Annotated[Path, typer.Option(help="the folder for report.md and report.html")] = Path("report"),
+    score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="report incomparable runs too, marked as such")] = False,
+    fail_if: Annotated[str, typer.Option(help=FAIL_HELP)] = "",
+) -> None:
+    """Test whether B differs from A or, with two seeds a side or more, is the better recipe; write the report."""
+    from instruct.comparing.compare import compare as run_compare
+    from instruct.comparing.gate import gate_fails, parse_gate
+    from instruct.comparing.recorded import read_recorded
+    from instruct.comparing.report import summary_lines, write_refusal, write_report
+
+    try:
+        gate = parse_gate(fail_if)
+        sides = [read_runs(side) for side in (a, b)]
+        comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
+        paths = write_report(comparison, out, Path.cwd())
+    except InstructError as refusal:
+        # Otherwise an old report could be mistaken for the new one; an error of removal must not hide the refusal.
+        try:
+            write_refusal(a, b, str(refusal), out)
+        except InstructError as unwritten:
+            raise InstructError("\n".join(dict.fromkeys([str(refusal), str(unwritten)]))) from None
+        raise
+    print("\n".join(summary_lines(comparison, read_recorded(Path.cwd()))))
+    print("report: " + " ".join(str(path) for path in paths))
+    if gate and gate_fails(gate, comparison):
+        raise typer.Exit(3)
+
+
+def variance(
+    runs: Annotated[list[str], typer.Argument(help="runs that differ in train.seed, or in a judge's seed")],
+    score: Annotated[list[str] | None, typer.Option(help=SCORES_HELP)] = None,
+    record: Annotated[bool, typer.Option("--record", help="write metrics/seeds.json, for `instruct compare`")] = False,
+) -> None:
+    """Split the variance of every score into record, training seed, judge and rest."""
+    from instruct.comparing.recorded import record_seeds
+    from instruct.comparing.seeds import scores_in_common, variance_lines
+
+    found = read_runs(",".join(runs))
+    print("\n".join(variance_lines(found, score or ())))
+    if record:
+        print(f"recorded in {record_seeds(found, score or scores_in_common(found), Path.cwd())}")
+
+
+def power(
+    runs: Annotated[list[str] | None, typer.Argument(help="two runs, or several seeds of one recipe")] = None,
+    score: Annotated[str, typer.Option(help="the score to plan for")] = "",
+    sd: Annotated[float, typer.Option(help="without runs: standard deviation of the difference per record")] = 0.0,
+    seed_sd: Annotated[
+        float, typer.Option(help="without runs: standard deviation of a run's mean between seeds")
+    ] = 0.0,
+) -> None:
+    """Print how many test records and training seeds a given difference needs."""
+    from instruct.comparing.power import Spread, power_lines
+
+    if not runs and sd <= 0:
+        raise ParamsError("give two runs or several seeds, or --sd; the book's judge has an --sd of about 35")
+    found = read_runs(",".join(runs)) if runs else []
+    print("\n".join(power_lines(found, score, Spread(item=sd, seed=seed_sd or None))))
+
+
+def read_runs(names: str) -> list["Run"]:
+    """Read the runs of a list with commas: revisions, experiments, `workspace` or checked exports."""
+    from instruct.exporting.whole import PROOF
+    from instruct.results.runs import read_run
+
+    if not names.strip(","):
+        raise ParamsError("give a revision, a DVC experiment or `workspace`")
+
+    def read_one(name: str) -> "Run":
+        if Path(name).name != PROOF and not (Path(name) / PROOF).is_file():
+            return read_run(name, Path.cwd())
+        from instruct.exporting.proof import proof_run
+
+        return proof_run(Path(name))
+
+    return [read_one(name) for name in names.split(",") if name]

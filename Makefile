@@ -52,7 +52,7 @@ experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, tho
 	instruct recipe --all --table
 
 test: $(VENV)/.dev  ## run the tests
-	pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	pytest -m "slow and not gpu" $(ARGS)

@@ -1,4 +1,10 @@
 import os
+
+# Before torch is loaded, also for all that tests start: a thread without work sleeps. By default it spins, and where
+# two workers of two threads share two processors, small tensors took over ten times the processor time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# isort: split
 import shutil
 import signal
 import sys
@@ -6,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from browser import Browser, find_chromium
 from small_pipeline import commit_all, content_of, copy_tracked, git
 
@@ -16,6 +23,16 @@ from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.tools.smoke import run_smoke
 
 ROOT = Path(__file__).parents[1]
+# Files of few tests that take long: begun first, so that the last worker does not end long after the others. The first
+# of them makes the smoke run that others share.
+LONG = (
+    "tests/test_pipeline.py", "tests/training/test_distributed.py", "tests/exporting/test_proof.py",
+    "tests/training/test_train_stage.py", "tests/training/test_trl.py", "tests/preference/test_trl.py",
+    "tests/preference/test_distributed.py", "tests/training/test_outputs.py", "tests/generation/test_int8.py",
+    "tests/serving/test_page.py", "tests/serving/test_openai.py", "tests/baselines/test_baseline_stage.py",
+    "tests/tools/test_verify.py", "tests/tools/test_recipes.py", "tests/test_dvc_use.py", "tests/test_workflows.py",
+    "tests/exporting/test_graphs.py", "tests/viewing/test_view_in_browser.py",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +46,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(2)
+
+
+@pytest.fixture
+def warm_start(monkeypatch):
+    """Every Python that the test's own process starts, such as DVC for the tools, starts warm."""
+    monkeypatch.setattr(sys, "executable", str(warm.programs() / "python"))
 
 
 @pytest.fixture(scope="session")
@@ -103,14 +126,25 @@ def smoke(project, before_smoke, tmp_path_factory):
     with hold(shared / "lock", str(shared)):
         if not (shared / "done").exists():
             shutil.rmtree(shared / "smoke", ignore_errors=True)
-            run_smoke(project, keep=shared / "smoke")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "executable", str(warm.programs() / "python"))
+                run_smoke(project, keep=shared / "smoke")
             (shared / "done").touch()
     return shared / "smoke"
 
 
+def pytest_collection_modifyitems(items):
+    """Put the files of LONG first; the order within a file, and of all others, stays."""
+    place = {ROOT / name: number for number, name in enumerate(LONG)}
+    assert all(path.is_file() for path in place), "a file of LONG has another name now"
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
 def pytest_configure(config):
-    """Let SIGHUP end a process here too, whatever started the tests: under nohup it would be ignored."""
+    """Let SIGHUP and SIGINT end a process here too: under nohup, or behind a shell's `&`, they would be ignored."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,20 @@
 
 A start that imports torch, SciPy and Matplotlib costs seconds of processor time, and most tests of programs do not
 test the start. Each program still is a process of its own: a fork with its own folder, environment, arguments and
-standard streams, which imports all of `instruct` itself. Where start or signals matter, use subprocess.
+standard streams, which imports all of `instruct` itself. All forks share one hash seed. Where start, hash seed or
+signals matter, use subprocess: a signal to what `programs` starts does not reach the fork.
 """
 
 import atexit
 import contextlib
 import json
 import os
+import random
 import runpy
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +23,30 @@ import threading
 from pathlib import Path
 
 LIBRARIES = (
-    "torch", "scipy.stats", "scipy.sparse.csgraph", "matplotlib.figure", "matplotlib.backends.backend_svg", "numpy",
-    "yaml", "jinja2", "regex", "safetensors.torch", "sacrebleu", "rapidfuzz", "requests", "typer", "tqdm",
+    "torch", "torch._dynamo", "scipy.stats", "scipy.sparse.csgraph", "matplotlib.figure",
+    "matplotlib.backends.backend_svg", "numpy", "yaml", "jinja2", "regex", "safetensors.torch", "sacrebleu",
+    "rapidfuzz", "requests", "typer", "tqdm", "dvc.cli.parser", "dvc.repo.experiments", "dvc.repo.reproduce",
+    "dvc_data.index",
 )  # fmt: skip
-_LOCK = threading.Lock()
-_servers: dict[int, subprocess.Popen[str]] = {}
+# What lies in place of `python` and `dvc`: it asks for a fork and lends it its own standard streams.
+PROGRAM = """#!{python} -IS
+import json, os, signal, socket, sys
+arguments = {first} + sys.argv[1:]
+what = arguments[0] if arguments else "-"
+if "PYTHONHASHSEED" in os.environ or what[0] == "-" and what not in ("-c", "-m"):
+    os.execv({python!r}, [{python!r}, *arguments])
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+socket.send_fds(server, [b" "], [0, 1, 2])
+server.sendall(json.dumps(dict(arguments=arguments, cwd=os.getcwd(), env=dict(os.environ))).encode())
+server.shutdown(socket.SHUT_WR)
+status = int(server.makefile().read())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+_servers: dict[int, Path] = {}
 
 
 def python(*arguments: object, cwd: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -30,63 +54,75 @@ def python(*arguments: object, cwd: object, env: dict[str, str] | None = None) -
 
     Given a seed of its hashes, Python really starts.
     """
-    if "PYTHONHASHSEED" in (env or {}):
-        return subprocess.run(
-            [sys.executable, *map(os.fsdecode, arguments)], cwd=cwd, env=env, capture_output=True, text=True
-        )
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _LOCK:
-        request = {
-            "arguments": [os.fsdecode(one) for one in arguments],  # type: ignore[arg-type]
-            "cwd": str(cwd),
-            "env": dict(os.environ if env is None else env),
-            "streams": [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)],
-        }
-        server = _server()
-        assert server.stdin and server.stdout
-        print(json.dumps(request), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(list(arguments), status, out.read().decode(), err.read().decode())
+    command = [programs() / "python", *map(os.fsdecode, arguments)]  # type: ignore[arg-type]
+    return subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # type: ignore[call-overload]
 
 
-def _server() -> subprocess.Popen[str]:
-    """The one server of this process; a fork of a test's own starts another."""
+def programs() -> Path:
+    """The folder of the programs `python` and `dvc` whose runs are forks: put it first on the path.
+
+    Each process has one server; a fork of a test's own starts another.
+    """
     if os.getpid() not in _servers:
+        folder = Path(tempfile.mkdtemp(prefix="instruct-warm-"))
+        address = str(folder / "server")
+        for name, first in (("python", []), ("dvc", ["-m", "dvc"])):
+            (folder / name).write_text(PROGRAM.format(python=sys.executable, first=first, address=address))
+            (folder / name).chmod(0o700)
         plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        _servers[os.getpid()] = server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain
-        )
-        atexit.register(_end, server)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen()
+            number = listener.fileno()
+            command = [sys.executable, __file__, str(number)]
+            server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number], env=plain)
+        _servers[os.getpid()] = folder
+        atexit.register(_end, os.getpid(), server)
     return _servers[os.getpid()]
 
 
-def _end(server: subprocess.Popen[str]) -> None:
+def _end(owner: int, server: subprocess.Popen[bytes]) -> None:
     """Let it go; a process that was forked from this one has no part in it."""
-    if _servers.get(os.getpid()) is server:
+    if owner == os.getpid():
         with server:
             pass
+        shutil.rmtree(_servers.pop(owner), ignore_errors=True)
 
 
-def serve() -> None:
-    """Fork for each line of standard input; answer with the exit status."""
+def serve(listener: socket.socket) -> None:
+    """Fork for each that connects, until standard input ends."""
     sys.path.pop(0)
-    with contextlib.redirect_stdout(sys.stderr):
-        for library in LIBRARIES:
-            __import__(library)
-    before = set(sys.modules)
-    assert not any(name.partition(".")[0] == "instruct" for name in before)
-    for line in sys.stdin:
-        if child := os.fork():
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        else:
-            become(**json.loads(line))
+    for library in LIBRARIES:
+        __import__(library)
+    assert not any(name.partition(".")[0] == "instruct" for name in sys.modules)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+        client, _ = listener.accept()
+        if not os.fork():
+            listener.close()
+            answer(client)
+        client.close()
 
 
-def become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
+def answer(client: socket.socket) -> None:
+    """Be the parent of the program: tell its exit status to the client."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, streams, _, _ = socket.recv_fds(client, 1, 3)
+    request = json.loads(client.makefile().read())
+    if not (child := os.fork()):
+        client.close()
+        become(**request, streams=streams)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(OSError):  # the client is gone
+        client.sendall(str(status).encode())
+    os._exit(0)
+
+
+def become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[int]) -> None:
     """Be the program, to its end."""
-    for number, path in enumerate([os.devnull, *streams]):
-        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND * (number > 0)), number)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -95,6 +131,8 @@ def become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[st
     sys.stdout = open(1, "w", encoding=encoding, errors=errors or "strict", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.modules["dvc.logger"].setup()  # its handlers hold the streams
+    random.seed()
     status = 1
     try:
         _start(arguments, env)
@@ -132,4 +170,4 @@ def _start(arguments: list[str], env: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(socket.socket(fileno=int(sys.argv[1])))

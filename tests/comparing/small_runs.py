@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from hashlib import md5
 from pathlib import Path
 
+import warm
 import yaml
 from results.sample import PARAMS, answer, write_results
 
@@ -29,8 +29,7 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def dvc(root: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+    done = warm.python("-m", "dvc", *arguments, cwd=root, env=os.environ | ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

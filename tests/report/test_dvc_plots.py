@@ -3,11 +3,10 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 from report.run_folder import make_run
 
@@ -32,8 +31,7 @@ Object.fromEntries(all('svg.marks').map((svg) => {
 
 
 def dvc(folder, *arguments):
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = warm.python("-m", "dvc", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -17,6 +17,7 @@ from instruct.core.errors import DataError
 from instruct.core.records import read_examples
 from instruct.tools.import_data import import_data, read_sources
 
+pytestmark = pytest.mark.usefixtures("warm_start")
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
 CONTENT = json.dumps([{"instruction": f"Say {i}.", "input": "", "output": f"é{i}"} for i in range(30)]).encode()

@@ -28,6 +28,7 @@ from instruct.tools.smoke import overlay
 
 ROOT = Path(__file__).parents[2]
 RECIPES = read_recipes()
+pytestmark = pytest.mark.usefixtures("warm_start")
 DEFAULTS = YAML(typ="safe").load(ROOT / "params.yaml")
 
 

@@ -17,6 +17,8 @@ from instruct.tools.verify import (
     verify,
 )
 
+pytestmark = pytest.mark.usefixtures("warm_start")
+
 
 @pytest.mark.slow
 def test_second_run_gives_the_same_and_touches_nothing(workplace, tmp_path):

@@ -131,7 +131,6 @@ def become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[in
     sys.stdout = open(1, "w", encoding=encoding, errors=errors or "strict", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.modules["dvc.logger"].setup()  # its handlers hold the streams
     random.seed()
     status = 1
     try:
@@ -160,6 +159,8 @@ def _start(arguments: list[str], env: dict[str, str]) -> None:
         sys.path.insert(0, "")
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     elif what == "-m":
+        if rest[0] == "dvc":
+            sys.modules["dvc.logger"].setup()  # its handlers hold the streams
         sys.argv = rest
         sys.path.insert(0, os.getcwd())
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

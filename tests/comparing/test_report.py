@@ -164,14 +164,15 @@ def test_a_folder_that_is_no_dvc_repository_still_gets_its_report(tmp_path):
 
 
 def test_what_dvc_could_not_load_is_said(repository, tmp_path):
-    before = (repository / "dvc.lock").read_text()
-    (repository / "dvc.lock").write_text("stages: {generate: {}}\n")
+    summary = repository / "metrics/summary.json"
+    before = summary.read_text()
+    summary.write_text("{")
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     try:
         for path in write_report(compare(*sides), tmp_path, repository):
             assert "DVC failed to load some metrics for following revisions: " in path.read_text()
     finally:
-        (repository / "dvc.lock").write_text(before)
+        summary.write_text(before)
 
 
 def with_other_test(run):
@@ -389,8 +390,7 @@ def test_the_comment_fits_whatever_the_runs_hold(
     told = [Response(**{**vars(answer(id_, "")), **texts}) for id_ in IDS]
     monkeypatch.setattr(report_module, "read_answers", lambda *_: (told, ""))
     rows = [{"file": "metrics/x.json", "key": f"k{i}", "old": "1", "new": "2", "diff": "1"} for i in range(metrics)]
-    monkeypatch.setattr(report_module, "metrics_diff", lambda *_: None)
-    monkeypatch.setattr(report_module, "_read_metrics", lambda _: (rows, ""))
+    monkeypatch.setattr(report_module.MetricsDiff, "read", lambda _: (rows, ""))
     markdown, page = (path.read_text() for path in write_report(compare([first], [second]), tmp_path, repository))
     assert len(markdown) <= 60_000
     assert ("w" * answer_length not in markdown) == ("examples" in left_out)

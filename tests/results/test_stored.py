@@ -77,6 +77,14 @@ def test_an_output_is_found_by_its_md5(cache):
     assert cache.find("0" * 32) is None
 
 
+def test_an_output_in_the_usual_cache_is_found_without_asking_dvc(tmp_path, monkeypatch):
+    place = tmp_path / ".dvc/cache/files/md5" / DIGEST[:2] / DIGEST[2:]
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    monkeypatch.setattr(subprocess, "run", None)
+    assert Cache(tmp_path).find(DIGEST).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     "name", ["../../../../secret", "ab/../../../../../secret", "..", "", DIGEST.upper(), f"{DIGEST}/", "5"]
 )

@@ -24,7 +24,8 @@ class Change:
 def mean_scores(a: Sequence[Run], b: Sequence[Run], score: str) -> dict[str, tuple[float, float]]:
     """Each side's mean over its runs, by record, of the records that have this score in every run."""
     ids = records_with((*a, *b), score)
-    one, other = ({id_: fmean(run.scores[score][id_] or 0.0 for run in side) for id_ in ids} for side in (a, b))
+    sides = ([run.scores[score] for run in side] for side in (a, b))
+    one, other = ({id_: fmean(scores[id_] or 0.0 for scores in side) for id_ in ids} for side in sides)
     return {id_: (one[id_], other[id_]) for id_ in ids}
 
 

@@ -1,8 +1,5 @@
 """The report of a comparison: lines for the terminal, one Markdown file, one HTML page that needs nothing else."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +7,7 @@ from typing import Any
 from instruct.comparing.changes import Change, biggest_changes
 from instruct.comparing.charts import draw_charts
 from instruct.comparing.compare import Comparison, side_name
+from instruct.comparing.metrics import MetricsDiff
 from instruct.comparing.recorded import RECORD, SeedSpread, rate_of_seeds_alone, read_recorded
 from instruct.comparing.scores import ScoreChange, points
 from instruct.comparing.tables import change_table, metric_table, value_table
@@ -21,8 +19,7 @@ from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.tables import signal_table
 from instruct.report.verdict import system_title
-from instruct.results.revisions import WORKSPACE
-from instruct.results.runs import Run, all_stale_lines, changed_params
+from instruct.results.runs import all_stale_lines, changed_params
 from instruct.results.schema import REFERENCE
 from instruct.results.stored import Cache, read_answers
 
@@ -113,11 +110,11 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     """Write report.md and report.html into `folder`."""
     first = comparison.scores[0].name
     a, b = comparison.a[0], comparison.b[0]
-    metrics, cache = metrics_diff(a, b, root), Cache(root)
+    metrics, cache = MetricsDiff(a, b, root), Cache(root)
     charts = draw_charts(comparison)
     found, reasons = zip(*(read_answers(run, run.results.primary, cache) for run in (a, b)), strict=True)
     answers = [{one.id: one for one in responses} for responses in found]
-    rows, problem = _read_metrics(metrics)
+    rows, problem = metrics.read()
     signals = signals_of(comparison)
     values: dict[str, Any] = {
         "comparison": comparison,
@@ -193,35 +190,6 @@ def signals_of(comparison: Comparison) -> list[Signal]:
             before = a.results.judge(judge.name)
             previous = before.scores_of(a.results.primary) if before else None
     return stop_or_go(b, judge, previous, movement)
-
-
-def metrics_diff(a: Run, b: Run, root: Path) -> subprocess.Popen[str]:
-    """Start `dvc metrics diff`, which takes a second or two."""
-    command = [sys.executable, "-m", "dvc", "metrics", "diff", "--json", a.commit or WORKSPACE, b.commit or WORKSPACE]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _read_metrics(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str]:
-    """Rows of file, key, old, new and difference; and what is to be said of them: DVC goes on where a run is broken."""
-    out, errors = process.communicate()
-    try:
-        files = json.loads(out or "{}")
-    except ValueError:
-        files = {}
-    said = " ".join(line.removeprefix("ERROR: ").removeprefix("WARNING: ") for line in errors.split("\n") if line)
-    if process.returncode:
-        return [], f"dvc metrics diff failed: {said or 'no reason given'}"
-    files = files.get("diff", files)
-    rows = [
-        {"file": file, "key": key, **{part: _number(values.get(part)) for part in ("old", "new", "diff")}}
-        for file, keys in sorted(files.items())
-        for key, values in sorted(keys.items())
-    ]
-    return rows, said or ("" if rows else "dvc metrics diff shows no difference")
-
-
-def _number(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _cut(text: str) -> str:

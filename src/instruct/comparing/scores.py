@@ -112,7 +112,8 @@ def pair_scores(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str
     An open question, which has no right answer in any run, is not one that lacks it.
     """
     if name == ACCURACY:
-        ids = [id_ for id_ in ids if any(run.scores[name].get(id_) is not None for run in (*a, *b))]
+        scores = [run.scores[name] for run in (*a, *b)]
+        ids = [id_ for id_ in ids if any(one.get(id_) is not None for one in scores)]
     tables = [by_training(side, name, ids) for side in (a, b)]
     left, right = (table.mean(axis=0) for table in tables)  # NaN without a score
     scored = ~np.isnan(right - left)

@@ -152,7 +152,8 @@ def scores_in_common(runs: Sequence[Run]) -> list[str]:
 
 def records_with(runs: Sequence[Run], score: str) -> list[str]:
     """The records that have this score in every run."""
-    return [id_ for id_ in runs[0].groups if all(run.scores[score].get(id_) is not None for run in runs)]
+    scores = [run.scores[score] for run in runs]
+    return [id_ for id_ in runs[0].groups if all(one.get(id_) is not None for one in scores)]
 
 
 def shared_groups(runs: Sequence[Run], ids: Sequence[str]) -> dict[str, str]:
@@ -180,7 +181,8 @@ def by_training(runs: Sequence[Run], score: str, ids: Sequence[str]) -> Array:
 
     Verdicts of one training, from judges with other seeds, say nothing of what another training would have given.
     """
-    table = np.array([[run.scores[score].get(id_) for id_ in ids] for run in runs], dtype=np.float64)
+    scores = [run.scores[score] for run in runs]
+    table = np.array([[one.get(id_) for id_ in ids] for one in scores], dtype=np.float64)
     seeds = [str(_seeds(run)[SEED]) for run in runs]
     rows = [[place for place, own in enumerate(seeds) if own == seed] for seed in dict.fromkeys(seeds)]
     return np.stack([table[places].mean(axis=0) for places in rows])

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,6 +23,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 10,
+    **dict.fromkeys(("figure.facecolor", "figure.edgecolor", "axes.facecolor"), "none"),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -44,7 +46,7 @@ def chart(name: str, draw: Draw) -> Markup:
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         draw(figure.add_subplot())
         file = StringIO()
-        figure.savefig(file, format="svg", metadata=METADATA, transparent=True)
+        FigureCanvasSVG(figure).print_svg(file, metadata=METADATA)  # `savefig` would draw it twice
     text = file.getvalue()
     text = re.sub(r"<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns:xlink="[^"]*"', "", text).replace("xlink:href", "href")

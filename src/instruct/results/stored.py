@@ -15,7 +15,7 @@ _MD5 = re.compile("[0-9a-f]{32}")
 
 
 class Cache:
-    """DVC's cache, as DVC itself finds it after all its settings; asked once, and only if a committed run needs it."""
+    """DVC's cache: its usual folder, else where DVC finds it after all its settings, which takes it a second."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -31,8 +31,10 @@ class Cache:
         """The file with this content, or None if the cache lacks it; any branch may name any path as an md5."""
         if not _MD5.fullmatch(md5):
             return None
-        path = (self.folder or self.root) / "files" / "md5" / md5[:2] / md5[2:]
-        return path if self.folder and path.is_file() else None
+        name = Path("files", "md5", md5[:2], md5[2:])
+        if (usual := self.root / ".dvc" / "cache" / name).is_file():
+            return usual
+        return self.folder / name if self.folder and (self.folder / name).is_file() else None
 
 
 def read_answers(run: Run, system: str, cache: Cache) -> tuple[list[Response], str]:

@@ -74,14 +74,15 @@ def open_system(name: str, *, packed: bool = True, digest: bool = True) -> Syste
     """Load a system; `packed` takes a second and makes batches faster, with the same answers."""
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.generation.weights import make_ready
-    from instruct.model.pretrained import load_backbone, load_trained
+    from instruct.model.pretrained import load_backbone
+    from instruct.serving.opening import open_checkpoint
     from instruct.text.encoding import with_end_of
 
     params = load_params("generate", GenerateParams)
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     place, prompt = PLACES[name], load_params("prompt", PromptParams)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
-    model, tokenizer = load_trained(place, runtime.device) if place else load_backbone(backbone, runtime.device)
+    model, tokenizer = open_checkpoint(place, runtime.device) if place else load_backbone(backbone, runtime.device)
     ready = make_ready(model, params.weights, runtime) if packed or params.weights != "fp32" else model
     return System(
         name=name,

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from instruct.comparing.seeds import Array, by_training, compare_recipes, shared_groups
+from instruct.comparing.recipes import compare_recipes, smallest_between_recipes
+from instruct.comparing.seeds import Array, by_training, shared_groups
 from instruct.core.errors import DataError
 from instruct.results.runs import Run
 from instruct.results.schema import ACCURACY
@@ -136,8 +137,10 @@ def score_change(pair: PairedScores, paired: Paired, level: float) -> ScoreChang
     of_recipes = min(len(pair.a), len(pair.b)) >= SEEDS
     differences = pair.differences.tolist()
     if of_recipes:
-        difference, p_value, smallest = compare_recipes(pair.a, pair.b, pair.groups, level=level)
-        *_, smallest_few = compare_recipes(pair.a, pair.b, pair.groups, level=level, share=FEW)
+        difference, p_value = compare_recipes(pair.a, pair.b, pair.groups)
+        smallest, smallest_few = (
+            smallest_between_recipes(pair.a, pair.b, pair.groups, level=level, share=share) for share in (1.0, FEW)
+        )
         # What these trained models do not show, their recipes do not either.
         low, high = min(difference.low, paired.difference.low), max(difference.high, paired.difference.high)
         difference, p_value = replace(difference, low=low, high=high), max(p_value, paired.p_value)

@@ -6,24 +6,19 @@ were judged several times (the judge's own seed differs), the rest splits into i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
-from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincinv, stdtrit
+from scipy.special import gammaincinv
 
 from instruct.comparing.guard import changes_among
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.lock import flatten
 from instruct.results.runs import Run, changed_params
-from instruct.statistics import ALPHA, POWER, Interval, detectable_errors, smallest_detectable, standard_error
+from instruct.statistics import POWER
 
 SEED = "train.seed"
 UNSEEN = 0.5  # of the standard error of a mean: less of a seed's spread could not be seen beside it
-# Of the upper limit of the seeds' spread. With all of it what is stated was found 86 to 96 times of 100 in simulations
-# of 2 to 5 seeds a side, with this part about 80 times, less often the more of the spread is the seeds'.
-CALIBRATED = 0.7
 Array = NDArray[np.float64]
 
 
@@ -87,9 +82,9 @@ def split_variance(runs: Sequence[Run], score: str) -> Components:
     by_cell = cells.mean(axis=1)  # (seeds, items)
     by_item, by_seed = by_cell.mean(axis=0), by_cell.mean(axis=1)
     within = float(cells.var(axis=1, ddof=1).mean()) if verdicts > 1 else 0.0
-    rest = by_cell - by_item - by_seed[:, None] + by_cell.mean()
+    rest = residuals(by_cell)
     crossed = float((rest**2).sum()) / ((seeds - 1) * (items - 1)) if seeds > 1 else 0.0
-    error = _error_of_means(rest, groups) if seeds > 1 else 0.0
+    error = error_of_means(rest, groups) if seeds > 1 else 0.0
     return Components(
         mean=float(cells.mean()),
         items=items,
@@ -115,9 +110,9 @@ def most_of_seed(variance: float, error: float, seeds: int) -> float:
     return max(_root(total - error**2), UNSEEN * error)
 
 
-def _error_of_means(rest: Array, groups: Sequence[str]) -> float:
+def error_of_means(rest: Array, groups: Sequence[str] | None) -> float:
     """The standard error of a row's mean from the (seeds, items) that are left of its items by seed."""
-    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    names, place = np.unique(np.arange(rest.shape[1]) if groups is None else groups, return_inverse=True)
     if len(names) < 2:
         return 0.0
     sums = np.stack([np.bincount(place, row) for row in rest])  # (seeds, groups)
@@ -188,50 +183,14 @@ def by_training(runs: Sequence[Run], score: str, ids: Sequence[str]) -> Array:
     return np.stack([table[places].mean(axis=0) for places in rows])
 
 
-def compare_recipes(
-    a: Array, b: Array, groups: Sequence[str] | None, *, level: float = ALPHA, share: float = 1.0
-) -> tuple[Interval, float, float | None]:
-    """Interval and p-value of the difference of two recipes' means, and the smallest one that `level` finds.
-
-    `a` and `b` hold a row for each training, at least two of each, and a column for each item. Items and seeds are
-    both samples; the variance of the items' mean differences and of the runs' means add up, which counts what both
-    hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two or three seeds are
-    not taken for many. Each recipe has its own spread, since one may be less stable (Welch, 1947); how evenly they
-    share it is known badly from so few, so the square root of Welch's number of sides counts, times the degrees of
-    freedom of the side with fewer runs. It errs on the careful side: intervals hold more often than 95 times of 100.
-    """
-    differences = (b.mean(axis=0) - a.mean(axis=0)).tolist()
-    spreads = [float(side.mean(axis=1).var(ddof=1)) / len(side) for side in (a, b)]
-    of_seeds, fewest = sum(spreads) ** 0.5, min(len(a), len(b)) - 1
-    freedom = fewest * of_seeds**2 / hypot(*spreads) if of_seeds else float(fewest)
-    errors = [standard_error(differences, groups), (of_seeds, freedom)]
-    mean = fmean(differences)
-    half = _reach(errors, ALPHA)
-    interval = Interval(mean=mean, low=max(mean - half, -100.0), high=min(mean + half, 100.0))
-    smallest = smallest_detectable(differences, groups=groups, alpha=level, share=share)
-    if smallest is not None:
-        of_seeds *= CALIBRATED * upper_spread(len(a) + len(b) - 2)
-        smallest = (smallest**2 + (detectable_errors(fewest, level) * of_seeds) ** 2) ** 0.5
-    return interval, _p_value(abs(mean), errors), smallest if smallest is None or smallest <= 100 else None
-
-
 def upper_spread(freedom: float) -> float:
     """How many times larger than its estimate a standard deviation is at most, in 8 cases of 10."""
     return float((freedom / (2 * float(gammaincinv(freedom / 2, 1 - POWER)))) ** 0.5)
 
 
-def _reach(errors: Sequence[tuple[float, float]], alpha: float) -> float:
-    """Half the width of an interval, from standard errors that add up and the degrees of freedom of each."""
-    return sum((error * float(stdtrit(df, 1 - alpha / 2))) ** 2 for error, df in errors if error) ** 0.5
-
-
-def _p_value(distance: float, errors: Sequence[tuple[float, float]]) -> float:
-    """The level at which an interval around `distance` begins to leave out 0."""
-    low, high = 0.0, 1.0
-    while high - low > 1e-12 + 1e-6 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if _reach(errors, middle) <= distance else (middle, high)
-    return high
+def residuals(table: Array) -> Array:
+    """What items by seed leave of a table of (seeds, items)."""
+    return table - table.mean(axis=0) - table.mean(axis=1)[:, None] + table.mean()
 
 
 def _cells(runs: Sequence[Run], score: str) -> tuple[Array, list[str]]:

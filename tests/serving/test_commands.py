@@ -12,11 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import warm
 from generation.conftest import GPT2_SMALL, make_model
 from serving.conftest import SERVE, make_system
 
 from instruct.core.errors import CheckpointError, InstructError, ParamsError
 from instruct.model.checkpoint import save_checkpoint
+from instruct.model.kernels import kernels
 from instruct.serving import ask as asking
 from instruct.serving import open_chat
 from instruct.serving.chat import Chat
@@ -28,6 +30,7 @@ from instruct.text.prompts import Turn
 from instruct.text.tokenizer import gpt2_tokenizer
 
 ROOT = Path(__file__).parents[2]
+WITH_SOURCE = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 QUESTION = "Name the largest river."
 
 
@@ -56,8 +59,7 @@ def test_ask_imports_no_web_stack_and_no_judge(here):
         "print([name for name in ('fastapi', 'pydantic', 'uvicorn', 'scipy', 'pandas', 'matplotlib', 'dvc',"
         "'torch._dynamo', 'transformers') if name in sys.modules])"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=WITH_SOURCE, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -138,6 +140,26 @@ def test_lines_are_added_whole_whatever_ends_the_file(tmp_path):
     append(path, b'{"b": 2}\n')
     append(path, b'{"c": 3}\n')
     assert path.read_text() == '{"a": 1}\n{"b": 2}\n{"c": 3}\n'
+
+
+MANY_LENGTHS = """
+import psutil, torch
+from instruct.model.kernels import onednn_pack, onednn_product
+from instruct.serving.start import keep_few_kernels
+
+keep_few_kernels()
+rows, weight, memory = torch.ones(400, 64), onednn_pack(torch.ones(64, 64)), psutil.Process().memory_info
+for count in range(16, 401):
+    onednn_product(rows[:count], weight, None)
+    if count in (200, 400):
+        print(memory().rss)
+"""
+
+
+@pytest.mark.skipif(not kernels().product, reason="this processor multiplies without oneDNN")
+def test_prompts_of_ever_new_lengths_need_no_more_memory():
+    before, after = map(int, warm.python("-c", MANY_LENGTHS, cwd=ROOT, env=WITH_SOURCE).stdout.split())
+    assert after - before < 20e6, "each of 200 lengths would keep half a megabyte"
 
 
 def test_sigterm_lets_running_answers_finish(served):

@@ -28,7 +28,8 @@ from instruct.servers.openai import OpenAI
 
 RETRIES = 3
 WORKERS = 16
-PATIENT = calls(retries=RETRIES, read=3.0, total=4.0, backoff=0.002)
+# All waits together outlast a moment in which nobody listens, also on a busy machine.
+PATIENT = calls(retries=RETRIES, read=3.0, total=4.0, backoff=0.03)
 QUICK = calls(retries=RETRIES, read=0.3, total=0.5, backoff=0.002)  # where only one is under way
 
 

@@ -27,6 +27,8 @@ import psutil
 
 CONTESTANTS = Path(__file__).with_name("serve_contestants.py")
 EXPORTS = {kind: Path(f"build/export/gguf-{kind}/model.gguf") for kind in ("f32", "q8_0")}
+ONCE = "transformers"  # answers one request after the other, so a round of it takes longer than all others together
+LEAST = 4  # answers in a round
 OURS = [sys.executable, "-c", "from instruct.cli import run; run()", "serve", "--system", "sft"]
 
 
@@ -47,8 +49,10 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=4, help="of each client in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--requests", type=int, default=1, help=f"of each client in a round, which has {LEAST} at least"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help=f"{ONCE} takes part in the first only")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", action="append", metavar="NAME=PATH", help="default: both types in build/export")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/sft/best"))
@@ -74,7 +78,7 @@ def rivals(options: argparse.Namespace) -> dict[str, list[str]]:
     """The command of each other contestant, which ends with its port."""
     start = [sys.executable, str(CONTESTANTS)]
     threads = str(options.threads)
-    found = {"transformers": [*start, "transformers", str(options.checkpoint), threads]}
+    found = {ONCE: [*start, "transformers", str(options.checkpoint), threads]}
     for one in options.gguf:
         name, _, path = one.partition("=")
         found[f"llama-server {name}"] = [*start, "llamacpp", path, threads]
@@ -121,9 +125,11 @@ def race(commands: Mapping[str, list[str]], prompts: list[str], options: argpars
             asyncio.run(one_round(url, prompts[:2], 2, 1, options.tokens))
         for turn in range(options.rounds):
             for clients in options.clients:
-                for name in rng.sample(sorted(urls), len(urls)):
-                    share = rng.sample(prompts, min(len(prompts), clients * options.requests))
-                    told = asyncio.run(one_round(urls[name], share, clients, options.requests, options.tokens))
+                each = max(options.requests, LEAST // clients)
+                share = rng.sample(prompts, min(len(prompts), clients * each))
+                here = sorted(name for name in urls if name != ONCE or turn == 0)
+                for name in rng.sample(here, len(here)):
+                    told = asyncio.run(one_round(urls[name], share, clients, each, options.tokens))
                     rounds.append({"name": name, "clients": clients, "round": turn, **told})
                     harness.say(f"{name:20} {clients:3} clients: {told['tokens_per_s']:8.1f} tokens/s")
     summary = summarise(rounds) | {"rounds": rounds, "tokens": options.tokens, "threads": options.threads}
@@ -185,12 +191,13 @@ async def one_round(url: str, prompts: list[str], clients: int, requests: int, t
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, tokens: int) -> tuple[float, int]:
-    """Seconds until the first token of an answer, and how many tokens the server says that it has."""
+    """Seconds until the first token of an answer, and how many tokens it has: as many as were asked for."""
     body = {
         "model": "sft",
         "prompt": prompt,
         "max_tokens": tokens,
         "temperature": 0,
+        "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -203,7 +210,7 @@ async def ask(client: httpx.AsyncClient, prompt: str, tokens: int) -> tuple[floa
             first = first or time.perf_counter() - started
             if usage := json.loads(line[6:]).get("usage"):
                 count = usage["completion_tokens"]
-    assert count, "the server counts no tokens"
+    assert count == tokens, f"the server counts {count} of {tokens} tokens"
     return first, count
 
 

@@ -48,7 +48,8 @@ def transformers(path: str, threads: int, port: int) -> None:
             def work() -> None:
                 with torch.inference_mode():
                     options = {"do_sample": False, "pad_token_id": 0, "streamer": streamer}
-                    made.append(model.generate(**inputs, max_new_tokens=body["max_tokens"], **options))
+                    count = {"min_new_tokens": body["max_tokens"], "max_new_tokens": body["max_tokens"]}
+                    made.append(model.generate(**inputs, **count, **options))
 
             thread = threading.Thread(target=work)
             thread.start()

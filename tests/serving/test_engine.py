@@ -58,6 +58,20 @@ def test_joining_late_and_a_growing_cache_change_no_answer(system, offline, slot
     assert all(sum(event.reason is not None for event in events) == 1 for events in got.values())
 
 
+@pytest.mark.parametrize("last", [3, GENERATE.max_new_tokens - 1])
+def test_an_endless_answer_takes_end_tokens_as_any_other(system, last):
+    def answer(system, **changes):
+        got = {}
+        return finish(
+            lanes_of(system, slots=4, cache_tokens=4096), got, [replace(make_job(system, "sun", got), **changes)]
+        )
+
+    whole = answer(system)["sun"]
+    ending = replace(system, tokenizer=replace(system.tokenizer, eos_id=whole[last]))
+    assert answer(ending)["sun"] == whole[: whole.index(whole[last])]
+    assert answer(ending, endless=True)["sun"] == whole
+
+
 def test_the_cache_stays_in_its_bound_and_is_small_again_when_idle(system):
     lane = lanes_of(system, slots=32, cache_tokens=900)[0]
     got, sizes = {}, []

@@ -200,6 +200,7 @@ class Desk:
                     ),
                     seed=seed,
                     params=params,
+                    endless=bool(request.ignore_eos),
                     stop_strings=tuple(stops),
                     name=str(repeat),
                     best=best,

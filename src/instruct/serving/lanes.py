@@ -19,6 +19,7 @@ from instruct.generation.sampling import make_generator
 from instruct.generation.settings import GenerateParams
 from instruct.serving.systems import System
 from instruct.text.encoding import encode_prompt
+from instruct.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 SMALL = 256  # tokens of a slot at the start
@@ -39,8 +40,9 @@ class Event:
 class Job:
     """One requested answer.
 
-    `best` asks for the scores of its tokens, `echo` also for those of the prompt, and `score_only` for no answer. Its
-    random numbers depend on `seed` and `name` alone. The engine's thread calls `deliver`.
+    `best` asks for the scores of its tokens, `echo` also for those of the prompt, and `score_only` for no answer.
+    End tokens do not stop an `endless` one. Its random numbers depend on `seed` and `name` alone. The engine's thread
+    calls `deliver`.
     """
 
     system: str
@@ -53,6 +55,7 @@ class Job:
     best: int | None = None
     echo: bool = False
     score_only: bool = False
+    endless: bool = False
     cancelled: bool = False
     told: int = 0
     row: Row | None = field(default=None, repr=False)
@@ -61,6 +64,17 @@ class Job:
     def room(self) -> int:
         """Tokens of prompt and answer."""
         return len(self.ids) + (0 if self.score_only else self.params.max_new_tokens)
+
+
+class EndlessRow(Row):
+    """A row that end tokens do not stop: they become part of the answer."""
+
+    def take(self, token: int, tokenizer: Tokenizer) -> None:
+        """Add a token, or end at the full length."""
+        super().take(token, tokenizer)
+        if self.stop_reason == "end_of_text":
+            self.answer.append(token)
+            self.stop_reason = "length" if len(self.answer) == self.params.max_new_tokens else None
 
 
 Post = tuple[Job, Event]
@@ -176,7 +190,7 @@ class Lane:
             engine.cache.resize(*self._small, 0)
 
     def _row_of(self, job: Job) -> Row:
-        job.row = Row(
+        job.row = (EndlessRow if job.endless else Row)(
             id=job.name,
             prompt_tokens=len(job.ids),
             truncated_tokens=0,

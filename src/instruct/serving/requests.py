@@ -53,6 +53,7 @@ class Sampling(Strict):
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = None  # vLLM's and llama-server's: answer to the full length
     user: Text | None = None  # a label without effect
     frequency_penalty: Neutral = None
     presence_penalty: Neutral = None

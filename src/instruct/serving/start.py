@@ -11,8 +11,8 @@ from instruct.serving.policy import Policy, read_policy
 from instruct.serving.settings import ServeParams
 from instruct.serving.systems import choose
 
-# Of torch's two caches of oneDNN kernels: how many each keeps. A decoding step needs some hundred.
-KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+# Of torch's two caches of oneDNN kernels: how many each keeps. One number of rows needs about six.
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
 def start(names: Sequence[str], host: str | None, port: int | None) -> None:

@@ -92,6 +92,19 @@ def test_no_branch_can_name_a_file_outside_of_the_cache(cache, name):
     assert cache.find(name) is None
 
 
+@pytest.mark.parametrize("content", ["[]", "secret"])
+def test_a_file_of_the_cache_with_other_bytes_than_its_md5_is_not_read(run, cache, content):
+    object.__setattr__(run, "commit", "0" * 40)
+    digest = run.results.system("sft").md5
+    place = cache.folder / "files/md5" / digest[:2] / digest[2:]
+    place.parent.mkdir(parents=True)
+    place.write_bytes((cache.root / "data/responses.json").read_bytes())
+    assert read_answers(run, "sft", cache)[0][0].response == "by sft"
+    place.write_text(content)
+    rows, reason = read_answers(run, "sft", cache)
+    assert rows == [] and "data/responses.json" in reason
+
+
 @pytest.mark.parametrize("lock", ["stages: 5", "stages: {x: {outs: 5}}", "stages: {x: {outs: [5]}}", "stages: [1]"])
 def test_what_is_not_a_lock_file_names_nothing(lock):
     assert lock_outs(parse_yaml(lock, "dvc.lock")) == {}

@@ -19,6 +19,7 @@ from small_pipeline import content_of
 from instruct.results.lock import lock_outs
 from instruct.tools.programs import mend
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
 ROUNDS = 8
@@ -96,10 +97,45 @@ def test_pipeline_that_was_killed_in_every_stage_ends_in_the_same_bytes(fresh, s
 
 
 def tracebacks(text):
-    """Those of a log, but for a Ctrl-C while Python itself starts, before any script can say what it means."""
+    """Those of a log, but for a Ctrl-C before `core/beginning.py` is imported, which gives it its meaning.
+
+    Python itself starts before any line of ours; it prints such a traceback and no code of a script can prevent it.
+    """
     found = re.findall(r"^Traceback .*\n(?:[ ].*\n|\n)*.*$", text, re.MULTILINE)
-    ours = re.compile(r"src/instruct/(?!core/beginning\.py)")
-    return [one for one in found if not one.endswith("KeyboardInterrupt") or ours.search(one)]
+    return [one for one in found if not one.endswith("KeyboardInterrupt") or has_begun(one)]
+
+
+def has_begun(traceback):
+    """Whether a line of ours ran but for the import of `core/beginning.py`, and the imports in it."""
+    frames = re.findall(r'File "(?:.*/)?src/([^"]*)", line \d+.*\n +(.*)', traceback)
+    first = ("import instruct.core.beginning", "import ", "from ")
+    return any(
+        not code.startswith(first[1:] if file == "instruct/core/beginning.py" else first[0]) for file, code in frames
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "counts"),
+    [
+        (["raise KeyboardInterrupt"], True),
+        (["import torch"], True),
+        (["import instruct.core.beginning"], False),
+        (["import instruct.core.beginning", "import torch"], True),
+        (["int('x')"], True),
+    ],
+)
+def test_only_a_ctrl_c_before_the_first_import_may_leave_a_traceback(tmp_path, lines, counts):
+    for name, text in (("psutil", "raise KeyboardInterrupt"), ("torch", "raise KeyboardInterrupt")):
+        (tmp_path / f"{name}.py").write_text(text)
+    script = tmp_path / "src/script.py"
+    script.parent.mkdir()
+    if len(lines) > 1:
+        (tmp_path / "psutil.py").unlink()
+        lines = [lines[0], "import sys; sys.excepthook = sys.__excepthook__", *lines[1:]]  # as if it had no effect
+    script.write_text("\n".join(lines))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith("Traceback") and bool(tracebacks(done.stderr)) == counts
 
 
 def is_in(process, folder):

@@ -145,7 +145,7 @@ def test_lines_are_added_whole_whatever_ends_the_file(tmp_path):
 MANY_LENGTHS = """
 import psutil, torch
 from instruct.model.kernels import onednn_pack, onednn_product
-from instruct.serving.start import keep_few_kernels
+from instruct.serving.memory import keep_few_kernels
 
 keep_few_kernels()
 rows, weight, memory = torch.ones(400, 64), onednn_pack(torch.ones(64, 64)), psutil.Process().memory_info

@@ -17,6 +17,7 @@ from instruct.serving.asking import Desk
 from instruct.serving.feedback import Feedback
 from instruct.serving.guard import LOOPBACK, Guard
 from instruct.serving.loop import EngineLoop
+from instruct.serving.memory import give_back_large_blocks
 from instruct.serving.metrics import Metrics
 from instruct.serving.policy import read_policy
 from instruct.serving.settings import ServeParams
@@ -102,6 +103,7 @@ def serve(names: Sequence[str], params: ServeParams) -> None:
     key, listening = key_for(params), bind(params)
     with listening:
         systems = {name: open_system(name) for name in names}
+        give_back_large_blocks()
         served = Served(systems, params, key)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}: {', '.join(systems)}; Ctrl-C ends it", flush=True)

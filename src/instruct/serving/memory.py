@@ -1,0 +1,31 @@
+"""Keeps a server's memory flat, however many requests of different lengths it answers."""
+
+import ctypes
+import os
+
+# Of torch's two caches of oneDNN kernels: how many each keeps. One number of rows needs about six.
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+M_MMAP_THRESHOLD, M_MMAP_MAX = -3, -4  # from malloc.h
+LARGE, MOST_LARGE = 2**20, 2**16  # bytes of a block; blocks
+
+
+def keep_few_kernels() -> None:
+    """Bound the memory of oneDNN's kernels, unless the environment does; has no effect after the first product.
+
+    oneDNN makes a kernel for each number of rows, a quarter of a megabyte, and torch keeps the last 1,024 of them
+    twice. Prompts have any length, so a server would grow by half a gigabyte.
+    """
+    for name, count in KERNELS.items():
+        os.environ.setdefault(name, count)
+
+
+def give_back_large_blocks() -> None:
+    """Let glibc return large blocks to the system at once; does nothing without glibc.
+
+    `keep_freed_memory` does the contrary, for programs that allocate the same sizes again and again. Prompts of ever
+    new lengths fit less and less into the gaps between what is kept.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, MOST_LARGE)
+        mallopt(M_MMAP_THRESHOLD, LARGE)

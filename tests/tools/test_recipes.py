@@ -13,6 +13,7 @@ from instruct.core.errors import InstructError, ParamsError
 from instruct.tools.check import check_params
 from instruct.tools.import_data import read_sources
 from instruct.tools.recipes import (
+    GROUPS,
     Recipe,
     as_overlay,
     choose,
@@ -90,6 +91,18 @@ def test_the_recipes_that_matter_are_run_with_two_seeds_and_so_is_the_default():
             assert one.set == {**first.set, "train.seed": 124} and one.seeds == 1
 
 
+def test_one_word_runs_each_preference_recipe_with_two_seeds_and_not_those_that_need_a_download():
+    experiments = with_seeds(RECIPES, choose(RECIPES, ["preference"], None))
+    names = ["dpo-on-policy", "dpo-lora", "ipo"]
+    assert [one.name for one in experiments] == [f"{name}{seed}" for name in names for seed in ("", "-seed-124")]
+    for first, second in zip(experiments[::2], experiments[1::2], strict=True):
+        assert second.set == {**first.set, "train.seed": 124} and first.set["prefer.methods"] == ["dpo"]
+
+
+def test_a_name_means_a_recipe_or_a_group_and_never_both():
+    assert not set(GROUPS) & set(RECIPES) and {one.group for one in RECIPES.values()} == set(GROUPS)
+
+
 def test_more_seeds_than_the_default_has_are_refused():
     wanted = replace(recipe(), seeds=5)
     with pytest.raises(ParamsError, match=r"recipes.yaml: probe: has 5 seeds, the default 3"):
@@ -123,6 +136,8 @@ def test_choice_is_by_name_and_by_group_in_the_order_of_the_file():
     assert names == ["lora", "gpt2-124m"]
     default = choose(RECIPES, ["lora"], "default")
     assert [one.name for one in default] == [name for name, one in RECIPES.items() if one.group == "default"]
+    preference = [one.name for one in choose(RECIPES, ["preference", "ipo", "dpo-book"], None)]
+    assert preference == ["dpo-on-policy", "dpo-lora", "ipo", "dpo-book"]
     with pytest.raises(ParamsError, match='there is no recipe "lorra"; did you mean lora'):
         choose(RECIPES, ["lorra"], None)
 

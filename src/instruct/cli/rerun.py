@@ -20,7 +20,10 @@ def smoke(
 
 
 def recipe(
-    names: Annotated[list[str] | None, typer.Argument(help="names of recipes; without any, list all")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="recipes, or groups: default, preference, larger; without any, list all"),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="all that need only the default backbone")] = False,
     queue: Annotated[bool, typer.Option("--queue", help="only queue; `dvc exp run --run-all` runs the queue")] = False,
     show: Annotated[bool, typer.Option("--print", help="print the dvc commands, run nothing")] = False,

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.git import Experiment, list_experiments
@@ -16,6 +16,8 @@ from instruct.tools.programs import git_names, run_dvc, run_git
 RECIPES = Path(__file__).with_name("recipes.yaml")
 SEED = "train.seed"
 Setting = str | int | float | bool | list[str]
+Group = Literal["default", "preference", "larger"]
+GROUPS: tuple[str, ...] = get_args(Group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Recipe:
     """
 
     name: str
-    group: Literal["default", "preference", "larger"]
+    group: Group
     about: str
     set: dict[str, Setting]
     needs: str = ""
@@ -85,11 +87,15 @@ def at_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def choose(recipes: Mapping[str, Recipe], names: Sequence[str], group: str | None) -> list[Recipe]:
-    """The recipes with these names and of this group, each once; raises ParamsError for an unknown name."""
+    """The recipes with these names, in groups with these names and of this group, each once.
+
+    Raises ParamsError for a name that neither a recipe nor a group has.
+    """
     for name in names:
-        if name not in recipes:
-            raise ParamsError(f'there is no recipe "{name}"{did_you_mean(name, recipes)}')
-    return [recipe for recipe in recipes.values() if recipe.name in names or recipe.group == group]
+        if name not in recipes and name not in GROUPS:
+            raise ParamsError(f'there is no recipe "{name}"{did_you_mean(name, [*recipes, *GROUPS])}')
+    wanted = {*names, group}
+    return [recipe for recipe in recipes.values() if recipe.name in wanted or recipe.group in wanted]
 
 
 def _is_setting(value: Any) -> bool:

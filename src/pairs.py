@@ -1,6 +1,6 @@
 """Optional stage · pairs: a file, the SFT model or a server → preference pairs, checked, for training and held out.
 
-python src/pairs.py data/split models/sft/best data/pairs metrics/pairs.json
+python src/pairs.py data/split models/sft/best data/pairs metrics/preferred/pairs.json
 torchrun --nproc-per-node 2 src/pairs.py ...                       (on-policy: prompts shared by two processes)
 """
 

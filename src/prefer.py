@@ -1,6 +1,7 @@
 """Preference tuning · prefer: pairs and the SFT model → a model that gives the better answer more often.
 
-python src/prefer.py data/pairs data/reference.json models/sft/best models/dpo metrics/prefer.json metrics/curves
+python src/prefer.py data/pairs metrics/preferred/pairs.json data/reference.json models/sft/best models/dpo \
+    metrics/preferred/prefer.json metrics/preferred
 torchrun --nproc-per-node 2 src/prefer.py ...      (prefer.parallel: ddp or fsdp)
 """
 
@@ -22,6 +23,7 @@ from instruct.preference.encode import fit_files
 from instruct.preference.loss import preferring
 from instruct.preference.outputs import PreferOutputs, find_warnings, write_results
 from instruct.preference.reference import made_from, with_reference
+from instruct.preference.rules import read_rules
 from instruct.preference.settings import PreferParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
@@ -34,10 +36,11 @@ from instruct.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 
-def main(pairs: Path, reference: Path, sft: Path, models: Path, metrics: Path, curves: Path) -> None:
-    """Tune the SFT model on pairs; `models` gets best (lowest loss on held-out pairs) and last."""
+def main(pairs: Path, described: Path, reference: Path, sft: Path, models: Path, metrics: Path, curves: Path) -> None:
+    """Tune the SFT model on pairs, which are `described` by metrics; `models` gets best (by held-out loss) and last."""
     params, prompt = load_params("prefer", PreferParams), load_params("prompt", PromptParams)
     template, runtime = prompt.chosen, start_runtime(load_params("runtime", RuntimeParams))
+    rules = read_rules(described)
     stopwatch = Stopwatch()
     with start_parallel(
         params.parallel, examples_per_step=params.examples_per_step, device=runtime.device, section=params.section
@@ -54,7 +57,7 @@ def main(pairs: Path, reference: Path, sft: Path, models: Path, metrics: Path, c
         # How many processes share the work, and when they save it, is not part of a run: another number goes on.
         settings = {"prefer": replace(params, parallel="none", save_minutes=0.0), "runtime": runtime, "origin": origin}
         store = ResumeStore(models.parent / "resume" / models.name, take_fingerprint(settings, [reference]))
-        outputs = PreferOutputs(model, tokenizer, template, parallel, store, sft, params)
+        outputs = PreferOutputs(model, tokenizer, template, parallel, store, sft, params, rules)
         trainer = Trainer(
             model,
             known["train"],
@@ -72,9 +75,9 @@ def main(pairs: Path, reference: Path, sft: Path, models: Path, metrics: Path, c
         with outputs.rescue(trainer):
             history = trainer.fit()
         with stopwatch.phase("save"):
-            outputs.finish(models, metrics, curves, trainer, partial(write_results, fitted=fitted))
+            outputs.finish(models, metrics, curves, trainer, partial(write_results, fitted=fitted, rules=rules))
         if parallel.is_main:
-            for line in find_warnings(history):
+            for line in find_warnings(history, rules):
                 log.warning("%s", line)
             write_speed(models.parent / f"speed-{models.name}.json", stopwatch.report(matmul_peak(runtime)))
 

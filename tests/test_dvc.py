@@ -27,7 +27,14 @@ PACKAGE_DATA = {
     for file in SRC.joinpath(*package.split(".")).glob(pattern)
 }
 # What a user writes and Git keeps.
-TRACKED_DATA = {"${split.data}", "${split.checks}", "${pairs.file}", "data/human-scores.csv", "data/preferred"}
+TRACKED_DATA = {
+    "${split.data}",
+    "${split.checks}",
+    "${pairs.file}",
+    "data/human-scores.csv",
+    "data/preferred",
+    "metrics/preferred",
+}
 # Packages whose `__init__` is more than a docstring.
 WITH_CODE = {"src/instruct/cli/__init__.py"}
 WAYS = {"parse_yaml", "read_yaml", "read_params", "PARAMS_FILE"}
@@ -349,7 +356,7 @@ def test_dvcs_tables_show_the_summary_and_the_training_alone():
     shown = {name: names_of(stage["metrics"]) for name, stage in STAGES.items() if "metrics" in stage}
     optional = [path for name in OPTIONAL for path in shown.pop(name, [])]
     assert shown == {"train": ["metrics/train.json"], "evaluate": ["metrics/summary.json"]}
-    assert optional == ["metrics/pairs.json", "metrics/prefer.json"]
+    assert optional == ["metrics/preferred/pairs.json", "metrics/preferred/prefer.json"]
     summary = json.loads((ROOT / "metrics/summary.json").read_text(encoding="utf-8"))
     assert len(summary) <= 12 and all(type(value) in (int, float) for value in summary.values())
 

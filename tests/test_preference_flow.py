@@ -69,7 +69,7 @@ def test_the_whole_flow_runs_shows_all_systems_and_leaves_nothing_when_switched_
     assert len(summary) <= 12 and {"gain", "difference"} <= set(summary)
     page = (folder / "metrics/report/index.html").read_text(encoding="utf-8")
     assert "DPO model" in page and "Mean length of an answer" in page
-    pairs = json.loads((folder / "metrics/pairs.json").read_text())
+    pairs = json.loads((folder / "metrics/preferred/pairs.json").read_text())
     assert pairs["train"] + pairs["val"] == pairs["pairs"] > 10 and "words" in pairs["baselines"]
     for part in ("val", "test"):
         asked = {one["instruction"] for one in json.loads((folder / f"data/split/{part}.json").read_text())}
@@ -82,8 +82,11 @@ def test_the_whole_flow_runs_shows_all_systems_and_leaves_nothing_when_switched_
     commit_all(folder)
     assert run("dvc", "status", cwd=folder).stdout.strip().startswith("Data and pipelines are up to date")
     switch(folder, [])
-    assert len(left_over([], folder / "data/preferred")) == 1
+    found = left_over([], folder / "data/preferred", folder / "metrics/preferred")
+    assert len(found) == 5
     assert run("dvc", "checkout", cwd=folder).returncode == 0
+    for line in left_over([], folder / "data/preferred", folder / "metrics/preferred"):
+        Path(line.split(": ")[0]).unlink()
     done = run("dvc", "repro", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not any(name in done.stdout for name in OWN) and "DPO" not in done.stdout

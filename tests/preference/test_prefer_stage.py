@@ -36,7 +36,8 @@ from instruct.text.tokenizer import Tokenizer
 
 SOURCE = Path(__file__).parents[2] / "src"
 REFERENCE = ["data/pairs", "models/sft/best", "data/reference.json"]
-PREFER = ["data/pairs", "data/reference.json", "models/sft/best", "models/dpo", "metrics/prefer.json", "metrics/curves"]
+PREFER = ["data/pairs", "data/described.json", "data/reference.json", "models/sft/best", "models/dpo"]
+PREFER += ["metrics/preferred/prefer.json", "metrics/preferred"]
 CHECKPOINT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 CONFIG = GPT2Config(vocab_size=257, n_positions=256, n_embd=16, n_layer=1, n_head=2, eos_token_id=256)
 WORDS = ("yes", "no", "maybe", "surely", "never", "often")
@@ -68,6 +69,7 @@ def place(tmp_path, monkeypatch, one_thread) -> Path:
     write_params(tmp_path)
     write_records(tmp_path / "data/pairs/train.json", pairs_of(16))
     write_records(tmp_path / "data/pairs/val.json", pairs_of(6, start=16))
+    write_json(tmp_path / "data/described.json", {"baselines": {"longer": 50.0, "words": 75.0}})
     save_checkpoint(random_model(CONFIG, seed=1), byte_tokenizer(), Path("models/sft/best"), None, TEMPLATES["phi3"])
     return tmp_path
 
@@ -113,7 +115,7 @@ def test_stages_leave_whole_checkpoints_whose_margin_is_the_logged_one(place, ca
     assert stored["val"][pair.id] == pytest.approx(expected, rel=1e-5)
 
     prefer()
-    metrics = json.loads((place / "metrics/prefer.json").read_text())
+    metrics = json.loads((place / "metrics/preferred/prefer.json").read_text())
     metrics |= metrics.pop("details")[0]
     assert (metrics["initial_val_loss"], metrics["initial"]["accuracy"], metrics["initial"]["margin"]) == (
         0.6931,
@@ -122,8 +124,8 @@ def test_stages_leave_whole_checkpoints_whose_margin_is_the_logged_one(place, ca
     )
     assert metrics["train"]["pairs"] == 16 and metrics["val"]["identical"] == 0 and metrics["steps"] == 8
     names = {f"models/dpo/{which}/{name}" for which in ("best", "last") for name in CHECKPOINT}
-    curves = {"metrics/curves/prefer_train.csv", "metrics/curves/prefer_val.csv"}
-    assert set(outputs(place)) == names | curves | {"metrics/prefer.json"}
+    curves = {"metrics/preferred/train.csv", "metrics/preferred/val.csv"}
+    assert set(outputs(place)) == names | curves | {"metrics/preferred/prefer.json"}
     for which in ("best", "last"):
         model = load_trained(place / "models/dpo" / which, CPU)[0]
         margins = []
@@ -135,12 +137,15 @@ def test_stages_leave_whole_checkpoints_whose_margin_is_the_logged_one(place, ca
         assert metrics[which]["margin"] == pytest.approx(sum(margins) / len(margins), abs=2e-4)
         assert metrics[which]["accuracy"] == round(sum(margin > 0 for margin in margins) / len(margins), 4)
     assert metrics["best"]["accuracy"] > 0.8 and metrics["best"]["margin"] > 0.05
-    with (place / "metrics/curves/prefer_train.csv").open() as file:
+    with (place / "metrics/preferred/train.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8 and list(rows[0])[:6] == ["step", "epoch", "tokens", "lr", "loss", "grad_norm"]
     assert {"reward_chosen", "reward_rejected", "margin", "accuracy", "chosen_log_prob", "kl"} < set(rows[0])
     assert float(rows[-1]["margin"]) > float(rows[0]["margin"])
-    assert "held-out loss 0.6931, accuracy 0.50" in caplog.text
+    assert "held-out loss 0.6931, accuracy 0.50 (the longer answer 0.50, a bag of words 0.75)" in caplog.text
+    assert metrics["baselines"] == {"longer": 0.5, "words": 0.75}
+    evaluations = [record.getMessage() for record in caplog.records if "accuracy" in record.getMessage()]
+    assert len(evaluations) == 5 and all("a bag of words 0.75" in line for line in evaluations)
     assert not (place / "models/resume/dpo").exists() and (place / "models/speed-dpo.json").exists()
 
 
@@ -170,7 +175,7 @@ def test_reference_serves_all_losses_of_a_sweep(place):
     for loss, beta in (("sigmoid", 0.5), ("ipo", 0.1), ("sigmoid_norm", 5.0)):
         write_params(place, loss=loss, beta=beta, seed=7)
         prefer()
-        first.append(json.loads((place / "metrics/prefer.json").read_text())["initial_val_loss"])
+        first.append(json.loads((place / "metrics/preferred/prefer.json").read_text())["initial_val_loss"])
     assert first == [0.6931, 25.0, 0.6931]
 
 
@@ -196,9 +201,30 @@ def test_reference_of_an_sft_adapter_is_the_merged_model_and_not_its_base(place)
         for one in (load_trained(Path("models/sft/best"), CPU)[0], load_backbone(backbone, CPU)[0])
     )
     assert stored["val"][pair.id] == pytest.approx(merged, rel=1e-5) != pytest.approx(bare, rel=1e-2)
-    metrics = json.loads((place / "metrics/prefer.json").read_text())
+    metrics = json.loads((place / "metrics/preferred/prefer.json").read_text())
     assert (metrics["initial_val_loss"], metrics["details"][0]["initial"]["margin"]) == (0.6931, 0)
     assert sorted(file.name for file in (place / "models/dpo/best").iterdir()) == sorted(CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], {"baselines": {}}, {"baselines": {"longer": "50"}}, {"baselines": {"longer": 50, "words": 101}}]
+)
+def test_pairs_without_what_simple_rules_tell_are_refused(place, content):
+    write_json(place / "data/described.json", content)
+    with pytest.raises(DataError, match=r"^data/described\.json: .*run the stage `pairs` again$"):
+        prefer()
+
+
+def test_reward_accuracy_that_a_simple_rule_reaches_is_a_warning(place, caplog):
+    reference()
+    for longer, words, rule in ((3.0, 60.0, "the shorter answer"), (50.0, 60.0, "")):
+        write_json(place / "data/described.json", {"baselines": {"longer": longer, "words": words}})
+        caplog.clear()
+        write_params(place, lr=3e-3 if not rule else 1e-9)
+        prefer()
+        found = json.loads((place / "metrics/preferred/prefer.json").read_text())["details"][0]["warnings"]
+        assert any(rule in line for line in found) if rule else not any("alone tells" in line for line in found)
+        assert all(line in caplog.text for line in found)
 
 
 def change_checkpoint() -> None:

@@ -245,6 +245,15 @@ def test_few_chats_under_one_system_message_are_told_a_setting_that_splits_them(
 def test_answers_of_a_method_that_is_off_are_named(tmp_path):
     for name in ("README.md", "dpo.json", "ipo.json"):
         (tmp_path / name).write_text("[]")
-    assert left_over(["dpo", "ipo"], tmp_path) == []
-    [line] = left_over(["ipo"], tmp_path)
+    assert left_over(["dpo", "ipo"], tmp_path, tmp_path / "none") == []
+    [line] = left_over(["ipo"], tmp_path, tmp_path / "none")
     assert line.startswith(f"{tmp_path / 'dpo.json'}: ") and "prefer.methods" in line
+
+
+def test_numbers_of_preference_tuning_that_is_off_are_named(tmp_path):
+    for name in ("README.md", "pairs.json", "val.csv"):
+        (tmp_path / name).write_text("")
+    assert left_over(["dpo"], tmp_path / "none", tmp_path) == []
+    assert [line.split(": ")[0] for line in left_over([], tmp_path / "none", tmp_path)] == [
+        str(tmp_path / name) for name in ("pairs.json", "val.csv")
+    ]

@@ -1,4 +1,4 @@
-"""metrics/pairs.json: what pairs there are, what was dropped, and what simple rules tell of them."""
+"""metrics/preferred/pairs.json: what pairs there are, what was dropped, and what simple rules tell of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
@@ -21,7 +21,7 @@ def summarise_pairs(
     """The numbers of all pairs together; `made` says where they came from, and what was lost before the checks."""
     words = words_accuracy(checked.pairs, seed)
     alike = median(fuzz.ratio(one.output, one.rejected) for one in checked.pairs)
-    return {
+    found = {
         **made,
         "dropped": checked.dropped,
         "contradictory": checked.contradictory,
@@ -32,6 +32,7 @@ def summarise_pairs(
         "median_alike": round(alike, 2),
         "baselines": {"longer": longer_chosen(checked.pairs)} | ({} if words is None else {"words": words}),
     }
+    return {**found, "warnings": list(_warnings(found))}
 
 
 def pair_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -44,20 +45,20 @@ def pair_lines(found: Mapping[str, Any]) -> Iterator[str]:
     rules = [f"the longer answer is the chosen one in {known['longer']:.1f} %"]
     rules += [f"a bag of words tells {known['words']:.1f} % (cross-validated)"] if "words" in known else []
     yield f"what a reward accuracy must beat: {', '.join(rules)}"
-    yield from _warnings(found)
+    yield from (f"warning: {warning}" for warning in found["warnings"])
 
 
 def _warnings(found: Mapping[str, Any]) -> Iterator[str]:
     known = found["baselines"]
     if max(known["longer"], 100 - known["longer"]) > SUSPECT:
         side = "longer" if known["longer"] > 50 else "shorter"
-        yield f"warning: mostly the {side} answer is chosen; the model may learn length alone"
+        yield f"mostly the {side} answer is chosen; the model may learn length alone"
     if known.get("words", 0) > SUSPECT:
-        yield "warning: words alone tell most pairs; a reward accuracy near that shows no preference"
+        yield "words alone tell most pairs; a reward accuracy near that shows no preference"
     if found["median_alike"] > NEAR:
         yield (
-            f"warning: the answers of a pair are much alike (median {found['median_alike']:.0f} of 100); "
+            f"the answers of a pair are much alike (median {found['median_alike']:.0f} of 100); "
             "the chosen one may become less likely too"
         )
     if found["contradictory"]:
-        yield f"warning: {found['contradictory']} pairs prefer what another pair rejects for the same prompt"
+        yield f"{found['contradictory']} pairs prefer what another pair rejects for the same prompt"

@@ -11,6 +11,7 @@ from instruct.model.checkpoint import Model, save_checkpoint
 from instruct.model.lora import add_lora, is_adapted, merge_lora
 from instruct.model.pretrained import load_trained
 from instruct.preference.encode import FittedPairs
+from instruct.preference.rules import Rules, hardest, in_words
 from instruct.preference.settings import PreferParams
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
@@ -37,17 +38,18 @@ class PreferOutputs(Outputs):
         store: ResumeStore,
         sft: Path,
         params: PreferParams,
+        rules: Rules,
     ) -> None:
         super().__init__(model, parallel, store)
         self._tokenizer, self._template, self._sft, self._params = tokenizer, template, sft, params
+        self._rules = in_words(rules)
 
     def show(self, point: ValPoint) -> None:
         """Print an evaluation."""
         if self._parallel.is_main:
-            told = "held-out loss %.4f, accuracy %.2f, margin %.3f, chosen log-prob %.3f a token, kl %.4f"
-            names = ("accuracy", "margin", "chosen_log_prob", "kl")
-            values = (point.measures[name] for name in names)
-            log.info(f"step %d: {told}", point.step, point.loss, *values)
+            accuracy, *others = (point.measures[name] for name in ("accuracy", "margin", "chosen_log_prob", "kl"))
+            told = "step %d: held-out loss %.4f, accuracy %.2f (%s), margin %.3f, chosen log-prob %.3f a token, kl %.4f"
+            log.info(told, point.step, point.loss, accuracy, self._rules, *others)
 
     def save(self, weights: Snapshot, folder: Path) -> None:
         """Write weights as a checkpoint that needs no other."""
@@ -64,14 +66,16 @@ class PreferOutputs(Outputs):
         save_checkpoint(whole, self._tokenizer, folder, None, self._template)
 
 
-def write_results(metrics: Path, curves: Path, history: History, fitted: Mapping[str, FittedPairs]) -> None:
-    """Write the metrics, and one CSV each for the curves of training and of held-out pairs."""
+def write_results(
+    metrics: Path, curves: Path, history: History, fitted: Mapping[str, FittedPairs], rules: Rules
+) -> None:
+    """Write the metrics, beside them what simple rules tell, and a CSV each for the curves of both parts."""
     parts = {part: _count(found) for part, found in fitted.items()}
     ends = {"initial": rounded(history.val[0].measures), "last": rounded(history.val[-1].measures)}
-    values = describe_run(history, {**ends, **parts}) | {"best": rounded(history.best.measures)}
-    write_json(metrics, values)
-    write_curve(curves / "prefer_train.csv", history.train)
-    write_curve(curves / "prefer_val.csv", history.val)
+    values = describe_run(history, {**ends, **parts, "warnings": find_warnings(history, rules)})
+    write_json(metrics, {**values, "best": rounded(history.best.measures), "baselines": dict(rules)})
+    write_curve(curves / "train.csv", history.train)
+    write_curve(curves / "val.csv", history.val)
 
 
 def _count(found: FittedPairs) -> dict[str, int]:
@@ -85,7 +89,7 @@ def _count(found: FittedPairs) -> dict[str, int]:
     }
 
 
-def find_warnings(history: History) -> list[str]:
+def find_warnings(history: History, rules: Rules) -> list[str]:
     """What speaks against the best weights, ready to print."""
     first, best = history.val[0], history.best
     lines = []
@@ -94,6 +98,12 @@ def find_warnings(history: History) -> list[str]:
         lines.append(
             f"the chosen answers became less likely: from {before:.3f} to {after:.3f} nats a token on held-out pairs; "
             "look at the answers, and try prefer.sft_weight above 0, a larger prefer.beta or a lower prefer.lr"
+        )
+    rule, share = hardest(rules)
+    if best.measures["accuracy"] <= share:
+        lines.append(
+            f"the reward accuracy on held-out pairs is {best.measures['accuracy']:.2f}, and {rule} alone tells "
+            f"{share:.2f}: that shows no preference learnt"
         )
     if best.loss >= first.loss:
         lines.append(

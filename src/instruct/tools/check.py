@@ -80,13 +80,15 @@ def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
     return settings, problems
 
 
-def left_over(methods: Sequence[str], folder: Path = Path("data/preferred")) -> list[str]:
-    """A problem for each file of answers that `evaluate` would score although preference tuning is off."""
+def left_over(
+    methods: Sequence[str], folder: Path = Path("data/preferred"), metrics: Path = Path("metrics/preferred")
+) -> list[str]:
+    """A problem for each file that `evaluate` or `plot` would read although preference tuning is off."""
+    answers = [path for path in sorted(folder.glob("*.json")) if path.stem not in methods]
+    numbers = [] if methods else sorted([*metrics.glob("*.json"), *metrics.glob("*.csv")])
     return [
-        f"{path}: is left over, prefer.methods does not name it; run `dvc checkout`, or remove it"
-        for path in sorted(folder.glob("*.json"))
-        if path.stem not in methods
-    ]
+        f"{path}: is left over, prefer.methods does not name it; run `dvc checkout`, or remove it" for path in answers
+    ] + [f"{path}: is left over, prefer.methods is empty; remove it" for path in numbers]
 
 
 @dataclass(frozen=True, kw_only=True)

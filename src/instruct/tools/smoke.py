@@ -26,6 +26,7 @@ RECORDS = 40
 DATA = "data/smoke.json"
 PAIRS = "data/smoke-pairs.json"
 PRODUCTS = ("dvc.lock", "metrics")
+README = "README.md"  # keeps a folder that has no results yet
 
 
 def run_smoke(root: Path, keep: Path | None = None, *, prefer: bool = False) -> Path:
@@ -60,7 +61,8 @@ def copy_tree(root: Path, folder: Path) -> None:
     if listed.returncode:
         raise InstructError(f"{root}: Git cannot list its files ({complaint_of(listed)}); run this in a clone")
     for name in map(os.fsdecode, filter(None, listed.stdout.split(b"\0"))):
-        if name.split("/")[0] in PRODUCTS or not (root / name).is_file():
+        product = name.split("/")[0] in PRODUCTS and Path(name).name != README
+        if product or not (root / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)

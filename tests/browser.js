@@ -54,7 +54,7 @@ const weakTexts = (least) =>
     .map((element) => `${element.tagName}.${element.className}: ${element.textContent.slice(0, 30)}`)
 
 // Bars, dots and lines of a chart that can be seen: of some size, and 3:1 or more against what is behind (WCAG 2.2, 1.4.11).
-const paintOf = (shape) => [getComputedStyle(shape).fill, getComputedStyle(shape).stroke].find((paint) => paint.startsWith('rgb') && !/, 0\)$/.test(paint))
+const paintOf = (shape) => [getComputedStyle(shape).fill, getComputedStyle(shape).stroke].find((paint) => paint.startsWith('rgb') && !/^rgba.*, 0\)$/.test(paint))
 const seen = (shape) => {
   const box = shape.getBoundingClientRect(), paint = paintOf(shape)
   const size = shape.closest('.bar') ? Math.min(box.width, box.height) : box.width + box.height

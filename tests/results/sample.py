@@ -26,7 +26,7 @@ from instruct.results.schema import (
 from instruct.results.scores import Difference, Slice, SliceChange, SliceScore, SystemScores
 from instruct.results.table import HUMAN, Table, table_columns, table_rows
 
-ANSWERS = {"base": "data/baselines/base.json", "sft": "data/responses.json"}
+ANSWERS = {"base": "data/baselines/base.json", "sft": "data/responses.json", "dpo": "data/preferred/dpo.json"}
 TEST = {"sha256": "a" * 64, "template": "alpaca", "template_sha256": "b" * 64}
 IDENTITY = {"judge": "ollama", "model": "llama3:8b", "digest": "365c0bd3"}
 SIMILARITY = {"judge": REFERENCE, "score": "similarity to the reference answer"}

@@ -14,6 +14,7 @@ from instruct.comparing.tables import change_table, metric_table, value_table
 from instruct.core.files import write_text
 from instruct.core.records import Response
 from instruct.report.markdown import cell, fence, line, summary, table
+from instruct.report.preferring import tuning_table
 from instruct.report.report import template_environment
 from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
@@ -133,6 +134,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
             "next": signal_table(signals, b.results.main_judge.name),
             "params": value_table("parameter", a.name, b.name, changed_params(a, b)),
             "metrics": metric_table(a.name, b.name, rows),
+            "preferring": tuning_table((*comparison.a, *comparison.b)),
         },
         "changes": {
             f"Biggest {name}": biggest_changes(comparison.a, comparison.b, first, answers, EXAMPLES, better=better)

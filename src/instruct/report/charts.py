@@ -95,6 +95,30 @@ def draw_learning_rate(axes: Axes, train: Sequence[Mapping[str, float]]) -> None
     axes.ticklabel_format(axis="y", scilimits=(-3, 3))
 
 
+def draw_rewards(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
+    """Rewards of both answers and their margin on held-out pairs, by optimizer step."""
+    of = {"reward_chosen": "chosen answer", "reward_rejected": "rejected answer", "margin": "margin"}
+    for colour, (name, label) in zip(SYSTEMS[1:], of.items(), strict=False):
+        axes.plot(*_columns(rows, "step", name), color=colour, marker="o", markersize=4, label=label, gid=LINE)
+    axes.axhline(0, color=INK, linewidth=0.8)
+    _label(axes, "optimizer step", "reward (held-out pairs)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+
+
+def draw_accuracy(axes: Axes, rows: Sequence[Mapping[str, float]], rules: Mapping[str, float]) -> None:
+    """Reward accuracy on held-out pairs by optimizer step, in per cent, beside what simple rules reach."""
+    steps, shares = _columns(rows, "step", "accuracy")
+    percent = [100 * share for share in shares]
+    axes.plot(steps, percent, color=SYSTEMS[1], marker="o", markersize=4, label="model", gid=LINE)
+    for colour, style, (name, share) in zip(SYSTEMS[2:], ("--", ":"), rules.items(), strict=False):
+        axes.axhline(100 * share, color=colour, linestyle=style, label=name, gid="mark rule")
+    _label(axes, "optimizer step", "pairs told rightly (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, loc="lower right")
+
+
 def draw_scores(axes: Axes, bands: Sequence[str], counts: Mapping[str, Sequence[int]], score_name: str) -> None:
     """How many answers of each system fell into each band of scores, side by side."""
     width = 0.84 / (len(counts) or 1)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from instruct.core.errors import DataError
 from instruct.core.records import Response, read_responses
-from instruct.report.charts import Draw, chart, draw_learning_rate, draw_loss, draw_scores
+from instruct.report.charts import Draw, chart, draw_accuracy, draw_learning_rate, draw_loss, draw_rewards, draw_scores
 from instruct.report.failure_modes import failure_modes
 from instruct.report.pairs import (
     BANDS,
@@ -20,6 +20,7 @@ from instruct.report.pairs import (
     pair_answers,
     worst,
 )
+from instruct.report.preferring import Preferring, preferring_of
 from instruct.report.stop_or_go import stop_or_go
 from instruct.report.tables import (
     Table,
@@ -37,7 +38,7 @@ from instruct.report.tables import (
 from instruct.report.verdict import describe_difference, name_score, system_title
 from instruct.results.headline import headline_lines, score_title
 from instruct.results.revisions import WORKSPACE
-from instruct.results.runs import MEASURED, QUALITY, Run, load_run
+from instruct.results.runs import MEASURED, PREFERRED, QUALITY, Run, load_run
 from instruct.results.schema import ACCURACY, Results
 from instruct.results.scores import ScoreResults, Slice
 
@@ -47,7 +48,7 @@ LISTED = 100  # rows of a list of exceptions; the rest is counted
 def read_finished(root: Path) -> Run:
     """The run in a folder, from what `plot` depends on alone; raises DataError where one of its files is missing."""
     files = {path: (root / path).read_bytes() for path in MEASURED if (root / path).is_file()}
-    if missing := [path for path in MEASURED if path not in files and path != QUALITY]:
+    if missing := [path for path in MEASURED if path not in files and path not in (QUALITY, *PREFERRED)]:
         raise DataError(f"{missing[0]}: there is no such file; check the path, or run `dvc repro`")
     return load_run(WORKSPACE, files)
 
@@ -64,6 +65,7 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
     results, judge = run.results, run.results.main_judge
     answers = {system: [pair.answers[system] for pair in pairs] for system in results.shown}
     unscored = [(one.name, row) for one in results.judges for row in one.unscored]
+    preferring = preferring_of(run)
     signals, failures = stop_or_go(run, judge), failure_modes(answers, run.train, run.quality, results.judges)
     return {
         "split": run.split,
@@ -75,7 +77,8 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "headline": list(headline_lines(results)),
         "similar_but_wrong": form_without_truth(pairs, examples) if ACCURACY in results.measures else None,
         "verdicts": {one.name: describe_difference(one.difference_of(results.primary)) for one in results.judges},
-        "figures": draw_charts(run, pairs),
+        "figures": draw_charts(run, pairs) | draw_rewards_of(preferring),
+        "preferring": preferring,
         "worst": worst(pairs, examples),
         "improved": most_changed(pairs, examples, better=True),
         "regressed": most_changed(pairs, examples, better=False),
@@ -111,6 +114,16 @@ def draw_charts(run: Run, pairs: Sequence[Compared]) -> dict[str, Markup]:
         "scores": lambda axes: draw_scores(axes, BANDS, counts, score_name),
     }
     return {name: chart(name, draw) for name, draw in draws.items()}
+
+
+def draw_rewards_of(found: Preferring | None) -> dict[str, Markup]:
+    """The charts of preference tuning by name; none where a run has no curve of it."""
+    if found is None or not found.curve:
+        return {}
+    return {
+        "rewards": chart("rewards", lambda axes: draw_rewards(axes, found.curve)),
+        "accuracy": chart("accuracy", lambda axes: draw_accuracy(axes, found.curve, found.rules)),
+    }
 
 
 def _sliced(results: Results) -> Iterator[ScoreResults]:

@@ -20,12 +20,15 @@ from instruct.results.table import Scores, Table, load_table
 EVALUATE, SCORES, TRAIN = "metrics/evaluate.json", "metrics/scores.csv", "metrics/train.json"
 SPLIT, QUALITY = "metrics/split.json", "metrics/data.json"
 CURVES = {part: f"metrics/curves/{part}.csv" for part in ("train", "val")}
+PAIRS, PREFER, REWARDS = (f"metrics/preferred/{name}" for name in ("pairs.json", "prefer.json", "val.csv"))
 NUMBERS = {
     TRAIN: ("steps", "best_step", "initial_val_loss", "best_val_loss", "last_val_loss", "last_train_loss"),
     SPLIT: ("train", "val", "test"),
 }
 """What other stages write and readers of a run rely on."""
-MEASURED = (EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values())
+PREFERRED = (PAIRS, PREFER, REWARDS)
+"""What preference tuning writes where it is switched on."""
+MEASURED = (EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values(), *PREFERRED)
 IN_GIT = (PARAMS, LOCK, *MEASURED)
 
 
@@ -34,7 +37,8 @@ class Run:
     """What one run left in Git. `commit` is empty for the workspace or a folder.
 
     What other stages wrote is empty where they did not run: `train`, `split`, `quality` and `curves`, whose numbers may
-    be NaN. `stale` says by what the results are not those of the settings beside them.
+    be NaN, and of preference tuning `pairs`, `prefer` and `rewards`, the curve on held-out pairs. `stale` says by what
+    the results are not those of the settings beside them.
     """
 
     name: str
@@ -47,6 +51,9 @@ class Run:
     train: dict[str, Any] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, Any] = field(default_factory=dict)
+    prefer: dict[str, Any] = field(default_factory=dict)
+    rewards: list[dict[str, float]] = field(default_factory=list)
     stale: tuple[str, ...] = ()
 
     @property
@@ -94,6 +101,9 @@ def load_run(name: str, files: Mapping[str, bytes], *, commit: str = "") -> Run:
         train=_document(texts, TRAIN, name),
         split=_document(texts, SPLIT, name),
         quality=_document(texts, QUALITY, name),
+        pairs=_document(texts, PAIRS, name),
+        prefer=_document(texts, PREFER, name),
+        rewards=_curve(texts[REWARDS], f"{REWARDS} of {name}") if texts.get(REWARDS) else [],
         stale=tuple(stale_lines(params, _digests(files, results), lock)),
     )
 
@@ -145,13 +155,11 @@ def _curve(text: str, where: str) -> list[dict[str, float]]:
     """The rows of a curve as numbers, with `step` and `loss` in each."""
     columns, rows = parse_csv(text, where)
     if not {"step", "loss"} <= set(columns):
-        raise DataError(f"{where}: lacks the columns step and loss; run `dvc repro train` there")
+        raise DataError(f"{where}: lacks the columns step and loss; run `dvc repro` there")
     curve = []
     for line, row in enumerate(rows, start=2):
         try:
             curve.append({name: float(row[name]) for name in columns})
         except (TypeError, ValueError):
-            raise DataError(
-                f"{where}:{line}: holds a value that is not a number; run `dvc repro train` there"
-            ) from None
+            raise DataError(f"{where}:{line}: holds a value that is not a number; run `dvc repro` there") from None
     return curve

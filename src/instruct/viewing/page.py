@@ -19,7 +19,7 @@ from instruct.viewing.table import build_table
 
 HERE = Path(__file__).parent
 SCRIPTS = ("common.js", "table.js", "curves.js", "answers.js")
-SECTIONS = ("scores", "training", "stop_or_go", "quality", "slices", "judges", "failures")
+SECTIONS = ("scores", "training", "preferring", "stop_or_go", "quality", "slices", "judges", "failures")
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
 

@@ -12,8 +12,9 @@ from rapidfuzz import fuzz, process
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from instruct.core.held_out import normalise
 from instruct.core.records import Example, Turn, read_examples
-from instruct.splitting.near_duplicates import compared_text, find_duplicates, name_groups, normalise
+from instruct.splitting.near_duplicates import compared_text, find_duplicates, name_groups
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from instruct.augmentation.draft import Ask, Draft, Outcome, Skipped, choose
+from instruct.augmentation.draft import Ask, Outcome, Skipped, choose
 from instruct.augmentation.guard import Guard
 from instruct.augmentation.magpie import invent
 from instruct.augmentation.rewriting import REWRITINGS, rewrite
@@ -37,12 +37,16 @@ def augment(train: Sequence[Example], held_out: Sequence[Example], params: Augme
     for method in params.methods:
         tally: Counter[str] = Counter()
         for outcome in _outcomes(method, train, params, ask):
-            reason = outcome.reason if isinstance(outcome, Skipped) else guard.refuse(outcome)
             tally["asked"] += 1
+            if isinstance(outcome, Skipped):
+                tally[outcome.reason] += 1
+                continue
+            example = outcome.as_example(taken)
+            reason = guard.refuse(example, replaces=outcome.replaces)
             tally[reason or "made"] += 1
-            if isinstance(outcome, Draft) and not reason:
-                added.append(outcome.as_example(taken))
-                taken.add(added[-1].id)
+            if not reason:
+                added.append(example)
+                taken.add(example.id)
                 replaced |= {outcome.parent.id} if outcome.replaces and outcome.parent else set()
         counts[method] = {name: tally[name] for name in ("asked", "made", *REASONS)}
         _refuse_failures(method, counts[method], params.max_failed)

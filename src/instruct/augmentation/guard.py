@@ -1,45 +1,24 @@
 """Rejects new records that would spoil the measurement: near-duplicates of held-out ones, and repeated prompts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from rapidfuzz import fuzz, process
-
-from instruct.augmentation.draft import Draft
+from instruct.core.held_out import HeldOut, prompt_of, whole_of
 from instruct.core.records import Example
 
 
 class Guard:
     """Holds the prompts in use and the held-out records."""
 
-    def __init__(self, train: Iterable[Example], held_out: Iterable[Example], max_similarity: float) -> None:
-        self._taken = {_prompt(example) for example in train}
-        self._held_out = list(held_out)
-        self._prompts = [_prompt(example) for example in self._held_out]
-        self._wholes = [_whole(example) for example in self._held_out]
-        self._limit = max_similarity
+    def __init__(self, train: Iterable[Example], held_out: Sequence[Example], max_similarity: float) -> None:
+        self._taken = set(map(prompt_of, train))
+        self._held_out = [HeldOut(held_out, max_similarity, text_of) for text_of in (prompt_of, whole_of)]
 
-    def refuse(self, draft: Draft) -> str:
-        """Why a draft is rejected, in one word, or ""; remembers an accepted draft."""
-        prompt = _prompt(draft)
-        if not draft.replaces and prompt in self._taken:
+    def refuse(self, example: Example, *, replaces: bool) -> str:
+        """Why a record is rejected, in one word, or ""; remembers the prompt of an accepted one."""
+        prompt = prompt_of(example)
+        if not replaces and prompt in self._taken:
             return "repeated"
-        if self._resembles(prompt, self._prompts) or self._resembles(_whole(draft), self._wholes):
+        if any(held_out.find(example) for held_out in self._held_out):
             return "leaked"
         self._taken.add(prompt)
         return ""
-
-    def _resembles(self, text: str, others: list[str]) -> bool:
-        return process.extractOne(text, others, scorer=fuzz.ratio, score_cutoff=self._limit) is not None
-
-
-def _prompt(record: Draft | Example) -> str:
-    return _plain(f"{record.instruction} {record.input}")
-
-
-def _whole(record: Draft | Example) -> str:
-    return _plain(f"{record.instruction} {record.input} {record.output}")
-
-
-def _plain(text: str) -> str:
-    """The text without differences in case and white space."""
-    return " ".join(text.casefold().split())

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rapidfuzz import fuzz, process
+from rapidfuzz import fuzz
 
 from instruct.core.errors import DataError
+from instruct.core.held_out import HeldOut, prompt_of
 from instruct.core.pairs import Pair
 from instruct.core.records import Example
 from instruct.pairs.settings import PairsParams
@@ -27,18 +28,18 @@ class Checked:
 
 def check_pairs(pairs: Iterable[Pair], held_out: Sequence[Example], params: PairsParams) -> Checked:
     """Drop what cannot be learnt from; raises DataError where leaks are refused, or nothing is left."""
-    leaks = Leaks(held_out, params.max_similarity)
+    known = HeldOut(held_out, params.max_similarity)
     seen: set[tuple[str, str, str]] = set()
     kept: list[Pair] = []
     dropped = Counter(dict.fromkeys(REASONS, 0))
     found: list[str] = []
     for pair in pairs:
-        reason, record = _fault(pair, params.max_alike), ""
+        reason = _fault(pair, params.max_alike)
         if not reason and _key(pair) in seen:
             reason = "repeated"
-        if not reason and (record := leaks.find(pair)):
+        if not reason and (resembled := known.find(pair)):
             reason = "leaked"
-            found.append(f"pair {pair.id} resembles the held-out record {record}")
+            found.append(f"pair {pair.id} resembles the held-out record {resembled[0].id}")
         dropped[reason] += bool(reason)
         if not reason:
             seen.add(_key(pair))
@@ -52,30 +53,6 @@ def check_pairs(pairs: Iterable[Pair], held_out: Sequence[Example], params: Pair
     return Checked(
         pairs=kept, dropped={reason: dropped[reason] for reason in REASONS}, contradictory=_contradictions(seen)
     )
-
-
-class Leaks:
-    """Finds the held-out record that a prompt resembles."""
-
-    def __init__(self, held_out: Sequence[Example], max_similarity: float) -> None:
-        self._ids = [one.id for one in held_out]
-        self._prompts = [prompt_of(one) for one in held_out]
-        self._limit = max_similarity
-        self._known: dict[str, str] = {}
-
-    def find(self, pair: Pair) -> str:
-        """The id of the most similar held-out record at the limit or above, or ""."""
-        prompt = prompt_of(pair)
-        if prompt not in self._known:
-            best = process.extractOne(prompt, self._prompts, scorer=fuzz.ratio, score_cutoff=self._limit)
-            self._known[prompt] = self._ids[best[2]] if best else ""
-        return self._known[prompt]
-
-
-def prompt_of(one: Example) -> str:
-    """A prompt as prompts are compared: all of the chat but the answer, without case and white space."""
-    said = [text for turn in one.history for text in turn]
-    return _plain("\n".join([one.system, *said, one.instruction, one.input]))
 
 
 def _fault(pair: Pair, max_alike: float) -> str:
@@ -93,7 +70,3 @@ def _key(pair: Pair) -> tuple[str, str, str]:
 def _contradictions(keys: set[tuple[str, str, str]]) -> int:
     """How many pairs prefer an answer that another pair rejects for the same one."""
     return sum((prompt, worse, better) in keys for prompt, better, worse in keys)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

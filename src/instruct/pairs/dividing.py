@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from instruct.core.errors import DataError
+from instruct.core.held_out import prompt_of
 from instruct.core.pairs import Pair
-from instruct.pairs.checking import prompt_of
 
 
 def divide_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from rapidfuzz import fuzz, process
 
 from instruct.core.errors import InstructError
+from instruct.core.held_out import HeldOut
 from instruct.core.locks import lock
-from instruct.core.records import read_examples
+from instruct.core.records import Example, read_examples
 from instruct.serving.problems import Problem
 from instruct.serving.requests import Strict, Text
 from instruct.serving.systems import System
-from instruct.splitting.near_duplicates import normalise
 
 PREFERENCES, MINE = Path("data/preferences.jsonl"), Path("data/mine.jsonl")
 HELD_OUT = (Path("data/split/val.json"), Path("data/split/test.json"))
@@ -99,7 +98,7 @@ class Feedback:
 
     def _refuse_held_out(self, instruction: str, input: str) -> None:
         """Refuse a prompt that resembles a test record: training on it would spoil the measurement."""
-        wanted = normalise(f"{instruction}\n{input}")
+        wanted = Example(id="", instruction=instruction, input=input, output="")
         for path in HELD_OUT:
             try:
                 known = read_examples(self._root / path)
@@ -109,11 +108,10 @@ class Feedback:
                     status=409,
                     code="no_split",
                 ) from None
-            texts = [normalise(f"{example.instruction}\n{example.input}") for example in known]
-            found = process.extractOne(wanted, texts, scorer=fuzz.ratio, score_cutoff=self._limit)
-            if found:
+            if found := HeldOut(known, self._limit).find(wanted):
+                record, similarity = found
                 raise Problem(
-                    f"this prompt resembles record {known[found[2]].id} of {path} ({found[1]:.0f} of 100): training on "
+                    f"this prompt resembles record {record.id} of {path} ({similarity:.0f} of 100): training on "
                     "it would spoil the measurement",
                     param="instruction",
                     code="held_out",

@@ -4,7 +4,6 @@ Texts are numbered in file order, and a link never depends on a text after both 
 first n records stay the same if more records are appended, and therefore appending moves no record to another part.
 """
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -15,17 +14,11 @@ from rapidfuzz import fuzz, process
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
+from instruct.core.held_out import normalise, prompt_of, whole_of
 from instruct.core.params import require
 from instruct.core.records import Example
 from instruct.splitting.minhash import find_candidates
 
-FIELDS = {
-    "instruction": ("instruction",),
-    "input": ("input",),
-    "output": ("output",),
-    "prompt": ("instruction", "input"),
-    "whole": ("instruction", "input", "output"),
-}
 EXACT_LIMIT = 5_000  # distinct texts; up to this number all pairs are compared, in about three seconds
 BLOCK_PAIRS = 500_000
 Links = NDArray[np.int64]  # (n, 2): the earlier and the later text of each, sorted by the later
@@ -51,17 +44,8 @@ class DuplicatesParams:
 
 def compared_text(example: Example, on: str) -> str:
     """The compared text of an example; empty if all fields of `on` are."""
-    texts = [getattr(example, name) for name in FIELDS[on]]
-    if on in ("prompt", "whole") and (example.history or example.system):
-        texts = [example.system, *(text for turn in example.history for text in turn), *texts]
-    return normalise("\n".join(texts))
-
-
-def normalise(text: str) -> str:
-    """One form for texts that differ only in case, white space or Unicode's ways to write a character."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split())
+    whole = {"prompt": prompt_of, "whole": whole_of}
+    return whole[on](example) if on in whole else normalise(getattr(example, on))
 
 
 @dataclass(frozen=True, kw_only=True)

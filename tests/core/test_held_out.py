@@ -1,0 +1,89 @@
+"""One way to find a held-out record again, whatever asks: augmentation, pairs or the page's feedback."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rapidfuzz import fuzz
+from ruamel.yaml import YAML
+
+from instruct.augmentation.draft import Draft
+from instruct.augmentation.guard import Guard
+from instruct.core.errors import DataError
+from instruct.core.held_out import HeldOut, normalise, prompt_of, whole_of
+from instruct.core.pairs import Pair
+from instruct.core.params import build
+from instruct.core.records import Example, Turn, write_records
+from instruct.pairs.checking import check_pairs
+from instruct.pairs.settings import PairsParams
+from instruct.serving.feedback import Feedback, MineRequest
+from instruct.serving.problems import Problem
+
+PARAMS = build(PairsParams, YAML(typ="safe").load(Path(__file__).parents[2] / "params.yaml")["pairs"], where="pairs")
+HELD = Example(
+    id="held", instruction="What is a caf\u00e9 au lait?", input="Answer briefly.", output="Milk and coffee."
+)
+SAME = (
+    ("What is a caf\u00e9 au lait?", "Answer briefly."),
+    ("  WHAT IS a cafe\u0301 au\tlait? ", "answer briefly."),
+    ("\uff37hat is a caf\u00e9 au lait?", "Answer briefly."),
+    ("What is a caf\u00e9 au lait? Answer briefly.", ""),
+)
+OTHER = ("How tall is the Eiffel Tower in metres?", "")
+
+
+def example(instruction, input="", output="?", **others):
+    return Example(id="new", instruction=instruction, input=input, output=output, **others)
+
+
+@pytest.mark.parametrize(("asked", "found"), [*((one, True) for one in SAME), (OTHER, False)])
+def test_augmentation_pairs_and_feedback_refuse_the_same_prompts(tmp_path, asked, found):
+    new = example(*asked)
+    draft = Draft(method="magpie", parent=None, instruction=new.instruction, input=new.input, output="?")
+    guard = Guard([], [HELD], 99.0)
+    assert guard.refuse(draft.as_example(set()), replaces=False) == ("leaked" if found else "")
+
+    pair = Pair(**{**vars(new), "output": "yes"}, rejected="not at all")
+    other = replace(pair, instruction="Name a metal.", input="")
+    params = replace(PARAMS, max_similarity=99.0)
+    assert check_pairs([pair, other], [HELD], params).dropped["leaked"] == found
+    if found:
+        with pytest.raises(DataError, match="resembles the held-out record held"):
+            check_pairs([pair, other], [HELD], replace(params, on_leak="raise"))
+
+    for part in ("val", "test"):
+        write_records(tmp_path / f"data/split/{part}.json", [HELD])
+    feedback = Feedback({}, 99.0, tmp_path)
+    request = MineRequest(instruction=new.instruction, input=new.input, output="An answer.")
+    if found:
+        with pytest.raises(Problem, match="resembles record held"):
+            feedback.keep(request)
+    else:
+        feedback.keep(request)
+
+
+@pytest.mark.parametrize("text_of", [prompt_of, whole_of])
+def test_the_most_similar_record_is_that_of_comparing_with_each(text_of):
+    rng = random.Random(5)
+    words = ["red", "green", "blue", "one", "two", "Three", "four  ", "\u00c9t\u00e9"]
+    records = [
+        Example(id=str(i), **{name: " ".join(rng.choices(words, k=3)) for name in ("instruction", "input", "output")})
+        for i in range(40)
+    ]
+    held_out = HeldOut(records[:20], 70.0, text_of)
+    seen = set()
+    for one in records[20:] * 2:
+        similarities = [fuzz.ratio(text_of(one), text_of(other)) for other in records[:20]]
+        found = held_out.find(one)
+        seen.add(found is None)
+        assert (found[1] if found else None) == (max(similarities) if max(similarities) >= 70.0 else None)
+        assert found is None or fuzz.ratio(text_of(one), text_of(found[0])) == found[1]
+    assert seen == {True, False}
+
+
+def test_a_chat_is_compared_with_all_that_was_said_before():
+    told = replace(HELD, history=(Turn("Name a drink.", "", "Tea, which comes from China and is old."),))
+    assert HeldOut([told], 99.0).find(HELD) is None and HeldOut([told], 99.0).find(told) == (told, 100.0)
+    assert normalise("A\n\n b") == "a b" and prompt_of(example("A", "b")) == "a b"
+    assert whole_of(example("A", "b", "C")) == "a b c"

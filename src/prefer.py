@@ -57,7 +57,7 @@ def main(pairs: Path, described: Path, reference: Path, sft: Path, models: Path,
         # How many processes share the work, and when they save it, is not part of a run: another number goes on.
         settings = {"prefer": replace(params, parallel="none", save_minutes=0.0), "runtime": runtime, "origin": origin}
         store = ResumeStore(models.parent / "resume" / models.name, take_fingerprint(settings, [reference]))
-        outputs = PreferOutputs(model, tokenizer, template, parallel, store, sft, params, rules)
+        outputs = PreferOutputs(model, tokenizer, template, sft, parallel, store, rules)
         trainer = Trainer(
             model,
             known["train"],

@@ -1,6 +1,7 @@
 """A LoRA adapter: merged in a GGUF file, and alone for llama.cpp and PEFT, gives the answers of training."""
 
 import json
+from pathlib import Path
 
 import gguf
 import pytest
@@ -10,6 +11,7 @@ from exporting.small import FAMILIES, check_of, records, save_small
 from model.test_lora import randomise_b
 
 from instruct.backbones.catalog import CACHE_VARIABLE, find_backbone
+from instruct.core.errors import CheckpointError
 from instruct.core.files import sha256_of
 from instruct.exporting.adapter import adapter_matrices, base_source
 from instruct.exporting.export import make_export
@@ -19,7 +21,8 @@ from instruct.exporting.llamacpp import adapter_export, gguf_export
 from instruct.exporting.source import open_source
 from instruct.exporting.tensors import onnx_export, torch_export
 from instruct.model.checkpoint import load_checkpoint, save_adapter
-from instruct.model.lora import add_lora
+from instruct.model.lora import add_lora, merge_lora
+from instruct.model.pretrained import load_trained
 from instruct.model.settings import LoraParams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,3 +118,23 @@ def test_peft_loads_the_exported_adapter_and_gives_our_logits(family, adapted, t
     ids = torch.randint(0, 250, (2, 17), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, source.model(ids), atol=1e-3, rtol=1e-4)
+
+
+def test_an_adapter_of_an_adapter_is_one_model_and_is_exported_whole_alone(adapted, tmp_path):
+    first = adapted("gpt2")
+    model, tokenizer = load_trained(Path("adapter"), torch.device("cpu"))
+    add_lora(model, PARAMS, seed=1)
+    randomise_b(model)
+    (tmp_path / "models/tuned").mkdir()
+    (tmp_path / "adapter").rename(tmp_path / "models/sft")
+    save_adapter(model, tokenizer, tmp_path / "models/tuned", Path("models/sft"))
+    merge_lora(model)
+    source = open_source(tmp_path, Path("models/tuned"), "alpaca")
+    for name, weight in source.model.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name])
+    assert any(not torch.equal(a, b) for a, b in zip(source.model.parameters(), first.model.parameters(), strict=True))
+    check = check_of(tmp_path, [])
+    with pytest.raises(CheckpointError, match=r"models/tuned: is an adapter of models/sft"):
+        adapter_export(source, check, "small")
+    list(make_export(hub_export(source, "fp32", check, "small", tmp_path), source, check, tmp_path / "out"))
+    assert (tmp_path / "out/model.safetensors").is_file()

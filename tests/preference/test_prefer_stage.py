@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from preference.test_settings import VALUES
+from safetensors.torch import load_file as safe_load
 from small_training import CPU, byte_tokenizer, lora_params
 
 from instruct.backbones.catalog import find_backbone
@@ -39,6 +40,7 @@ REFERENCE = ["data/pairs", "models/sft/best", "data/reference.json"]
 PREFER = ["data/pairs", "data/described.json", "data/reference.json", "models/sft/best", "models/dpo"]
 PREFER += ["metrics/preferred/prefer.json", "metrics/preferred"]
 CHECKPOINT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", *CHECKPOINT[1:2], *CHECKPOINT[3:])
 CONFIG = GPT2Config(vocab_size=257, n_positions=256, n_embd=16, n_layer=1, n_head=2, eos_token_id=256)
 WORDS = ("yes", "no", "maybe", "surely", "never", "often")
 
@@ -102,7 +104,7 @@ def log_prob(model: torch.nn.Module, prompt: str, answer: str, tokenizer: Tokeni
 
 
 @pytest.mark.parametrize("r", [0, 2])
-def test_stages_leave_whole_checkpoints_whose_margin_is_the_logged_one(place, caplog, r):
+def test_stages_leave_checkpoints_or_adapters_whose_margin_is_the_logged_one(place, caplog, r):
     caplog.set_level(logging.INFO)
     lora = {**VALUES["lora"], "r": r}
     write_params(place, lora=lora, lr=3e-2 if r else 3e-3, epochs=2)
@@ -123,7 +125,7 @@ def test_stages_leave_whole_checkpoints_whose_margin_is_the_logged_one(place, ca
         0,
     )
     assert metrics["train"]["pairs"] == 16 and metrics["val"]["identical"] == 0 and metrics["steps"] == 8
-    names = {f"models/dpo/{which}/{name}" for which in ("best", "last") for name in CHECKPOINT}
+    names = {f"models/dpo/{which}/{name}" for which in ("best", "last") for name in (ADAPTER if r else CHECKPOINT)}
     curves = {"metrics/preferred/train.csv", "metrics/preferred/val.csv"}
     assert set(outputs(place)) == names | curves | {"metrics/preferred/prefer.json"}
     for which in ("best", "last"):
@@ -203,7 +205,27 @@ def test_reference_of_an_sft_adapter_is_the_merged_model_and_not_its_base(place)
     assert stored["val"][pair.id] == pytest.approx(merged, rel=1e-5) != pytest.approx(bare, rel=1e-2)
     metrics = json.loads((place / "metrics/preferred/prefer.json").read_text())
     assert (metrics["initial_val_loss"], metrics["details"][0]["initial"]["margin"]) == (0.6931, 0)
-    assert sorted(file.name for file in (place / "models/dpo/best").iterdir()) == sorted(CHECKPOINT)
+    assert sorted(file.name for file in (place / "models/dpo/best").iterdir()) == sorted(ADAPTER)
+    tuned, _ = load_trained(Path("models/dpo/best"), CPU)
+    sft, _ = load_trained(Path("models/sft/best"), CPU)
+    added = safe_load(Path("models/dpo/best/adapter_model.safetensors"))
+    name = "transformer.h.0.mlp.c_fc"
+    a, b = (added[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    weight, before = (dict(one.named_modules())[name.removeprefix("transformer.")].weight for one in (tuned, sft))
+    assert torch.allclose(weight, before + VALUES["lora"]["alpha"] / 2 * (b @ a), atol=1e-6)
+
+
+def test_an_adapter_whose_sft_checkpoint_is_another_or_gone_is_refused(place):
+    write_params(place, lora={**VALUES["lora"], "r": 2}, lr=1e-2)
+    reference()
+    prefer()
+    load_trained(Path("models/dpo/best"), CPU)
+    change_checkpoint()
+    with pytest.raises(CheckpointError, match=r"^models/dpo/best: was trained on another checkpoint.*models/sft/best"):
+        load_trained(Path("models/dpo/best"), CPU)
+    shutil.rmtree(place / "models/sft/best")
+    with pytest.raises(CheckpointError, match=r"^models/dpo/best: is an adapter of models/sft/best, which is missing"):
+        load_trained(Path("models/dpo/best"), CPU)
 
 
 @pytest.mark.parametrize(

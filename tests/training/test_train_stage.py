@@ -189,7 +189,7 @@ def test_stage_leaves_its_outputs_and_nothing_else(unbroken):
     )
     assert sorted(unbroken) == sorted(
         ["metrics/curves/train.csv", "metrics/curves/val.csv", "metrics/split.json", "metrics/train.json"]
-        + ["models/backbones.yaml"]
+        + ["models/backbones.yaml", "metrics/preferred/README.md"]  # were there before
         + [f"models/sft/{which}/{name}" for which in ("best", "last") for name in checkpoint]
     )
     assert len(unbroken["metrics/curves/train.csv"].splitlines()) == 1 + STEPS

@@ -16,16 +16,21 @@ from instruct.exporting.gguf_writer import write_out
 from instruct.exporting.source import Source
 from instruct.model.checkpoint import safetensors_weights
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
-from instruct.model.pretrained import load_backbone
+from instruct.model.pretrained import is_folder, load_backbone
 
 _PREFIX = "base_model.model."  # PEFT's prefix of names
 
 
 def require_adapter(source: Source) -> None:
-    """Raise CheckpointError for a checkpoint that is not an adapter."""
+    """Raise CheckpointError for a checkpoint that is not an adapter of a backbone."""
     if not (source.folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
             f"{source.folder}: is a whole model, not a LoRA adapter; use `instruct export gguf` or `hf`"
+        )
+    base = read_adapter_config(source.folder / ADAPTER_CONFIG)[0]
+    if is_folder(base):
+        raise CheckpointError(
+            f"{source.folder}: is an adapter of {base}, which nobody else has; use `instruct export gguf` or `hf`"
         )
 
 

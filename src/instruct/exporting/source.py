@@ -16,7 +16,7 @@ from instruct.core.parsing import mapping, read_yaml
 from instruct.exporting.chat import same_prompts
 from instruct.model.checkpoint import Model, weight_files
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
-from instruct.model.pretrained import load_trained
+from instruct.model.pretrained import is_folder, load_trained
 from instruct.results.lock import LOCK, PARAMS
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template, TemplateName
@@ -136,7 +136,9 @@ def _origin(root: Path, folder: Path, settings: Mapping[str, Any]) -> Origin:
     if (folder / ADAPTER_CONFIG).exists():
         base, files = read_adapter_config(folder / ADAPTER_CONFIG)[0], [folder / ADAPTER_WEIGHTS]
     else:
-        base, files = str(mapping(settings.get("model")).get("backbone") or ""), weight_files(folder)
+        base, files = "", weight_files(folder)
+    if not base or is_folder(base):
+        base = str(mapping(settings.get("model")).get("backbone") or "")
     entry = _entry(root, base)
     return Origin(
         commit=commit_of(root),

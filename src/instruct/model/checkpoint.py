@@ -16,7 +16,7 @@ from torch import Tensor
 
 from instruct.backbones.catalog import Backbone
 from instruct.core.errors import CheckpointError, InstructError
-from instruct.core.files import write_atomically, write_json
+from instruct.core.files import sha256_of, write_atomically, write_json
 from instruct.model.config_file import Config, read_config, read_object
 from instruct.model.gpt2 import GPT2, GPT2Config
 from instruct.model.limits import MOST_RANDOM_WEIGHTS
@@ -149,16 +149,26 @@ def save_adapter(
     model: Model,
     tokenizer: Tokenizer,
     folder: Path,
-    backbone: Backbone,
+    base: Backbone | Path,
     state: Mapping[str, Tensor] | None = None,
     template: Template | None = None,
 ) -> None:
-    """Write a checkpoint with only the adapters, and the name and checksums of their backbone."""
+    """Write a checkpoint with only the adapters, and the name and checksums of what they were trained on.
+
+    That is a backbone, or the folder of another trained checkpoint, which must stay where it is.
+    """
     tensors = adapter_tensors(state or model.state_dict(), model.prefix)
+    name = base.as_posix() if isinstance(base, Path) else base.name
+    checksums = checksums_of(base) if isinstance(base, Path) else [file.sha256 for file in base.files]
     with _all_or_nothing(folder) as new:
         write_safetensors(new / ADAPTER_WEIGHTS, tensors)
-        write_json(new / ADAPTER_CONFIG, adapter_config(model, backbone))
+        write_json(new / ADAPTER_CONFIG, adapter_config(model, name, checksums, transposed=isinstance(model, GPT2)))
         _save_tokenizer(tokenizer, new, template)
+
+
+def checksums_of(folder: Path) -> list[str]:
+    """The sha256 of every file of a trained checkpoint, in the order of their names."""
+    return [sha256_of(path) for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])]
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -4,7 +4,7 @@ An adapter is stored in the layout of PEFT, so that other tools load it as it is
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct.backbones.catalog import Backbone
 from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.params import build, did_you_mean, require
@@ -26,7 +25,7 @@ _PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class _Origin:
-    """The field of adapter_config.json about the backbone."""
+    """The fields of adapter_config.json about what the adapter was trained on."""
 
     base_model_name_or_path: str
     backbone_sha256: tuple[str, ...]
@@ -140,27 +139,30 @@ def check_finite(name: str, tensor: Tensor, *, where: str) -> None:
         raise CheckpointError(f"{where}: the tensor {name} holds NaN or infinity; fetch it or train again")
 
 
-def adapter_config(model: nn.Module, backbone: Backbone) -> dict[str, Any]:
-    """The adapter_config.json for PEFT, with the fields that find and verify the backbone."""
+def adapter_config(model: nn.Module, base: str, checksums: Sequence[str | None], *, transposed: bool) -> dict[str, Any]:
+    """The adapter_config.json for PEFT, with the fields that find and verify what the adapter was trained on.
+
+    `transposed` says whether that stores its matrices so, as GPT-2 does.
+    """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     params = next(iter(layers.values())).params
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": backbone.name,
+        "base_model_name_or_path": base,
         "r": params.r,
         "lora_alpha": params.alpha,
         "lora_dropout": params.dropout,
         "target_modules": sorted({name.rsplit(".", 1)[-1] for name in layers}),
         "bias": "none",
-        "fan_in_fan_out": backbone.family == "gpt2",
+        "fan_in_fan_out": transposed,
         "trained_on_base": params.base,
-        "backbone_sha256": [file.sha256 for file in backbone.files],
+        "backbone_sha256": list(checksums),
     }
 
 
 def read_adapter_config(path: Path) -> tuple[str, list[str], LoraParams]:
-    """The name and checksums of an adapter's backbone, and its settings."""
+    """The name of what an adapter was trained on, a backbone or a folder, its checksums, and the adapter's settings."""
     try:
         value = read_json(path)
         names = {"alpha": "lora_alpha", "dropout": "lora_dropout", "base": "trained_on_base"}

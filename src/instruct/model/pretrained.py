@@ -11,6 +11,7 @@ from instruct.core.params import build
 from instruct.model.checkpoint import (
     Model,
     check_vocabulary,
+    checksums_of,
     empty_model,
     fill,
     load_checkpoint,
@@ -101,18 +102,34 @@ def _context(config: Config) -> int:
 
 
 def load_trained(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:
-    """The model and tokenizer of a trained checkpoint; an adapter is merged into its backbone.
+    """The model and tokenizer of a trained checkpoint; an adapter is merged into what it was trained on.
 
-    Raises CheckpointError where the table of backbones now pins other weights than the adapter was trained on.
+    Raises CheckpointError where that now has other weights than the adapter was trained on.
     """
     if not (folder / ADAPTER_CONFIG).exists():
         return load_checkpoint(folder, device)
     name, checksums, params = read_adapter_config(folder / ADAPTER_CONFIG)
-    backbone = find_backbone(name)
-    if [file.sha256 for file in backbone.files] != checksums:
-        raise CheckpointError(f"{folder}: was trained on other weights than the table now pins for {name}; train again")
-    model, tokenizer = load_backbone(backbone, device)
+    model, tokenizer = _load_base(name, checksums, device, where=folder)
     add_lora(model, params, seed=0)
     fill_adapter(model, model.prefix, safetensors_weights([folder / ADAPTER_WEIGHTS]), where=str(folder))
     merge_lora(model)
     return model.requires_grad_(True).eval(), tokenizer
+
+
+def _load_base(name: str, checksums: list[str], device: torch.device, *, where: Path) -> tuple[Model, Tokenizer]:
+    """What an adapter was trained on: a backbone of the table, or a checkpoint of which `name` is the path."""
+    if is_folder(name):
+        if not Path(name).is_dir():
+            raise CheckpointError(f"{where}: is an adapter of {name}, which is missing; run `dvc checkout {name}`")
+        if checksums_of(Path(name)) != checksums:
+            raise CheckpointError(f"{where}: was trained on another checkpoint than {name} now holds; run `dvc repro`")
+        return load_trained(Path(name), device)
+    backbone = find_backbone(name)
+    if [file.sha256 for file in backbone.files] != checksums:
+        raise CheckpointError(f"{where}: was trained on other weights than the table now pins for {name}; train again")
+    return load_backbone(backbone, device)
+
+
+def is_folder(base: str) -> bool:
+    """Whether an adapter's base is the folder of a checkpoint: names of backbones are plain."""
+    return "/" in base

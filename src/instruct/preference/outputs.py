@@ -4,22 +4,16 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from instruct.core.files import write_json
-from instruct.model.checkpoint import Model, save_checkpoint
-from instruct.model.lora import add_lora, is_adapted, merge_lora
-from instruct.model.pretrained import load_trained
+from instruct.model.checkpoint import Model
 from instruct.preference.encode import FittedPairs
 from instruct.preference.rules import Rules, hardest, in_words
-from instruct.preference.settings import PreferParams
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.distributed import Parallel
 from instruct.training.history import History, ValPoint
 from instruct.training.outputs import Outputs, describe_run, rounded, write_curve
-from instruct.training.resume import ResumeStore, trainable
-from instruct.training.snapshot import Snapshot
+from instruct.training.resume import ResumeStore
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +21,19 @@ CLEAR_FALL = 0.1  # nats a token: the chosen answers became a tenth less likely 
 
 
 class PreferOutputs(Outputs):
-    """Whole checkpoints, whatever was trained: adapters are merged into the SFT checkpoint that they began from."""
+    """What preference tuning shows and writes; adapters are of the SFT checkpoint."""
 
     def __init__(
         self,
         model: Model,
         tokenizer: Tokenizer,
         template: Template,
+        sft: Path,
         parallel: Parallel,
         store: ResumeStore,
-        sft: Path,
-        params: PreferParams,
         rules: Rules,
     ) -> None:
-        super().__init__(model, parallel, store)
-        self._tokenizer, self._template, self._sft, self._params = tokenizer, template, sft, params
+        super().__init__(model, tokenizer, template, sft, parallel, store)
         self._rules = in_words(rules)
 
     def show(self, point: ValPoint) -> None:
@@ -50,20 +42,6 @@ class PreferOutputs(Outputs):
             accuracy, *others = (point.measures[name] for name in ("accuracy", "margin", "chosen_log_prob", "kl"))
             told = "step %d: held-out loss %.4f, accuracy %.2f (%s), margin %.3f, chosen log-prob %.3f a token, kl %.4f"
             log.info(told, point.step, point.loss, accuracy, self._rules, *others)
-
-    def save(self, weights: Snapshot, folder: Path) -> None:
-        """Write weights as a checkpoint that needs no other."""
-        if not is_adapted(self._model):
-            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), self._template)
-            return
-        whole, _ = load_trained(self._sft, torch.device("cpu"))
-        add_lora(whole, self._params.lora, self._params.seed, self._params.section)
-        adapters = weights.tensors()
-        with torch.no_grad():
-            for name, weight in trainable(whole).items():
-                weight.copy_(adapters[name])
-        merge_lora(whole)
-        save_checkpoint(whole, self._tokenizer, folder, None, self._template)
 
 
 def write_results(

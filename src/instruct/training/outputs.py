@@ -15,6 +15,7 @@ from instruct.core.errors import InstructError
 from instruct.core.files import write_csv, write_json
 from instruct.model.checkpoint import Model, save_adapter, save_checkpoint
 from instruct.model.lora import is_adapted
+from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample, count_tokens
@@ -32,9 +33,18 @@ DIGITS = 4  # of losses: more would differ from one processor to the next
 class Outputs(ABC):
     """Shows how a run goes, and writes what it leaves once it is complete."""
 
-    def __init__(self, model: Model, parallel: Parallel, store: ResumeStore) -> None:
-        """Says if a stored state cannot be used."""
-        self._model, self._parallel, self._store = model, parallel, store
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        template: Template,
+        base: Backbone | Path,
+        parallel: Parallel,
+        store: ResumeStore,
+    ) -> None:
+        """`base` is what the model was before; says if a stored state cannot be used."""
+        self._model, self._tokenizer, self._template, self._base = model, tokenizer, template, base
+        self._parallel, self._store = parallel, store
         refusal = store.refusal()
         if refusal and parallel.is_main:
             log.info("%s", refusal)
@@ -43,9 +53,12 @@ class Outputs(ABC):
     def show(self, point: ValPoint) -> None:
         """Print an evaluation."""
 
-    @abstractmethod
     def save(self, weights: Snapshot, folder: Path) -> None:
         """Write weights as a checkpoint."""
+        if is_adapted(self._model):
+            save_adapter(self._model, self._tokenizer, folder, self._base, weights.tensors(), self._template)
+        else:
+            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), self._template)
 
     @contextmanager
     def rescue(self, trainer: Trainer[Any, Any]) -> Iterator[None]:
@@ -106,8 +119,8 @@ class TrainOutputs(Outputs):
         store: ResumeStore,
         sample: SamplePrompt,
     ) -> None:
-        super().__init__(model, parallel, store)
-        self._tokenizer, self._backbone, self._sample = tokenizer, backbone, sample
+        super().__init__(model, tokenizer, sample.template, backbone, parallel, store)
+        self._sample = sample
 
     def show(self, point: ValPoint) -> None:
         """Print an evaluation and what the model answers now."""
@@ -116,14 +129,6 @@ class TrainOutputs(Outputs):
         shown = self._sample.max_new_tokens and self._parallel.mode != "fsdp"
         sample = f" · {self._sample.answer(self._model, self._tokenizer)}" if shown else ""
         log.info("step %d: val loss %.4f%s", point.step, point.loss, sample)
-
-    def save(self, weights: Snapshot, folder: Path) -> None:
-        """Write weights as a checkpoint."""
-        template = self._sample.template
-        if is_adapted(self._model):
-            save_adapter(self._model, self._tokenizer, folder, self._backbone, weights.tensors(), template)
-        else:
-            save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), template)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -12,7 +12,7 @@ from instruct.core.pairs import Pair
 from instruct.core.records import Turn
 from instruct.preference.encode import FittedPairs, encode_pair, fit_pairs
 from instruct.text.prompts import TEMPLATES
-from instruct.training.encode import encode_example
+from instruct.training.encode import encode_example, fit_length
 
 TOKENIZER, PHI3 = byte_tokenizer(), TEMPLATES["phi3"]
 FILE = Path("data/pairs/train.json")
@@ -51,7 +51,9 @@ def test_cut_answer_keeps_its_end_token_and_is_never_empty():
     found = fit(pair(rejected="x" * 60), over_long="truncate")
     (one,), cut = found.pairs, found.pairs[0].rejected
     assert found.truncated == 1 and one.chosen.ids[-1] == cut.ids[-1] == TOKENIZER.eos_id and len(cut.ids) == 64
-    with pytest.raises(DataError, match="pair a: its prompt of 87 tokens leaves no answer"):
+    whole = encode_pair(pair(rejected="x" * 60), PHI3, TOKENIZER)
+    assert list(one.sides) == fit_length(whole.sides, 64, "truncate")[0]  # as fine-tuning cuts each of them
+    with pytest.raises(DataError, match="pair a: its prompt of 87 tokens leaves no response"):
         fit(pair(instruction="y" * 63), over_long="truncate")
 
 

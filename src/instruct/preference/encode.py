@@ -11,7 +11,7 @@ from instruct.core.records import group_lines
 from instruct.preference.settings import Fit
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
-from instruct.training.encode import EncodedExample, encode_example
+from instruct.training.encode import EncodedExample, cut, encode_example, misfit
 
 PARTS = ("train", "val")
 
@@ -84,40 +84,25 @@ def fit_pairs(
     truncated = dropped = identical = 0
     for pair in pairs:
         one = encode_pair(pair, template, tokenizer, longest if fit.over_long == "truncate" else None)
-        length = max(one.chosen.token_count, one.rejected.token_count)
-        if length > longest and fit.over_long == "drop":
+        longer = max(one.sides, key=lambda side: side.token_count)
+        if fit.over_long == "drop" and longer.token_count > longest:
             dropped += 1
             continue
-        if problem := _problem(one, length, longest, fit):
-            problems.append(f"{path}: {problem}")
+        if problem := misfit(longer, longest, fit.over_long):
+            problems.append(f"{path}: pair {pair.id}: {problem}")
             continue
-        cut = replace(one, chosen=_cut(one.chosen, longest), rejected=_cut(one.rejected, longest))
-        if cut.chosen.ids == cut.rejected.ids:
+        fitted = replace(one, chosen=cut(one.chosen, longest), rejected=cut(one.rejected, longest))
+        if fitted.chosen.ids == fitted.rejected.ids:
             identical += 1
             continue
-        truncated += cut != one or one.chosen.dropped_turns > 0
-        fitting.append(cut)
+        truncated += fitted != one or one.chosen.dropped_turns > 0
+        fitting.append(fitted)
     if problems:
         remedy = "raise prefer.max_length if the model has room, or set prefer.over_long to truncate or drop"
         raise DataError("\n".join([*group_lines(problems), f"{len(problems)} pairs are too long; {remedy}"]))
     if not fitting:
         raise DataError(f"{path}: {_nothing_left(len(pairs), dropped, longest)}")
     return FittedPairs(pairs=fitting, truncated=truncated, dropped=dropped, identical=identical)
-
-
-def _problem(pair: EncodedPair, length: int, longest: int, fit: Fit) -> str:
-    if length <= longest:
-        return ""
-    if fit.over_long == "raise":
-        return f"pair {pair.id}: {length} tokens, more than {longest}"
-    prompt = pair.chosen.prompt_length
-    return f"pair {pair.id}: its prompt of {prompt} tokens leaves no answer" if prompt > longest - 2 else ""
-
-
-def _cut(side: EncodedExample, longest: int) -> EncodedExample:
-    if side.token_count <= longest:
-        return side
-    return replace(side, ids=(*side.ids[: longest - 1], side.ids[-1]))
 
 
 def _nothing_left(pairs: int, dropped: int, longest: int) -> str:

@@ -12,6 +12,7 @@ from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
 
 Turns = Literal["all", "last"]
+OverLong = Literal["raise", "truncate", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def encode_all(
     *,
     turns: Turns,
     max_length: int,
-    over_long: Literal["raise", "truncate", "drop"],
+    over_long: OverLong,
 ) -> tuple[list[EncodedExample], int, int]:
     """`fit_length` of the examples as training takes them; cut chats lose their oldest turns before any token."""
     longest = max_length if over_long == "truncate" else None
@@ -86,7 +87,7 @@ def encode_all(
 
 
 def fit_length(
-    encoded: Iterable[EncodedExample], max_length: int, over_long: Literal["raise", "truncate", "drop"]
+    encoded: Iterable[EncodedExample], max_length: int, over_long: OverLong
 ) -> tuple[list[EncodedExample], int, int]:
     """The examples that fit, how many were cut, and how many were dropped.
 
@@ -97,25 +98,36 @@ def fit_length(
     problems: list[str] = []
     truncated = dropped = 0
     for example in encoded:
-        length = len(example.ids)
-        if length <= max_length:
-            fitting.append(example)
-            truncated += example.dropped_turns > 0
-        elif over_long == "drop":
+        if over_long == "drop" and example.token_count > max_length:
             dropped += 1
-        elif over_long == "raise":
-            problems.append(f"record {example.id}: {length} tokens, more than {max_length}")
-        elif example.prompt_length > max_length - 2:
-            problems.append(f"record {example.id}: its prompt of {example.prompt_length} tokens leaves no response")
+        elif problem := misfit(example, max_length, over_long):
+            problems.append(f"record {example.id}: {problem}")
         else:
-            fitting.append(replace(example, ids=(*example.ids[: max_length - 1], example.ids[-1])))
-            truncated += 1
+            fitting.append(cut(example, max_length))
+            truncated += fitting[-1] is not example or example.dropped_turns > 0
     if problems:
         remedy = "raise train.max_length if the model has room, or set train.over_long to truncate or drop"
         raise DataError("\n".join([*problems, f"{len(problems)} records are too long; {remedy}"]))
     if not fitting:
         raise DataError(f"no record fits into {max_length} tokens; raise train.max_length if the model has room")
     return fitting, truncated, dropped
+
+
+def misfit(example: EncodedExample, longest: int, over_long: OverLong) -> str:
+    """Why an example cannot be used with at most `longest` tokens; empty if it can, cut perhaps."""
+    if example.token_count <= longest:
+        return ""
+    if over_long != "truncate":
+        return f"{example.token_count} tokens, more than {longest}"
+    prompt = example.prompt_length
+    return f"its prompt of {prompt} tokens leaves no response" if prompt > longest - 2 else ""
+
+
+def cut(example: EncodedExample, longest: int) -> EncodedExample:
+    """The example itself if it has at most `longest` tokens, else its beginning and its end token."""
+    if example.token_count <= longest:
+        return example
+    return replace(example, ids=(*example.ids[: longest - 1], example.ids[-1]))
 
 
 def count_tokens(encoded: Sequence[EncodedExample]) -> tuple[int, int]:

@@ -2,10 +2,12 @@ import re
 from dataclasses import replace
 
 import pytest
+from results.sample import make_difference, make_scores
 from scipy.stats import permutation_test
 from viewing.repository import Repository
 
 from instruct.comparing.guard import find_changes
+from instruct.results.schema import MeasureResults
 from instruct.viewing.collect import Entry, collect_runs
 from instruct.viewing.differences import compare_with
 from instruct.viewing.table import build_table, difference_cells, varying_settings
@@ -79,3 +81,27 @@ def test_p_values_are_corrected_for_the_number_of_runs(runs):
     cells = difference_cells([runs["main"], *close], runs["main"], "reference")
     said = {re.search("p\u00a0=\u00a0([^;]+)", cell.small)[1] for cell in cells[1:]}
     assert said == {f"{min(1.0, 5 * alone.p_value):.2g}"}
+
+
+def with_right_answers(entry, right):
+    """The run with a score of right answers beside its judges."""
+    systems = tuple(make_scores(name, scores.values()) for name, scores in right.items())
+    difference = make_difference("base", "sft", right)
+    measured = MeasureResults(name="accuracy", systems=systems, differences=(difference,), slices=())
+    return replace(entry, run=replace(entry.run, results=replace(entry.run.results, measured=(measured,))))
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_right_answers_come_first_if_all_runs_have_them(runs, everywhere):
+    ids = list(runs["main"].run.scores["reference"])
+    right = {"base": dict.fromkeys(ids, 0.0), "sft": {id_: 100.0 * (place < 24) for place, id_ in enumerate(ids)}}
+    entries = [with_right_answers(runs["main"], right), runs["close"]]
+    if everywhere:
+        entries[1] = with_right_answers(entries[1], right)
+    columns, rows = build_table(entries, {}, 0)
+    judged = ["score:reference", "gain:reference", "diff:reference"]
+    first = ["score:accuracy", "gain:accuracy", "diff:accuracy", "score:reference"] if everywhere else judged
+    assert [column.key for column in columns if column.shown][: len(first)] == first
+    assert len({column.label for column in columns}) == len(columns)
+    if everywhere:
+        assert [rows[1].cells[f"{kind}:accuracy"].value for kind in ("score", "gain")] == [80.0, 80.0]

@@ -1,4 +1,4 @@
-// Answers of one run beside another's or its base's: searched, filtered, sorted, a page at a time.
+// Answers of one run beside another's or its best baseline's: searched, filtered, sorted, a page at a time.
 const PAGE = 20
 const field = (name) => byId(`answers-${name}`)
 const withAnswers = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.records)
@@ -7,14 +7,14 @@ let found = []
 let page = 0
 
 const chosen = () => runs[Number(field('run').value)]
-// What is beside it: the same run's first system ("base") or the primary system of another run (its index).
+// What is beside it: the same run's best baseline ("base") or the primary system of another run (its index).
 const besideOf = () => (field('beside').value === 'base' ? { run: chosen(), system: chosen().against } : { run: runs[Number(field('beside').value)], system: runs[Number(field('beside').value)].primary })
 
 const fillRun = () => {
   const run = chosen()
   const others = withAnswers.filter(({ run: other }) => other !== run)
   const kept = field('beside').value
-  field('beside').replaceChildren(option('base', 'its base model'), ...others.map(({ run: other, index }) => option(index, other.name)))
+  field('beside').replaceChildren(option('base', 'its best baseline'), ...others.map(({ run: other, index }) => option(index, other.name)))
   if ([...field('beside').options].some(({ value }) => value === kept)) field('beside').value = kept
   const judges = Object.keys(block(run.scores) ?? {})
   const judge = field('judge').value

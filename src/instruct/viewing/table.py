@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from instruct.comparing.scores import ScoreChange
 from instruct.results.runs import Run
-from instruct.results.schema import CORPUS_MEASURES, MEASURES
+from instruct.results.schema import ACCURACY, CORPUS_MEASURES, MEASURES, REFERENCE, SIMILARITY
+from instruct.results.scores import ScoreResults
 from instruct.statistics import ALPHA
 from instruct.viewing.collect import Entry, finite
 from instruct.viewing.differences import compare_with
@@ -59,39 +60,41 @@ def build_table(entries: Sequence[Entry], names: Mapping[str, str], against: int
     runs = [one.run for one in entries if one.run]
     params = [one.params for one in entries]
     settings = varying_settings(params)
-    judges = rank_judges(runs)
-    columns = [*score_columns(judges, entries[against].name), *training_columns(), *measure_columns()]
+    scores = rank_scores(runs)
+    columns = [*score_columns(scores, entries[against].name), *training_columns(), *measure_columns(scores)]
     columns += [
         Column(key=f"set:{name}", label=name, number=_all_numbers(params, name), shown=place < SHOWN_SETTINGS)
         for place, name in enumerate(settings)
     ]
     columns.append(Column(key="when", label="committed (UTC)", number=False, shown=False))
-    differences = {judge: difference_cells(entries, entries[against], judge) for judge in judges}
+    differences = {name: difference_cells(entries, entries[against], name) for name in scores}
     rows = []
     for place, entry in enumerate(entries):
-        cells = {f"diff:{judge}": differences[judge][place] for judge in judges}
+        cells = {f"diff:{name}": differences[name][place] for name in scores}
         cells["when"] = Cell(text=entry.revision.when[:16].replace("T", " "), value=entry.revision.when or None)
         cells |= {f"set:{key}": _setting(params[place], params[against], key) for key in settings}
         if entry.run:
-            cells |= _run_cells(entry.run, judges)
+            cells |= _run_cells(entry.run, scores)
         rows.append(Row(run=entry, note=_origin(entry, names), cells=cells))
     return columns, rows
 
 
-def rank_judges(runs: Sequence[Run]) -> list[str]:
-    """All judges' names: those whose scores come first in some run, then the others."""
-    first = {run.results.main_judge.name for run in runs}
-    return sorted(
-        {judge.name for run in runs for judge in run.results.judges}, key=lambda name: (name not in first, name)
+def rank_scores(runs: Sequence[Run]) -> list[str]:
+    """Right answers if all runs have them, then the judges: first those whose scores come first in some run."""
+    right = (
+        [ACCURACY] if runs and all(any(one.name == ACCURACY for one in run.results.measured) for run in runs) else []
     )
+    first = {run.results.main_judge.name for run in runs}
+    judges = {judge.name for run in runs for judge in run.results.judges}
+    return [*right, *sorted(judges, key=lambda name: (name not in first, name))]
 
 
-def difference_cells(entries: Sequence[Entry], against: Entry, judge: str) -> list[Cell]:
-    """Each run's difference from one of them by a judge, or the reasons why there is none."""
+def difference_cells(entries: Sequence[Entry], against: Entry, score: str) -> list[Cell]:
+    """Each run's difference from one of them in a score, or the reasons why there is none."""
     found: dict[str, ScoreChange | tuple[str, ...]] = {}
     if against.run:
         others = [one for one in entries if one.run and one is not against]
-        changes = compare_with(against.run, [one.run for one in others if one.run], judge)
+        changes = compare_with(against.run, [one.run for one in others if one.run], score)
         found = dict(zip((one.name for one in others), changes, strict=True))
     cells = []
     for one in entries:
@@ -115,29 +118,28 @@ def varying_settings(params: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(changed, key=lambda key: -changed[key])
 
 
-def score_columns(judges: Sequence[str], against: str) -> list[Column]:
-    """For each judge the primary system's mean, its gain on the first system, and the difference from one run."""
+def score_columns(scores: Sequence[str], against: str) -> list[Column]:
+    """For each score the primary system's mean, its gain on the best baseline, and the difference from one run."""
     columns = []
-    for place, judge in enumerate(judges):
-        of = f" ({judge})" if len(judges) > 1 else ""
+    for place, name in enumerate(scores):
+        called = {ACCURACY: MEASURES[ACCURACY], REFERENCE: MEASURES[SIMILARITY]}.get(name, name)
+        of = f" ({called})" if place else ""
         first = place == 0
         columns += [
+            Column(key=f"score:{name}", label=called, shown=place < 2, title=f"mean of the primary system: {called}"),
             Column(
-                key=f"score:{judge}",
-                label=f"score{of}",
-                shown=place < 2,
-                title=f"mean score of the primary system by {judge}",
+                key=f"gain:{name}",
+                label=f"gain on best baseline{of}",
+                shown=first,
+                title=f"primary system minus the best baseline of its run: {called}",
             ),
             Column(
-                key=f"gain:{judge}", label=f"gain on base{of}", shown=first, title="primary system minus the first one"
-            ),
-            Column(
-                key=f"diff:{judge}",
+                key=f"diff:{name}",
                 label=f"against {against}{of}",
                 shown=first,
-                title=f"paired difference from {against}",
+                title=f"paired difference from {against}: {called}",
             ),
-            Column(key=f"unscored:{judge}", label=f"not scored{of}", shown=False, best="ascending"),
+            Column(key=f"unscored:{name}", label=f"not scored{of}", shown=False, best="ascending"),
         ]
     return columns
 
@@ -151,17 +153,19 @@ def training_columns() -> list[Column]:
     ]
 
 
-def measure_columns() -> list[Column]:
-    """Means of measures of similarity to the reference answer."""
-    return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in _measures().items()]
+def measure_columns(scores: Sequence[str]) -> list[Column]:
+    """Means of measures of similarity to the reference answer, but for those that are among the scores."""
+    there = {SIMILARITY if name == REFERENCE else name for name in scores}
+    rest = {key: label for key, label in _measures().items() if key not in there}
+    return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in rest.items()]
 
 
 def _measures() -> dict[str, str]:
     return MEASURES | CORPUS_MEASURES
 
 
-def _run_cells(run: Run, judges: Sequence[str]) -> dict[str, Cell]:
-    """Losses, measures of similarity and every judge's scores."""
+def _run_cells(run: Run, scores: Sequence[str]) -> dict[str, Cell]:
+    """Losses, measures of similarity, right answers and every judge's scores."""
     cells = {
         "val_loss": _number(run.train.get("best_val_loss"), "{:.3f}"),
         "train_loss": _number(run.train.get("last_train_loss"), "{:.3f}"),
@@ -169,8 +173,8 @@ def _run_cells(run: Run, judges: Sequence[str]) -> dict[str, Cell]:
     }
     measures = run.results.system(run.results.primary).measures
     cells |= {f"measure:{key}": _number(measures.get(key), "{:.1f}") for key in _measures()}
-    for judge in judges:
-        cells |= _score_cells(run, judge)
+    for name in scores:
+        cells |= _score_cells(run, name)
     return cells
 
 
@@ -181,10 +185,11 @@ def _origin(entry: Entry, names: Mapping[str, str]) -> str:
 
 
 def _score_cells(run: Run, name: str) -> dict[str, Cell]:
-    """A judge's mean of the primary system, its gain on the first one, and what has no score."""
-    if not (judge := run.results.judge(name)):
-        return {f"diff:{name}": Cell(text="not judged")}
-    scores, gain = judge.scores_of(run.results.primary), judge.difference_of(run.results.primary)
+    """The primary system's mean of a score, its gain on the best baseline, and how many answers have no score."""
+    scored: Sequence[ScoreResults] = (*run.results.measured, *run.results.judges)
+    if not (one := next((one for one in scored if one.name == name), None)):
+        return {f"diff:{name}": Cell(text="not scored")}
+    scores, gain = one.scores_of(run.results.primary), one.difference_of(run.results.primary)
     cells = {f"unscored:{name}": _number(scores.unscored, "{:.0f}")}
     if scores.mean is not None:
         small = f"{scores.low:.1f} to {scores.high:.1f}"

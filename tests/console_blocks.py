@@ -8,6 +8,9 @@ print anything. An HTML comment above a block says what is special about it:
 - `<!-- slow -->`: only `make test-slow` runs it, with all other blocks of the page
 - `<!-- fails -->`: its last command must fail, and its error is compared too
 - `<!-- not run: reason -->`: no test runs it
+
+`instruct serve` never ends by itself, so it is started on a free port, must give its page, and is ended by Ctrl-C.
+`pip install 'instruct[…]'` needs a package index; instead, pyproject.toml must know the extras.
 """
 
 import os
@@ -15,6 +18,8 @@ import re
 import signal
 import subprocess
 import time
+import tomllib
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +114,11 @@ class Session:
         for step in block.steps:
             if step.command.endswith(" &"):
                 self._start(step.command.removesuffix(" &"))
+            elif re.match(r"instruct serve( |$)", step.command):
+                self._serve(step.command.partition(" #")[0])
+            elif extras := re.match(r"pip install 'instruct\[([\w,]+)\]'", step.command):
+                known = tomllib.loads((self.folder / "pyproject.toml").read_text("utf-8"))["project"]
+                assert set(extras[1].split(",")) <= set(known["optional-dependencies"]), step.command
             else:
                 self._check(block, step, fails=block.fails and step is block.steps[-1])
 
@@ -124,8 +134,25 @@ class Session:
     def _run(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-c", command], cwd=self.folder, env=self.environment, text=True, timeout=1200,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    def _serve(self, command: str) -> None:
+        with subprocess.Popen(
+            ["bash", "-c", f"exec {command} --port 0"], cwd=self.folder, env=self.environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            assert process.stdout
+            said = ""
+            while not (found := re.search(r"http://[\d.]+:\d+", said)):
+                line = process.stdout.readline()
+                assert line, f"{command}\n{said}"
+                said += line
+            with urllib.request.urlopen(found[0], timeout=PATIENCE) as page:
+                assert page.status == 200
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+        assert process.returncode == 0, command
 
     def _start(self, command: str) -> None:
         process = subprocess.Popen(

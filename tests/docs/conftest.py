@@ -1,5 +1,7 @@
-"""The places where the console blocks of docs/ run."""
+"""The places where the console blocks of README.md and docs/ run."""
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -48,8 +50,8 @@ def places(request, tmp_path):
     """A session in a place, made when a block first asks for it.
 
     `clone` is this repository as committed, with its data divided. `small` is a finished run of a tiny random model, in
-    which every command is quick. Each page has its own copy of these. `results` is the clone with the answers and the
-    checkpoint of the committed run; all pages share it, so its blocks only read.
+    which every command is quick, with a reader's own data file. Each page has its own copy of these. `results` is the
+    clone with the answers and the checkpoint of the committed run; all pages share it, so its blocks only read.
     """
     sessions: dict[str, Session] = {}
 
@@ -59,9 +61,28 @@ def places(request, tmp_path):
             copied = source if name == "results" else tmp_path / name / "instruct"
             if name != "results":
                 shutil.copytree(source, copied, symlinks=True)
+            if name == "small":
+                look_installed(copied)
+                write_own_data(copied)
             sessions[name] = Session(copied)
         return sessions[name]
 
     yield place
     for session in sessions.values():
         session.__exit__()
+
+
+def look_installed(folder):
+    """An environment for `make` and `activate` without a download: this Python's programs are first on the path."""
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name in ("bin/activate", ".runtime", ".dev"):
+        (folder / ".venv" / name).touch()
+
+
+def write_own_data(folder):
+    """What a reader has: a table of questions and answers, here every 25th record of the data set."""
+    records = json.loads((folder / "data/instructions.json").read_text("utf-8"))[::25]
+    with (folder / "data/mine.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["instruction", "input", "output"], extrasaction="ignore")
+        table.writeheader()
+        table.writerows(records)

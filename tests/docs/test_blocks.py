@@ -1,4 +1,4 @@
-"""Every console block of docs/ is run, in its page's order, and prints what the page shows."""
+"""Every console block of README.md and docs/ is run, in its page's order, and prints what the page shows."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import pytest
 from console_blocks import blocks_of, matches
 
 ROOT = Path(__file__).parents[2]
-PAGES = {path.relative_to(ROOT).as_posix(): blocks_of(path.read_text("utf-8")) for path in ROOT.glob("docs/**/*.md")}
+FILES = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+PAGES = {path.relative_to(ROOT).as_posix(): blocks_of(path.read_text("utf-8")) for path in FILES}
 RUN = {page: [block for block in blocks if not block.not_run] for page, blocks in sorted(PAGES.items())}
 QUICK = {page: quick for page, blocks in RUN.items() if (quick := [block for block in blocks if not block.slow])}
 SLOW = {page: blocks for page, blocks in RUN.items() if any(block.slow for block in blocks)}
@@ -39,7 +40,9 @@ def run_all(blocks, places):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_block_hides_from_the_tests_by_its_indentation(page):
+    """Its comments say where and when it runs; the README's blocks all run."""
     text = (ROOT / page).read_text("utf-8")
+    assert page != "README.md" or PAGES[page] == RUN[page]
     assert text.count("```console") == len(PAGES[page])
     assert all(block.steps for block in PAGES[page])
 

@@ -1,8 +1,9 @@
 """The console blocks of a Markdown page: what to type, what must come out, and where a test runs them.
 
 A block is fenced as `console`. A line that starts with the prompt `$ ` is a command, and the lines below it are what it
-prints. `…` stands for any text within a line; a line of `…` alone stands for any lines. A command without output may
-print anything. An HTML comment above a block says what is special about it:
+prints. `…` stands for any text within a line, beside which two spaces or more stand for any number of them, so that
+tables keep their shape; a line of `…` alone stands for any lines. A command without output may print anything. An HTML
+comment above a block says what is special about it:
 
 - `<!-- place: small -->`: this block and those after it run elsewhere (see tests/docs/conftest.py for the places)
 - `<!-- slow -->`: only `make test-slow` runs it, with all other blocks of the page
@@ -89,9 +90,15 @@ def steps_of(block: str, prompts: str) -> Iterator[Step]:
 
 def matches(expected: list[str], printed: str) -> bool:
     """Whether a text is the expected lines, with `…` as any text within a line or as any lines."""
-    parts = ["(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + "\n" for line in expected]
+    parts = ["(?:.*\n)*?" if line == "…" else f"{_pattern(line)}\n" for line in expected]
     lines = "".join(f"{line.rstrip()}\n" for line in printed.rstrip().splitlines())
     return re.fullmatch("".join(parts), lines) is not None
+
+
+def _pattern(line: str) -> str:
+    if "…" not in line:
+        return re.escape(line)
+    return re.sub(r"(?:\\ ){2,}", " +", ".*".join(map(re.escape, line.split("…"))))
 
 
 class Session:

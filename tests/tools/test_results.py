@@ -1,6 +1,7 @@
 """The table of the named experiments: each against its own baseline, corrected for how many there are."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from results.sample import write_results
 from ruamel.yaml import YAML
 from small_pipeline import commit_all, git
 
+from instruct.comparing.recipes import compare_recipes
 from instruct.core.errors import InstructError
-from instruct.statistics import smallest_detectable
-from instruct.tools.recipes import Recipe
+from instruct.statistics import paired_test, smallest_detectable
+from instruct.tools.recipes import Recipe, choose, other_seeds, read_recipes
 from instruct.tools.results import result_table
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +34,14 @@ def table_of(folder, recipes):
     return result_table(folder, recipes, {"seed-124": SEED})
 
 
-def write_run(folder: Path, name, sft, *, template="alpaca", loss=1.5, seed=123, sha256="a" * 64):
-    """What a run leaves in Git: its results and scores, and a curve."""
+def write_run(folder: Path, name, sft, *, template="alpaca", loss=1.5, seed=123, sha256="a" * 64, right=None):
+    """What a run leaves in Git: its results and scores, and a curve; `right` is whether closed questions were."""
     scores = {"base": [10.0] * COUNT, "sft": np.round(sft, 4).tolist()}
     test = {"template": template, "template_sha256": template, "sha256": sha256}
-    write_results(folder, {"reference": scores, "similarity": scores}, test=test)
+    if right is not None:
+        graded = {"base": [None if one is None else 0.0 for one in right], "sft": right}
+    accuracy = {} if right is None else {"accuracy": graded}
+    write_results(folder, {"reference": scores, "similarity": scores, **accuracy}, test=test)
     (folder / "metrics/curves").mkdir(parents=True, exist_ok=True)
     (folder / "metrics/curves/val.csv").write_text(f"step,loss\n0,3.0\n5,{loss}\n9,2.0\n")
     values = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -51,9 +56,9 @@ def runs(tmp_path, hermetic):
     """A repository with a default run, and a function that adds an experiment as DVC does."""
     git(tmp_path, "init", "--quiet", "--initial-branch", "main")
     write_run(tmp_path, "default", BASE)
-    head = git(tmp_path, "rev-parse", "HEAD").strip()
+    first = git(tmp_path, "rev-parse", "HEAD").strip()
 
-    def add(name, sft, **options):
+    def add(name, sft, head=first, **options):
         git(tmp_path, "switch", "--quiet", "--detach", head)
         write_run(tmp_path, name, sft, **options)
         git(tmp_path, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
@@ -124,6 +129,46 @@ def test_two_seeds_of_a_recipe_against_two_of_the_default_speak_of_the_recipe(ru
     assert (rows["good"][6], rows["alone"][6]) == ("better", "higher (these models differ)")
     assert rows["good"][4] == f"{BASE.mean() + 20:.1f}"
     assert "by the spread between 2 seeds of the default" in lines[-1]
+
+
+def answered(share, *, seed):
+    """Right or wrong on the closed questions, two records of three, by how hard each is; None on the open ones."""
+    hard = np.random.default_rng(9).permutation(COUNT) / COUNT + np.random.default_rng(seed).normal(0, 0.01, COUNT)
+    return [None if i % 3 == 0 else 100.0 * (hard[i] < share) for i in range(COUNT)]
+
+
+def test_all_recipes_with_two_seeds_are_ranked_by_right_answers(runs):
+    """As `recipe --all --table` calls it. Similarity, which says the contrary here, decides nothing."""
+    known = read_recipes()
+    two = [one for one in known.values() if one.group == "default" and one.seeds == 2][:3]
+    shares = dict(zip([one.name for one in two], (0.8, 0.05, 0.35), strict=True))
+    (other,) = [name for seed, name in other_seeds(known).items() if seed == 124]
+    write_run(runs.folder, "default", BASE, right=answered(0.35, seed=1))
+    head = git(runs.folder, "rev-parse", "HEAD").strip()
+    sides = {"the default": [answered(0.35, seed=1), answered(0.35, seed=5)]}
+    runs(other, BASE, seed=124, right=sides["the default"][1], head=head)
+    for place, (name, share) in enumerate(shares.items()):
+        sides[name] = [answered(share, seed=10 * place + k) for k in (3, 4)]
+        for seed, label, right in zip((123, 124), (name, f"{name}-seed-124"), sides[name], strict=True):
+            runs(label, BASE - 20 * share, seed=seed, right=right, head=head)
+    lines = result_table(runs.folder, choose(known, [], "default"), known)
+    rows = rows_of(lines)
+    closed = {name: np.array([[x for x in run if x is not None] for run in side]) for name, side in sides.items()}
+    for name, table in closed.items():
+        assert rows[name][2] == "2" and rows[name][4] == f"{table.mean():.1f}"
+    for name in shares:
+        interval, _ = compare_recipes(closed["the default"], closed[name], None)
+        models = paired_test(*(closed[side].mean(axis=0) for side in ("the default", name)), resamples=10_000, seed=123)
+        low, high = min(interval.low, models.difference.low), max(interval.high, models.difference.high)
+        said = [float(number) for number in re.findall(r"[-+][0-9.]+", rows[name][5])]
+        assert said == pytest.approx([interval.mean, low, high], abs=1)  # records in another order draw other resamples
+    verdicts = [rows[name][6] for name in shares]
+    assert verdicts[:2] == ["better", "worse"] and verdicts[2].startswith("not distinguishable")
+    assert rows[other][2] == "1"  # the other seed of the default is not another recipe
+    not_run = [one.name for one in known.values() if one.group == "default" and one.name not in (*shares, other)]
+    assert not_run and all(rows[name][6] == "not run" for name in not_run)
+    assert any(line.startswith("Score: accuracy, mean over") for line in lines)
+    assert any("for 4 comparisons (Holm" in line for line in lines)
 
 
 def test_seeds_from_another_commit_do_not_count(runs):

@@ -30,10 +30,10 @@ def refusal(tmp_path, row, columns=USUAL) -> str:
 
 
 def followed(line: str) -> Columns:
-    """The settings that a refusal names in its command, as the user would set them."""
+    """The settings that a refusal names for `dvc exp run`, as the user would set them."""
     words = shlex.split(line.split("`")[1])
-    assert words[:3] == ["dvc", "exp", "run"] and words[3::2] == ["-S"] * len(words[4::2])
-    changes = dict(word.removeprefix("split.columns.").split("=", 1) for word in words[4::2])
+    assert words[::2] == ["-S"] * len(words[1::2])
+    changes = dict(word.removeprefix("split.columns.").split("=", 1) for word in words[1::2])
     assert changes and set(changes) <= set(asdict(USUAL))
     return replace(USUAL, **changes)
 

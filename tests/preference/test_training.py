@@ -173,19 +173,27 @@ def test_reference_is_measured_in_any_batch_alike():
         assert ours.id == theirs.id and ours.reference == pytest.approx(theirs.reference, rel=1e-5)
 
 
-def val_point(step, loss, log_prob):
-    return ValPoint(step=step, epoch=1.0, tokens=1, loss=loss, measures={"chosen_log_prob": log_prob})
+def val_point(step, loss, log_prob, accuracy=0.5):
+    return ValPoint(step=step, epoch=1.0, tokens=1, loss=loss, measures={"chosen_log_prob": log_prob, "accuracy": accuracy})
 
 
 @pytest.mark.parametrize(
-    ("loss", "log_prob", "words"),
+    ("loss", "log_prob", "accuracy", "words"),
     [
-        (0.5, -1.05, []),
-        (0.5, -1.2, ["became less likely"]),
-        (0.7, -1.0, ["never fell below"]),
-        (0.7, -2.0, ["became less likely", "never fell below"]),
+        (0.5, -1.05, 0.8, []),
+        (0.5, -1.2, 0.8, ["became less likely"]),
+        (0.5, -1.05, 0.7, ["a bag of words"]),
+        (0.5, -1.05, 0.6, ["a bag of words"]),
+        (0.7, -1.0, 0.8, ["never fell below"]),
+        (0.7, -2.0, 0.6, ["became less likely", "a bag of words", "never fell below"]),
     ],
 )
-def test_fall_of_the_chosen_answers_and_of_the_held_out_loss_is_warned_of(loss, log_prob, words):
-    lines = find_warnings(History(val=[val_point(0, math.log(2), -1.0), val_point(4, loss, log_prob)]))
+def test_what_speaks_against_the_best_weights_is_warned_of(loss, log_prob, accuracy, words):
+    history = History(val=[val_point(0, math.log(2), -1.0), val_point(4, loss, log_prob, accuracy)])
+    lines = find_warnings(history, {"longer": 0.55, "words": 0.7})
     assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
+
+
+def test_shorter_answers_are_a_simple_rule_too():
+    history = History(val=[val_point(0, math.log(2), -1.0), val_point(4, 0.5, -1.0, 0.7)])
+    assert ["the shorter answer" in line for line in find_warnings(history, {"longer": 0.25, "words": 0.6})] == [True]

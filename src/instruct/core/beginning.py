@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 BACK = "`git restore metrics && dvc checkout`"
 LOOK_S = 0.25
 
@@ -21,6 +19,18 @@ def stopped(script: str, said: str) -> str:
     """The line that ends a stage after Ctrl-C: what is kept, and how to resume or restore."""
     line = f"{script}: stopped; {said or '`dvc repro` runs this stage again'}"
     return line if BACK in line else f"{line}; {BACK} restores the committed results"
+
+
+def _show(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(stopped(Path(sys.argv[0]).name, str(error)), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, at)
+
+
+sys.excepthook = _show
+
+import psutil  # noqa: E402 - after the hook: it takes the longest
 
 
 def find_dvc() -> psutil.Process | None:
@@ -50,13 +60,5 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _show(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        print(stopped(Path(sys.argv[0]).name, str(error)), file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, at)
-
-
-sys.excepthook = _show
 if dvc := find_dvc():
     threading.Thread(target=_end_with, args=(dvc,), daemon=True, name="ends with DVC").start()

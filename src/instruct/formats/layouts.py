@@ -61,4 +61,4 @@ def _settings(name: str, wanted: Mapping[str, str], row: Mapping[str, Any], colu
     others = {} if known.issuperset(row) else {"others": "ignore"}
     changed = {key: value for key, value in {**wanted, **others}.items() if columns[key] != value}
     line = " ".join(f"-S {shlex.quote(f'split.columns.{key}={value}')}" for key, value in changed.items())
-    return f"looks like {name}; set these in params.yaml, or run `dvc exp run {line}`"
+    return f"looks like {name}; set these in params.yaml, or add `{line}` to `dvc exp run`"

@@ -11,7 +11,7 @@ comment above a block says what is special about it:
 - `<!-- not run: reason -->`: no test runs it
 
 `instruct serve` never ends by itself, so it is started on a free port, must give its page, and is ended by Ctrl-C.
-`pip install 'instruct[…]'` needs a package index; instead, pyproject.toml must know the extras.
+`pip install -e '.[…]'` needs a package index; instead, pyproject.toml must know the extras.
 """
 
 import os
@@ -123,7 +123,7 @@ class Session:
                 self._start(step.command.removesuffix(" &"))
             elif re.match(r"instruct serve( |$)", step.command):
                 self._serve(step.command.partition(" #")[0])
-            elif extras := re.match(r"pip install 'instruct\[([\w,]+)\]'", step.command):
+            elif extras := re.match(r"pip install -e '\.\[([\w,]+)\]'", step.command):
                 known = tomllib.loads((self.folder / "pyproject.toml").read_text("utf-8"))["project"]
                 assert set(extras[1].split(",")) <= set(known["optional-dependencies"]), step.command
             else:

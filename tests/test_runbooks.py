@@ -30,7 +30,7 @@ NOT_RUN = {
     "make repro",
     "instruct fetch",
     "instruct recipe",
-    "pip install 'instruct[export]'",
+    "pip install -e '.[export]'",
     *(f".venv/bin/pip install dvc-{s}" for s in ("s3", "ssh")),
 }
 

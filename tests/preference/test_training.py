@@ -174,7 +174,9 @@ def test_reference_is_measured_in_any_batch_alike():
 
 
 def val_point(step, loss, log_prob, accuracy=0.5):
-    return ValPoint(step=step, epoch=1.0, tokens=1, loss=loss, measures={"chosen_log_prob": log_prob, "accuracy": accuracy})
+    return ValPoint(
+        step=step, epoch=1.0, tokens=1, loss=loss, measures={"chosen_log_prob": log_prob, "accuracy": accuracy}
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_backbone_that_is_no_gguf_file_is_refused():
 def test_without_the_wheel_the_extra_is_offered(small, monkeypatch):
     monkeypatch.setattr("instruct.servers.llamacpp.PACKAGE", "no-such-wheel")
     state = LlamaCpp(llamacpp_params(str(small)), PATIENT).check()
-    assert state.command == "pip install 'instruct[llamacpp]'" and not state.reachable
+    assert state.command == "pip install -e '.[llamacpp]'" and not state.reachable
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from instruct.exporting.source import Source
 from instruct.text.encoding import encode_prompt
 
 RunnerName = Literal["llamacpp", "graph", "hub"]
-EXTRA = "pip install 'instruct[export]'"
+EXTRA = "pip install -e '.[export]'"
 _LINES = 5  # lines of a program's error output shown to the user
 
 

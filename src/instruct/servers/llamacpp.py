@@ -51,7 +51,7 @@ class LlamaCpp:
         state = ServerState(where="llama.cpp in this process", model=self._params.gguf, slots=self.workers)
         try:
             if not _version():
-                install = "pip install 'instruct[llamacpp]'"
+                install = "pip install -e '.[llamacpp]'"
                 return replace(state, problem=f"{PACKAGE} is not installed; run `{install}`", command=install)
             state = replace(state, model=self._file.name, version=_version(), digest=self._digest)
             found = self._client().check(longest, self._params.num_ctx)
@@ -110,7 +110,7 @@ class LlamaCpp:
         try:
             import xllamacpp
         except ImportError:
-            raise ServerError(f"{PACKAGE} is not installed; run `pip install 'instruct[llamacpp]'`") from None
+            raise ServerError(f"{PACKAGE} is not installed; run `pip install -e '.[llamacpp]'`") from None
         params = xllamacpp.CommonParams()
         params.model.path = str(self._file)
         params.model_alias = {self._file.name}  # replies and lists of models then show no path

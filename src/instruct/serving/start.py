@@ -18,7 +18,7 @@ def start(names: Sequence[str], host: str | None, port: int | None) -> None:
     try:
         from instruct.serving.server import serve
     except ModuleNotFoundError as error:
-        raise InstructError(f"instruct serve needs {error.name}; run `pip install 'instruct[serve]'`") from None
+        raise InstructError(f"instruct serve needs {error.name}; run `pip install -e '.[serve]'`") from None
     params = load_params("serve", ServeParams)
     params = replace(params, host=params.host if host is None else host, port=params.port if port is None else port)
     serve(choose(names, every=True), params)

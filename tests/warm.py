@@ -9,6 +9,7 @@ signals matter, use subprocess: a signal to what `programs` starts does not reac
 import atexit
 import contextlib
 import json
+import logging
 import os
 import random
 import runpy
@@ -160,7 +161,9 @@ def _start(arguments: list[str], env: dict[str, str]) -> None:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     elif what == "-m":
         if rest[0] == "dvc":
-            sys.modules["dvc.logger"].setup()  # its handlers hold the streams
+            for name in ("dvc", "dvc_objects", "dvc_data"):
+                logging.getLogger(name).handlers.clear()  # they hold the server's streams
+            sys.modules["dvc.logger"].setup()
         sys.argv = rest
         sys.path.insert(0, os.getcwd())
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

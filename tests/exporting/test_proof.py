@@ -320,7 +320,7 @@ def test_a_program_that_fails_is_quoted_and_nothing_is_left(tmp_path):
 
 
 def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it():
-    with pytest.raises(InstructError, match=r"no_such_runtime: .*pip install 'instruct\[export\]'"):
+    with pytest.raises(InstructError, match=r"no_such_runtime: .*pip install -e '\.\[export\]'"):
         require_packages(["json", "no_such_runtime"])
 
 

@@ -1,10 +1,4 @@
 import os
-
-# Before torch is loaded, also for all that tests start: a thread without work sleeps. By default it spins, and where
-# two workers of two threads share two processors, small tensors took over ten times the processor time.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-# isort: split
 import shutil
 import signal
 import sys

@@ -11,9 +11,6 @@ answers the fold's records; scores are compared record by record with the SFT mo
 
 import argparse
 import json
-import logging
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
@@ -22,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from recipes import ROOT, answer, fold_of, scored, show, train
+from recipes import ROOT, answer, begin, divide, scored, share_out, show, train
 
 FOLDS = 4
 SFT = "sft"
@@ -48,7 +45,7 @@ def main() -> None:
         work(options)
         return
     if not options.table:
-        share_out(options)
+        share_out(__file__, options)
     found = json.loads(options.out.read_text(encoding="utf-8"))
     show(found, [SFT, *SETTINGS])
     show_pairs(found)
@@ -68,43 +65,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def share_out(options: argparse.Namespace) -> None:
-    """Run the workers side by side and join what they found."""
-    with TemporaryDirectory(prefix="instruct-preferences-") as folder:
-        parts = [Path(folder) / f"{worker}.json" for worker in range(options.workers)]
-        running = [
-            subprocess.Popen([sys.executable, __file__, part, *sys.argv[2:], "--worker", str(worker)], cwd=ROOT)
-            for worker, part in enumerate(parts)
-        ]
-        failed = [worker for worker, process in enumerate(running) if process.wait()]
-        rows = [row for part in parts if part.exists() for row in json.loads(part.read_text(encoding="utf-8"))]
-    options.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-    if failed:
-        print(f"workers {failed} failed", file=sys.stderr)
-
-
 def work(options: argparse.Namespace) -> None:
     """One fold's SFT model and pairs, and this worker's share of the settings."""
-    from instruct.backbones.catalog import find_backbone
-    from instruct.core.params import read_params
-    from instruct.core.records import read_examples
-    from instruct.core.runtime import RuntimeParams, start_runtime
-    from instruct.model.pretrained import load_backbone
     from instruct.text.prompts import PromptParams
 
-    logging.basicConfig(level=logging.WARNING)
     started = time.monotonic()
-    params = read_params(ROOT / "params.yaml")
+    params, runtime, model, tokenizer, pool = begin(options)
     if options.samples:
         params["pairs"]["on_policy"]["samples"] = options.samples
-    runtime = start_runtime(RuntimeParams(device=options.device, precision="fp32", num_threads=2))
-    model, tokenizer = load_backbone(find_backbone(params["model"]["backbone"]), runtime.device)
     template = PromptParams(template=params["prompt"]["template"], system="default").chosen
-    pool = [one for part in ("train", "val") for one in read_examples(ROOT / "data" / "split" / f"{part}.json")]
-    pool = pool[: options.records]
     fold, share = options.worker % FOLDS, options.worker // FOLDS
-    held = [one for one in pool if fold_of(one.group or one.id, FOLDS) == fold]
-    others = [one for one in pool if fold_of(one.group or one.id, FOLDS) != fold]
+    held, others = divide(pool, fold, FOLDS)
     train(params, {}, template, model, tokenizer, runtime, others, seed=123 + fold)
     rows: list[dict[str, Any]] = []
 

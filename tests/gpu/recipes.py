@@ -53,7 +53,7 @@ def main() -> None:
     options = parse_arguments()
     if not options.table:
         if options.worker is None:
-            share_out(options)
+            share_out(__file__, options)
         else:
             work(options)
             return
@@ -74,26 +74,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def share_out(options: argparse.Namespace) -> None:
-    """Run the workers side by side and join what they found."""
+def share_out(script: str, options: argparse.Namespace) -> None:
+    """Run the script's workers side by side and join what they found."""
     with TemporaryDirectory(prefix="instruct-recipes-") as folder:
         parts = [Path(folder) / f"{worker}.json" for worker in range(options.workers)]
-        arguments = sys.argv[2:]
         running = [
-            subprocess.Popen([sys.executable, __file__, part, *arguments, "--worker", str(worker)], cwd=ROOT)
+            subprocess.Popen([sys.executable, script, part, *sys.argv[2:], "--worker", str(worker)], cwd=ROOT)
             for worker, part in enumerate(parts)
         ]
         failed = [worker for worker, process in enumerate(running) if process.wait()]
         rows = [row for part in parts if part.exists() for row in json.loads(part.read_text(encoding="utf-8"))]
-        options.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-        if failed:
-            print(f"workers {failed} failed", file=sys.stderr)
+    options.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    if failed:
+        print(f"workers {failed} failed", file=sys.stderr)
 
 
-def work(options: argparse.Namespace) -> None:
-    """This worker's share of the jobs; every recipe's first fold comes before any second one."""
-    import torch
-
+def begin(options: argparse.Namespace) -> tuple[dict[str, Any], Any, Any, Any, list[Any]]:
+    """The settings, the runtime, the backbone with its tokenizer, and the records of train and val."""
     from instruct.backbones.catalog import find_backbone
     from instruct.core.params import read_params
     from instruct.core.records import read_examples
@@ -103,18 +100,32 @@ def work(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING)
     params = read_params(ROOT / "params.yaml")
     runtime = start_runtime(RuntimeParams(device=options.device, precision="fp32", num_threads=2))
-    backbone = find_backbone(params["model"]["backbone"])
-    model, tokenizer = load_backbone(backbone, runtime.device)
+    model, tokenizer = load_backbone(find_backbone(params["model"]["backbone"]), runtime.device)
     pool = [one for part in ("train", "val") for one in read_examples(ROOT / "data" / "split" / f"{part}.json")]
-    pool = pool[: options.records]
+    return params, runtime, model, tokenizer, pool[: options.records]
+
+
+def divide(pool: list[Any], fold: int, folds: int) -> tuple[list[Any], list[Any]]:
+    """The records of a fold, and all others."""
+    places = [fold_of(one.group or one.id, folds) for one in pool]
+    held, others = (
+        [one for one, at in zip(pool, places, strict=True) if (at == fold) == part] for part in (True, False)
+    )
+    return held, others
+
+
+def work(options: argparse.Namespace) -> None:
+    """This worker's share of the jobs; every recipe's first fold comes before any second one."""
+    import torch
+
+    params, runtime, model, tokenizer, pool = begin(options)
     names = [name for name in options.recipes.split(";") if name] or list(RECIPES)
     jobs = [(name, fold) for fold in range(options.folds) for name in names]
     started, rows = time.monotonic(), []
     for name, fold in jobs[options.worker :: options.workers]:
         if time.monotonic() - started > options.seconds:
             break
-        held = [one for one in pool if fold_of(one.group or one.id, options.folds) == fold]
-        others = [one for one in pool if fold_of(one.group or one.id, options.folds) != fold]
+        held, others = divide(pool, fold, options.folds)
         begun = time.monotonic()
         row = run(params, RECIPES[name], deepcopy(model), tokenizer, runtime, others, held, seed=123 + fold)
         rows.append({"recipe": name, "fold": fold, "seconds": round(time.monotonic() - begun, 1), **row})

@@ -16,6 +16,7 @@ from small_training import (
     random_examples,
     train_params,
 )
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from instruct.core.errors import CheckpointError
@@ -26,6 +27,7 @@ from instruct.generation.weights import ReadyDecoder, make_ready
 from instruct.model.checkpoint import empty_model, fill, load_checkpoint, random_model, save_checkpoint
 from instruct.model.config_file import read_config
 from instruct.model.decoder import KVCache, attend_causally
+from instruct.model.linear import PackedLinear, SameInput
 from instruct.model.llama import LlamaConfig, RopeScaling
 from instruct.model.lora import LoraLinear, add_lora, merge_lora
 from instruct.training.loop import make_optimizer
@@ -215,11 +217,44 @@ def test_int8_weights_give_nearly_the_same_logits(stored, variant, monkeypatch):
     exact = logits(model, ids)
     monkeypatch.setattr(weights, "_check_int8", lambda device: None)  # some processors are only slower with it
     ready = make_ready(deepcopy(model), "int8", FLOAT32)
-    assert isinstance(ready, ReadyDecoder) and sum(isinstance(m, Int8Linear) for m in ready.blocks.modules()) == 14
+    assert isinstance(ready, ReadyDecoder)
+    layers = [layer for layer in ready.blocks.modules() if isinstance(layer, nn.Linear | Int8Linear)]
+    assert layers and all(isinstance(layer, Int8Linear) for layer in layers)
     with torch.no_grad():
         rounded = ready.logits(ready.hidden_states(ids, positions, attend_causally).flatten(0, 1)).unflatten(0, (2, 20))
     assert F.cosine_similarity(exact, rounded, dim=-1).median() > 0.99
     assert not torch.equal(exact, rounded)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_layers_joined_for_answering_give_the_same_bits(family):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = random_model(LlamaConfig(family=family, vocab_size=97, num_hidden_layers=2, head_dim=16, **sizes), seed=1)
+    ids, places = random_ids(2, 20), torch.arange(20).expand(2, -1)
+    separate = model.hidden_states(ids, places, attend_causally).detach()
+    assert sum(isinstance(one, nn.Linear) for one in model.blocks.modules()) == 14
+    with torch.no_grad():
+        ready = ReadyDecoder(model, lambda weight, bias: PackedLinear(weight, bias, dtype=torch.float32))
+        assert torch.equal(ready.hidden_states(ids, places, attend_causally), separate)
+    assert sum(isinstance(one, PackedLinear) for one in ready.blocks.modules()) == 8
+
+
+def test_a_layer_with_an_adapter_is_not_joined():
+    module = SomeInput()
+    x, base = torch.randn(3, 8), module.wide
+    before = module.project(x)
+    module.wide = LoraLinear(base, lora_params(r=1))
+    nn.init.zeros_(module.wide.lora_A)
+    module.join(lambda weight, bias: pytest.fail("an adapter would be lost"))
+    assert all(torch.equal(one, other) for one, other in zip(module.project(x), before, strict=True))
+
+
+class SomeInput(SameInput):
+    names = ("wide", "narrow")
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(8, 6), nn.Linear(8, 2)
 
 
 @variants

@@ -12,6 +12,7 @@ from instruct.cli.rerun import recipe, smoke, verify
 from instruct.cli.results import compare, power, variance, view
 from instruct.cli.use import ask, chat, policy, serve
 from instruct.core.errors import InstructError
+from instruct.core.pages import use_huge_pages
 from instruct.core.terminal import guard_output, make_site_cache_private, print_error
 from instruct.exporting.commands import app as export
 
@@ -49,6 +50,7 @@ def run() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     guard_output()
+    use_huge_pages()
     make_site_cache_private()
     try:
         app()

@@ -32,6 +32,10 @@ sys.excepthook = _show
 
 import psutil  # noqa: E402 - after the hook: it takes the longest
 
+from instruct.core.pages import use_huge_pages  # noqa: E402
+
+use_huge_pages()
+
 
 def find_dvc() -> psutil.Process | None:
     """The DVC process that runs this stage: the nearest ancestor without the variable that DVC sets for its stages.

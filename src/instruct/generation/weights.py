@@ -14,14 +14,15 @@ from instruct.core.runtime import Runtime
 from instruct.generation.engine import Model
 from instruct.generation.int8 import Int8Linear, pays
 from instruct.model.decoder import Attend, Decoder
-from instruct.model.linear import PackedLinear, can_pack
+from instruct.model.linear import PackedLinear, SameInput, can_pack
 from instruct.model.lora import replace_module
 
 
 def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtime) -> Model:
     """The model that answers instead of `model`, which must not be used afterwards.
 
-    fp32 gives the same bits as the model itself, with the fastest exact kernels. Raises ParamsError for int8 or bf16
+    fp32 gives the same bits as the model itself, with the fastest exact kernels, if the widths of its layers are whole
+    tiles (`cache.TILE`); else the last bit may differ. Raises ParamsError for int8 or bf16
     on a device or processor that is slower with it.
     """
     if weights == "int8":
@@ -64,6 +65,9 @@ class ReadyDecoder:
     def __init__(self, model: Decoder, to_layer: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
         """`to_layer` makes one of a weight and a bias."""
         for block in model.blocks:
+            for module in list(block.modules()):
+                if isinstance(module, SameInput):
+                    module.join(to_layer)
             for name, layer in list(block.named_modules()):
                 if isinstance(layer, nn.Linear):
                     replace_module(block, name, to_layer(layer.weight, layer.bias))

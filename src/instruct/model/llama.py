@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from instruct.core.errors import CheckpointError
 from instruct.model.decoder import Attend, Decoder, unset_embedding
 from instruct.model.limits import check_shape
-from instruct.model.linear import Linear
+from instruct.model.linear import Linear, SameInput
 
 Family = Literal["llama", "qwen2", "qwen3"]
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -193,8 +193,10 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Attention(nn.Module):
+class Attention(SameInput):
     """Grouped-query attention (Ainslie et al., 2023): G query heads share one key and value head."""
+
+    names = ("q_proj", "k_proj", "v_proj")
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
@@ -211,8 +213,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or H/G, T, D)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or H/G, T, D)
+            for part in self.project(x)
         )
         if self.q_norm and self.k_norm:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -220,8 +222,10 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, C)
 
 
-class MLP(nn.Module):
+class MLP(SameInput):
     """SwiGLU (Shazeer, 2020)."""
+
+    names = ("gate_proj", "up_proj")
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -230,4 +234,5 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.project(x)
+        return self.down_proj(F.silu(gate) * up)

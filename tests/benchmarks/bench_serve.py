@@ -176,7 +176,8 @@ def _ratio(rates: Mapping[str, Sequence[float]], name: str) -> dict[str, Any]:
 async def one_round(url: str, prompts: list[str], clients: int, requests: int, tokens: int) -> dict[str, Any]:
     """Tokens per second, and each request's seconds until its first token."""
     firsts, counts = list[float](), list[int]()
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # llama-server may close one unasked
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
 
         async def work(place: int) -> None:
             for i in range(requests):

@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-gpu lint reference format bench bench-train bench-generate bench-judge bench-prefer bench-serve serve lock clean bench-data report view plots screenshot docs animations verify experiments
+.PHONY: help install repro smoke test test-slow test-fuzz test-gpu lint reference format bench bench-train bench-generate bench-judge bench-prefer bench-serve serve lock clean bench-data report view plots screenshot docs animations verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test: $(VENV)/.dev  ## run the tests
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	pytest -m "slow and not gpu" $(ARGS)
+
+test-fuzz: $(VENV)/.dev  ## run the property tests with ten times as many inputs
+	FUZZ=10 pytest -m "hypothesis and not gpu" $(ARGS)
 
 OUT ?= build/gpu
 test-gpu: $(VENV)/.dev  ## run all checks that need a GPU, in eight minutes at most, into OUT=build/gpu

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from benchmarks.near_duplicate_records import make_records
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,7 @@ def test_perturbed_records_are_the_same_every_time_and_a_quarter_have_copies():
     assert max(families.values()) <= 4
 
 
+@pytest.mark.slow
 def test_results_have_the_shape_of_the_other_benchmarks(tmp_path):
     script = ROOT / "tests" / "benchmarks" / "bench_data.py"
     options = ["--sizes", "200,400", "--only", "ours-minhash,stage,chapter", "--json", tmp_path / "results.json"]

@@ -3,9 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("bench_judge.py")
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_in_small_and_writes_what_it_measured(tmp_path):
     small = {"latency": "0.005", "slots": "4", "seconds": "0.1", "repeats": "1", "memory": "300"}
     options = [part for name, value in small.items() for part in (f"--{name}", value)]

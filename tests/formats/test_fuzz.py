@@ -7,7 +7,8 @@ import json
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from fuzz import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -17,7 +18,7 @@ from instruct.formats import text
 from instruct.formats.rows import check_rows
 
 NAMES = ["data.json", "data.jsonl", "data.csv", "data.tsv", "data.parquet"]
-FUZZ = settings(deadline=None, max_examples=150)
+FUZZ = examples(40)
 PIECES = st.sampled_from(
     [
         b'{"instruction": "a", "input": "", "output": "b"}',

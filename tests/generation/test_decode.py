@@ -150,7 +150,7 @@ def test_the_cache_never_holds_more_than_its_parameter(answer, params, monkeypat
         engines.append(self)
 
     monkeypatch.setattr(decode.Engine, "__init__", note)
-    prompts = make_prompts(40)
+    prompts = make_prompts(16)
     expected = answer(prompts, params)
     plenty = list(map(tokens_held, engines))
     engines.clear()

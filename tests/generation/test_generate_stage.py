@@ -75,6 +75,7 @@ def test_two_processes_leave_the_same_file_as_one(copy, unbroken):
     assert journals(copy) == []
 
 
+@pytest.mark.slow
 def test_a_prompt_too_long_is_named_whichever_process_would_have_answered_it(copy):
     test = copy / "data/split/test.json"
     records = json.loads(test.read_text(encoding="utf-8"))

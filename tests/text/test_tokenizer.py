@@ -7,8 +7,9 @@ import gguf
 import pytest
 import tiktoken
 import tokenizers
+from fuzz import examples
 from hostile_texts import HOSTILE, UNSPELLABLE, texts
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from tiktoken_ext import openai_public
 
 from instruct.core.errors import CheckpointError, DataError
@@ -104,7 +105,7 @@ def test_smollm2_equals_tokenizers_on_hostile_text(smollm, reference_smollm, tex
     assert smollm.decode(ids) == text
 
 
-@settings(max_examples=250, deadline=None)
+@examples(80)
 @given(text=texts())
 @example(text="  5")
 def test_gpt2_equals_tiktoken_and_tokenizers_on_any_text(gpt2, tiktoken_gpt2, reference_gpt2, text):
@@ -113,7 +114,7 @@ def test_gpt2_equals_tiktoken_and_tokenizers_on_any_text(gpt2, tiktoken_gpt2, re
     assert gpt2.decode(ids) == text
 
 
-@settings(max_examples=250, deadline=None)
+@examples(80)
 @given(text=texts(UNSPELLABLE))
 @example(text="  5")
 def test_smollm2_equals_tokenizers_on_any_text(smollm, reference_smollm, text):

@@ -269,7 +269,7 @@ def test_full_disk_at_the_end_keeps_the_state_to_go_on_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "every", [pytest.param(4, id="every fourth"), pytest.param(1, id="every one", marks=pytest.mark.slow)]
+    "every", [pytest.param(8, id="every eighth"), pytest.param(1, id="every one", marks=pytest.mark.slow)]
 )
 def test_run_killed_before_any_change_to_the_file_system_ends_with_the_same_files(tmp_path, every):
     """Not at random: kill -9 before each single write, rename, link and removal, those at the end of a run included."""

@@ -209,7 +209,7 @@ def state_file(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-@pytest.mark.parametrize("least", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("least", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroken, least):
     """So many times kill -9, also in the middle of saving, and some Ctrl-C."""
     seldom = max(1, least // 7)
@@ -401,7 +401,8 @@ def assert_equal_to_rounding(found: dict[str, bytes], expected: dict[str, bytes]
                 assert float(row[key]) == pytest.approx(float(value), rel=1e-3 if key == "grad_norm" else 1e-4), key
 
 
-@pytest.mark.parametrize("mode", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_stage_under_torchrun_equals_one_process(copy, unbroken, mode):
     set_params(copy, parallel=mode)
     process = start_torchrun(copy)

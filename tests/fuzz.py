@@ -1,0 +1,12 @@
+"""How many inputs hypothesis tries: few in `make test`, ten times as many in `make test-fuzz`."""
+
+import os
+
+from hypothesis import settings
+
+TIMES = int(os.environ.get("FUZZ", "1"))
+
+
+def examples(count: int) -> settings:
+    """So many inputs, times FUZZ."""
+    return settings(deadline=None, max_examples=count * TIMES)

@@ -17,6 +17,9 @@ from instruct.cli import run
 from instruct.core.files import read_csv, write_json
 from instruct.core.records import as_row
 from instruct.evaluation.rubrics import find_rubric, prompt_hash
+from instruct.tools.judge import as_answered
+from instruct.tools.question_file import read_questions
+from instruct.tools.questions import known_answers
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,3 +208,49 @@ def test_a_slip_in_questions_is_told_before_any_model_answers(folder, instruct, 
     assert (done.returncode, done.stdout) == (1, "")
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def questions(folder, instruct, monkeypatch):
+    """`instruct questions` with models that say "yes"; gives its end and the checkpoints of those that were opened."""
+    shutil.copy(ROOT / "data/questions.jsonl", folder / "data")
+    (folder / "some").mkdir()
+    (folder / "some/adapter_model.safetensors").write_bytes(b"")
+    opened = []
+
+    def open_system(checkpoint, max_new_tokens):
+        opened.append(checkpoint)
+        return lambda examples: [as_answered(one, "yes") for one in examples]
+
+    monkeypatch.setattr("instruct.tools.questions.open_system", open_system)
+    return lambda *more: (instruct("questions", "--checkpoint", "some", *more), opened)
+
+
+def test_the_judge_of_questions_is_asked_before_any_model_answers(folder, questions):
+    """A server that nobody started, a model that it lacks, a context without room, a judge that is not fit."""
+    with OllamaServer(content='{"score": 10}') as server:
+        point_to(folder, server)
+        cases = [("not fit", ()), ("mistral", ("--judge", "ollama:mistral")), ("context", ("--max-new-tokens", "5000"))]
+        for words, more in cases:
+            done, opened = questions("--judge", "ollama", *more)
+            assert (done.returncode, done.stdout, opened) == (1, "", []) and words in done.stderr
+    change(folder, "servers", calls={"backoff": 0.01})
+    done, opened = questions("--judge", "ollama")
+    assert (done.returncode, done.stdout, opened) == (1, "", []) and server.url in done.stderr.splitlines()[0]
+
+
+def test_every_turn_of_both_models_is_judged_once_the_judge_has_answered(folder, questions):
+    change(folder, "evaluate", allow_unfit=True)
+    with OllamaServer(content='{"score": 10}') as server:
+        point_to(folder, server)
+        done, opened = questions("--judge", "ollama", "--out", "out.json")
+    assert (done.returncode, opened) == (0, [None, Path("some")]), done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["ollama", "all", "sft", "100.0", "16", "of", "16"]
+    assert len(json.loads((folder / "out.json").read_text())["judgements"]) == 32
+
+
+def test_controls_of_questions_are_the_turns_with_a_reference(folder):
+    known = known_answers(read_questions(ROOT / "data/questions.jsonl"))
+    rows = [json.loads(line) for line in (ROOT / "data/questions.jsonl").read_text().splitlines()]
+    assert [one.output for one in known] == [text for row in rows for text in row.get("reference", []) if text]
+    assert all(one.response == one.output and (one.history == ()) == one.id.endswith("-1") for one in known)

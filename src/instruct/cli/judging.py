@@ -52,8 +52,9 @@ def questions(
 
     params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
     params = asking.without_reference(params)
-    if not (checkpoint / "model.safetensors").is_file():
-        raise CheckpointError(f"{checkpoint}: has no model.safetensors; run `dvc repro train` or give --checkpoint")
+    if not any(checkpoint.glob("*.safetensors")):
+        raise CheckpointError(f"{checkpoint}: there is no checkpoint; run `dvc repro train` or give --checkpoint")
+    asking.check_judges(known, params, max_new_tokens)
     systems = {"base": None, "sft": checkpoint}
     answers = {
         system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))

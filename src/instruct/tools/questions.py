@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
@@ -26,6 +27,7 @@ from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
+from instruct.tools.judge import as_answered
 from instruct.tools.question_file import Question
 
 RUBRIC = "open-question"
@@ -72,32 +74,57 @@ def without_reference(params: EvaluateParams) -> EvaluateParams:
     return replace(params, judges=judges, rubric=RUBRIC)
 
 
+def check_judges(questions: Sequence[Question], params: EvaluateParams, max_new_tokens: int) -> None:
+    """Ask every judge's server, then try every judge on known answers, all before the first question is answered.
+
+    Raises JudgeError or ServerError if a server is missing, if its context has no room for the longest answers, if a
+    judge is not fit, or if no question has a reference answer to try it on.
+    """
+    known = known_answers(questions)
+    if not known and not params.allow_unfit:
+        raise JudgeError(
+            "no question has a reference answer, so a judge cannot be tried on known answers; add some, or set "
+            "evaluate.allow_unfit: true"
+        )
+    with opened_judges(params) as judges:
+        for judge in judges.values():
+            judge.prepare({"longest": longest_answers(questions, max_new_tokens)})
+        if known:
+            prepare_judges(judges, {"known": known}, params)
+
+
+def known_answers(questions: Sequence[Question]) -> list[Response]:
+    """The turns with a reference answer, after the reference answers to the turns before them."""
+    examples = [
+        question.example(turn, question.references[:turn])
+        for question in questions
+        for turn in range(len(question.turns))
+        if question.references[turn]
+    ]
+    return [as_answered(one, one.output) for one in examples]
+
+
+def longest_answers(questions: Sequence[Question], max_new_tokens: int) -> list[Response]:
+    """The last turn of each question, where each answer is about as long as it may be."""
+    words = "word " * max_new_tokens
+    last = [question.example(len(question.turns) - 1, (words,) * (len(question.turns) - 1)) for question in questions]
+    return [as_answered(one, words) for one in last]
+
+
 def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:
-    """Verdicts of every judge. The controls use the questions that have a reference answer."""
-    template = load_params("prompt", PromptParams).chosen
-    with open_judges(params, load_params("servers", ServersParams), template) as opened:
-        check_with_references(opened, answers, params)
+    """Verdicts of every judge on every system's answers."""
+    with opened_judges(params) as judges:
         return [
             judgement
-            for name, judge in opened.items()
+            for name, judge in judges.items()
             for system, responses in answers.items()
             for judgement in judge_system(name, judge, system, responses)
         ]
 
 
-def check_with_references(
-    judges: Mapping[str, Judge], answers: Mapping[str, list[Response]], params: EvaluateParams
-) -> None:
-    """Check servers and controls; raises if no question has a reference answer, which the controls need."""
-    known = {system: [one for one in responses if one.output] for system, responses in answers.items()}
-    if not all(known.values()):
-        if not params.allow_unfit:
-            raise JudgeError(
-                "no question has a reference answer, so a judge cannot be tried on known answers; add some, or set "
-                "evaluate.allow_unfit: true"
-            )
-        return
-    prepare_judges(judges, known, params)
+def opened_judges(params: EvaluateParams) -> AbstractContextManager[dict[str, Judge]]:
+    """The judges, with servers and template from params.yaml."""
+    return open_judges(params, load_params("servers", ServersParams), load_params("prompt", PromptParams).chosen)
 
 
 def table(judgements: Sequence[Judgement]) -> Iterator[str]:

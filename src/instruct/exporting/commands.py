@@ -164,7 +164,9 @@ def _open(checkpoint: Path, template: str | None, check: str, data: Path) -> "tu
 
 
 def _run(export: "Export", source: "Source", check: "Check", out: Path) -> None:
+    from instruct.core.stage import like_ctrl_c
     from instruct.exporting.export import make_export
 
-    for line in make_export(export, source, check, out):
-        print(line)
+    with like_ctrl_c():
+        for line in make_export(export, source, check, out):
+            print(line, flush=True)

@@ -82,10 +82,13 @@ def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int,
     }
 
 
-def run_export(runner: Runner, request: Mapping[str, Any]) -> Run:
-    """Answer every prompt; raises InstructError with the program's last error lines."""
+def run_export(runner: Runner, request: Mapping[str, Any], scratch: Path | None = None) -> Run:
+    """Answer every prompt; raises InstructError with the program's last error lines.
+
+    Request and reply are in a temporary folder in `scratch`, by default in the system's.
+    """
     require_packages(runner.needs)
-    with TemporaryDirectory(prefix="instruct-export-") as folder:
+    with TemporaryDirectory(prefix="instruct-export-", dir=scratch) as folder:
         asked, replied = Path(folder) / "request.json", Path(folder) / "reply.json"
         asked.write_text(json.dumps({**request, **runner.options, "path": str(runner.path)}), encoding="utf-8")
         peak = call_program(runner.script, asked, replied)
@@ -110,7 +113,12 @@ def call_program(script: RunnerName, asked: Path, replied: Path) -> int:
         # -I: the working directory and PYTHONPATH do not change its imports.
         command = [sys.executable, "-I", str(program), str(asked), str(replied)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # a signal to this process alone
+            process.kill()
+            process.wait()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
         lines = log.read().strip().splitlines()

@@ -23,9 +23,10 @@ from instruct.exporting.export import Export, make_export, read_check
 from instruct.exporting.greedy import answer_ours, cut_answer, find_parting
 from instruct.exporting.hub import hub_export, push_line
 from instruct.exporting.proof import proof_run, spread_over
-from instruct.exporting.running import Runner, Said, require_packages
+from instruct.exporting.running import Run, Runner, Said, require_packages
 from instruct.exporting.source import open_source
 from instruct.exporting.whole import PROOF, whole_folder
+from instruct.generation.decode import generate
 from instruct.model.checkpoint import load_checkpoint
 from instruct.statistics import paired_test
 from instruct.text.encoding import encode_prompt
@@ -196,6 +197,29 @@ def test_a_long_check_is_told_before_it_begins(tmp_path):
     first = next(make_export(hub_export(source, "fp32", check, "n", tmp_path), source, check, tmp_path / "out"))
     assert all(word in first for word in ("42 of 99", "min", "--check"))
     assert not (tmp_path / "out").exists()
+
+
+def test_no_record_is_answered_twice_to_tell_the_time(tmp_path, monkeypatch):
+    source = small_source(tmp_path, "gpt2")
+    examples = [replace(one, id=f"r{i}") for i, one in enumerate(records(6) * 7)]
+    check, asked = check_of(tmp_path, examples, most=2), []
+
+    def spy(model, tokenizer, prompts, **more):
+        asked.extend(prompts)
+        return generate(model, tokenizer, prompts, **more)
+
+    def no_program(runner, request, scratch):
+        said = [Said(id=one["id"], prompt=tuple(one["ids"]), tokens=(), ended=True) for one in request["prompts"]]
+        return Run(said=tuple(said), runtime={"name": "none"}, seconds=1.0, peak_bytes=1)
+
+    monkeypatch.setattr("instruct.exporting.proof.run_export", no_program)
+    monkeypatch.setattr("instruct.exporting.greedy.generate", spy)
+    list(make_export(hub_export(source, "fp32", check, "n", tmp_path), source, check, tmp_path / "out"))
+    assert sorted(asked) == sorted(one.id for one in examples)
+    monkeypatch.undo()
+    said = json.loads((tmp_path / "out/answers/checkpoint.json").read_text())
+    own = answer_ours(source, examples, check.generate)
+    assert [(one["id"], one["response"]) for one in said] == [(one.id, one.response) for one in own]
 
 
 def test_checks_are_read_from_beside_the_test_set(tmp_path):

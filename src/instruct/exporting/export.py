@@ -10,7 +10,7 @@ from instruct.checks.schema import read_checks
 from instruct.core.errors import ParamsError
 from instruct.core.files import sha256_of, write_json
 from instruct.core.params import load_params
-from instruct.core.records import read_examples
+from instruct.core.records import Response, read_examples
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.exporting.greedy import answer_ours
@@ -22,7 +22,7 @@ from instruct.generation.settings import GenerateParams
 
 VERSION = 2
 CHECKS = "checks.json"  # beside the test set, as the stage `split` writes it
-MANY, TIMED = 40, 2  # from so many records on the time is told beforehand, timed on so few
+MANY, TIMED = 40, 2  # from so many records on the time is told once the checkpoint has answered so few
 BOTH = 1.5  # the program's time and the checkpoint's, which answers many records at once
 
 
@@ -72,13 +72,15 @@ def make_export(export: Export, source: Source, check: Check, out: Path) -> Iter
     require_packages(export.needs)
     if check.examples:
         require_packages(export.runner(out).needs)
+    known: list[Response] = []
     if len(check.examples) >= MANY:
-        yield say_ahead(source, check)
+        known, line = answer_few(source, check)
+        yield line
     with whole_folder(out, export.bytes_needed) as folder:
         lines = export.write(folder)
         files = {name: one for name, one in describe_files(folder).items() if name not in export.scratch}
         size = sum(one["bytes"] for one in files.values())
-        proof = prove(source, export.runner(folder), check, folder) if check.examples else None
+        proof = prove(source, export.runner(folder), check, folder, known) if check.examples else None
         for name in export.scratch:
             (folder / name).unlink(missing_ok=True)
         write_json(folder / PROOF, {**_document(export, source, files), **proof_document(proof, check, size)})
@@ -92,13 +94,15 @@ def make_export(export: Export, source: Source, check: Check, out: Path) -> Iter
         yield f"proof: {out / PROOF}"
 
 
-def say_ahead(source: Source, check: Check) -> str:
-    """How many records are about to be answered, and about how long that takes here."""
+def answer_few(source: Source, check: Check) -> tuple[list[Response], str]:
+    """The checkpoint's answers to the first few records, and a line that says how many will come and how long it takes.
+
+    The few are spread over the test set and answered one by one, as the export answers.
+    """
     few, started = spread_over(check.examples, TIMED), time.perf_counter()
-    for one in few:
-        answer_ours(source, [one], check.generate)
+    answers = [answer for one in few for answer in answer_ours(source, [one], check.generate)]
     minutes = BOTH * (time.perf_counter() - started) / len(few) * len(check.examples) / 60
-    return (
+    return answers, (
         f"the checkpoint and the export answer {len(check.examples)} of {check.total} test records, in about "
         f"{max(round(minutes), 1)} min here; --check N answers fewer, --check 0 none"
     )

@@ -98,25 +98,36 @@ def spread_over(examples: Sequence[Example], count: int | None) -> list[Example]
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-def prove(source: Source, runner: Runner, check: Check, folder: Path) -> Proof:
-    """Answer the records with both, and write answers and scores to the folder of the export."""
+def prove(source: Source, runner: Runner, check: Check, folder: Path, known: Sequence[Response] = ()) -> Proof:
+    """Answer the records with both, and write answers and scores to the folder of the export.
+
+    `known` are answers of the checkpoint that need not be generated again.
+    """
     request = request_of(source, check.examples, check.generate.max_new_tokens, check.threads)
-    run = run_export(runner, request)
-    known = [tuple(prompt["ids"]) for prompt in request["prompts"]]
+    run = run_export(runner, request, folder.parent)
+    ids = [tuple(prompt["ids"]) for prompt in request["prompts"]]
     cut = [cut_answer(source, said, check.generate) for said in run.said]
     theirs = [answer_theirs(source, one, said, reason) for one, (said, reason) in zip(check.examples, cut, strict=True)]
-    answers = {CHECKPOINT: answer_ours(source, check.examples, check.generate), EXPORT: theirs}
+    answers = {CHECKPOINT: answer_rest(source, check, known), EXPORT: theirs}
     partings = [find_parting(source, said, runner.rounding) for said, _ in cut]
     return Proof(
         run=replace(run, said=tuple(said for said, _ in cut)),
         rounding=runner.rounding,
         how=runner.how,
-        prompts_alike=sum(said.prompt == ids for said, ids in zip(run.said, known, strict=True)),
+        prompts_alike=sum(said.prompt == one for said, one in zip(run.said, ids, strict=True)),
         same_tokens=partings.count(None),
         same_texts=sum(a.response == b.response for a, b in zip(*answers.values(), strict=True)),
         partings=tuple(one for one in partings if one),
         results=write_scores(source, answers, check, folder),
     )
+
+
+def answer_rest(source: Source, check: Check, known: Sequence[Response]) -> list[Response]:
+    """The checkpoint's answers to all records, in order; only those that are not `known` are generated."""
+    answers = {one.id: one for one in known}
+    rest = [one for one in check.examples if one.id not in answers]
+    answers |= {one.id: one for one in answer_ours(source, rest, check.generate)}
+    return [answers[one.id] for one in check.examples]
 
 
 def write_scores(source: Source, answers: dict[str, list[Response]], check: Check, folder: Path) -> Results:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml as pyyaml
 from ruamel.yaml import YAML
 
@@ -317,6 +318,27 @@ def test_help_names_every_command_and_what_it_does(instruct):
     assert status == 0
     for name in ("check", "inspect", "fetch", "import-data", "smoke"):
         assert re.search(rf"^ +{name} +\S+ \S+", out, re.MULTILINE)
+
+
+def commands(command, name=()):
+    """Every command with its words, groups and what is in them."""
+    yield name, command
+    for part, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*name, part))
+
+
+def test_no_summary_is_cut_on_a_terminal_of_80_columns(instruct, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = dict(commands(typer.main.get_command(cli.app)))
+    groups = [name for name, command in found.items() if hasattr(command, "commands")]
+    assert len(groups) >= 4
+    for name in groups:
+        _, out, _ = instruct(*name, "--help")
+        listed = [line.split(maxsplit=1) for line in out.split("Commands:\n")[1].splitlines()]
+        shown = {part: summary for part, summary in listed}
+        assert set(shown) == set(found[name].commands)
+        for part, summary in shown.items():
+            assert not summary.endswith("...") and found[name].commands[part].help.startswith(summary), (part, summary)
 
 
 @pytest.mark.parametrize("arguments", [("chek",), ("check", "--quite"), ("inspect", "-n", "0"), ("import-data",)])

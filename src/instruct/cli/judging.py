@@ -18,7 +18,7 @@ def judge(
     scoring: Annotated[str | None, typer.Option(help="text or expected, instead of evaluate.scoring")] = None,
     record: Annotated[str | None, typer.Option(help="the id of the record to show (default: the first)")] = None,
 ) -> None:
-    """Check the judges before a run; `dvc repro evaluate` runs them."""
+    """Check the judges that `dvc repro evaluate` runs."""
     from instruct.core.errors import JudgeError
     from instruct.tools import judge as judging
 
@@ -43,7 +43,7 @@ def questions(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 256,
     out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
 ) -> None:
-    """Ask the base model and the SFT model open questions; a language model judges the answers."""
+    """Ask base and SFT model open questions and have them judged. The judge is a language model."""
     from instruct.core.errors import CheckpointError
     from instruct.core.files import write_json
     from instruct.tools import questions as asking
@@ -71,7 +71,7 @@ def blank(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="records, each with both systems' answers")] = 25,
     seed: Annotated[int, typer.Option(help="seed of selection and order")] = 123,
 ) -> None:
-    """Write answers to score into data/human-scores.csv, without the system's name; existing scores stay."""
+    """Write answers to score into data/human-scores.csv. They are without the system's name; existing scores stay."""
     from instruct.core.records import read_responses
     from instruct.tools.human import FILE, make_blank
     from instruct.tools.judge import ANSWERS
@@ -94,7 +94,7 @@ def replies(
     export: Annotated[Path | None, typer.Option("--export", help="write all replies to this JSON-lines file")] = None,
     load: Annotated[Path | None, typer.Option("--import", help="add the replies of an exported file")] = None,
 ) -> None:
-    """Show the cache of replies, export or import it; the same replies export as the same bytes."""
+    """Show, export or import the cache of replies. The same replies export as the same bytes."""
     from instruct.servers.cache import ReplyCache, cache_file
 
     with ReplyCache(cache_file()) as cache:

@@ -13,7 +13,7 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print problems only")] = False,
     every: Annotated[bool, typer.Option("--all", help="print all settings, not only uncommitted ones")] = False,
 ) -> None:
-    """Validate params.yaml, the backbone's entry and the data; print settings that differ from the committed ones."""
+    """Validate settings, backbone and data. Prints settings that differ from the committed ones."""
     from instruct.tools.check import check_all
 
     checked = check_all(data, every=every)
@@ -63,9 +63,9 @@ def fetch(
     source: Annotated[Path | None, typer.Option("--from", help="take it from a local file or folder")] = None,
     pin: Annotated[bool, typer.Option("--pin", help="write missing sizes and sha256 into the table")] = False,
 ) -> None:
-    """Fetch a backbone's weights: resumes downloads, verifies sha256, never unpickles.
+    """Fetch a backbone's weights and verify their sha256.
 
-    Reads OpenAI's GPT-2 folder (model.ckpt.index, …) without TensorFlow.
+    Resumes downloads and never unpickles. Reads OpenAI's GPT-2 folder (model.ckpt.index, …) without TensorFlow.
     """
     from instruct.backbones.catalog import find_backbone, read_table, unpinned
     from instruct.backbones.fetch import ensure, take_local
@@ -103,7 +103,7 @@ def duplicates(
     out: Annotated[Path | None, typer.Option(help="a JSON file for the kept records with their groups")] = None,
     show: Annotated[int, typer.Option(min=0, help="how many groups to print, the largest first")] = 10,
 ) -> None:
-    """Find exact and near-duplicates; other settings default to split.duplicates, but with mode: report."""
+    """Find exact and near-duplicates in data files. Other settings default to split.duplicates, but mode to report."""
     from dataclasses import asdict
 
     from instruct.core.params import build, load_params
@@ -119,7 +119,7 @@ def duplicates(
 
 
 def import_data(name: Annotated[str, typer.Argument(help="a name from data/sources.yaml")]) -> None:
-    """Import another data set with `dvc import-url` and verify its checksum."""
+    """Import another data set and verify it, by `dvc import-url`."""
     from instruct.tools.import_data import import_data as run_import
 
     path = run_import(name)

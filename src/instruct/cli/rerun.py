@@ -12,7 +12,7 @@ def smoke(
     keep: Annotated[Path | None, typer.Option(help="a new folder to run in and keep")] = None,
     prefer: Annotated[bool, typer.Option("--prefer", help="with preference tuning")] = False,
 ) -> None:
-    """Run all stages with a tiny random model in a scratch copy; tracked results do not change."""
+    """Run all stages with a tiny random model in a scratch copy. Tracked results do not change."""
     from instruct.tools.smoke import run_smoke
 
     folder = run_smoke(Path.cwd(), keep, prefer=prefer)
@@ -29,7 +29,7 @@ def recipe(
     show: Annotated[bool, typer.Option("--print", help="print the dvc commands, run nothing")] = False,
     table: Annotated[bool, typer.Option("--table", help="print the results as a Markdown table")] = False,
 ) -> None:
-    """Run named experiments: ablations of the book and others, one `dvc exp run` per seed."""
+    """List, run or compare named experiments. Most are ablations of the book; each seed is a `dvc exp run`."""
     from instruct.tools import recipes as tool
 
     known = tool.read_recipes()
@@ -52,7 +52,7 @@ def verify(
         bool, typer.Option("--lock-only", help="run nothing: only check that dvc.lock belongs to the commit")
     ] = False,
 ) -> None:
-    """Run the commit again in a clean clone; dvc.lock and all metrics must be the same bytes."""
+    """Run the commit again in a clean clone and compare. dvc.lock and all metrics must be the same bytes."""
     from instruct.tools.verify import verify as run_verify
 
     if found := run_verify(Path.cwd(), keep, lock_only=lock_only):

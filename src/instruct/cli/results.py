@@ -23,7 +23,7 @@ def view(
     output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path("build/view/index.html"),
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
 ) -> None:
-    """Write and open an offline page of all experiments: sortable table, curves, searchable answers."""
+    """Write and open an offline page of all experiments. It has a sortable table, curves and searchable answers."""
     from instruct.viewing.open import open_page
     from instruct.viewing.page import write_view
 
@@ -41,7 +41,7 @@ def compare(
     anyway: Annotated[bool, typer.Option("--anyway", help="report incomparable runs too, marked as such")] = False,
     fail_if: Annotated[str, typer.Option(help=FAIL_HELP)] = "",
 ) -> None:
-    """Test whether B differs from A or, with two seeds a side or more, is the better recipe; write the report."""
+    """Test whether B differs from A and write the report. Two seeds or more a side show which recipe is better."""
     from instruct.comparing.compare import compare as run_compare
     from instruct.comparing.gate import gate_fails, parse_gate
     from instruct.comparing.recorded import read_recorded
@@ -70,7 +70,7 @@ def variance(
     score: Annotated[list[str] | None, typer.Option(help=SCORES_HELP)] = None,
     record: Annotated[bool, typer.Option("--record", help="write metrics/seeds.json, for `instruct compare`")] = False,
 ) -> None:
-    """Split the variance of every score into record, training seed, judge and rest."""
+    """Split each score's variance by record, seed, judge and rest."""
     from instruct.comparing.recorded import record_seeds
     from instruct.comparing.seeds import scores_in_common, variance_lines
 
@@ -88,7 +88,7 @@ def power(
         float, typer.Option(help="without runs: standard deviation of a run's mean between seeds")
     ] = 0.0,
 ) -> None:
-    """Print how many test records and training seeds a given difference needs."""
+    """Print how many test records and seeds a difference needs."""
     from instruct.comparing.power import Spread, power_lines
 
     if not runs and sd <= 0:

@@ -25,7 +25,7 @@ def ask(
 
 
 def chat(system: Annotated[str, typer.Option(help="base, sft or dpo (default: the newest)")] = "") -> None:
-    """Chat with a model in the terminal or through a pipe; /help lists the commands."""
+    """Chat with a model in the terminal or through a pipe. /help lists the commands."""
     from instruct.serving.open_chat import open_chat
 
     typed = sys.stdin.isatty()
@@ -40,7 +40,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="instead of serve.host")] = None,
     port: Annotated[int | None, typer.Option(help="instead of serve.port; 0 takes a free one")] = None,
 ) -> None:
-    """Serve OpenAI's API, with a page to chat with all models side by side."""
+    """Serve OpenAI's API and a page that shows models side by side."""
     from instruct.serving.start import start
 
     start(system or [], host, port)
@@ -56,7 +56,7 @@ def policy_test(
     file: Annotated[Path, typer.Argument(help="labelled probes, one JSON object per line")],
     rules: Annotated[Path | None, typer.Option("--policy", help="instead of serve.policy")] = None,
 ) -> None:
-    """Measure the filter: its recall on labelled probes, and its false positives on the reference answers."""
+    """Measure the filter. Recall is on labelled probes, false positives are among the reference answers."""
     from instruct.serving.policy_test import read_probes, report
     from instruct.serving.start import policy_of
 

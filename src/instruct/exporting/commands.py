@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Write a checkpoint for another program, and check its answers to the test set in that program.",
+    help="Export a checkpoint and check it in the program it is for. That program answers the test set.",
 )
 
 Checkpoint = Annotated[Path, typer.Option(help="the folder of the checkpoint")]
@@ -40,7 +40,7 @@ def gguf(
     data: Data = TEST,
     name: Name = _NAME,
 ) -> None:
-    """A GGUF file for llama.cpp, LM Studio and others; a LoRA adapter is merged."""
+    """A GGUF file for llama.cpp, LM Studio and others. A LoRA adapter is merged."""
     from instruct.exporting.gguf_writer import GGUFType
     from instruct.exporting.llamacpp import gguf_export
 
@@ -78,7 +78,7 @@ def adapter(
     data: Data = TEST,
     name: Name = _NAME,
 ) -> None:
-    """The LoRA adapter alone, for llama.cpp and PEFT, without the base model."""
+    """The LoRA adapter alone, for llama.cpp and PEFT. The base model is not in it."""
     from instruct.exporting.llamacpp import adapter_export
 
     source, checked = _open(checkpoint, template, check, data)
@@ -96,7 +96,7 @@ def hf(
     data: Data = TEST,
     name: Name = _NAME,
 ) -> None:
-    """A folder for the Hugging Face Hub with a model card, for transformers and vLLM. Uploads nothing."""
+    """A folder for the Hugging Face Hub, transformers and vLLM. It has a model card; nothing is uploaded."""
     from instruct.exporting.hub import HubType, hub_export, push_line
 
     _require_type(kind, get_args(HubType))

@@ -9,7 +9,7 @@ from instruct.core.errors import InstructError
 from instruct.core.git import OF_ONE_REPOSITORY, ask_git, list_experiments
 from instruct.results.revisions import list_revisions
 from instruct.results.runs import read_run
-from instruct.tools.results import result_table
+from instruct.tools.results import result_lines
 from instruct.tools.smoke import copy_tree
 
 
@@ -45,7 +45,7 @@ def test_git_answers_for_the_folder_and_not_for_the_hook_it_runs_in(repository, 
         list_revisions,
         lambda root: read_run("HEAD", root),
         lambda root: copy_tree(root, root / "copy"),
-        lambda root: result_table(root, [], {}),
+        lambda root: result_lines(root, [], {}),
     ],
     ids=["experiments", "view", "compare", "smoke", "recipe"],
 )

@@ -1,5 +1,6 @@
 """The table of the named experiments: each against its own baseline, corrected for how many there are."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -9,12 +10,14 @@ import pytest
 from results.sample import write_results
 from ruamel.yaml import YAML
 from small_pipeline import commit_all, git
+from typer.testing import CliRunner
 
+from instruct.cli import app
 from instruct.comparing.recipes import compare_recipes
 from instruct.core.errors import InstructError
 from instruct.statistics import paired_test, smallest_detectable
 from instruct.tools.recipes import Recipe, choose, other_seeds, read_recipes
-from instruct.tools.results import result_table
+from instruct.tools.results import result_lines
 
 ROOT = Path(__file__).parents[2]
 COUNT = 120
@@ -31,7 +34,7 @@ def recipe(name, **settings):
 
 
 def table_of(folder, recipes):
-    return result_table(folder, recipes, {"seed-124": SEED})
+    return result_lines(folder, recipes, {"seed-124": SEED})
 
 
 def write_run(folder: Path, name, sft, *, template="alpaca", loss=1.5, seed=123, sha256="a" * 64, right=None):
@@ -151,7 +154,7 @@ def test_all_recipes_with_two_seeds_are_ranked_by_right_answers(runs):
         sides[name] = [answered(share, seed=10 * place + k) for k in (3, 4)]
         for seed, label, right in zip((123, 124), (name, f"{name}-seed-124"), sides[name], strict=True):
             runs(label, BASE - 20 * share, seed=seed, right=right, head=head)
-    lines = result_table(runs.folder, choose(known, [], "default"), known)
+    lines = result_lines(runs.folder, choose(known, [], "default"), known)
     rows = rows_of(lines)
     closed = {name: np.array([[x for x in run if x is not None] for run in side]) for name, side in sides.items()}
     for name, table in closed.items():
@@ -196,6 +199,40 @@ def test_experiment_without_metrics_says_so_and_invents_nothing(runs):
     row = rows_of(table_of(folder, [recipe("good"), recipe("broken")]))["broken"]
     assert row[2:6] == ["", "", "", ""]
     assert "metrics/scores.csv" in row[6]
+
+
+def test_no_text_breaks_the_table(runs):
+    """As in the other reports, whose renderer makes it: what comes from a file is not read as markup."""
+    runs("good", BASE + 10 + NOISE)
+    lines = table_of(runs.folder, [recipe("good", **{"prompt.system": "a | *b* <b>"}), recipe("never")])
+    table = [re.split(r"(?<!\\)\|", line) for line in lines[: lines.index("")]]
+    assert {len(cells) for cells in table} == {9} and len(table) == 5
+    assert table[3][2].strip() == r"prompt.system=a \| \*b\* &lt;b>"
+
+
+def test_the_page_of_all_runs_shows_the_same_table(runs, monkeypatch):
+    runs("two-epochs", BASE + 10 + NOISE)
+    runs("no-recipe", BASE)
+    monkeypatch.chdir(runs.folder)
+    done = CliRunner().invoke(app, ["view", "--no-open", "-o", "view.html"])
+    assert done.exit_code == 0, done.output
+    section = re.search(r'<section id="recipes".*?</section>', Path("view.html").read_text(), re.DOTALL)[0]
+    shown = [
+        [html.unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)
+    ]
+    lines = result_lines(runs.folder, choose(read_recipes(), ["two-epochs"], None), read_recipes())
+    printed = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[: lines.index("")]]
+    assert shown == [printed[0], *printed[2:]] and shown[2][0] == "two-epochs"
+    assert [html.unescape(note) for note in re.findall('<p class="soft">(.*?)</p>', section)] == [
+        line for line in lines[lines.index("") :] if line
+    ]
+
+
+def test_a_page_without_named_experiments_says_nothing_of_them(runs, monkeypatch):
+    monkeypatch.chdir(runs.folder)
+    done = CliRunner().invoke(app, ["view", "--no-open", "-o", "view.html"])
+    assert done.exit_code == 0 and "recipes" not in Path("view.html").read_text()
 
 
 def test_nothing_run_is_one_line(runs):

@@ -35,9 +35,9 @@ def recipe(
     known = tool.read_recipes()
     chosen = tool.choose(known, names or [], "default" if every else None)
     if table:
-        from instruct.tools.results import result_table
+        from instruct.tools.results import result_lines
 
-        print("\n".join(result_table(Path.cwd(), chosen or list(known.values()), known)))
+        print("\n".join(result_lines(Path.cwd(), chosen or list(known.values()), known)))
     elif not chosen:
         print("\n".join(tool.list_lines(known)))
     elif show:

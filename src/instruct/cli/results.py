@@ -24,10 +24,11 @@ def view(
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
 ) -> None:
     """Write and open an offline page of all experiments. It has a sortable table, curves and searchable answers."""
+    from instruct.tools.results import finished_table
     from instruct.viewing.open import open_page
     from instruct.viewing.page import write_view
 
-    runs = write_view(Path.cwd(), output, revisions or [], against)
+    runs = write_view(Path.cwd(), output, revisions or [], against, finished_table(Path.cwd()))
     print(f"{output}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
     if open_it and not open_page(output):
         print("no display found; open the file in a browser")
@@ -106,10 +107,16 @@ def read_runs(names: str) -> list["Run"]:
         raise ParamsError("give a revision, a DVC experiment or `workspace`")
 
     def read_one(name: str) -> "Run":
-        if Path(name).name != PROOF and not (Path(name) / PROOF).is_file():
-            return read_run(name, Path.cwd())
-        from instruct.exporting.proof import proof_run
+        place = Path(name)
+        if place.name == PROOF or (place / PROOF).is_file():
+            from instruct.exporting.proof import proof_run
 
-        return proof_run(Path(name))
+            return proof_run(place)
+        try:
+            return read_run(name, Path.cwd())
+        except ParamsError as error:
+            if place.is_dir():
+                raise ParamsError(f"{error}; the folder {name} has no {PROOF}, so it is not an export") from None
+            raise
 
     return [read_one(name) for name in names.split(",") if name]

@@ -21,7 +21,6 @@ def change_table(comparison: Comparison) -> Table:
 
 
 def _row(one: ScoreChange, *, comparable: bool) -> list[Cell | str]:
-    verdict = one.in_words if comparable else "not comparable"
     lacking = f" ({one.count} of {one.count + one.missing} have the score)" if one.missing else ""
     return [
         f"{one.title} (exploratory)" if one.exploratory else one.title,
@@ -32,8 +31,14 @@ def _row(one: ScoreChange, *, comparable: bool) -> list[Cell | str]:
         f"{one.p_value:.2g}",
         f"{one.corrected:.2g}" if one.exploratory else "",
         f"{one.wins} / {one.ties} / {one.losses}",
-        Cell(verdict + lacking, tone=TONES.get(one.verdict, "") if comparable else ""),
+        verdict_cell(one, comparable=comparable, more=lacking),
     ]
+
+
+def verdict_cell(one: ScoreChange, *, comparable: bool, more: str = "") -> Cell:
+    """What may be said of a difference, in its colour; nothing of runs that are not comparable."""
+    verdict = one.in_words if comparable else "not comparable"
+    return Cell(verdict + more, tone=TONES.get(one.verdict, "") if comparable else "")
 
 
 def value_table(what: str, a: str, b: str, values: Mapping[str, tuple[str, str]]) -> Table:

@@ -1,4 +1,4 @@
-"""The results of the named experiments as a Markdown table: each compared with the commit it started from."""
+"""The results of the named experiments as one table: each compared with the commit it started from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,16 @@ from instruct.comparing.compare import choose_scores, prepare
 from instruct.comparing.recorded import rate_of_seeds_alone
 from instruct.comparing.scores import PairedScores, ScoreChange, change_scores
 from instruct.comparing.seeds import split_variance
+from instruct.comparing.tables import verdict_cell
 from instruct.core.errors import InstructError
 from instruct.core.git import Experiment
+from instruct.report import markdown
+from instruct.report.tables import Row, Table, interval, number
 from instruct.results.runs import Run, read_run
-from instruct.tools.recipes import Recipe, at_seed, find_experiments, other_seeds
+from instruct.tools.recipes import Recipe, at_seed, find_experiments, other_seeds, read_recipes
 
-HEADER = ["experiment", "changes", "seeds", "validation loss", "score", "difference, 95 % interval", "verdict"]
-NOT_RUN = "not run"
-ALIGN = ["---", "---", "---:", "---:", "---:", "---:", "---"]
+HEAD = ("experiment", "changes", "seeds", "validation loss", "score", "difference, 95 % interval", "verdict")
+NOT_RUN, SIGNED = "not run", "{:+.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,23 @@ class Result:
     change: ScoreChange | None = None
 
 
-def result_table(root: Path, recipes: Sequence[Recipe], known: Mapping[str, Recipe]) -> list[str]:
-    """The lines of the table, with notes below it; a recipe without a result says why.
+def result_lines(root: Path, recipes: Sequence[Recipe], known: Mapping[str, Recipe]) -> list[str]:
+    """The table of `result_table` and its notes as lines of Markdown."""
+    table, notes = result_table(root, recipes, known)
+    return [*markdown.table(table).split("\n"), *(line for note in notes for line in ("", note))]
+
+
+def finished_table(root: Path) -> tuple[Table, list[str]] | None:
+    """The table of all named experiments that have a result; None if there are none."""
+    known, done = read_recipes(), find_experiments(root)
+    try:
+        return result_table(root, [one for one in known.values() if one.name in done], known)
+    except InstructError:
+        return None
+
+
+def result_table(root: Path, recipes: Sequence[Recipe], known: Mapping[str, Recipe]) -> tuple[Table, list[str]]:
+    """The table, and notes below it; a recipe without a result says why.
 
     `known` are all recipes, by which the runs of the default with other seeds are found. Raises InstructError where no
     recipe has a result.
@@ -43,13 +60,14 @@ def result_table(root: Path, recipes: Sequence[Recipe], known: Mapping[str, Reci
         reason = next((problem for problem in found.values() if problem != NOT_RUN), "none has been run")
         raise InstructError(f"no recipe has a result ({reason}); `make experiments` runs those of the default backbone")
     by_name = {result.recipe.name: result for result in results}
-    lines = [_row(HEADER), _row(ALIGN), _default_row(results)]
+    rows: list[Row] = [_default_row(results)]
     for recipe in recipes:
         if result := by_name.get(recipe.name):
-            lines.append(_result_row(result))
+            rows.append(_result_row(result))
         else:
-            lines.append(_row([recipe.name, recipe.changes, "", "", "", "", str(found[recipe.name])]))
-    return [*lines, "", *_notes(results, _runs_of_default(root, results, experiments, seeds))]
+            rows.append([recipe.name, recipe.changes, "", "", "", "", str(found[recipe.name])])
+    table = Table(name="Named experiments", head=HEAD, rows=rows)
+    return table, _notes(results, _runs_of_default(root, results, experiments, seeds))
 
 
 def _look(root: Path, recipe: Recipe, experiments: Mapping[str, Experiment], seeds: Mapping[int, str]) -> Result | str:
@@ -101,12 +119,12 @@ def _runs_of_default(
     return [results[0].default[0], *own] if len(starts) == 1 else []
 
 
-def _default_row(results: Sequence[Result]) -> str:
+def _default_row(results: Sequence[Result]) -> Row:
     most = max(results, key=lambda result: len(result.default))
-    scores = {f"{_change(result).a:.1f}" for result in results if len(result.default) == len(most.default)}
+    scores = {number(_change(result).a) for result in results if len(result.default) == len(most.default)}
     losses = {_loss(result.default) for result in results if len(result.default) == len(most.default)}
     seeds = str(len(most.default))
-    return _row(["the default", "", seeds, " / ".join(sorted(losses)), " / ".join(sorted(scores)), "", ""])
+    return ["the default", "", seeds, " / ".join(sorted(losses)), " / ".join(sorted(scores)), "", ""]
 
 
 def _change(result: Result) -> ScoreChange:
@@ -114,13 +132,13 @@ def _change(result: Result) -> ScoreChange:
     return result.change
 
 
-def _result_row(result: Result) -> str:
+def _result_row(result: Result) -> Row:
     score, change = _change(result), _change(result).difference
     mark = " †" if result.caveats else ""
-    interval = f"{change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+    gain = f"{number(change.mean, SIGNED)} ({interval(change.low, change.high, SIGNED)})"
     seeds = str(len(result.runs))
-    cells = [result.recipe.name + mark, result.recipe.changes, seeds, _loss(result.runs), f"{score.b:.1f}", interval]
-    return _row([*cells, "not comparable" if result.caveats else score.in_words])
+    cells = [result.recipe.name + mark, result.recipe.changes, seeds, _loss(result.runs), number(score.b), gain]
+    return [*cells, verdict_cell(score, comparable=not result.caveats)]
 
 
 def _loss(runs: Sequence[Run]) -> str:
@@ -138,7 +156,6 @@ def _notes(results: Sequence[Result], default: Sequence[Run]) -> list[str]:
         f"{comparable} comparison{'s' * (comparable != 1)} (Holm, Bonferroni); each interval is its own row's, "
         "uncorrected, so that a verdict may say less. Losses over other tokens (template, prompt loss) compare with "
         "none.",
-        "",
         "Rows of two seeds or more speak of the recipe: better, worse. Rows of one seed speak of two trained models: "
         f"higher, lower. {_seeds_alone(results, default)}",
     ]
@@ -163,7 +180,3 @@ def _seeds_alone(results: Sequence[Result], default: Sequence[Run]) -> str:
         f"Of such rows, seeds alone would be called different in {rates[0]:.0f} % before correction "
         f"({rates[1]:.0f} % at the upper limit), by the spread between {parts.seeds} seeds of the default."
     )
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -12,6 +12,7 @@ from instruct.core.errors import DataError, InstructError
 from instruct.core.files import read_text, write_text
 from instruct.report.gather import page_values, read_finished, read_pairs
 from instruct.report.report import template_environment
+from instruct.report.tables import Table
 from instruct.results.revisions import WORKSPACE, find_commit, names_of_commits
 from instruct.viewing.blocks import Blocks, run_data, script_json
 from instruct.viewing.collect import Entry, collect_runs
@@ -23,14 +24,20 @@ SECTIONS = ("scores", "training", "preferring", "stop_or_go", "quality", "slices
 MOST_ANSWERS = 400_000  # texts of answers inside one page; beyond that a browser takes seconds to open it
 
 
-def write_view(root: Path, output: Path, asked: Sequence[str] = (), against: str | None = None) -> list[Entry]:
-    """Collect all runs, write them to `output`, and return them."""
+def write_view(
+    root: Path,
+    output: Path,
+    asked: Sequence[str] = (),
+    against: str | None = None,
+    recipes: tuple[Table, Sequence[str]] | None = None,
+) -> list[Entry]:
+    """Collect all runs, write them to `output`, and return them; `recipes` is a table of experiments with its notes."""
     runs = collect_runs(root, [*asked, *([against] if against else [])])
     if not any(one.run or one.revision.kind != "workspace" for one in runs):
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
     place = find_place(runs, against, root)
     names = names_of_commits(root, [run.revision for run in runs])
-    write_text(output, render(runs, names, place, workspace_report(root)))
+    write_text(output, render(runs, names, place, workspace_report(root), recipes))
     return runs
 
 
@@ -62,7 +69,13 @@ def find_place(runs: Sequence[Entry], against: str | None, root: Path) -> int:
     return (firm or judged or [0])[0]
 
 
-def render(runs: Sequence[Entry], names: dict[str, str], against: int, report: Markup) -> str:
+def render(
+    runs: Sequence[Entry],
+    names: dict[str, str],
+    against: int,
+    report: Markup,
+    recipes: tuple[Table, Sequence[str]] | None = None,
+) -> str:
     """The whole page as text; its only scripts are ours, by their hash."""
     columns, rows = build_table(runs, names, against)
     blocks, data, room = Blocks(), [], MOST_ANSWERS
@@ -82,6 +95,7 @@ def render(runs: Sequence[Entry], names: dict[str, str], against: int, report: M
         "script_hash": f"sha256-{digest}",
         "title": "Experiments",
         "report": report,
+        "recipes": recipes,
         "left_out": sum(values["left_out"] for values in data),
     }
     return template_environment(HERE).get_template("view.html").render(**values_of_page)

@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.comparing.scores import ScoreChange
+from instruct.comparing.tables import TONES
 from instruct.results.runs import Run
 from instruct.results.schema import ACCURACY, CORPUS_MEASURES, MEASURES, REFERENCE, SIMILARITY
 from instruct.results.scores import ScoreResults
@@ -14,7 +15,6 @@ from instruct.statistics import ALPHA
 from instruct.viewing.collect import Entry, finite
 from instruct.viewing.differences import compare_with
 
-TONES = {"better": "good", "higher": "good", "worse": "bad", "lower": "bad"}
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on
 Value = float | str | None
 

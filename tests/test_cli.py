@@ -12,6 +12,7 @@ import pytest
 import typer.main
 import yaml as pyyaml
 from ruamel.yaml import YAML
+from small_pipeline import commit_all, git
 
 from instruct import cli
 
@@ -167,10 +168,32 @@ def test_check_tells_which_weights_will_be_fetched(workspace, instruct):
     assert "backbone gpt2-124m (MIT): GPT-2 (OpenAI, 2019), 124M parameters; will be fetched: model.safetensors" in out
 
 
-def test_check_outside_of_the_repository_is_one_line(tmp_path, monkeypatch, instruct):
+@pytest.mark.parametrize("arguments", [("check",), ("ask", "Hi"), ("chat",), ("serve",), ("export", "gguf")], ids=str)
+def test_a_command_outside_of_the_repository_is_one_line(tmp_path, monkeypatch, instruct, arguments):
     monkeypatch.chdir(tmp_path)
     message = "instruct: params.yaml: there is no such file; run from the repository's root\n"
-    assert instruct("check") == (1, "", message)
+    assert instruct(*arguments) == (1, "", message)
+
+
+def test_check_says_each_mistake_once_and_nothing_that_is_not_so(workspace, hermetic, instruct):
+    """One misspelt section is one problem; so is a wrong backbone, though two checks look for it."""
+    git(workspace, "init", "--quiet")
+    commit_all(workspace)
+    assert "as committed" in instruct("check")[1]
+    text = (workspace / "params.yaml").read_text(encoding="utf-8")
+    for old, new, words in (("\ntrain:", "\ntrian:", "train"), ("random", "randon", "gpt2-tiny-random")):
+        (workspace / "params.yaml").write_text(text.replace(old, new), encoding="utf-8")
+        status, out, err = instruct("check")
+        first, last = err.splitlines()
+        assert (status, last) == (1, "1 problem") and first.endswith(f"did you mean {words}?")
+        assert "as committed" not in out
+
+
+def test_own_data_that_is_not_there_is_told_with_its_setting(workspace, instruct):
+    set_params(workspace, **{"split.data": "data/mine.jsonl"})
+    status, _, err = instruct("check", "-q")
+    assert status == 1 and err.startswith("instruct: data/mine.jsonl: ") and "split.data" in err
+    assert len(err.splitlines()) == 2
 
 
 def test_installed_command_checks_the_project_without_torch(tmp_path):

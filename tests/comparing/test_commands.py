@@ -112,6 +112,8 @@ def read_scores(root, name):
     ("arguments", "message"),
     [
         (("compare", "mian"), 'instruct: there is no revision or experiment "mian"; see `git branch -a`'),
+        (("compare", "mian"), "did you mean main?"),
+        (("compare", "main", "metrics"), "the folder metrics has no proof.json"),
         (
             ("compare", "main", "work", "--score", "simi"),
             'there is no score "simi" in every run; did you mean similarity?',

@@ -360,7 +360,8 @@ def test_a_check_is_a_number_or_all(asked):
         (["gguf", "--check", "0"], "no such checkpoint; run"),
         (["gguf", "--type", "q8"], "--type: q8 is not one of"),
         (["hf", "--type", "fp16", "--check", "0"], "--type: fp16"),
-        (["onnx"], "data/split/test.json: there is no such file"),
+        (["onnx", "--checkpoint", "c"], "data/split/test.json: there is no such file"),
+        (["onnx", "--checkpoint", "."], ".: has no *.safetensors; run"),
         (["torch", "--check", "0", "--checkpoint", "c"], "--template"),
         (["ollama", "--check", "0", "--checkpoint", "c", "--template", "x"], "--template: x"),
         (

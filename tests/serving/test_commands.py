@@ -24,6 +24,7 @@ from instruct.serving import open_chat
 from instruct.serving.chat import Chat
 from instruct.serving.feedback import append
 from instruct.serving.server import Served, bind, key_for
+from instruct.serving.start import with_options
 from instruct.serving.systems import available, choose, digest_of, open_system
 from instruct.serving.talking import Manner
 from instruct.text.prompts import Turn
@@ -109,6 +110,13 @@ def test_chat_remembers_where_the_template_knows_turns(template, offline):
     assert first == offline(system, {"0": system.template.prompt([Turn("Hello")])}, max_new_tokens=8)["0"]
     assert second == offline(system, {"0": system.template.prompt(asked)}, max_new_tokens=8)["0"]
     assert second != offline(system, {"0": system.template.prompt([Turn("And now?")])}, max_new_tokens=8)["0"]
+
+
+@pytest.mark.parametrize(("option", "host", "port"), [("--port", None, 70_000), ("--host", "", None)])
+def test_a_wrong_option_is_named_as_it_was_typed(option, host, port):
+    with pytest.raises(ParamsError, match=f"^{option} "):
+        with_options(SERVE, host, port)
+    assert with_options(SERVE, "::1", 0) == replace(SERVE, host="::1", port=0)
 
 
 def test_beyond_this_machine_it_takes_a_key(monkeypatch):

@@ -1,7 +1,8 @@
 import pytest
 from evaluation.answers import answer
 
-from instruct.evaluation.human import read_rows
+from instruct.core.errors import DataError
+from instruct.evaluation.human import read_rows, write_rows
 from instruct.tools.human import describe_row, fill, make_blank
 
 ANSWERS = {system: [answer(f"r{i}", f"{system} {i}") for i in range(3)] for system in ("base", "sft")}
@@ -12,6 +13,12 @@ def path(tmp_path):
     file = tmp_path / "human.csv"
     make_blank(ANSWERS, count=3, seed=1, path=file)
     return file
+
+
+def test_a_file_without_answers_is_told(path):
+    write_rows(path, [])
+    with pytest.raises(DataError, match="instruct human blank"):
+        fill(typed(), print, path)
 
 
 def typed(*lines):

@@ -1,5 +1,6 @@
 """Look at the results of runs and compare them."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,8 +116,18 @@ def read_runs(names: str) -> list["Run"]:
         try:
             return read_run(name, Path.cwd())
         except ParamsError as error:
-            if place.is_dir():
-                raise ParamsError(f"{error}; the folder {name} has no {PROOF}, so it is not an export") from None
-            raise
+            is_folder = f"; the folder {name} has no {PROOF}, so it is not an export" if place.is_dir() else ""
+            raise ParamsError(f"{error}{is_folder}{nearest_run(name)}") from None
 
     return [read_one(name) for name in names.split(",") if name]
+
+
+def nearest_run(name: str) -> str:
+    """`; did you mean x?` for the branch, tag or experiment whose name is nearest, or nothing."""
+    from instruct.core.git import ask_git, list_experiments
+
+    here = Path.cwd()
+    known = (ask_git(here, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags") or "").split()
+    names = ["workspace", *known, *(one.name for one in list_experiments(here))]
+    nearest = [one for one in get_close_matches(name, names, n=1) if one != name]
+    return f"; did you mean {nearest[0]}?" if nearest else ""

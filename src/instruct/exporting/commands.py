@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from instruct.core.errors import ParamsError
-from instruct.core.params import did_you_mean
+from instruct.core.params import did_you_mean, read_params
 
 if TYPE_CHECKING:
     from instruct.exporting.export import Export
@@ -157,8 +157,10 @@ def _require_type(kind: str, allowed: tuple[str, ...]) -> None:
 def _open(checkpoint: Path, template: str | None, check: str, data: Path) -> "tuple[Source, Check]":
     """The checkpoint and the records to answer; raises for missing files before anything is computed."""
     from instruct.exporting.export import read_check
-    from instruct.exporting.source import open_source
+    from instruct.exporting.source import open_source, require_checkpoint
 
+    read_params()
+    require_checkpoint(Path(), checkpoint)
     checked = read_check(check, Path(), data)
     return open_source(Path(), checkpoint, template), checked
 

@@ -84,9 +84,8 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
 
     Raises ParamsError for a template that is unknown, CheckpointError for a checkpoint that cannot be read.
     """
+    require_checkpoint(root, checkpoint)
     folder = root / checkpoint
-    if not folder.is_dir():
-        raise CheckpointError(f"{checkpoint}: no such checkpoint; run `dvc repro train` or give --checkpoint")
     settings = settings_of(root, checkpoint)
     name = _template_name(folder, template, settings)
     prompt = PromptParams(template=name, system=str(mapping(settings.get("prompt")).get("system", DEFAULT)))
@@ -99,6 +98,13 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
         origin=_origin(root, folder, settings),
         params=read_params(root / PARAMS) | settings if settings else {},
     )
+
+
+def require_checkpoint(root: Path, checkpoint: Path) -> None:
+    """Raise CheckpointError for a folder that does not exist or has no weights."""
+    if not any((root / checkpoint).glob("*.safetensors")):
+        lacks = "has no *.safetensors" if (root / checkpoint).is_dir() else "no such checkpoint"
+        raise CheckpointError(f"{checkpoint}: {lacks}; run `dvc repro train` or give --checkpoint")
 
 
 def settings_of(root: Path, checkpoint: Path) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from instruct.serving.systems import PLACES, choose, open_system, read_ahead
 
 def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iterator[str]:
     """Pieces of text to print; with several systems, each answer has its system's name above it."""
+    params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
     chosen = choose(names, every=every)
     read_ahead(PLACES[chosen[0]] or Path())
     with _no_garbage():
         from instruct.serving.talking import Manner, say  # imports torch while the weights are read
 
-    params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
     policy = read_policy(serve.policy)
     manner = Manner(max_tokens=serve.max_tokens, temperature=params.temperature, seed=params.seed)
     for name in chosen:

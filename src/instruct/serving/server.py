@@ -31,8 +31,8 @@ def key_for(params: ServeParams) -> str:
     key = os.environ.get(params.key_variable, "").strip()
     if not key and params.host not in LOOPBACK:
         raise ParamsError(
-            f"params.yaml: serve.host is {params.host}, which other machines can reach; set the variable "
-            f"{params.key_variable} to an API key, or serve.host to 127.0.0.1"
+            f"serve.host or --host is {params.host}, which other machines can reach; set the variable "
+            f"{params.key_variable} to an API key, or the host to 127.0.0.1"
         )
     return key
 
@@ -48,8 +48,8 @@ def bind(params: ServeParams) -> socket.socket:
     except OSError as error:
         listening.close()
         raise InstructError(
-            f"{params.host}:{params.port}: cannot listen on it ({error.strerror}); choose another serve.port, or "
-            "stop the program that uses it"
+            f"{params.host}:{params.port}: cannot listen on it ({error.strerror}); give another --port, or stop the "
+            "program that uses it"
         ) from None
     return listening
 

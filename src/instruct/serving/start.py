@@ -19,9 +19,15 @@ def start(names: Sequence[str], host: str | None, port: int | None) -> None:
         from instruct.serving.server import serve
     except ModuleNotFoundError as error:
         raise InstructError(f"instruct serve needs {error.name}; run `pip install -e '.[serve]'`") from None
-    params = load_params("serve", ServeParams)
-    params = replace(params, host=params.host if host is None else host, port=params.port if port is None else port)
-    serve(choose(names, every=True), params)
+    serve(choose(names, every=True), with_options(load_params("serve", ServeParams), host, port))
+
+
+def with_options(params: ServeParams, host: str | None, port: int | None) -> ServeParams:
+    """The settings with those of the command line; raises ParamsError that names the option."""
+    try:
+        return replace(params, host=params.host if host is None else host, port=params.port if port is None else port)
+    except ParamsError as error:
+        raise ParamsError(f"--{error}") from None
 
 
 def policy_of(path: Path | None) -> Policy:

@@ -67,12 +67,17 @@ def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
     """Every section as its dataclass, and all problems at once, one line each."""
     problems = []
     settings: dict[str, Any] = {}
-    for name in read_params(path):
+    given = read_params(path)
+    misspelt = set()
+    for name in given:
         if name not in SECTIONS:
-            nearest = get_close_matches(str(name), SECTIONS, n=1, cutoff=0.5)
+            nearest = get_close_matches(str(name), [one for one in SECTIONS if one not in given], n=1, cutoff=0.5)
+            misspelt |= set(nearest)
             hint = f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(SECTIONS)}"
             problems.append(f"{path}: {name} is not a section{hint}")
     for name, cls in SECTIONS.items():
+        if name in misspelt:
+            continue
         try:
             settings[name] = load_params(name, cls, path)
         except InstructError as error:
@@ -105,13 +110,13 @@ class Checked:
         except InstructError as error:
             lines, problems = [], [str(error)]
         self.lines.extend(lines)
-        self.problems.extend(problems)
+        self.problems.extend(one for one in problems if one not in self.problems)
 
 
 def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = False) -> Checked:
     """All settings, files and problems; lists `every` setting, or those that differ from the commit."""
     settings, problems = check_params(path)
-    checked = Checked(lines=setting_lines(settings, path, every=every), problems=problems)
+    checked = Checked(lines=setting_lines(settings, path, every=every, sound=not problems), problems=problems)
     if "model" in settings:
         checked.add(lambda: (backbone_lines(settings["model"].backbone), []))
     if "prefer" in settings:
@@ -121,8 +126,11 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = Fals
     return checked
 
 
-def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool) -> list[str]:
-    """The settings that differ from the committed ones, or `every` one; all if nothing is committed."""
+def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool, sound: bool = True) -> list[str]:
+    """The settings that differ from the committed ones, or `every` one; all if nothing is committed.
+
+    That none differs is only said of a `sound` file, of which all sections can be read.
+    """
     now = [line for name, values in settings.items() for line in flatten(name, asdict(values))]
     before = None if every else _committed(path)
     if before is None:
@@ -132,7 +140,8 @@ def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool) -> li
         key, value = line.split(" = ", 1)
         if before.get(key) != value:
             changed.append(f"{line} (committed: {before.get(key, 'not set')})")
-    return changed or [f"{path}: all settings are as committed; `instruct check --all` prints them"]
+    same = [f"{path}: all settings are as committed; `instruct check --all` prints them"] if sound else []
+    return changed or same
 
 
 def _committed(path: Path) -> dict[str, str] | None:
@@ -163,6 +172,9 @@ def backbone_lines(name: str) -> list[str]:
 
 def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, own: bool) -> None:
     """The records of a file: their form, the split, their quality, and whether there is room for them."""
+    if own and not source.exists():
+        checked.problems.append(f"{source}: there is no such file; put your data there, or correct split.data")
+        return
     rows = stream_rows(source, settings["split"].columns if "split" in settings else USUAL)
     try:
         examples, bad = part_rows(rows)

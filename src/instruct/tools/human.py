@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from instruct.core.errors import DataError
 from instruct.evaluation.human import blank_rows, merge_rows, parse_human_score, read_rows, write_rows
 from instruct.evaluation.judges.base import Answers
 
@@ -23,9 +24,13 @@ def make_blank(answers: Answers, *, count: int, seed: int, path: Path = FILE) ->
 def fill(ask: Callable[[str], str], show: Callable[[str], None], path: Path = FILE) -> int:
     """Ask for missing scores until none is missing or the reader stops; returns how many are left.
 
+    Raises DataError for a file without answers.
+
     `ask` raises EOFError or KeyboardInterrupt to end; every score is in the file by then.
     """
     rows = read_rows(path)
+    if not rows:
+        raise DataError(f"{path}: holds no answers to score; run `instruct human blank` first")
     waiting = [row for row in rows if not row["score"]]
     if waiting:
         show(f"{SCALE}\nEnter skips, b goes back, q ends; each score is saved at once")

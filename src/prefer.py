@@ -70,8 +70,6 @@ def main(pairs: Path, described: Path, reference: Path, sft: Path, models: Path,
             stopwatch=stopwatch,
             on_evaluation=outputs.show,
         )
-        if runtime.device.type == "cuda" and parallel.is_main:
-            log.info("steps over pairs are not recorded as CUDA graphs; each operation is launched")
         with outputs.rescue(trainer):
             history = trainer.fit()
         with stopwatch.phase("save"):

@@ -6,7 +6,9 @@
 A run is `--steps` optimizer steps of `--batch` pairs: collation, forward, backward and update are in its time. The
 reference's log-probs are made before, but for `trl`, which computes them in each step from a second model in memory.
 The chosen answer of a pair is a record's own, the rejected one that of another record, so that a pair shares its
-prompt and nothing else. On a CPU everyone computes in fp32; on a GPU in bf16 with weights in fp32.
+prompt and nothing else. On a CPU everyone computes in fp32; on a GPU in bf16 with weights in fp32. There
+`ours-launched` takes our steps operation by operation, not recorded, and one more run of each is profiled to see for
+which share of the time the GPU computes.
 """
 
 import json
@@ -36,29 +38,24 @@ def main() -> None:
         race = Race(contestants, only, WORKERS, Path(folder) / "task.json", options.threads, options.device)
         try:
 
-            def keep(measured: dict[str, Measured]) -> dict[str, Any]:
+            def keep(measured: dict[str, Measured], busy: dict[str, float]) -> dict[str, Any]:
                 """Write what there is, so that a benchmark that is cut off has lost the rest only."""
                 summary = outcome.summarise(measured, race.skipped, records=len(pairs), tokens=tokens)
-                summary |= {"steps": options.steps}
+                summary |= {"steps": options.steps, "busy_s": busy}
                 outcome.write_summary(summary, options.json)
                 return summary
 
-            measured = race.measure(options.repeats, lambda so_far: keep(so_far) and None)
+            measured = race.measure(options.repeats, lambda so_far: keep(so_far, {}) and None)
+            busy = race.measure_busy() if options.device == "cuda" else {}
         finally:
             race.close()
-    summary = keep(measured)
+    summary = keep(measured, busy)
     precision = "bf16" if options.device == "cuda" else "fp32"
     print(
         f"{options.shape}, {precision}, {options.device}, {options.threads} threads; a run is {options.steps} steps of "
         f"{options.batch} pairs (the records of the table), {tokens} tokens in all, {options.repeats} runs each in turn"
     )
-    columns = {
-        "ms a step": {
-            name: f"{1000 * values['median_s'] / options.steps:.1f}" for name, values in summary["contestants"].items()
-        },
-        "first loss": {name: f"{result.warm_up['loss']:.4f}" for name, result in measured.items()},
-    }
-    outcome.print_table(summary, columns)
+    outcome.print_table(summary, outcome.training_columns(summary, measured))
 
 
 def who_takes_part(options: Any) -> dict[str, Contestant]:
@@ -66,8 +63,10 @@ def who_takes_part(options: Any) -> dict[str, Contestant]:
     first = options.steps if options.device == "cuda" else 1  # on a GPU some prepare each length of batch
     steps = {"warm_up": {"steps": first}, "run": {"steps": options.steps}}
     here, there = Path(sys.executable), harness.python_with("trl")
+    on_gpu = "" if options.device == "cuda" else "takes part with --device cuda"
     return {
         "ours": Contestant(python=here, **steps),
+        "ours-launched": Contestant(python=here, **steps, why_not=on_gpu),
         "ours-padded": Contestant(python=here, **steps),
         "trl": Contestant(python=there, **steps),
         "trl-precomputed": Contestant(python=there, **steps),

@@ -56,7 +56,7 @@ def main() -> None:
         f"{options.shape}, {precision}, {options.device}, {options.threads} threads; a run is {options.steps} steps of "
         f"{options.batch} records, {tokens} tokens in all, {options.repeats} runs each in turn"
     )
-    outcome.print_table(summary, columns_of(summary, measured))
+    outcome.print_table(summary, outcome.training_columns(summary, measured))
     print("(the chapter's loss is of prompts too, from weights of its own; trl-packed has other records in a step)")
     if options.device == "cpu":
         print(describe_operations(measured[OURS], options.steps))
@@ -103,20 +103,6 @@ def make_task(folder: Path, options: Any) -> list[dict[str, Any]]:
     }  # fmt: skip
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
     return records
-
-
-def columns_of(summary: dict[str, Any], measured: dict[str, Measured]) -> dict[str, dict[str, str]]:
-    """This benchmark's own columns: ms a step, the first loss, and on a GPU the share of the time that it computes."""
-    medians = {name: values["median_s"] for name, values in summary["contestants"].items()}
-    columns = {
-        "ms a step": {name: f"{1000 * seconds / summary['steps']:.1f}" for name, seconds in medians.items()},
-        "first loss": {name: f"{result.warm_up['loss']:.4f}" for name, result in measured.items()},
-    }
-    if summary["busy_s"]:
-        columns["GPU busy"] = {
-            name: f"{busy / medians[name]:.0%}" for name, busy in summary["busy_s"].items() if name in medians
-        }
-    return columns
 
 
 def describe_operations(measured: Measured, steps: int) -> str:

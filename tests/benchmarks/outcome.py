@@ -128,6 +128,20 @@ def print_table(summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, str
         print(f"skipped {name}: {reason}")
 
 
+def training_columns(summary: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The columns of training: ms a step, the first loss, and on a GPU the share of the time in which it computes."""
+    medians = {name: values["median_s"] for name, values in summary["contestants"].items()}
+    columns = {
+        "ms a step": {name: f"{1000 * seconds / summary['steps']:.1f}" for name, seconds in medians.items()},
+        "first loss": {name: f"{result.warm_up['loss']:.4f}" for name, result in measured.items()},
+    }
+    if summary["busy_s"]:
+        columns["GPU busy"] = {
+            name: f"{busy / medians[name]:.0%}" for name, busy in summary["busy_s"].items() if name in medians
+        }
+    return columns
+
+
 def _ratio_cell(summary: Mapping[str, Any], name: str) -> str:
     if name in summary["withheld"]:
         return "unclear"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from train_contestants import Steps, Task, steps_of, timed, watched
+from train_contestants import Steps, Task, step_of, steps_of, timed, watched
 
 
-def ours(task: Task, batching: str) -> Steps:
+def ours(task: Task, batching: str, recorded: bool = True) -> Steps:
     """The steps of src/instruct/training for the objective of src/instruct/preference."""
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.model.checkpoint import load_checkpoint
@@ -21,10 +21,7 @@ def ours(task: Task, batching: str) -> Steps:
     from instruct.preference.loss import preferring
     from instruct.preference.reference import measure
     from instruct.preference.settings import PreferParams
-    from instruct.training.distributed import Parallel
     from instruct.training.encode import EncodedExample
-    from instruct.training.loop import make_optimizer, take_step
-    from instruct.training.recorded import same_bytes
 
     runtime = start_runtime(
         RuntimeParams(device=task["device"], precision=task["precision"], num_threads=task["threads"])
@@ -47,19 +44,11 @@ def ours(task: Task, batching: str) -> Steps:
         for record in task["records"]
     ]
     known, size = measure(model, pairs, params.fit, runtime, tokenizer.eos_id), task["batch"]
-    steps_of = [known[start : start + size] for start in range(0, len(known), size)]
-    module, optimizer, alone = objective.module(model), make_optimizer(model, params), Parallel("none", 0, 1, 0)
+    batches = [known[start : start + size] for start in range(0, len(known), size)]
+    step, _ = step_of(model, batches, objective, params, runtime, task, recorded=recorded)
 
     def train(steps: int) -> dict[str, Any]:
-        losses = []
-        with same_bytes(runtime.device):
-            for step in steps_of[:steps]:
-                loss, _ = take_step(
-                    module, optimizer, step, objective.to_batch,
-                    lr=task["lr"], params=params, runtime=runtime, parallel=alone,
-                )  # fmt: skip
-                module.take_measures(list)
-                losses.append(loss)
+        losses = [step(place) for place in range(steps)]
         return {"loss": losses[0]}
 
     return train
@@ -108,6 +97,7 @@ def trl(task: Task, precomputed: bool) -> Steps:
 if __name__ == "__main__":
     contestants = {
         "ours": partial(ours, batching="packed"),
+        "ours-launched": partial(ours, batching="packed", recorded=False),
         "ours-padded": partial(ours, batching="padded"),
         "trl": partial(trl, precomputed=False),
         "trl-precomputed": partial(trl, precomputed=True),

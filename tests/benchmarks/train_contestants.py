@@ -4,7 +4,7 @@ A contestant takes the task and gives a function that trains for some steps, alw
 gives the loss of the first; it may say itself how many seconds count. Imports are inside: no environment has all.
 """
 
-import importlib.util
+import importlib
 import logging
 import sys
 import time
@@ -54,6 +54,7 @@ def ours(task: Task, batching: str, precision: str = "") -> Steps:
     from instruct.model.lora import add_lora
     from instruct.training.encode import EncodedExample
     from instruct.training.settings import TrainParams
+    from instruct.training.supervised import supervised
     from instruct.training.throughput import matmul_peak
 
     runtime = start_runtime(
@@ -73,62 +74,78 @@ def ours(task: Task, batching: str, precision: str = "") -> Steps:
         [EncodedExample(id=r["id"], ids=tuple(r["ids"]), prompt_length=r["prompt_length"]) for r in batch]
         for batch in batches_of(task)
     ]
-    step, flops = step_of(model, batches, params, runtime, tokenizer.eos_id, task)
+    step, module = step_of(model, batches, supervised(params, runtime, tokenizer.eos_id), params, runtime, task)
 
     def train(steps: int) -> dict[str, Any]:
-        peak, before = matmul_peak(runtime), flops()
+        peak, before = matmul_peak(runtime), module.needed_flops
         harness.finish(task["device"])
         started = time.perf_counter()
         losses = [step(place) for place in range(steps)]
         harness.finish(task["device"])
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "loss": losses[0], "matmul_peak": peak, "flops": flops() - before}
+        return {"seconds": seconds, "loss": losses[0], "matmul_peak": peak, "flops": module.needed_flops - before}
 
     return train
 
 
 def step_of(
-    model: Any, batches: list[Any], params: Any, runtime: Any, pad_id: int, task: Task
-) -> tuple[Callable[[int], float], Callable[[], float]]:
-    """What takes the step of a place and gives its loss, and what counts operations: as the Trainer does it."""
-    from instruct.training.distributed import Parallel
-    from instruct.training.loop import batch_maker, make_optimizer, take_step
-    from instruct.training.loss import LossModule
+    model: Any, batches: list[Any], objective: Any, params: Any, runtime: Any, task: Task, *, recorded: bool = True
+) -> tuple[Callable[[int], float], Any]:
+    """What takes the step of a place and gives its loss, as the Trainer does it, and the objective's module.
 
-    if task["device"] == "cuda" and importlib.util.find_spec("instruct.training.recorded"):
-        return recorded_step(model, batches, params, runtime, pad_id, task)
-    module, optimizer = LossModule(model), make_optimizer(model, params)
-    to_batch, alone = batch_maker(params, runtime, pad_id), Parallel("none", 0, 1, 0)
+    On a GPU steps are recorded once and replayed, unless `recorded` is false.
+    """
+    from instruct.training.recorded import same_bytes
+
+    module, kind = objective.module(model), recorded_step if recorded and task["device"] == "cuda" else launched_step
+    with same_bytes(runtime.device):
+        take = kind(module, batches, objective, params, runtime, task["lr"])
 
     def step(place: int) -> float:
+        with same_bytes(runtime.device):
+            loss = take(place)
+        module.take_measures(list)
+        return loss
+
+    return step, module
+
+
+def launched_step(
+    module: Any, batches: list[Any], objective: Any, params: Any, runtime: Any, lr: float
+) -> Callable[[int], float]:
+    """Operation by operation, as on a CPU."""
+    from instruct.training.distributed import Parallel
+    from instruct.training.loop import make_optimizer, take_step
+
+    optimizer, alone = make_optimizer(module.model, params), Parallel("none", 0, 1, 0)
+
+    def take(place: int) -> float:
         return take_step(
-            module, optimizer, batches[place], to_batch, lr=task["lr"], params=params, runtime=runtime, parallel=alone
+            module, optimizer, batches[place], objective.to_batch, lr=lr, params=params, runtime=runtime, parallel=alone
         )[0]
 
-    return step, lambda: module.needed_flops
+    return take
 
 
 def recorded_step(
-    model: Any, batches: list[Any], params: Any, runtime: Any, pad_id: int, task: Task
-) -> tuple[Callable[[int], float], Callable[[], float]]:
-    """The same on a GPU, where steps are recorded once and replayed."""
+    module: Any, batches: list[Any], objective: Any, params: Any, runtime: Any, lr: float
+) -> Callable[[int], float]:
+    """Recorded once and replayed."""
     from instruct.training.loop import make_optimizer
+    from instruct.training.recorded import RecordedStep
 
-    module = importlib.import_module("instruct.training.recorded")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    optimizer = make_optimizer(model, params, recorded=True)
-    recorded = module.RecordedStep(model, optimizer, batches, params=params, runtime=runtime, pad_id=pad_id)
-    with module.same_bytes(runtime.device):
-        recorded.record(batches)
+    optimizer = make_optimizer(module.model, params, recorded=True)
+    recorded = RecordedStep(module, optimizer, batches, objective=objective, params=params, runtime=runtime)
+    recorded.record(batches)
 
-    def step(place: int) -> float:
-        with module.same_bytes(runtime.device):
-            recorded.begin(batches[place], task["lr"])
-            if place + 1 < len(batches):
-                recorded.prepare(batches[place + 1])
-            return recorded.read()[0]
+    def take(place: int) -> float:
+        recorded.begin(batches[place], lr)
+        if place + 1 < len(batches):
+            recorded.prepare(batches[place + 1])
+        return recorded.read()[0]
 
-    return step, lambda: recorded.flops
+    return take
 
 
 def transformers_loop(task: Task) -> Steps:

@@ -89,16 +89,17 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
     if options.device == "cpu":
         pytest.append("--collect-only")
     training = ["--only", options.only or "ours-fp32,transformers,trl,trl-packed", *threads]
-    preferring = ["--steps", "16", "--repeats", "2", "--only", "trl-precomputed", *threads]
+    preferring = ["--steps", "16", "--repeats", "2", "--only", "trl-precomputed,ours-launched", *threads]
     if tiny:
         preferring = ["--steps", "2", "--repeats", "1", "--batch", "2", "--only", "ours-padded"]
         training = ["--only", "transformers,trl", "--batch", "2", "--steps", "2", "--repeats", "2"]
     answers = ["--only", "ours-fp32,transformers-32,transformers-all", *threads]
     if tiny:
         answers = ["--only", "transformers-all", "--prompts", "3", "--new-tokens", "4", "--repeats", "2"]
-    stage = [python, Path(__file__).with_name("stage.py"), folder / "stage.json", *shape]
+    stage = [python, Path(__file__).with_name("stage.py")]
+    pairs = ["--pairs", "6" if tiny else "400"]
     parts = [
-        Part(name="tests", command=[*pytest, *TESTS], seconds=120, rows=lambda _: []),
+        Part(name="tests", command=[*pytest, *TESTS], seconds=150, rows=lambda _: []),
         Part(
             name="train",
             command=script(
@@ -107,7 +108,12 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
             seconds=150,
             rows=training_rows,
         ),
-        Part(name="stage", command=[*stage, "--records", str(options.records)], seconds=130, rows=stage_rows),
+        Part(
+            name="stage",
+            command=[*stage, folder / "stage.json", *shape, "--records", str(options.records)],
+            seconds=130,
+            rows=stage_rows,
+        ),
         Part(
             name="answers",
             command=script("bench_generate.py", "answers", *shape, *answers),
@@ -119,6 +125,12 @@ def parts_of(options: argparse.Namespace, folder: Path) -> list[Part]:
             command=script("bench_prefer.py", "prefer", *shape, *preferring),
             seconds=90,
             rows=training_rows,
+        ),
+        Part(
+            name="prefer-stage",
+            command=[*stage, folder / "prefer-stage.json", *shape, *pairs],
+            seconds=90,
+            rows=stage_rows,
         ),
     ]
     if not tiny:

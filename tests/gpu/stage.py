@@ -1,6 +1,7 @@
 """Runs src/train.py and src/generate.py as DVC does, in a scratch folder, and says where their seconds went.
 
     python tests/gpu/stage.py RESULT.json --shape gpt2-355m --device cuda --records 935
+    python tests/gpu/stage.py RESULT.json --pairs 400          src/reference.py and src/prefer.py instead
 
 The backbone is a file with the shape's random weights, read as one from the hub would be. Records are drawn from the
 repository's data, whose lengths are the book's (59 tokens a record, against 56). Training runs twice, to see whether it
@@ -12,10 +13,12 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
 from hashlib import file_digest, sha256
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,37 +41,85 @@ def main() -> None:
     parser.add_argument("--shape", choices=SIZES, default="gpt2-355m")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--records", type=int, default=935, help="trained on")
+    parser.add_argument("--pairs", type=int, default=0, help="tune a model of random weights on so many pairs instead")
     options = parser.parse_args()
-    runs: list[dict[str, Any]] = []
     with TemporaryDirectory(prefix="instruct-stage-") as name:
         folder = Path(name)
         prepare(folder, options)
-        runs.append(run_stage(folder, "train", "data/split", "models/sft", "metrics/train.json", "metrics/curves"))
-        first = speed_and_bytes(folder, runs[-1])
-        save(options.result, runs)
-        runs.append(run_stage(folder, "generate", "data/split/test.json", "models/sft/best", "data/responses.json"))
-        save(options.result, runs)
-        runs.append(run_stage(folder, "train", "data/split", "models/again", "metrics/train.json", "metrics/curves"))
-        second = speed_and_bytes(folder, runs[-1], "again")
-        runs[-1]["note"] = "the same bytes as before" if first == second else "OTHER BYTES than before"
-        save(options.result, runs)
+        (tune if options.pairs else fine_tune)(folder, options)
+
+
+def fine_tune(folder: Path, options: argparse.Namespace) -> None:
+    """Train, answer, and train again."""
+    write_parts(folder / "data" / "split", options.records)
+    runs = Runs(folder, options.result)
+
+    def train(name: str) -> str:
+        paths = "data/split", f"models/{name}", "metrics/train.json", "metrics/curves"
+        return runs.train(name, "speed.json", "train", *paths)
+
+    first = train("sft")
+    runs.run("generate", "data/split/test.json", "models/sft/best", "data/responses.json")
+    runs.compare(first, train("again"))
+
+
+def tune(folder: Path, options: argparse.Namespace) -> None:
+    """Compute the reference's log-probs, and tune twice."""
+    write_pairs(folder, options.pairs)
+    runs, sft, reference = Runs(folder, options.result), "models/sft/best", "data/reference.json"
+
+    def prefer(name: str) -> str:
+        given = "data/pairs", "metrics/preferred/pairs.json", reference, sft
+        made = f"models/{name}", "metrics/preferred/prefer.json", "metrics/preferred"
+        return runs.train(name, f"speed-{name}.json", "prefer", *given, *made)
+
+    runs.run("reference", "data/pairs", sft, reference)
+    runs.compare(prefer("dpo"), prefer("again"))
+
+
+class Runs:
+    """What was run so far, written after each run."""
+
+    def __init__(self, folder: Path, result: Path) -> None:
+        self._folder, self._result = folder, result
+        self._runs: list[dict[str, Any]] = []
+
+    def run(self, script: str, *paths: str) -> None:
+        """Run a stage."""
+        self._runs.append(run_stage(self._folder, script, *paths))
+        self._save()
+
+    def train(self, name: str, speed: str, script: str, *paths: str) -> str:
+        """Run a stage that trains models/`name`; gives the sha256 of its best weights."""
+        self.run(script, *paths)
+        digest = speed_and_bytes(self._folder, self._runs[-1], name, speed)
+        self._save()
+        return digest
+
+    def compare(self, first: str, second: str) -> None:
+        """Note whether the last run ended in the same bytes as the one before."""
+        self._runs[-1]["note"] = "the same bytes as before" if first == second else "OTHER BYTES than before"
+        self._save()
+
+    def _save(self) -> None:
+        self._result.write_text(json.dumps({"runs": self._runs}, indent=1) + "\n", encoding="utf-8")
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
-    """Settings, the table of backbones and the data in a folder of their own."""
+    """Settings and the table of backbones in a folder of their own."""
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["model"]["backbone"] = BACKBONE
     params["runtime"] |= {"device": options.device, "precision": "auto", "num_threads": min(8, os.cpu_count() or 1)}
     params["train"] |= {"epochs": 2, "micro_batch_size": 8, "grad_accum_steps": 1}
     params["train"]["lora"]["r"] = 0
+    params["prefer"] |= {"methods": ["dpo"], "epochs": 1, "micro_batch_size": 8, "grad_accum_steps": 1}
     for place in ("data/split", "models", "metrics"):
         (folder / place).mkdir(parents=True)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     with (folder / "models" / "backbones.yaml").open("w", encoding="utf-8") as file:
         yaml.dump({BACKBONE: write_backbone(folder / "cache", SIZES[options.shape])}, file)
-    write_parts(folder / "data" / "split", options.records)
 
 
 def write_backbone(cache: Path, sizes: dict[str, int]) -> dict[str, Any]:
@@ -98,6 +149,24 @@ def write_parts(folder: Path, records: int) -> None:
         start += count
 
 
+def write_pairs(folder: Path, count: int) -> None:
+    """The backbone as the model to tune, and pairs: a record's own answer is better than the next record's."""
+    shutil.copytree(folder / "cache" / BACKBONE, folder / "models" / "sft" / "best")
+    data = json.loads((ROOT / "data" / "instructions.json").read_text(encoding="utf-8"))
+    random.Random(123).shuffle(data)
+    rows = [
+        {"id": f"p{i}", **{key: one[key] for key in ("instruction", "input", "output")}, "rejected": other["output"]}
+        for i, (one, other) in enumerate(pairwise(data))
+        if one["output"] != other["output"]
+    ]
+    pairs, described = folder / "data" / "pairs", folder / "metrics" / "preferred"
+    for place in (pairs, described):
+        place.mkdir()
+    for part, chosen in (("train", rows[:count]), ("val", rows[count : count + max(2, count // 10)])):
+        (pairs / f"{part}.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+    (described / "pairs.json").write_text(json.dumps({"baselines": {"longer": 50.0}}), encoding="utf-8")
+
+
 def run_stage(folder: Path, script: str, *paths: str) -> dict[str, Any]:
     """Run a stage; exits with its last lines where it fails."""
     started = time.perf_counter()
@@ -122,22 +191,16 @@ def told_phases(output: str) -> str:
     return told[-1] if told else ""
 
 
-def speed_and_bytes(folder: Path, run: dict[str, Any], name: str = "sft") -> str:
-    """Add the phases of models/speed.json to the run; gives the sha256 of the best weights."""
-    path = folder / "models" / "speed.json"
+def speed_and_bytes(folder: Path, run: dict[str, Any], name: str, speed: str) -> str:
+    """Add the phases of a file of models/ to the run; gives the sha256 of the best weights of models/`name`."""
+    path = folder / "models" / speed
     if path.exists():
-        speed = json.loads(path.read_text(encoding="utf-8"))
-        run["phases"] = ", ".join(f"{phase} {seconds} s" for phase, seconds in speed["seconds"].items())
-        run["speed"] = speed
+        run["speed"] = json.loads(path.read_text(encoding="utf-8"))
+        run["phases"] = ", ".join(f"{phase} {seconds} s" for phase, seconds in run["speed"]["seconds"].items())
     digest = sha256()
     for file in sorted((folder / "models" / name / "best").glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def save(path: Path, runs: list[dict[str, Any]]) -> None:
-    """What was found so far."""
-    path.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def test_all_parts_run_on_a_cpu(tmp_path):
     output, why = run_command(command, 1200)
     assert not why, output.decode()
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results) == ["tests", "train", "stage", "answers", "prefer"]
+    assert list(results) == ["tests", "train", "stage", "answers", "prefer", "prefer-stage"]
     assert all(result["ok"] for result in results.values())
-    assert results["stage"]["found"]["runs"][-1]["note"] == "the same bytes as before"
+    for name in ("stage", "prefer-stage"):
+        assert results[name]["found"]["runs"][-1]["note"] == "the same bytes as before"
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "table.md", "log.txt"}

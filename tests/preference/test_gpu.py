@@ -1,21 +1,24 @@
-"""Preference tuning on a GPU: the same losses, gradients and log-probs as on a CPU, the same bytes each time."""
+"""Preference tuning on a GPU: the same losses, gradients and log-probs as on a CPU, recorded steps, the same bytes."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from small_gpu import CUDA, RUNTIMES, Count, gpu_model, model_for
 from small_preference import make_preferrer, prefer_params, random_pairs
-from small_training import END, FAMILIES, lora_params, open_store, small_model, weights_of
+from small_recorded import recorded_step
+from small_training import ALONE, CPU, END, FAMILIES, lora_params, open_store, small_model, weights_of
 
 from instruct.core.runtime import Runtime
-from instruct.model.lora import add_lora
 from instruct.preference.collate import collate_pairs
-from instruct.preference.loss import PairLoss, log_probs
+from instruct.preference.loss import PairLoss, log_probs, preferring
 from instruct.preference.reference import measure
+from instruct.training.loop import draw_steps, make_optimizer, take_step
+from instruct.training.recorded import same_bytes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+precisions = pytest.mark.parametrize("precision", RUNTIMES)
 families = pytest.mark.parametrize("family", FAMILIES)
 batchings = pytest.mark.parametrize("batching", ["packed", "padded"])
 
@@ -72,23 +75,172 @@ def test_first_loss_is_ln_2_to_the_bit(family, dtype):
         assert float(PairLoss(model, prefer_params())(batch)) / len(pairs) == math.log(2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("lora", [None, lora_params(r=2, dropout=0.3)], ids=["full", "adapters"])
-def test_two_runs_on_the_same_card_give_the_same_bytes_and_learn(tmp_path, dtype, lora):
-    pairs = measured(small_model("gpt2"), random_pairs(24), CUDA, dtype=dtype)
+# Recorded steps
 
-    def run(name):
-        model = small_model("gpt2")
-        changes = {}
-        if lora:
-            add_lora(model, lora, seed=0)
-            changes["lora"] = lora
-        trainer = make_preferrer(
-            model.to(CUDA), open_store(tmp_path / name, code="1"), pairs[:20], pairs[20:],
-            runtime=Runtime(CUDA, dtype), epochs=4, **changes,
+SETTINGS = {
+    "plain": {},
+    "smoothed": {"label_smoothing": 0.2},
+    "ipo": {"loss": "ipo"},
+    "by token": {"loss": "sigmoid_norm", "beta": 5.0},
+    "with SFT": {"sft_weight": 0.7},
+    "accumulated": {"micro_batch_size": 2, "grad_accum_steps": 3},
+    "adapters": {"lora": lora_params(r=2)},
+    "adapters with dropout": {"lora": lora_params(r=2, dropout=0.3)},
+    "recomputed": {"recompute_activations": True},
+    "padded": {"batching": "padded"},
+}
+
+
+def pairs_on_gpu(family, precision, count=42, seed=1):
+    return measured(gpu_model(family), random_pairs(count, seed=seed), CUDA, dtype=RUNTIMES[precision].dtype)
+
+
+def recorded(family, precision, record=True, **changes):
+    params, runtime = prefer_params(lr=0.003, **changes), RUNTIMES[precision]
+    model, objective = model_for(family, params), preferring(params, runtime, END)
+    steps = list(draw_steps(pairs_on_gpu(family, precision), params))
+    step = recorded_step(model, steps, objective, params, runtime)
+    if record:
+        step.record(steps)
+        assert step._graphs.keys() == {None, *step._buckets}, "the run would go on operation by operation"
+        assert not step._module._sums.any() and not any(gradient.any() for gradient in step._gradients)
+    return model, steps, step
+
+
+def walk(steps, step, count=6):
+    """Loss, norm and measures of so many steps."""
+    results = []
+    for number, examples in enumerate(steps[:count]):
+        torch.manual_seed(number)
+        step.begin(examples, 0.001)
+        step.prepare(steps[number + 1])
+        results.append((*step.read(), step._module.take_measures(list)))
+    return results
+
+
+def assert_same_steps(found, expected, rtol):
+    for (loss, norm, told), (other_loss, other_norm, other_told) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(other_loss, rel=rtol, abs=rtol)
+        assert norm == pytest.approx(other_norm, rel=10 * rtol)
+        assert told == pytest.approx(other_told, rel=10 * rtol, abs=rtol)
+
+
+@pytest.mark.parametrize(("family", "precision"), [("gpt2", "bf16"), ("llama", "fp32")])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_recorded_steps_equal_those_launched_one_by_one(family, precision, name):
+    with same_bytes(CUDA):
+        model, steps, step = recorded(family, precision, **SETTINGS[name])
+        found = walk(steps, step)
+        other, steps, step = recorded(family, precision, record=False, **SETTINGS[name])
+        expected = walk(steps, step)
+    assert_same_steps(found, expected, 1e-4 if precision == "fp32" else 1e-2)
+    for (key, weight), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weight, theirs, rtol=1e-2, atol=1e-3, msg=key)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("gpt2", "plain"),
+        ("llama", "plain"),
+        ("llama", "ipo"),
+        ("gpt2", "by token"),
+        ("gpt2", "with SFT"),
+        ("llama", "accumulated"),
+        ("gpt2", "padded"),
+    ],
+)
+def test_recorded_steps_equal_the_ordinary_ones_over_gathered_rows(family, name):
+    """The step that a CPU takes, in fp32 on the GPU."""
+    params, runtime = prefer_params(lr=0.003, **SETTINGS[name]), RUNTIMES["fp32"]
+    _, steps, step = recorded(family, "fp32", **SETTINGS[name])
+    found = walk(steps, step)
+    model, objective = gpu_model(family), preferring(params, runtime, END)
+    module, optimizer, expected = objective.module(model), make_optimizer(model, params), []
+    for examples in steps[:6]:
+        loss, norm = take_step(
+            module, optimizer, examples, lambda part: objective.to_batch(part, flat=False),
+            lr=0.001, params=params, runtime=runtime, parallel=ALONE,
         )  # fmt: skip
-        return trainer.fit(), weights_of(model.cpu())
+        expected.append((loss, norm, module.take_measures(list)))
+    assert_same_steps(found, expected, 1e-3)
 
-    history, weights = run("a")
-    assert run("b") == (history, weights)
+
+@families
+def test_recorded_step_launches_next_to_nothing(family):
+    _, steps, step = recorded(family, "bf16")
+    with Count() as count:
+        walk(steps, step, 1)
+    assert count.operations < 120, "batches made on the CPU included"
+    _, steps, step = recorded(family, "bf16", record=False)
+    with Count() as many:
+        walk(steps, step, 1)
+    assert many.operations > 3 * count.operations
+
+
+def test_gradient_that_is_no_number_leaves_the_weights_alone_in_a_recorded_step():
+    model, steps, step = recorded("gpt2", "bf16")
+    with torch.no_grad():
+        model.ln_f.weight[0] = float("inf")
+    # Copied, not moved: the graph reads and writes the memory in which the weights were when it was recorded.
+    before = [weight.detach().clone() for weight in model.parameters()]
+    step.begin(steps[0], 0.001)
+    assert not torch.tensor(step.read()).isfinite().any()
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+# Whole runs
+
+
+def tune(folder, precision, on_step=lambda trainer: None, **changes):
+    """A whole run: its history and the bytes of its last weights."""
+    params = prefer_params(**changes)
+    pairs = pairs_on_gpu("gpt2", precision, 24)
+    model = gpu_model("gpt2", params.lora if params.lora.r else None)
+    trainer = make_preferrer(
+        model, open_store(folder, code="1"), pairs[:20], pairs[20:], runtime=RUNTIMES[precision], epochs=4, **changes
+    )
+    after = trainer._after_step
+
+    def after_step(interrupted):
+        after(interrupted)
+        on_step(trainer)
+
+    trainer._after_step = after_step
+    return trainer.fit(), weights_of(model.cpu())
+
+
+RUNS = {
+    "full": {},
+    "adapters": {"lora": lora_params(r=2)},
+    "adapters with dropout": {"lora": lora_params(r=2, dropout=0.3)},
+    "padded": {"batching": "padded"},
+}
+
+
+@precisions
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
+def test_two_runs_on_the_same_card_are_recorded_give_the_same_bytes_and_learn(tmp_path, caplog, precision, changes):
+    caplog.set_level("INFO")
+    history, weights = tune(tmp_path / "a", precision, **changes)
+    assert any("steps recorded as CUDA graphs" in line for line in caplog.messages), caplog.messages
+    assert tune(tmp_path / "b", precision, **changes) == (history, weights)
     assert history.train[-1].loss < history.train[0].loss
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("name", ["full", "adapters with dropout"])
+def test_run_that_was_cut_off_ends_with_the_same_bytes(tmp_path, name):
+    changes = RUNS[name]
+    expected = tune(tmp_path / "unbroken", "bf16", **changes)
+
+    def kill(trainer):
+        if trainer.history.step == 9:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(tmp_path / "broken", "bf16", kill, **changes)
+    assert tune(tmp_path / "broken", "bf16", **changes) == expected

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_gpu import CONFIGS, CUDA, RUNTIMES, Count, gpu_model, model_for
+from small_recorded import recorded_step
 from small_training import (
     ALONE,
     END,
@@ -17,29 +19,15 @@ from small_training import (
     train_params,
     weights_of,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from instruct.core.runtime import Runtime
-from instruct.model.checkpoint import random_model
-from instruct.model.gpt2 import GPT2Config
-from instruct.model.llama import LlamaConfig
-from instruct.model.lora import add_lora, dropout_of
 from instruct.training.loop import batch_maker, draw_steps, make_optimizer, take_step
 from instruct.training.loss import LossModule
 from instruct.training.packing import BlockAttend, PackedAttend
 from instruct.training.recorded import RecordedStep, same_bytes
 from instruct.training.sample import Greedy
+from instruct.training.supervised import supervised
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
-CUDA = torch.device("cuda")
-RUNTIMES = {"fp32": Runtime(CUDA, torch.float32), "bf16": Runtime(CUDA, torch.bfloat16)}
-CONFIGS = {
-    "gpt2": GPT2Config(vocab_size=97, n_positions=64, n_embd=64, n_layer=2, n_head=4, eos_token_id=END),
-    "llama": LlamaConfig(
-        vocab_size=97, max_position_embeddings=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, eos_token_id=END,
-    ),
-}  # fmt: skip
 families = pytest.mark.parametrize("family", CONFIGS)
 precisions = pytest.mark.parametrize("precision", RUNTIMES)
 TRAIN_SET, VAL_SET = random_examples(42, seed=1), random_examples(6, seed=2)
@@ -51,39 +39,14 @@ def there_is_cuda():
         pytest.skip("there is no CUDA here")
 
 
-def gpu_model(family, lora=None):
-    model = random_model(CONFIGS[family], seed=1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight *= 5 if weight.ndim > 1 else 1
-    if lora:
-        add_lora(model, lora, seed=0)
-    return model.to(CUDA)
-
-
-class Count(TorchDispatchMode):
-    """Counts the operations that are dispatched one by one."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.operations += 1
-        return function(*args, **(kwargs or {}))
-
-
 def recorded(family, precision, record=True, **changes):
     params = train_params(**changes)
-    model = gpu_model(family, params.lora if params.lora.r else None)
-    model.recompute = params.recompute_activations
-    model.dropout = dropout_of(model)
+    model, runtime = model_for(family, params), RUNTIMES[precision]
     steps = list(draw_steps(TRAIN_SET, params))
-    optimizer = make_optimizer(model, params, recorded=True)
-    step = RecordedStep(model, optimizer, steps, params=params, runtime=RUNTIMES[precision], pad_id=END)
+    step = recorded_step(model, steps, supervised(params, runtime, END), params, runtime)
     if record:
         step.record(steps)
-        assert step._graphs.keys() == {None, *step._slots}, "the run would go on operation by operation"
+        assert step._graphs.keys() == {None, *step._buckets}, "the run would go on operation by operation"
     return model, steps, step
 
 
@@ -189,12 +152,7 @@ def test_model_that_cannot_be_recorded_goes_on_and_says_so(monkeypatch, caplog):
         float(self._loss)
 
     monkeypatch.setattr(RecordedStep, "_accumulate", waits_for_the_device)
-    model = gpu_model("gpt2")
-    params = train_params()
-    steps = list(draw_steps(TRAIN_SET, params))
-    step = RecordedStep(
-        model, make_optimizer(model, params, recorded=True), steps, params=params, runtime=RUNTIMES["bf16"], pad_id=END
-    )
+    _, steps, step = recorded("gpt2", "bf16", record=False)
     step.record(steps)
     assert "cannot be recorded" in caplog.text and not step._graphs
     monkeypatch.undo()

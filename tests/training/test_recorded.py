@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from small_recorded import in_slots, pretend_to_record, recorded_step
 from small_training import (
     ALONE,
     BFLOAT16,
@@ -22,10 +23,10 @@ from small_training import (
 )
 
 from instruct.model.lora import add_lora
-from instruct.training.buckets import Bucket, Slots, choose_buckets, fit_bucket, row_size
+from instruct.training.buckets import Bucket, Slots, choose_buckets, fill_up, join, row_size
 from instruct.training.loop import batch_maker, draw_steps, make_optimizer, take_step
 from instruct.training.loss import LossModule
-from instruct.training.recorded import RecordedStep
+from instruct.training.supervised import supervised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -86,20 +87,21 @@ def test_filled_up_row_gives_the_same_loss_and_gradients(family, weight, spare):
     examples, model = random_examples(6, preamble=5), small_model(family)
     expected_loss, expected = loss_and_gradients(model, make_batch(examples, "packed", weight))
     batch = make_batch(examples, "packed", weight, flat=True)
-    slots = Slots(Bucket(batch.input_ids.numel() + spare[0], len(batch.places) + spare[1]), CPU)
-    slots.fill(*fit_bucket(batch, slots.bucket))
-    loss, gradients = loss_and_gradients(model, slots.batch())
+    bucket = Bucket(batch.input_ids.numel() + spare[0], len(batch.places) + spare[1])
+    loss, gradients = loss_and_gradients(model, in_slots(batch, bucket, fill_up))
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name].to_dense(), gradient.to_dense(), rtol=1e-3, atol=2e-6, msg=name)
 
 
 def test_slots_keep_nothing_of_the_row_before():
-    model, slots = small_model("gpt2"), Slots(Bucket(256, 128), CPU)
-    losses = []
+    model, rows = small_model("gpt2"), []
     for examples in (random_examples(6), random_examples(2, seed=9), random_examples(6)):
-        batch = make_batch(examples, "packed", 0.3, flat=True)
-        slots.fill(*fit_bucket(batch, slots.bucket))
+        rows.append(fill_up(make_batch(examples, "packed", 0.3, flat=True), Bucket(256, 128)))
+    slots = Slots(rows[1], CPU)
+    losses = []
+    for row in rows:
+        slots.fill(join(row))
         losses.append(loss_and_gradients(model, slots.batch())[0])
     assert losses[0] == losses[2] != losses[1]
 
@@ -107,10 +109,9 @@ def test_slots_keep_nothing_of_the_row_before():
 # Steps
 
 
-def recorded_step(model, params, runtime=FLOAT32):
-    optimizer = make_optimizer(model, params, recorded=True)
+def make_step(model, params, runtime=FLOAT32):
     steps = list(draw_steps(TRAIN_SET, params))
-    return steps, RecordedStep(model, optimizer, steps, params=params, runtime=runtime, pad_id=END)
+    return steps, recorded_step(model, steps, supervised(params, runtime, END), params, runtime)
 
 
 def run_both(family, runtime=FLOAT32, **changes):
@@ -122,7 +123,7 @@ def run_both(family, runtime=FLOAT32, **changes):
         if params.lora.r:
             add_lora(model, params.lora, seed=0)
         if recorded:
-            steps, step = recorded_step(model, params, runtime)
+            steps, step = make_step(model, params, runtime)
         else:
             module, optimizer = LossModule(model), make_optimizer(model, params)
         results = []
@@ -183,15 +184,15 @@ def test_steps_from_buffers_in_bf16_follow_todays(family):
 def test_rows_longer_than_any_bucket_go_without_one(monkeypatch):
     monkeypatch.setattr("instruct.training.buckets.DENSE_TOKENS", 64)
     monkeypatch.setattr("instruct.training.buckets.GRAIN", 8)
-    _, step = recorded_step(small_model("gpt2"), params := train_params())
-    kinds = {one.bucket for examples in draw_steps(TRAIN_SET, params) for one in step.prepare(examples)}
+    _, step = make_step(small_model("gpt2"), params := train_params())
+    kinds = {one.bucket for examples in draw_steps(TRAIN_SET, params) for one in step.prepare(examples)[1]}
     assert None in kinds and len(kinds) > 1
     assert_same(run_both("gpt2"))
 
 
 def test_gradient_that_is_no_number_leaves_weights_and_optimizer_alone():
     model = small_model("gpt2")
-    steps, step = recorded_step(model, train_params())
+    steps, step = make_step(model, train_params())
     step.begin(steps[0], 0.01)
     with torch.no_grad():
         model.ln_f.weight[0] = float("inf")
@@ -206,16 +207,49 @@ def test_gradient_that_is_no_number_leaves_weights_and_optimizer_alone():
     assert all(not weight.grad.any() for weight in model.parameters()), "the next step starts from zero"
 
 
+@families
+def test_recording_leaves_no_trace(monkeypatch, family):
+    found = []
+    for recording in (False, True):
+        model = small_model(family)
+        steps, step = make_step(model, train_params(epochs=2, micro_batch_size=2, grad_accum_steps=3))
+        if recording:
+            pretend_to_record(monkeypatch, step)
+            before = weights_of(model)
+            step.record(steps)
+            assert step._graphs.keys() == {None, *step._buckets} and len(step._graphs) > 1
+            assert weights_of(model) == before
+            assert not step._loss and not any(weight.grad.any() for weight in model.parameters())
+            assert not any(one.any() for state in step._optimizer.state.values() for one in state.values())
+            assert step._module.needed_flops == 0
+        results = []
+        for examples in steps:
+            step.begin(examples, 0.01)
+            results.append(step.read())
+        found.append((results, weights_of(model)))
+    assert found[0] == found[1]
+
+
+def test_graph_with_other_gradients_is_refused(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    model = small_model("gpt2")
+    steps, step = make_step(model, train_params())
+    pretend_to_record(monkeypatch, step, after=lambda: step._gradients[3].add_(0.1))
+    step.record(steps)
+    assert "gradients differ" in caplog.text and not step._graphs
+    assert not any(weight.grad.any() for weight in model.parameters())
+
+
 def test_operations_needed_are_those_of_the_real_tokens():
     model, params = small_model("gpt2"), train_params()
     module = LossModule(small_model("gpt2"))
-    steps, step = recorded_step(model, params)
+    steps, step = make_step(model, params)
     step.begin(steps[0], 0.01)
     take_step(
         module, make_optimizer(module, params), steps[0], batch_maker(params, FLOAT32, END),
         lr=0.01, params=params, runtime=FLOAT32, parallel=ALONE,
     )  # fmt: skip
-    assert step.flops == module.needed_flops > 0
+    assert step._module.needed_flops == module.needed_flops > 0
 
 
 def test_long_record_alone_is_a_row_of_its_own():

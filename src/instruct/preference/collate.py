@@ -1,16 +1,18 @@
 """Encoded pairs to one batch, packed as a tree of tokens or padded; both give the same loss and gradients.
 
-P pairs · A = 2 P answers, those chosen first · N targets · M targets of all answers, those that two share counted twice
+P pairs · A = 2 P answers, those chosen first · N targets: one that several answers share is there once
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from instruct.preference.encode import EncodedPair
+from instruct.training.buckets import Bucket, fill_up_row
 from instruct.training.collate import Batch, pad
 from instruct.training.encode import EncodedExample
 from instruct.training.packing import PathAttend, TreeAttend, grow_tree
@@ -21,14 +23,13 @@ from instruct.training.settings import Batching
 class PairBatch(Batch):
     """A batch whose `weights` (P,) say how much each pair counts.
 
-    Target `targets[m]` is one of answer `answers[m]`, both (M,). `lengths` are the tokens of each answer with its end
-    token, and `reference` its log-prob by the reference model, both (A,).
+    `in_answer[a, n]` says whether target n is one of answer a, (A, N). `lengths` are the tokens of each answer with its
+    end token, and `reference` its log-prob by the reference model, both (A,).
     """
 
-    tensors: ClassVar[tuple[str, ...]] = (*Batch.tensors, "targets", "answers", "lengths", "reference")
+    tensors: ClassVar[tuple[str, ...]] = (*Batch.tensors, "in_answer", "lengths", "reference")
 
-    targets: Tensor
-    answers: Tensor
+    in_answer: Tensor
     lengths: Tensor
     reference: Tensor
 
@@ -48,7 +49,7 @@ def collate_pairs(
     sides = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     reference = [pair.reference or (0.0, 0.0) for pair in pairs]
     common: dict[str, Any] = {
-        "weights": torch.ones(len(pairs)),
+        "weights": torch.ones(len(pairs), dtype=exact(device)),
         "lengths": torch.tensor([side.response_tokens for side in sides]),
         "reference": torch.tensor(reference, dtype=exact(device)).t().flatten(),
         "tokens": sum(side.token_count for side in sides),
@@ -67,8 +68,7 @@ def _pad(sides: Sequence[EncodedExample], pad_id: int, common: dict[str, Any]) -
         attend=rows.attend,
         places=rows.places,
         labels=rows.labels,
-        targets=torch.arange(len(rows.places)),
-        answers=rows.places // rows.input_ids.shape[1],
+        in_answer=rows.places // rows.input_ids.shape[1] == torch.arange(len(sides))[:, None],
         **common,
     )
 
@@ -77,19 +77,20 @@ def _pack(sides: Sequence[EncodedExample], common: dict[str, Any], device: torch
     """One flat row: a tree in which a prompt is there once, as is what both its answers begin with."""
     tree = grow_tree([side.ids[:-1] for side in sides])
     targets: dict[tuple[int, int], int] = {}  # (place, label) -> its number
-    of_answers = [
-        (targets.setdefault((tree.paths[answer][place], label), len(targets)), answer)
+    members = [
+        (answer, targets.setdefault((tree.paths[answer][place], label), len(targets)))
         for answer, side in enumerate(sides)
         for place, label in answer_targets(side)
     ]
+    in_answer = torch.zeros(len(sides), len(targets), dtype=torch.bool)
+    in_answer[torch.tensor(members).unbind(1)] = True
     return PairBatch(
         input_ids=torch.tensor([tree.ids]),
         positions=torch.tensor([tree.positions]),
         attend=TreeAttend(torch.tensor(tree.ends)) if flat else PathAttend(tree, device),
         places=torch.tensor([place for place, _ in targets]),
         labels=torch.tensor([label for _, label in targets]),
-        targets=torch.tensor([target for target, _ in of_answers]),
-        answers=torch.tensor([answer for _, answer in of_answers]),
+        in_answer=in_answer,
         **common,
     )
 
@@ -103,3 +104,21 @@ def pair_row_size(pairs: Sequence[EncodedPair]) -> tuple[int, int]:
     """Tokens of the flat row of these pairs, and at most so many targets."""
     tree = grow_tree([side.ids[:-1] for pair in pairs for side in pair.sides])
     return len(tree.ids), sum(pair.response_tokens for pair in pairs)
+
+
+def fill_up_pairs(batch: PairBatch, bucket: Bucket, pairs: int) -> PairBatch:
+    """A flat row on the CPU, filled up to the bucket and to so many pairs: those that do so weigh nothing.
+
+    Their answers have no target, so the log-prob of each is exactly 0, and a length that may divide it.
+    """
+    row, spare = fill_up_row(batch, bucket), pairs - len(batch.weights)
+    targets = bucket.targets - len(batch.places)
+    assert spare >= 0
+    lengths, reference = (sides.view(2, -1) for sides in (batch.lengths, batch.reference))
+    return replace(
+        row,
+        weights=F.pad(batch.weights, (0, spare)),
+        in_answer=F.pad(batch.in_answer.unflatten(0, (2, -1)), (0, targets, 0, spare)).flatten(0, 1),
+        lengths=F.pad(lengths, (0, spare), value=1).flatten(),
+        reference=F.pad(reference, (0, spare)).flatten(),
+    )

@@ -1,6 +1,6 @@
 """Log-probs of answers, and the loss of pairs (DPO, Rafailov et al., 2023; IPO, Azar et al., 2023).
 
-P pairs · A = 2 P answers, those chosen first
+P pairs · A = 2 P answers, those chosen first · N targets
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
-from instruct.preference.collate import PairBatch, collate_pairs, exact, pair_row_size
+from instruct.preference.collate import PairBatch, collate_pairs, exact, fill_up_pairs, pair_row_size
 from instruct.preference.encode import EncodedPair
 from instruct.preference.settings import Fit, PreferParams
 from instruct.training.collate import Batch
@@ -24,9 +24,9 @@ SUMS = 9  # of a batch, from which `describe` makes measures
 
 def log_probs(model: Decoder, batch: PairBatch) -> Tensor:
     """The log-prob of each answer with its end token, summed over its tokens, in nats: (A,)."""
-    of_targets = -target_losses(model, batch)  # (N,)
-    sums = torch.zeros_like(batch.reference)
-    return sums.index_add(0, batch.answers, of_targets.index_select(0, batch.targets).to(sums.dtype))
+    of_targets = -target_losses(model, batch).to(batch.reference.dtype)  # (N,)
+    # A GPU sums a mask's rows, and its columns for the gradient, in a fixed order; index_add has none there.
+    return of_targets.expand_as(batch.in_answer).masked_fill(~batch.in_answer, 0.0).sum(1)
 
 
 def pair_losses(policy: Tensor, batch: PairBatch, params: PreferParams) -> tuple[Tensor, Tensor]:
@@ -69,8 +69,12 @@ class PairLoss(LossModule):
     def take_measures(self, totals: Callable[[Sequence[float]], list[float]]) -> dict[str, float]:
         """What is told beside the loss, by name, of all batches since the last call; `totals` adds up over ranks."""
         sums = totals(self._sums.tolist())
-        self._sums.zero_()
+        self.clear_measures()
         return describe(sums)
+
+    def clear_measures(self) -> None:
+        """Forget what was measured since the last call of `take_measures`."""
+        self._sums.zero_()
 
 
 def sums_of(policy: Tensor, rewards: Tensor, batch: PairBatch) -> Tensor:
@@ -104,15 +108,18 @@ def describe(sums: Sequence[float]) -> dict[str, float]:
     }
 
 
-def batch_pairs(fit: Fit, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedPair]], PairBatch]:
+def batch_pairs(fit: Fit, runtime: Runtime, pad_id: int) -> partial[PairBatch]:
     """What makes a batch of pairs."""
     return partial(collate_pairs, batching=fit.batching, pad_id=pad_id, device=runtime.device)
 
 
 def preferring(params: PreferParams, runtime: Runtime, pad_id: int) -> Objective[EncodedPair, PairBatch]:
     """What `prefer` trains for, by its settings."""
+    to_batch = batch_pairs(params.fit, runtime, pad_id)
     return Objective(
-        to_batch=batch_pairs(params.fit, runtime, pad_id),
+        to_batch=to_batch,
+        to_row=partial(to_batch, device=torch.device("cpu"), flat=True),
+        fill_up=partial(fill_up_pairs, pairs=params.micro_batch_size),
         row_size=pair_row_size,
         module=partial(PairLoss, params=params),
     )

@@ -4,14 +4,15 @@ T tokens of a row · N targets
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instruct.training.collate import Batch, target_weights
+from instruct.training.collate import B, Batch, target_weights
 from instruct.training.encode import EncodedExample
 from instruct.training.packing import DENSE_TOKENS, TreeAttend, shared_prefix
 
@@ -74,43 +75,61 @@ def _rounded(count: int) -> int:
     return max(-(-count // GRAIN), 1) * GRAIN
 
 
-class Slots:
+class Slots(Generic[B]):
     """The tensors in which a bucket's row is put before each replay: a recorded step reads only these."""
 
-    def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        self.bucket = bucket
-        self._numbers = torch.zeros(3 * bucket.tokens + 2 * bucket.targets, dtype=torch.long, device=device)
-        self.weights = torch.zeros(bucket.targets, device=device)
+    def __init__(self, row: B, device: torch.device) -> None:
+        """Room for rows with the shapes of `row`, which is filled up to the bucket."""
+        self._row = replace(row, tokens=0)
+        self._joined = {dtype: torch.zeros_like(whole, device=device) for dtype, whole in join(row).items()}
+        self._views: dict[str, Tensor] = {}
+        for dtype, whole in self._joined.items():
+            own = {name: tensor for name, tensor in tensors_of(row).items() if tensor.dtype == dtype}
+            parts = whole.split([like.numel() for like in own.values()])
+            self._views |= {name: part.view_as(own[name]) for name, part in zip(own, parts, strict=True)}
 
-    def fill(self, numbers: Tensor, weights: Tensor) -> None:
-        """Take over what `fit_bucket` made."""
-        self._numbers.copy_(numbers, non_blocking=True)
-        self.weights.copy_(weights, non_blocking=True)
+    def fill(self, joined: Mapping[torch.dtype, Tensor]) -> None:
+        """Take over what `join` made of a row."""
+        for dtype, whole in joined.items():
+            self._joined[dtype].copy_(whole, non_blocking=True)
 
-    def batch(self) -> Batch:
+    def batch(self) -> B:
         """The row as a batch whose tensors are the slots themselves."""
-        tokens, targets = self.bucket.tokens, self.bucket.targets
-        ids, positions, ends, places, labels = self._numbers.split([tokens] * 3 + [targets] * 2)
-        return Batch(
-            input_ids=ids[None],
-            positions=positions[None],
-            attend=TreeAttend(ends),
-            places=places,
-            labels=labels,
-            weights=self.weights,
-            tokens=0,
-        )
+        views: dict[str, Any] = dict(self._views)
+        return replace(self._row, attend=TreeAttend(views.pop("ends")), **views)
 
 
-def fit_bucket(batch: Batch, bucket: Bucket) -> tuple[Tensor, Tensor]:
-    """A flat row on the CPU as the numbers and weights of `Slots`.
+def join(row: Batch) -> dict[torch.dtype, Tensor]:
+    """All tensors of a flat row as one of each type, since each copy to a GPU is a launch."""
+    parts: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors_of(row).values():
+        parts.setdefault(tensor.dtype, []).append(tensor.flatten())
+    return {dtype: torch.cat(tensors) for dtype, tensors in parts.items()}
 
-    Tokens that fill it up see only themselves and are seen by no other; targets that fill it up weigh nothing.
-    """
+
+def tensors_of(row: Batch) -> dict[str, Tensor]:
+    """What a flat row consists of, by name."""
+    assert isinstance(row.attend, TreeAttend)
+    return {"ends": row.attend.ends, **{name: getattr(row, name) for name in row.tensors}}
+
+
+def fill_up(batch: Batch, bucket: Bucket) -> Batch:
+    """A flat row on the CPU, filled up to the bucket: the targets that do so weigh nothing."""
+    spare = bucket.targets - len(batch.places)
+    return replace(fill_up_row(batch, bucket), weights=F.pad(batch.weights, (0, spare)))
+
+
+def fill_up_row(batch: B, bucket: Bucket) -> B:
+    """Tokens and targets filled up; the tokens that do so see only themselves and are seen by no other."""
     assert isinstance(batch.attend, TreeAttend)
     tokens, targets = batch.input_ids.numel(), len(batch.places)
     assert bucket.holds(tokens, targets)
-    ends = torch.cat((batch.attend.ends, torch.arange(tokens, bucket.tokens) + 1))
-    row = [F.pad(part, (0, bucket.tokens - tokens)) for part in (batch.input_ids[0], batch.positions[0])]
-    goal = [F.pad(part, (0, bucket.targets - targets)) for part in (batch.places, batch.labels)]
-    return torch.cat((*row, ends, *goal)), F.pad(batch.weights, (0, bucket.targets - targets))
+    row, goal = (0, bucket.tokens - tokens), (0, bucket.targets - targets)
+    return replace(
+        batch,
+        input_ids=F.pad(batch.input_ids, row),
+        positions=F.pad(batch.positions, row),
+        attend=TreeAttend(torch.cat((batch.attend.ends, torch.arange(tokens, bucket.tokens) + 1))),
+        places=F.pad(batch.places, goal),
+        labels=F.pad(batch.labels, goal),
+    )

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from instruct.core.runtime import Runtime
 from instruct.training.collate import B, Batch, collate, without_targets
 from instruct.training.distributed import Parallel
-from instruct.training.encode import EncodedExample
 from instruct.training.objective import E
 from instruct.training.settings import LoopParams, StepSize, TrainParams
 
 EVAL_TOKENS = 2048  # of a batch of val on one process
 
 
-def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> Callable[[Sequence[EncodedExample]], Batch]:
+def batch_maker(params: TrainParams, runtime: Runtime, pad_id: int) -> partial[Batch]:
     """The function that makes batches as the settings want them, on the device in use."""
     return partial(
         collate,

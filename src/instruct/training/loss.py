@@ -57,6 +57,9 @@ class LossModule(nn.Module):
         """What is told beside the loss, by name, of all batches since the last call; `totals` adds up over ranks."""
         return {}
 
+    def clear_measures(self) -> None:
+        """Forget what was measured since the last call of `take_measures`."""
+
 
 def needed_flops(model: Decoder, batch: Batch) -> float:
     """Floating-point operations that one forward and backward pass over a batch really needs."""

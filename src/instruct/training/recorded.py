@@ -2,32 +2,31 @@
 
 A GPU computes a step of a small language model in milliseconds, and launching its thousands of kernels one by one
 takes ten times as long. So the forward and backward pass over each bucket's row is recorded once as a CUDA graph, and
-the update (norm, clipping, AdamW) as another. Where that fails or gives other gradients, the same operations run one
-by one, as they do on a CPU for tests.
+the update (norm, clipping, AdamW) as another, whatever the objective. Where that fails or gives other gradients, the
+same operations run one by one, as they do on a CPU for tests.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from instruct.core.runtime import Runtime
-from instruct.model.decoder import Decoder
-from instruct.training.buckets import Bucket, Slots, choose_buckets, fit_bucket, row_size
-from instruct.training.collate import Batch, collate
+from instruct.training.buckets import Bucket, Slots, choose_buckets, join
+from instruct.training.collate import B
 from instruct.training.distributed import Parallel
-from instruct.training.encode import EncodedExample
 from instruct.training.loop import micro_batches, split_step
-from instruct.training.loss import loss_sum, operations
+from instruct.training.loss import LossModule, operations
+from instruct.training.objective import E, Objective
 from instruct.training.packing import TreeAttend
-from instruct.training.settings import TrainParams
+from instruct.training.settings import LoopParams
 
 log = logging.getLogger(__name__)
 
@@ -36,93 +35,88 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Prepared(Generic[B]):
     """A micro-batch, and what goes into its bucket's slots; without a bucket it runs operation by operation."""
 
-    batch: Batch
+    batch: B
     bucket: Bucket | None
-    numbers: Tensor
-    weights: Tensor
+    joined: Mapping[torch.dtype, Tensor]
 
 
-class RecordedStep:
+class RecordedStep(Generic[E, B]):
     """Optimizer steps of a single process, from buffers that stay where they are.
 
     `optimizer` comes from `make_optimizer(recorded=True)`, with its state restored if there is one. `begin` starts a
-    step without waiting for it, `read` waits and gives its loss and gradient norm. `flops` counts what was needed.
+    step without waiting for it, `read` waits and gives its loss and gradient norm. `module` counts the operations that
+    were needed, and measures what is told beside the loss.
     """
 
     def __init__(
         self,
-        model: Decoder,
+        module: LossModule,
         optimizer: torch.optim.Optimizer,
-        steps: Sequence[Sequence[EncodedExample]],
+        steps: Sequence[Sequence[E]],
         *,
-        params: TrainParams,
+        objective: Objective[E, B],
+        params: LoopParams,
         runtime: Runtime,
-        pad_id: int,
     ) -> None:
-        """`steps` are all examples of the run, step by step, from which the buckets are chosen."""
-        self._model, self._optimizer, self._params, self._runtime = model, optimizer, params, runtime
-        self._collate: Callable[[Sequence[EncodedExample]], Batch] = partial(
-            collate,
-            batching=params.batching,
-            pad_id=pad_id,
-            prompt_loss_weight=params.prompt_loss_weight,
-            device=torch.device("cpu"),
-            flat=True,
-        )
-        device = runtime.device
-        self._cuda = device.type == "cuda"
-        self._loss, self._report = torch.zeros((), device=device), torch.zeros(2, device=device)
-        self._host = torch.zeros(2, pin_memory=self._cuda)
-        self._slots = {bucket: Slots(bucket, device) for bucket in self._choose(steps)}
+        """`module` is the objective's; `steps` are all examples of the run, from which the buckets are chosen."""
+        self._module, self._optimizer, self._objective = module, optimizer, objective
+        self._params, self._runtime = params, runtime
+        self._cuda = runtime.device.type == "cuda"
+        zeros = partial(torch.zeros, dtype=torch.float64)
+        self._weight, self._loss, self._report = (zeros(shape, device=runtime.device) for shape in ((), (), 2))
+        self._host = zeros(2, pin_memory=self._cuda)
+        self._buckets = self._choose(steps)
+        self._slots: dict[Bucket, Slots[B]] = {}
         self._graphs: dict[Bucket | None, torch.cuda.CUDAGraph] = {}
-        self._ready: tuple[Sequence[EncodedExample], list[Prepared]] | None = None
-        self.flops = 0.0
-        self._of_token, self._of_target = operations(model)
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self._ready: tuple[Sequence[E], float, list[Prepared[B]]] | None = None
+        self._of_token, self._of_target = operations(module.model)
+        weights = [weight for weight in module.parameters() if weight.requires_grad]
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
         self._gradients = [weight.grad for weight in weights if weight.grad is not None]
         fill_state(optimizer, weights)
 
-    def _choose(self, steps: Sequence[Sequence[EncodedExample]]) -> list[Bucket]:
+    def _choose(self, steps: Sequence[Sequence[E]]) -> list[Bucket]:
         if self._params.batching != "packed":
             return []
         parts = (part for step in steps for part in split_step(step, self._params.step_size, ALONE))
-        return choose_buckets(row_size(part, self._params.prompt_loss_weight) for part in parts)
+        return choose_buckets(map(self._objective.row_size, parts))
 
-    def prepare(self, examples: Sequence[EncodedExample]) -> list[Prepared]:
+    def prepare(self, examples: Sequence[E]) -> tuple[float, list[Prepared[B]]]:
         """Make a step's batches while the GPU still computes the one before; `begin` then finds them."""
         if self._ready is None or self._ready[0] is not examples:
-            batches = micro_batches(examples, self._collate, size=self._params.step_size, parallel=ALONE)
-            total = sum(float(batch.weights.sum()) for batch in batches)
-            scaled = [replace(batch, weights=batch.weights / total) for batch in batches]
-            self._ready = examples, [self._prepare(batch) for batch in scaled]
-        return self._ready[1]
+            batches = micro_batches(examples, self._objective.to_row, size=self._params.step_size, parallel=ALONE)
+            weight = sum(float(batch.weights.sum()) for batch in batches)
+            self._ready = examples, weight, [self._prepare(batch) for batch in batches]
+        return self._ready[1:]
 
-    def _prepare(self, batch: Batch) -> Prepared:
+    def _prepare(self, batch: B) -> Prepared[B]:
         size = batch.input_ids.numel(), len(batch.places)
-        bucket = next((one for one in self._slots if one.holds(*size)), None)
+        bucket = next((one for one in self._buckets if one.holds(*size)), None)
         if bucket is None or not isinstance(batch.attend, TreeAttend):
-            return Prepared(batch, None, batch.input_ids, batch.weights)
-        numbers, weights = fit_bucket(batch, bucket)
-        if self._cuda:
-            numbers, weights = numbers.pin_memory(), weights.pin_memory()
-        return Prepared(batch, bucket, numbers, weights)
+            return Prepared(batch, None, {})
+        row = self._objective.fill_up(batch, bucket)
+        if bucket not in self._slots:
+            self._slots[bucket] = Slots(row, self._runtime.device)
+        joined = join(row)
+        return Prepared(batch, bucket, {key: one.pin_memory() for key, one in joined.items()} if self._cuda else joined)
 
-    def begin(self, examples: Sequence[EncodedExample], lr: float) -> None:
+    def begin(self, examples: Sequence[E], lr: float) -> None:
         """Start one step: each target counts by its weight over the weight of the whole step."""
-        self._model.train()
-        prepared = self.prepare(examples)
+        self._module.train()
+        weight, prepared = self.prepare(examples)
         self._ready = None
+        self._weight.fill_(weight)
         for one in prepared:
-            self.flops += self._of_token * one.batch.input_ids.numel() + self._of_target * len(one.batch.places)
+            tokens, targets = one.batch.input_ids.numel(), len(one.batch.places)
+            self._module.needed_flops += self._of_token * tokens + self._of_target * targets
             if one.bucket is None:
                 self._accumulate(one.batch.to(self._runtime.device))
             else:
-                self._slots[one.bucket].fill(one.numbers, one.weights)
+                self._slots[one.bucket].fill(one.joined)
                 self._run(one.bucket, partial(self._accumulate_slots, one.bucket))
         for group in self._optimizer.param_groups:
             group["lr"].fill_(lr)
@@ -145,9 +139,9 @@ class RecordedStep:
     def _accumulate_slots(self, bucket: Bucket) -> None:
         self._accumulate(self._slots[bucket].batch())
 
-    def _accumulate(self, batch: Batch) -> None:
+    def _accumulate(self, batch: B) -> None:
         with self._runtime.autocast():
-            loss = loss_sum(self._model, batch)
+            loss = self._module.loss(batch) / self._weight
         loss.backward()
         self._loss.add_(loss.detach())
 
@@ -158,14 +152,14 @@ class RecordedStep:
         scale = ((norm + 1e-6) / self._params.max_grad_norm).clamp(min=1.0)
         vars(self._optimizer).update(grad_scale=scale, found_inf=(~norm.isfinite()).float())
         self._optimizer.step()
-        self._report.copy_(torch.stack((self._loss, norm)))
+        self._report.copy_(torch.stack((self._loss, norm.to(self._loss.dtype))))
         self._clear()
 
     def _clear(self) -> None:
         self._loss.zero_()
         self._optimizer.zero_grad(set_to_none=False)
 
-    def record(self, steps: Sequence[Sequence[EncodedExample]]) -> None:
+    def record(self, steps: Sequence[Sequence[E]]) -> None:
         """Record the graphs, each checked on the first of the steps' micro-batches that goes into it."""
         if not self._cuda:
             return
@@ -177,36 +171,38 @@ class RecordedStep:
         except RuntimeError as error:
             self._give_up(str(error).splitlines()[0])
         else:
-            sizes = ", ".join(f"{bucket.tokens} tokens" for bucket in self._slots)
+            sizes = ", ".join(f"{bucket.tokens} tokens" for bucket in self._buckets)
             log.info("steps recorded as CUDA graphs%s", f", for rows of {sizes}" if sizes else "")
+        finally:
+            self._module.clear_measures()
 
-    def _firsts(self, steps: Sequence[Sequence[EncodedExample]]) -> Iterator[Prepared]:
-        missing = set(self._slots)
+    def _firsts(self, steps: Sequence[Sequence[E]]) -> Iterator[Prepared[B]]:
+        missing = set(self._buckets)
         for step in steps:
             if not missing:
                 return
             for part in split_step(step, self._params.step_size, ALONE):
-                one = self._prepare(self._collate(part))
+                one = self._prepare(self._objective.to_row(part))
                 if one.bucket in missing:
                     missing.discard(one.bucket)
                     yield one
-        for bucket in missing:  # none goes into it after all
-            del self._slots[bucket]
+        self._buckets = [bucket for bucket in self._buckets if bucket not in missing]  # no row goes into it after all
 
-    def _record_bucket(self, one: Prepared, pool: Any) -> None:
+    def _record_bucket(self, one: Prepared[B], pool: Any) -> None:
         """Run once operation by operation, record, then take the replay's gradients off again: nothing may be left.
 
         Raises RuntimeError if something is.
         """
         assert one.bucket is not None
-        slots, operations = self._slots[one.bucket], partial(self._accumulate_slots, one.bucket)
-        self._model.train()
-        slots.fill(one.numbers, one.weights / one.weights.sum())
+        operations = partial(self._accumulate_slots, one.bucket)
+        self._module.train()
+        self._slots[one.bucket].fill(one.joined)
+        self._weight.fill_(float(one.batch.weights.sum()))
         torch.manual_seed(0)  # dropout draws the same numbers both times
         beside(operations)
         norms, loss = self._norms(), float(self._loss)
         graph = capture(operations, pool)
-        slots.weights.neg_()
+        self._weight.neg_()
         torch.manual_seed(0)
         graph.replay()
         rest, tolerance = self._norms(), TOLERANCE[self._runtime.dtype]

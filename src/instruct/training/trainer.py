@@ -25,8 +25,8 @@ from instruct.training.distributed import Parallel
 from instruct.training.history import History, TrainPoint, ValPoint
 from instruct.training.loop import draw_steps, evaluate, make_optimizer, take_step
 from instruct.training.loss import operations
-from instruct.training.objective import E, Objective, Recorder
-from instruct.training.recorded import same_bytes
+from instruct.training.objective import E, Objective
+from instruct.training.recorded import RecordedStep, same_bytes
 from instruct.training.resume import ResumeStore, trainable
 from instruct.training.schedule import WarmupCosine
 from instruct.training.settings import LoopParams
@@ -75,15 +75,17 @@ class Trainer(Generic[E, B]):
         model.dropout = dropout_of(model)
         self._loss_module = objective.module(model)
         self._module = parallel.wrap(model, self._loss_module)
-        recorded = bool(objective.recorder) and runtime.device.type == "cuda" and parallel.mode == "none"
+        recorded = runtime.device.type == "cuda" and parallel.mode == "none"
         self._optimizer = make_optimizer(model, params, recorded=recorded)
-        self._recorded: Recorder[E] | None = None
+        self._recorded: RecordedStep[E, B] | None = None
         self.history = History()
         self.best: Snapshot | None = None
         self._saved = time.monotonic()
         self._load()
-        if recorded and objective.recorder:
-            self._recorded = objective.recorder(model, self._optimizer, self.steps)
+        if recorded:
+            self._recorded = RecordedStep(
+                self._loss_module, self._optimizer, self.steps, objective=objective, params=params, runtime=runtime
+            )
 
     def _load(self) -> None:
         progress = self._store.load(self._model, self._optimizer)
@@ -115,6 +117,8 @@ class Trainer(Generic[E, B]):
             if self._recorded:
                 with self._stopwatch.phase("record"):
                     self._recorded.record(self.steps)
+            elif shown and self._runtime.device.type == "cuda":
+                log.info("steps of several processes are not recorded as CUDA graphs; each operation is launched")
             try:
                 while self.history.step < total and not self.history.stopped_early:
                     point = self.step()
@@ -123,8 +127,6 @@ class Trainer(Generic[E, B]):
             finally:
                 with self._stopwatch.phase("save"):
                     self._store.wait()
-        if self._recorded:
-            self._loss_module.needed_flops += self._recorded.flops
         self._stopwatch.flops = self._loss_module.needed_flops
         return self.history
 

@@ -90,7 +90,7 @@ class Runs:
         self._save()
 
     def train(self, name: str, speed: str, script: str, *paths: str) -> str:
-        """Run a stage that trains models/`name`; gives the sha256 of its best weights."""
+        """Run a stage that trains models/`name`; gives the sha256 of its weights, best and last."""
         self.run(script, *paths)
         digest = speed_and_bytes(self._folder, self._runs[-1], name, speed)
         self._save()
@@ -151,19 +151,22 @@ def write_parts(folder: Path, records: int) -> None:
 
 def write_pairs(folder: Path, count: int) -> None:
     """The backbone as the model to tune, and pairs: a record's own answer is better than the next record's."""
+    from instruct.core.pairs import Pair
+    from instruct.core.records import write_records
+
     shutil.copytree(folder / "cache" / BACKBONE, folder / "models" / "sft" / "best")
     data = json.loads((ROOT / "data" / "instructions.json").read_text(encoding="utf-8"))
     random.Random(123).shuffle(data)
     rows = [
-        {"id": f"p{i}", **{key: one[key] for key in ("instruction", "input", "output")}, "rejected": other["output"]}
-        for i, (one, other) in enumerate(pairwise(data))
-        if one["output"] != other["output"]
+        Pair(id=f"p{i}", instruction=one["instruction"], input=one["input"], output=one["output"], rejected=rejected)
+        for i, (one, rejected) in enumerate((one, other["output"]) for one, other in pairwise(data))
+        if one["output"] != rejected
     ]
     pairs, described = folder / "data" / "pairs", folder / "metrics" / "preferred"
     for place in (pairs, described):
         place.mkdir()
-    for part, chosen in (("train", rows[:count]), ("val", rows[count : count + max(2, count // 10)])):
-        (pairs / f"{part}.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+    write_records(pairs / "train.json", rows[:count])
+    write_records(pairs / "val.json", rows[count : count + max(2, count // 10)])
     (described / "pairs.json").write_text(json.dumps({"baselines": {"longer": 50.0}}), encoding="utf-8")
 
 
@@ -192,13 +195,13 @@ def told_phases(output: str) -> str:
 
 
 def speed_and_bytes(folder: Path, run: dict[str, Any], name: str, speed: str) -> str:
-    """Add the phases of a file of models/ to the run; gives the sha256 of the best weights of models/`name`."""
+    """Add the phases of a file of models/ to the run; gives the sha256 of the weights in models/`name`."""
     path = folder / "models" / speed
     if path.exists():
         run["speed"] = json.loads(path.read_text(encoding="utf-8"))
         run["phases"] = ", ".join(f"{phase} {seconds} s" for phase, seconds in run["speed"]["seconds"].items())
     digest = sha256()
-    for file in sorted((folder / "models" / name / "best").glob("*.safetensors")):
+    for file in sorted((folder / "models" / name).glob("*/*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

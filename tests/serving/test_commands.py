@@ -184,3 +184,31 @@ def test_sigterm_lets_running_answers_finish(served):
         assert list(lines)[-2:] == ["data: [DONE]", ""]
     assert process.wait(timeout=60) == 0
     assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts OpenMP's threads as Linux has them")
+def test_loading_leaves_no_threads_that_would_keep_the_engines_from_waiting_for_each_other(tmp_path):
+    code = """
+import sys, time, psutil, torch
+from instruct.serving import server
+
+def compute(name):
+    torch.set_num_threads(2)
+    return torch.rand(500, 500).exp().sum()
+
+def more_than(before):
+    for _ in range(100):
+        if psutil.Process().num_threads() == before:
+            break
+        time.sleep(0.05)
+    return psutil.Process().num_threads() - before
+
+torch.set_num_threads(2)  # starts a thread of a pool that is not OpenMP's
+server.open_system, before = compute, psutil.Process().num_threads()
+assert list(server.open_systems(["base", "sft"])) == ["base", "sft"]
+here = more_than(before)
+compute("in this thread, to show that there would be one")
+print(here, more_than(before))
+"""
+    done = warm.python("-c", code, cwd=tmp_path)
+    assert done.stdout == "0 1\n", done.stderr

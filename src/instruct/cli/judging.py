@@ -44,16 +44,15 @@ def questions(
     out: Annotated[Path | None, typer.Option(help="a JSON file for answers and verdicts")] = None,
 ) -> None:
     """Ask base and SFT model open questions and have them judged. The judge is a language model."""
-    from instruct.core.errors import CheckpointError
     from instruct.core.files import write_json
+    from instruct.exporting.source import require_checkpoint
     from instruct.tools import questions as asking
     from instruct.tools.judge import load_settings
     from instruct.tools.question_file import read_questions
 
     params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
     params = asking.without_reference(params)
-    if not any(checkpoint.glob("*.safetensors")):
-        raise CheckpointError(f"{checkpoint}: there is no checkpoint; run `dvc repro train` or give --checkpoint")
+    require_checkpoint(Path(), checkpoint)
     asking.check_judges(known, params, max_new_tokens)
     systems = {"base": None, "sft": checkpoint}
     answers = {

@@ -46,6 +46,14 @@ class SlotCache:
             shape = (self.slots, like.shape[1], self.capacity, like.shape[3])
             self.keys[layer], self.values[layer] = like.new_zeros(shape), like.new_zeros(shape)
 
+    def emptied(self, slots: int) -> "SlotCache":
+        """Another cache with the same prefix and layers, and room for a tile of tokens in each of its slots."""
+        other = SlotCache(slots, TILE, self.device)
+        other.prefix_keys, other.prefix_values = self.prefix_keys, self.prefix_values
+        for layer, like in self.keys.items():
+            other.allocate(layer, like)
+        return other
+
     def move(self, source: int, target: int) -> None:
         """Put the row in slot `source` into slot `target`."""
         length = int(self.lengths[source])

@@ -1,7 +1,8 @@
 """Forward passes for generation: the shared prefix once, prompts without padding, one token a row.
 
-Matrix products of at least `TILE` rows give each row the same bits regardless of the others; smaller ones use
-other kernels. So every pass is padded to that many rows, and an answer never depends on its neighbours.
+Matrix products of at least `TILE` rows give each row the same bits regardless of the others; smaller ones may use
+other kernels. So every pass is padded to that many rows, and an answer never depends on its neighbours. A step of few
+answers is padded to fewer rows where a trial finds the same bits on this processor: it takes two thirds of the time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from instruct.generation.cache import TILE, DecodeAttend, PrefillAttend, PrefixAttend, SlotCache
 from instruct.model.decoder import Attend, attend_causally
 
+FEW = (4, 8)  # rows that a step may have instead of a whole tile
 PART = 64  # places of a prompt whose logits are in memory at once
 
 
@@ -40,6 +42,7 @@ class Engine:
     def __init__(self, model: Model, prefix: Sequence[int], *, slots: int, capacity: int, vocab_size: int) -> None:
         self.model, self.prefix, self._vocab_size = model, list(prefix), vocab_size
         self.cache = SlotCache(slots, capacity, model.device)
+        self._suffice: dict[int, bool] = {}  # which of FEW have passed their trial
         if self.prefix:
             self._run_flat(self.prefix, list(range(len(self.prefix))), PrefixAttend(self.cache, len(self.prefix)))
 
@@ -51,19 +54,35 @@ class Engine:
         lengths = [len(part) for part in own_parts]
         hidden = self._run_flat(ids, positions, PrefillAttend(self.cache, first, lengths))
         ends = torch.tensor(lengths).cumsum(0).sub(1).to(hidden.device)
-        return self._logits(hidden[ends])
+        return self._logits(hidden[ends], TILE)
 
     def decode(self, tokens: Sequence[int]) -> Tensor:
         """Run one more token of each of the first rows → (N, vocab_size) logits of what comes next."""
-        rows = max(len(tokens), TILE)
-        filled = [*tokens, *[0] * (rows - len(tokens))]
         self.cache.lengths[len(tokens) :] = 0  # what an answer left behind would only make the step longer
-        attend = DecodeAttend(self.cache, rows)
-        input_ids = torch.tensor(filled, device=self.model.device)[:, None]  # (N, 1)
-        positions = (self.cache.lengths[:rows] + len(self.prefix)).to(self.model.device)[:, None]
-        hidden = self.model.hidden_states(input_ids, positions, attend)[:, 0]
+        logits = self._step(self.cache, tokens, self._rows_for(len(tokens)))
         self.cache.lengths[: len(tokens)] += 1
-        return self._logits(hidden)[: len(tokens)]
+        return logits
+
+    def _step(self, cache: SlotCache, tokens: Sequence[int], rows: int) -> Tensor:
+        """(N, vocab_size) logits of a step of `rows` rows, of which those past the N tokens only pad it."""
+        filled = [*tokens, *[0] * (rows - len(tokens))]
+        attend = DecodeAttend(cache, rows)
+        input_ids = torch.tensor(filled, device=self.model.device)[:, None]  # (N, 1)
+        positions = (cache.lengths[:rows] + len(self.prefix)).to(self.model.device)[:, None]
+        hidden = self.model.hidden_states(input_ids, positions, attend)[:, 0]
+        return self._logits(hidden, rows)[: len(tokens)]
+
+    def _rows_for(self, count: int) -> int:
+        """The rows of a step of so many answers."""
+        return next((rows for rows in FEW if count <= rows and self._suffices(rows)), max(count, TILE))
+
+    def _suffices(self, rows: int) -> bool:
+        """Whether a step of so many rows has the same bits as one of a whole tile, tried once with other tokens."""
+        if rows not in self._suffice:
+            trial, tokens = self.cache.emptied(TILE), [place % self._vocab_size for place in range(TILE)]
+            whole = self._step(trial, tokens, TILE)[:rows]
+            self._suffice[rows] = torch.equal(self._step(trial, tokens[:rows], rows), whole)
+        return self._suffice[rows]
 
     def move(self, source: int, target: int) -> None:
         """Move a row to the place of another."""
@@ -76,10 +95,10 @@ class Engine:
         places = torch.tensor([positions + [0] * missing], device=self.model.device)
         return self.model.hidden_states(input_ids, places, attend)[0, : len(ids)]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, least: int) -> Tensor:
         rows = len(hidden)
-        if rows < TILE:
-            hidden = torch.cat((hidden, hidden.new_zeros(TILE - rows, hidden.shape[1])))
+        if rows < least:
+            hidden = torch.cat((hidden, hidden.new_zeros(least - rows, hidden.shape[1])))
         # A model may have padding rows, which are not tokens.
         return self.model.logits(hidden)[:rows, : self._vocab_size].float()
 

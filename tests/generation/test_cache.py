@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from instruct.generation.cache import OwnRows, OwnSlots, slot_bags
+from instruct.generation.engine import FEW
 
 HEADS = [(12, 1), (25, 1), (3, 3)]  # key heads and queries of each: GPT-2's smallest and largest, SmolLM2
 SIZE, CAPACITY = 64, 112  # of a head; places in a slot
@@ -44,3 +45,12 @@ def test_neighbours_and_places_unseen_change_no_bit_of_a_row(slots, rows, used):
     among_others, sums_among_others = attend_to_slots(slots, rows, used, seen=30)
     assert torch.equal(among_others[:16, :, :, :32], scores)
     assert torch.equal(sums_among_others[:16], sums)
+
+
+@pytest.mark.parametrize("rows", FEW)
+@pytest.mark.parametrize("used", [16, 96, CAPACITY])
+def test_few_rows_have_the_bits_that_they_have_among_many(slots, rows, used):
+    scores, sums = attend_to_slots(slots, rows, used, seen=used - 3)
+    among_others, sums_among_others = attend_to_slots(slots, 70, used, seen=used - 3)
+    assert torch.equal(among_others[:rows], scores)
+    assert torch.equal(sums_among_others[:rows], sums)

@@ -2,7 +2,7 @@
 
 Matrix products of at least `TILE` rows give each row the same bits regardless of the others; smaller ones may use
 other kernels. So every pass is padded to that many rows, and an answer never depends on its neighbours. A step of few
-answers is padded to fewer rows where a trial finds the same bits on this processor: it takes two thirds of the time.
+answers is padded to fewer rows where a trial on this processor finds the same bits.
 """
 
 from collections.abc import Iterator, Sequence

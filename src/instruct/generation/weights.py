@@ -22,8 +22,8 @@ def make_ready(model: Decoder, weights: Literal["fp32", "int8"], runtime: Runtim
     """The model that answers instead of `model`, which must not be used afterwards.
 
     fp32 gives the same bits as the model itself, with the fastest exact kernels, if the widths of its layers are whole
-    tiles (`cache.TILE`); else the last bit may differ. Raises ParamsError for int8 or bf16
-    on a device or processor that is slower with it.
+    tiles (`cache.TILE`); else the last bit may differ. Raises ParamsError for int8 or bf16 on a device or processor
+    that is slower with it.
     """
     if weights == "int8":
         _check_int8(model.device.type)

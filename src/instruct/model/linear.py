@@ -38,7 +38,7 @@ class Linear(nn.Linear):
 class SameInput(nn.Module):
     """A module in which the linear layers of these names take the same input; `join` makes them one product.
 
-    Then weights are read in fewer, larger pieces, and 7 products a block are 4: a step of answers takes a fifth less.
+    Then weights are read in fewer, larger pieces, and 7 products a block are 4.
     """
 
     names: ClassVar[tuple[str, ...]]

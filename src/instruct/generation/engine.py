@@ -37,7 +37,7 @@ class Model(Protocol):
 class Engine:
     """A model, its cache, and which tokens all prompts begin with."""
 
-    prefill_tokens = 2048  # own tokens of prompts in one pass: enough to be fast, few enough to bound memory
+    prefill_tokens = 512  # own tokens of prompts in one pass: enough to be fast, few enough for an early first token
 
     def __init__(self, model: Model, prefix: Sequence[int], *, slots: int, capacity: int, vocab_size: int) -> None:
         self.model, self.prefix, self._vocab_size = model, list(prefix), vocab_size

@@ -48,6 +48,55 @@ def test_a_stream_shows_what_the_whole_text_shows():
     assert 20 < blocked < 280
 
 
+def in_pieces(policy, text, size=3):
+    """What a stream shows of a text, and the stream."""
+    stream = PolicyStream(policy, "answers")
+    shown = [stream.push(text[place : place + size]) for place in range(0, len(text), size)]
+    return "".join([*shown, stream.push("", final=True)]), stream
+
+
+def test_a_block_counts_inside_of_what_another_rule_masks():
+    policy = Policy(
+        rules=(
+            Rule(name="call", action="mask", pattern=r"call me at \d{1,9}"),
+            Rule(name="no calls", action="block", pattern="call me"),
+            Rule(name="at", action="flag", pattern=r"at \d"),
+        )
+    )
+    for text, passed in (("Now call me at 123, please", "Now "), ("Now I call", "Now I call")):
+        whole, stream = filter_text(policy, text, "prompts")
+        assert (whole, bool(stream.blocked)) == (passed, passed != text)
+        assert in_pieces(policy, text)[0] == passed
+    whole, stream = filter_text(Policy(rules=(policy.rules[0], policy.rules[2])), "call me at 123", "prompts")
+    assert (whole, [one.name for one in stream.applied]) == (MASK, ["call", "at"])
+
+
+def test_a_pattern_behind_a_lookbehind_may_match_nothing():
+    policy = Policy(rules=(Rule(name="password", action="mask", pattern=r"(?<=password: )\S{0,40}"),))
+    for text, shown in (("password:  none", "password:  none"), ("password: x, y", f"password: {MASK} y")):
+        assert filter_text(policy, text, "answers")[0] == in_pieces(policy, text)[0] == shown
+
+
+@pytest.mark.parametrize("pattern", [r"code(?= \w{0,20} red)", r"code(?! \w{0,20} red)"])
+def test_a_stream_waits_for_what_a_pattern_looks_ahead_at(pattern):
+    policy = Policy(rules=(Rule(name="code", action="mask", pattern=pattern),))
+    for text in ("the code absolutely red, as said before and after", "the code absolutely green, as said"):
+        assert in_pieces(policy, text)[0] == filter_text(policy, text, "answers")[0]
+
+
+def test_a_stream_shows_no_part_of_a_long_web_token():
+    token = f"eyJhbGciOiJIUzI1NiJ9.eyJ{'c3ViIjoiMTIzNDU2Nzg5MCJ9' * 20}.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+    policy = Policy(rules=(Rule(name="keys", action="mask", personal="pii_key"),))
+    text = f"Your token is {token}, keep it. {'It is long. ' * 20}"
+    assert in_pieces(policy, text)[0] == filter_text(policy, text, "answers")[0] == text.replace(token, MASK)
+
+
+def test_rules_for_prompts_alone_leave_answers_as_they_are():
+    policy = Policy(rules=(Rule(name="no", action="block", pattern="bomb", on=("prompts",)),))
+    assert in_pieces(policy, "A bomb, you say?")[0] == "A bomb, you say?"
+    assert filter_text(policy, "A bomb, you say?", "prompts")[0] == "A "
+
+
 def test_normal_text_is_its_own_normal_form():
     assert normalise("plain") == ("plain", [0, 1, 2, 3, 4])
 
@@ -57,6 +106,7 @@ def test_normal_text_is_its_own_normal_form():
     [
         ("[{name: a, action: mask, pattern: 'x*'}]", ParamsError, "pattern"),
         ("[{name: a, action: mask, pattern: 'a.{1,900}'}]", ParamsError, "pattern"),
+        ("[{name: a, action: mask, pattern: 'a(?=.*b)'}]", ParamsError, "pattern"),
         ("[{name: a, action: mask, pattern: '('}]", ParamsError, "pattern"),
         ("[{name: a, action: mask, pattern: 'a{0,3}'}]", ParamsError, "pattern"),
         ("[{name: a, action: drop, pattern: a}]", ParamsError, "action"),
@@ -87,6 +137,11 @@ def test_probes_are_counted_with_exact_intervals(tmp_path):
     assert "0.013 to 0.987" in next(line for line in lines if line.startswith("bomb, to be found"))
     assert "0 of   1" in next(line for line in lines if line.startswith("bomb, harmless"))
     assert "not checked" in lines[-1]
+
+
+def test_a_probe_ends_where_its_json_does(tmp_path):
+    (tmp_path / "probes.jsonl").write_text('{"text": "one\u2028line", "found": true}\n', encoding="utf-8")
+    assert [one.text for one in read_probes(tmp_path / "probes.jsonl")] == ["one\u2028line"]
 
 
 @pytest.mark.parametrize("row", ["{", "[]", '{"text": "a"}', '{"text": 1, "found": true}', '{"text":"a","found":1}'])

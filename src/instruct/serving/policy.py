@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ Side = Literal["prompts", "answers"]
 MASK = "[removed]"
 LONGEST = 500  # characters that a pattern may match; streaming lags by this much
 LONGEST_PERSONAL = 128
+_WEB_TOKEN = re.compile(r"\beyJ[\w-]*(?:\.[\w-]*){0,2}\Z")
 # Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
 _LOOK_ALIKE = str.maketrans(
     "АВЕЗКМНОРСТУХІЈЅаеорсухіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧαιονρυ",
@@ -50,8 +52,8 @@ class Rule:
 
     @property
     def longest(self) -> int:
-        """The most characters that it matches."""
-        return LONGEST_PERSONAL if self.personal else _width(self.pattern)
+        """The most characters that it matches and looks at beyond them."""
+        return LONGEST_PERSONAL if self.personal else _reach(self.pattern)
 
     def search(self, text: str, start: int) -> re.Match[str] | None:
         """The first match from `start` on."""
@@ -66,16 +68,29 @@ def _compile(pattern: str) -> re.Pattern[str]:
         compiled = re.compile(pattern, re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
         raise ParamsError(f"pattern must be a regular expression, is not ({error})") from None
-    width = _width(pattern)
-    require(
-        "pattern", pattern, 0 < width <= LONGEST, f"of bounded length, up to {LONGEST}: write {{0,40}} instead of *"
-    )
+    bounded = _parsed(pattern).getwidth()[1] > 0 and _reach(pattern) <= LONGEST
+    require("pattern", pattern, bounded, f"of bounded length, up to {LONGEST}: write {{0,40}} instead of *")
     require("pattern", pattern, not compiled.match(""), "one that does not match the empty text")
     return compiled
 
 
-def _width(pattern: str) -> int:
-    return re._parser.parse(pattern, re.IGNORECASE).getwidth()[1]  # type: ignore[attr-defined]
+def _parsed(pattern: str) -> Any:
+    return re._parser.parse(pattern, re.IGNORECASE)  # type: ignore[attr-defined]
+
+
+@cache
+def _reach(pattern: str) -> int:
+    """The most characters from the start of a match to the end of what it depends on."""
+    parsed = _parsed(pattern)
+    return int(parsed.getwidth()[1]) + _ahead(parsed)
+
+
+def _ahead(part: Any) -> int:
+    """The most characters that lookaheads, which have no width, add to it."""
+    if not isinstance(part, list | tuple | type(_parsed(""))):
+        return 0
+    looks = isinstance(part, tuple) and str(part[0]) in ("ASSERT", "ASSERT_NOT") and part[1][0] > 0
+    return sum(map(_ahead, part)) + (int(part[1][1].getwidth()[1]) if looks else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +112,12 @@ class Policy:
         """The characters by which a stream is held back."""
         return max((rule.longest for rule in self.rules if side in rule.on), default=0)
 
+    def unfinished(self, normal: str, side: Side) -> int:
+        """Where a web token begins that may go on, else the length: it is long, and no match before its third part."""
+        looked_for = any(rule.personal == "pii_key" and side in rule.on for rule in self.rules)
+        found = _WEB_TOKEN.search(normal) if looked_for else None
+        return found.start() if found else len(normal)
+
     def find(self, text: str, side: Side) -> list[Finding]:
         """All matches of the rules for one side, in text order."""
         normal, places = normalise(text)
@@ -110,10 +131,12 @@ class Policy:
 
 
 def _all_matches(rule: Rule, text: str) -> list[re.Match[str]]:
+    """The matches that have a length: behind a lookbehind, a pattern may match nothing at all."""
     found, start = list[re.Match[str]](), 0
     while match := rule.search(text, start):
-        found.append(match)
-        start = match.end()
+        start = max(match.end(), match.start() + 1)
+        if match.group():
+            found.append(match)
     return found
 
 
@@ -153,7 +176,7 @@ def _rule(value: Any, where: str) -> Rule:
 class PolicyStream:
     """Filters a growing text; output lags by the longest pattern, so that no part of a match is shown.
 
-    `blocked` is the rule that ended it, `flagged` the names of rules that only report.
+    `blocked` is the rule that ended it, `applied` are all rules that found something.
     """
 
     def __init__(self, policy: Policy | None, side: Side) -> None:
@@ -172,30 +195,34 @@ class PolicyStream:
             return ""
         end = len(self._seen)
         if not final:
-            _, places = normalise(self._seen)
-            end = places[len(places) - self._kept] if len(places) > self._kept else 0
+            normal, places = normalise(self._seen)
+            certain = min(len(places) - self._kept, self._policy.unfinished(normal, self._side))
+            end = [*places, end][certain] if certain > 0 else 0
         return self._release(self._policy.find(self._seen, self._side), end)
 
     def _release(self, findings: Sequence[Finding], end: int) -> str:
+        """The text up to `end`, without what is masked; a block ends it, also inside of what another rule masks."""
+        block = next((one for one in findings if one.rule.action == "block" and one.start < end), None)
+        if block:
+            end, self.blocked = block.start, block.rule
         parts = []
         for one in findings:
             if one.start >= end:
                 break
-            if one.rule not in self.applied and one.end > self._given:
-                self.applied.append(one.rule)
-            if one.rule.action == "flag" or one.end <= self._given:
-                continue
-            parts.append(self._seen[self._given : one.start])
-            if one.rule.action == "block":
-                self.blocked = one.rule
-                return "".join(parts)
-            if one.start >= self._given:
-                parts.append(MASK)
-            self._given = one.end
+            self._note(one.rule)
+            if one.rule.action == "mask" and one.end > self._given:
+                parts += [self._seen[self._given : one.start], MASK if one.start >= self._given else ""]
+                self._given = one.end
         if end > self._given:
             parts.append(self._seen[self._given : end])
             self._given = end
+        if block:
+            self._note(block.rule)
         return "".join(parts)
+
+    def _note(self, rule: Rule) -> None:
+        if rule not in self.applied:
+            self.applied.append(rule)
 
 
 def filter_text(policy: Policy | None, text: str, side: Side) -> tuple[str, PolicyStream]:

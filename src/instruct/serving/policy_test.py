@@ -29,7 +29,7 @@ class Probe:
 def read_probes(path: Path) -> list[Probe]:
     """One JSON object per line: text, found, optional side and kind; raises DataError that names the line."""
     probes = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             probes.append(_probe(line, f"{path}:{number}"))
     if not probes:

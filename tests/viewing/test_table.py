@@ -74,6 +74,15 @@ def test_the_verdict_is_clear_for_a_clear_difference_only(runs):
     assert rows[1].cells["diff:reference"].text.endswith(" not\u00a0distinguishable")
 
 
+def test_runs_with_one_name_keep_their_own_differences(runs):
+    """An experiment of this name may have been run from several commits."""
+    far = replace(runs["far"], revision=replace(runs["far"].revision, name="close"))
+    cells = difference_cells([runs["main"], runs["close"], far], runs["main"], "reference")
+    changes = compare_with(runs["main"].run, [runs["close"].run, far.run], "reference")
+    assert [cell.value for cell in cells[1:]] == [one.difference.mean for one in changes]
+    assert cells[1].value != cells[2].value
+
+
 def test_p_values_are_corrected_for_the_number_of_runs(runs):
     (alone,) = compare_with(runs["main"].run, [runs["close"].run], "reference")
     assert 0.01 < alone.p_value < 0.2

@@ -91,14 +91,14 @@ def rank_scores(runs: Sequence[Run]) -> list[str]:
 
 def difference_cells(entries: Sequence[Entry], against: Entry, score: str) -> list[Cell]:
     """Each run's difference from one of them in a score, or the reasons why there is none."""
-    found: dict[str, ScoreChange | tuple[str, ...]] = {}
+    found: dict[int, ScoreChange | tuple[str, ...]] = {}  # by identity: experiments of several commits share a name
     if against.run:
         others = [one for one in entries if one.run and one is not against]
         changes = compare_with(against.run, [one.run for one in others if one.run], score)
-        found = dict(zip((one.name for one in others), changes, strict=True))
+        found = dict(zip(map(id, others), changes, strict=True))
     cells = []
     for one in entries:
-        change = found.get(one.name, (f"{against.name if one.run else one.name} is damaged",))
+        change = found.get(id(one), (f"{against.name if one.run else one.name} is damaged",))
         if one is against:
             cells.append(Cell(text="(this run)", value=0.0))
         elif isinstance(change, ScoreChange):

@@ -24,6 +24,14 @@ def test_mt_benchs_own_line_is_read(tmp_path):
     assert found == Question(id="101", category="reasoning", turns=("Who?", "Why?"), references=("Me.", "So."))
 
 
+def test_a_line_ends_where_its_json_does(tmp_path):
+    """U+2028 and U+0085 end a line for Python, and are plain characters of a JSON text."""
+    text = "One\u2028line\u0085only?"
+    line = json.dumps({"question_id": 1, "turns": [text]}, ensure_ascii=False)
+    (tmp_path / "q.jsonl").write_text(f"{line}\r\n", encoding="utf-8")
+    assert [one.turns for one in read_questions(tmp_path / "q.jsonl")] == [(text,)]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -35,7 +35,7 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """Read a file of questions; raises DataError that names the line and what is wrong with it."""
     questions: list[Question] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -1,16 +1,18 @@
 """Chat templates make the prompts of training, in Jinja as transformers renders it and in Go as Ollama does."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
 from evaluation.ollama_server import OllamaServer
-from exporting.small import records, small_source, small_tokenizer
+from exporting.small import check_of, records, small_source, small_tokenizer
 from servers.settings import calls, ollama_params
 
 from instruct.core.errors import ParamsError
 from instruct.core.records import Turn
 from instruct.exporting.chat import go_template, messages_of, render_jinja, same_prompts
+from instruct.exporting.llamacpp import ollama_export
 from instruct.exporting.modelfile import modelfile
 from instruct.exporting.source import open_source
 from instruct.servers.base import Request
@@ -99,6 +101,13 @@ def rendered(template, **values):
             out.append(values[part.removeprefix(".")] if all(live) else "")
     assert live == [True]
     return "".join(out)
+
+
+def test_the_line_for_ollama_may_be_pasted_into_a_shell(tmp_path):
+    source, out = small_source(tmp_path, "gpt2"), tmp_path / "an export"
+    export = ollama_export(source, "f32", check_of(tmp_path, []), "my model", out)
+    (line,) = export.write(tmp_path)
+    assert shlex.split(line) == ["ollama", "create", "my model", "-f", str(out / "Modelfile")]
 
 
 @templates

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from exporting.small import ROOT, check_of, made_to_end, records, save_small, small_source
+from results.sample import make_run
 
 from instruct import cli
 from instruct.checks.rules import is_right
@@ -18,11 +19,12 @@ from instruct.checks.schema import parse_check
 from instruct.cli.results import read_runs
 from instruct.comparing.compare import compare
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
-from instruct.core.records import Turn
+from instruct.core.records import Turn, write_records
+from instruct.exporting import commands, hub
 from instruct.exporting.export import Export, make_export, read_check
 from instruct.exporting.greedy import answer_ours, cut_answer, find_parting
-from instruct.exporting.hub import hub_export, push_line
-from instruct.exporting.proof import proof_run, spread_over
+from instruct.exporting.hub import hub_export, model_card, push_line
+from instruct.exporting.proof import proof_document, proof_run, prove, spread_over
 from instruct.exporting.running import Run, Runner, Said, require_packages
 from instruct.exporting.source import open_source
 from instruct.exporting.whole import PROOF, whole_folder
@@ -222,6 +224,42 @@ def test_no_record_is_answered_twice_to_tell_the_time(tmp_path, monkeypatch):
     assert [(one["id"], one["response"]) for one in said] == [(one.id, one.response) for one in own]
 
 
+def test_a_prompt_without_room_for_an_answer_is_left_out_of_the_check_and_counted(tmp_path, monkeypatch, capsys):
+    """`generate.over_long: truncate` cuts such a prompt; llama.cpp would refuse it, and the export would fail."""
+    save_small(tmp_path / "small", "gpt2")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    examples = [*records(2), replace(records(1)[0], id="long", instruction="word " * 60)]
+    write_records(tmp_path / "test.json", examples)
+    monkeypatch.chdir(tmp_path)
+    _, check = commands._open(Path("small"), "alpaca", "all", Path("test.json"))
+    assert "1 of 3" in capsys.readouterr().out and check.words.startswith("2 of 3")
+    assert [one.instruction for one in check.examples] == [one.instruction for one in records(2)]
+
+
+def test_tokens_that_are_cut_off_took_time_too(tmp_path, monkeypatch):
+    source = small_source(tmp_path, "gpt2")
+    check, text = check_of(tmp_path, records(1), most=20), "Yes.### Input: more"
+
+    def program(runner, request, scratch):
+        (one,) = request["prompts"]
+        said = Said(id=one["id"], prompt=tuple(one["ids"]), tokens=tuple(text.encode()), ended=True)
+        return Run(said=(said,), runtime={"name": "none"}, seconds=2.0, peak_bytes=1)
+
+    monkeypatch.setattr("instruct.exporting.proof.run_export", program)
+    proof = prove(source, Runner(script="hub", needs=(), path=tmp_path), check, tmp_path)
+    assert bytes(proof.run.said[0].tokens).decode() == "Yes.### Input:"
+    cost = proof_document(proof, check, 1)["cost_here"]
+    assert (cost["tokens"], cost["tokens_per_second"]) == (len(text), len(text) / 2)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_stored_template_that_is_no_text_is_refused_by_its_file(tmp_path, name):
+    folder = save_small(tmp_path / "small", "gpt2")
+    (folder / name).write_bytes(b"\xff")
+    with pytest.raises(DataError, match=name):
+        open_source(ROOT, folder)
+
+
 def test_checks_are_read_from_beside_the_test_set(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     rows = [{"id": one.id, "instruction": one.instruction, "input": one.input, "output": one.output} for one in
@@ -265,6 +303,22 @@ def test_the_card_says_what_is_known_and_the_upload_is_only_printed(proved, tmp_
     for words in ("6 of 6 test records", "## Limitations", "## How to run", "`<|im_end|>`", "alpaca"):
         assert words in card
     assert push_line("me/a b", tmp_path) == f"hf upload 'me/a b' {tmp_path} ."
+
+
+def test_the_card_of_the_sft_model_has_its_own_difference_whatever_the_judges_know(proved, monkeypatch):
+    """A judge of pairs compares the best baseline with the model that was tuned further, and knows no other."""
+    folder, source, check, _ = proved
+    low, high = [10.0 + i for i in range(8)], [60.0 + i for i in range(8)]
+    run = make_run("workspace", {name: {"base": low, "sft": high, "dpo": low} for name in ("llm", "pairs")})
+    llm, pairs = run.results.judges
+    known = [one for one in pairs.systems if one.system != "sft"], [pairs.differences[-1]]
+    pairs = replace(pairs, systems=tuple(known[0]), differences=tuple(known[1]))
+    monkeypatch.setattr(hub, "_run_of", lambda *_: replace(run, results=replace(run.results, judges=(llm, pairs))))
+    card = model_card(source, "fp32", check, "n", folder)
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith(("| llm", "| pairs"))]
+    assert [row[0] for row in rows] == ["| llm", "| pairs"]
+    assert rows[0][2].startswith("63.5") and rows[0][4].startswith("+50.0")
+    assert rows[1][2] == "none" and rows[1][4].strip() == "|"
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])

@@ -156,13 +156,17 @@ def _require_type(kind: str, allowed: tuple[str, ...]) -> None:
 
 def _open(checkpoint: Path, template: str | None, check: str, data: Path) -> "tuple[Source, Check]":
     """The checkpoint and the records to answer; raises for missing files before anything is computed."""
-    from instruct.exporting.export import read_check
+    from instruct.exporting.export import only_fitting, read_check
     from instruct.exporting.source import open_source, require_checkpoint
 
     read_params()
     require_checkpoint(Path(), checkpoint)
     checked = read_check(check, Path(), data)
-    return open_source(Path(), checkpoint, template), checked
+    source = open_source(Path(), checkpoint, template)
+    fitting = only_fitting(source, checked)
+    if lost := len(checked.examples) - len(fitting.examples):
+        print(f"{lost} of {len(checked.examples)} records leave no room for an answer and are left out of the check")
+    return source, fitting
 
 
 def _run(export: "Export", source: "Source", check: "Check", out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from instruct.exporting.running import Runner, require_packages
 from instruct.exporting.source import Source
 from instruct.exporting.whole import PROOF, whole_folder
 from instruct.generation.settings import GenerateParams
+from instruct.text.encoding import encode_prompt
 
 VERSION = 2
 CHECKS = "checks.json"  # beside the test set, as the stage `split` writes it
@@ -62,6 +63,15 @@ def read_check(asked: str, root: Path, data: Path) -> Check:
         evaluate=load_params("evaluate", EvaluateParams, params),
         threads=load_params("runtime", RuntimeParams, params).num_threads,
     )
+
+
+def only_fitting(source: Source, check: Check) -> Check:
+    """The check without the records whose prompts leave no room for an answer: programs do not cut them as we do."""
+    room = source.model.block_size - check.generate.max_new_tokens
+    prompts = (source.template.prompt(one.turns, one.system) for one in check.examples)
+    lengths = [len(encode_prompt(source.tokenizer, prompt)) for prompt in prompts]
+    fitting = [one for one, length in zip(check.examples, lengths, strict=True) if length <= room]
+    return replace(check, examples=fitting)
 
 
 def make_export(export: Export, source: Source, check: Check, out: Path) -> Iterator[str]:

@@ -17,9 +17,10 @@ from instruct.model.checkpoint import save_checkpoint
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, read_run
 from instruct.results.schema import HEADLINE, REFERENCE
-from instruct.results.scores import ScoreResults
+from instruct.results.scores import Difference, ScoreResults, SystemScores
 
 HubType = Literal["fp32", "bf16"]
+CardRow = tuple[str, list[SystemScores | None], Difference | None]
 CARD = Path(__file__).parent / "card.md"
 """The template of the model card."""
 _SECTIONS = ("split", "train", "generate")  # sections of params.yaml that the card shows
@@ -75,10 +76,21 @@ def model_card(source: Source, kind: HubType, check: Check, name: str, root: Pat
     )
 
 
-def _scores_of(run: Run) -> dict[str, ScoreResults]:
-    """Every score that the card shows, by its name in print: right answers and similarity, then the judges'."""
-    measured = {HEADLINE[one.name]: one for one in run.results.measured if one.name in HEADLINE}
-    return {**measured, **{judge.name: judge for judge in run.results.judges if judge.name != REFERENCE}}
+def _scores_of(run: Run) -> list[CardRow]:
+    """Every score that the card shows: right answers and similarity, then the judges'.
+
+    Each by its name in print, with all systems' means and the difference of the model that the card is about. A judge
+    of pairs knows two of the systems.
+    """
+    measured = [(HEADLINE[one.name], one) for one in run.results.measured if one.name in HEADLINE]
+    return [_row(run, *one) for one in (*measured, *((j.name, j) for j in run.results.judges if j.name != REFERENCE))]
+
+
+def _row(run: Run, name: str, score: ScoreResults) -> CardRow:
+    known = {one.system: one for one in score.systems}
+    differences = {(one.system, one.against): one for one in score.differences}
+    means = [known.get(system) for system in run.results.names]
+    return name, means, differences.get((run.results.trained[0], run.results.against))
 
 
 def _run_of(source: Source, root: Path) -> Run | None:

@@ -1,5 +1,6 @@
 """`instruct export gguf`, `ollama` and `adapter`: files for llama.cpp and programs built on it."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def ollama_export(source: Source, kind: GGUFType, check: Check, name: str, out: 
         export.write(folder)
         context = min(source.model.block_size, LONGEST_CONTEXT)
         (folder / MODELFILE).write_bytes(modelfile(source, MODEL, context).encode())
-        return [f"ollama create {name} -f {out / MODELFILE}"]
+        return [shlex.join(["ollama", "create", name, "-f", str(out / MODELFILE)])]
 
     return Export(
         kind="ollama",

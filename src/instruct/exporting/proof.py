@@ -63,9 +63,13 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """The result of the check; `rounding` and `how` are the runner's."""
+    """The result of the check; `rounding` and `how` are the runner's.
+
+    The program generated so many `tokens`; its answers are cut where generation would have ended them.
+    """
 
     run: Run
+    tokens: int
     rounding: float
     how: str
     prompts_alike: int
@@ -75,9 +79,9 @@ class Proof:
     results: Results
 
     @property
-    def tokens(self) -> int:
-        """How many tokens the export generated."""
-        return sum(len(said.tokens) for said in self.run.said)
+    def speed(self) -> float:
+        """Tokens per second on this machine; 0 if it took no time."""
+        return self.tokens / self.run.seconds if self.run.seconds else 0.0
 
     @property
     def verdict(self) -> str:
@@ -112,6 +116,7 @@ def prove(source: Source, runner: Runner, check: Check, folder: Path, known: Seq
     partings = [find_parting(source, said, runner.rounding) for said, _ in cut]
     return Proof(
         run=replace(run, said=tuple(said for said, _ in cut)),
+        tokens=sum(len(said.tokens) for said in run.said),
         rounding=runner.rounding,
         how=runner.how,
         prompts_alike=sum(said.prompt == one for said, one in zip(run.said, ids, strict=True)),
@@ -173,7 +178,6 @@ def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, An
     about: dict[str, Any] = {"check": {"records": len(check.examples), "of": check.total, "words": check.words}}
     if proof is None:
         return about
-    seconds = proof.run.seconds
     return about | {
         "runtime": {**proof.run.runtime, "rounding": proof.rounding, "how": proof.how},
         "agreement": {
@@ -188,8 +192,8 @@ def proof_document(proof: Proof | None, check: Check, size: int) -> dict[str, An
         "cost_here": {
             "bytes": size,
             "tokens": proof.tokens,
-            "seconds": round(seconds, 3),
-            "tokens_per_second": round(proof.tokens / seconds, 2) if seconds else 0.0,
+            "seconds": round(proof.run.seconds, 3),
+            "tokens_per_second": round(proof.speed, 2),
             "peak_memory_bytes": proof.run.peak_bytes,
             "threads": check.threads,
         },
@@ -226,8 +230,7 @@ def proof_lines(proof: Proof, check: Check, size: int) -> Iterator[str]:
         yield f"  {one.id}, token {one.place}: {one.checkpoint!r} became {one.export!r}, {one.margin:g} apart"
     for score in proof.results.headline:
         yield from _score_lines(proof, score)
-    speed = proof.tokens / proof.run.seconds if proof.run.seconds else 0.0
-    yield f"here: {size / 1e6:,.1f} MB, {speed:,.1f} tokens/s, {proof.run.peak_bytes / 1e6:,.0f} MB of memory"
+    yield f"here: {size / 1e6:,.1f} MB, {proof.speed:,.1f} tokens/s, {proof.run.peak_bytes / 1e6:,.0f} MB of memory"
 
 
 def _score_lines(proof: Proof, score: ScoreResults) -> Iterator[str]:

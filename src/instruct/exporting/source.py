@@ -9,7 +9,7 @@ import torch
 
 from instruct.backbones.catalog import TABLE, read_table
 from instruct.core.errors import BackboneError, CheckpointError, ParamsError
-from instruct.core.files import read_json, sha256_of
+from instruct.core.files import read_json, read_text, sha256_of
 from instruct.core.git import ask_git
 from instruct.core.params import did_you_mean, read_params
 from instruct.core.parsing import mapping, read_yaml
@@ -132,7 +132,7 @@ def _template_name(folder: Path, given: str | None, settings: Mapping[str, Any])
 def _stored_chat_template(folder: Path) -> str:
     """The chat template in the checkpoint, or an empty text."""
     if (alone := folder / "chat_template.jinja").is_file():
-        return alone.read_text(encoding="utf-8")
+        return read_text(alone)
     config = folder / "tokenizer_config.json"
     stored = mapping(read_json(config)).get("chat_template") if config.is_file() else None
     return stored if isinstance(stored, str) else ""

@@ -304,6 +304,19 @@ def test_inspect_of_an_over_long_record_names_it(workspace, instruct):
     assert "train.max_length" in remedy
 
 
+@pytest.mark.parametrize(
+    ("over_long", "rows", "fate"), [("truncate", 3, "cuts 2 and drops 0"), ("drop", 1, "cuts 0 and drops 2")]
+)
+def test_inspect_says_what_training_cuts_and_drops(workspace, instruct, over_long, rows, fate):
+    answers = ["owl", "owl " * 60, "wren " * 60]
+    write_data(workspace, [{"instruction": f"Bird {i}.", "input": "", "output": one} for i, one in enumerate(answers)])
+    set_params(workspace, **{"train.over_long": over_long, "train.max_length": 60})
+    status, out, err = instruct("inspect", "-n", "3")
+    first, rest = out.split("\n", 1)
+    assert (status, err, len(inspected(rest))) == (0, "", rows)
+    assert first == f"of 3 records, train.over_long: {over_long} {fate}"
+
+
 def test_fetch_without_a_name_lists_every_backbone(workspace, instruct):
     status, out, err = instruct("fetch")
     assert (status, err) == (0, "")

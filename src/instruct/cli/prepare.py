@@ -51,10 +51,13 @@ def inspect(
     if lines and (data or split.invalid == "raise"):
         raise DataError("\n".join(lines))
     print("\n".join(f"left out: {line}" for line in lines), end="\n" * bool(lines))
-    fitted, _, _ = encode_all(
-        examples[:records], template, tokenizer,
+    shown = examples[:records]
+    fitted, cut, dropped = encode_all(
+        shown, template, tokenizer,
         turns=params.turns, max_length=params.max_length, over_long=params.over_long,
     )  # fmt: skip
+    if cut or dropped:
+        print(f"of {len(shown)} records, train.over_long: {params.over_long} cuts {cut} and drops {dropped}")
     print("\n".join(batch_lines(fitted, tokenizer, params.prompt_loss_weight)))
 
 

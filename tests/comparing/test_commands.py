@@ -113,6 +113,9 @@ def read_scores(root, name):
     [
         (("compare", "mian"), 'instruct: there is no revision or experiment "mian"; see `git branch -a`'),
         (("compare", "mian"), "did you mean main?"),
+        (("view", "mian"), 'instruct: there is no revision or experiment "mian"; see `git branch -a`'),
+        (("view", "mian"), "did you mean main?"),
+        (("view", "--against", "wrok"), "did you mean work?"),
         (("compare", "main", "metrics"), "the folder metrics has no proof.json"),
         (
             ("compare", "main", "work", "--score", "simi"),
@@ -126,7 +129,11 @@ def read_scores(root, name):
         (("variance", "main", "work"), "main and work: differ in more than seeds (train.lr)"),
         (("power",), "give two runs or several seeds, or --sd"),
         (("power", "main"), "one run shows no difference"),
-        (("power", "--sd", "-3"), "give two runs or several seeds, or --sd"),
+        *(
+            (("power", *options), "give two runs or several seeds, or --sd")
+            for options in (("--sd", "-3"), ("--sd", "nan"), ("--sd", "inf"), ("--sd", "35", "--seed-sd", "-1"))
+        ),
+        (("power", "main", "work", "--sd", "35"), "leave them out"),
     ],
 )
 def test_a_mistake_is_one_line(repository, arguments, message):

@@ -1,6 +1,8 @@
 """Look at the results of runs and compare them."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +31,7 @@ def view(
     from instruct.viewing.open import open_page
     from instruct.viewing.page import write_view
 
+    require_runs([*(revisions or []), *([against] if against else [])])
     runs = write_view(Path.cwd(), output, revisions or [], against, finished_table(Path.cwd()))
     print(f"{output}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
     if open_it and not open_page(output):
@@ -93,8 +96,12 @@ def power(
     """Print how many test records and seeds a difference needs."""
     from instruct.comparing.power import Spread, power_lines
 
-    if not runs and sd <= 0:
-        raise ParamsError("give two runs or several seeds, or --sd; the book's judge has an --sd of about 35")
+    if runs and (sd or seed_sd):
+        raise ParamsError("--sd and --seed-sd plan without runs; leave them out, or the runs")
+    if not runs and not (0 < sd < inf and 0 <= seed_sd < inf):
+        raise ParamsError(
+            "give two runs or several seeds, or --sd above 0 (and --seed-sd); the book's judge has an --sd of about 35"
+        )
     found = read_runs(",".join(runs)) if runs else []
     print("\n".join(power_lines(found, score, Spread(item=sd, seed=seed_sd or None))))
 
@@ -120,6 +127,18 @@ def read_runs(names: str) -> list["Run"]:
             raise ParamsError(f"{error}{is_folder}{nearest_run(name)}") from None
 
     return [read_one(name) for name in names.split(",") if name]
+
+
+def require_runs(names: Sequence[str]) -> None:
+    """Raise ParamsError for a name that no revision or experiment has, with the nearest one that exists."""
+    from instruct.results.revisions import WORKSPACE, find_commit
+
+    for name in names:
+        try:
+            if name != WORKSPACE:
+                find_commit(name, Path.cwd())
+        except ParamsError as error:
+            raise ParamsError(f"{error}{nearest_run(name)}") from None
 
 
 def nearest_run(name: str) -> str:

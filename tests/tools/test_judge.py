@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 from evaluation.answers import answer
-from evaluation.ollama_server import OllamaServer
+from evaluation.ollama_server import DIGEST, OllamaServer
 from ruamel.yaml import YAML
 
 from instruct.cli import run
@@ -210,11 +211,21 @@ def test_a_slip_in_questions_is_told_before_any_model_answers(folder, instruct, 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", [("human", "blank"), ("judge", "--dry-run", "--judge", "ollama")])
+def test_answers_to_different_records_are_refused_in_one_line(folder, instruct, command):
+    write_json(folder / "data/responses.json", [as_row(answer("r0", "only one", output="Paris"))])
+    done = instruct(*command)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "sft" in done.stderr and not (folder / "data/human-scores.csv").exists()
+
+
 @pytest.fixture
 def questions(folder, instruct, monkeypatch):
     """`instruct questions` with models that say "yes"; gives its end and the checkpoints of those that were opened."""
     shutil.copy(ROOT / "data/questions.jsonl", folder / "data")
-    (folder / "some").mkdir()
+    for name in ("some", "models"):
+        (folder / name).mkdir()
+    shutil.copy(ROOT / "models/backbones.yaml", folder / "models")
     (folder / "some/adapter_model.safetensors").write_bytes(b"")
     opened = []
 
@@ -247,6 +258,40 @@ def test_every_turn_of_both_models_is_judged_once_the_judge_has_answered(folder,
     assert (done.returncode, opened) == (0, [None, Path("some")]), done.stderr
     assert done.stdout.splitlines()[-1].split() == ["ollama", "all", "sft", "100.0", "16", "of", "16"]
     assert len(json.loads((folder / "out.json").read_text())["judgements"]) == 32
+
+
+def test_questions_whose_replies_are_all_known_need_no_server_and_no_model(folder, questions):
+    change(folder, "evaluate", allow_unfit=True)
+    ask = partial(questions, "--judge", "ollama")
+    with OllamaServer(content='{"score": 10}') as server:
+        point_to(folder, server)
+        change(folder, "servers", ollama={"digest": DIGEST}, calls={"backoff": 0.01})
+        first, opened = ask()
+        assert (first.returncode, len(opened)) == (0, 2), first.stderr
+        references = known_answers(read_questions(folder / "data/questions.jsonl"))
+        asked = [body["messages"][0]["content"] for body in server.verdicts]
+        assert all(any(one.output in text for text in asked) for one in references), "each is a known answer"
+        opened.clear()
+    again, opened = ask()
+    assert (again.returncode, again.stdout, opened) == (0, first.stdout, []), again.stderr
+    # The same questions to another model: whether their replies are known shows when it has answered them.
+    (folder / "some/adapter_model.safetensors").write_bytes(b"trained again")
+    other, opened = ask()
+    assert (other.returncode, other.stdout, opened) == (1, "", []) and server.url in other.stderr.splitlines()[0]
+
+
+def test_damaged_kept_answers_are_given_again(folder, questions):
+    change(folder, "evaluate", allow_unfit=True)
+    with OllamaServer(content='{"score": 10}') as server:
+        point_to(folder, server)
+        first, opened = questions("--judge", "ollama")
+        (kept,) = (folder / "build/questions").iterdir()
+        whole = kept.read_bytes()
+        for damaged in (whole[:-20], b"[]", b'{"base": {}}', b"{}"):
+            opened.clear()
+            kept.write_bytes(damaged)
+            done, opened = questions("--judge", "ollama")
+            assert (done.stdout, len(opened), kept.read_bytes()) == (first.stdout, 2, whole), done.stderr
 
 
 def test_controls_of_questions_are_the_turns_with_a_reference(folder):

@@ -48,17 +48,22 @@ def questions(
     from instruct.exporting.source import require_checkpoint
     from instruct.tools import questions as asking
     from instruct.tools.judge import load_settings
+    from instruct.tools.kept_answers import keep_answers, kept_answers, place_of
     from instruct.tools.question_file import read_questions
 
     params, known = load_settings(name, asking.RUBRIC, None), read_questions(file)
     params = asking.without_reference(params)
     require_checkpoint(Path(), checkpoint)
-    asking.check_judges(known, params, max_new_tokens)
-    systems = {"base": None, "sft": checkpoint}
-    answers = {
-        system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
-        for system, place in systems.items()
-    }
+    kept = place_of(known, checkpoint, max_new_tokens)
+    answers = kept_answers(kept, known)
+    asking.check_judges(known, params, max_new_tokens, answers)
+    if not answers:
+        systems = {"base": None, "sft": checkpoint}
+        answers = {
+            system: asking.answer_turns(known, asking.open_system(place, max_new_tokens))
+            for system, place in systems.items()
+        }
+        keep_answers(kept, answers)
     judgements = asking.judge_questions(answers, params)
     if out:
         write_json(out, asking.rows_of(answers, judgements))
@@ -71,12 +76,10 @@ def blank(
     seed: Annotated[int, typer.Option(help="seed of selection and order")] = 123,
 ) -> None:
     """Write answers to score into data/human-scores.csv. They are without the system's name; existing scores stay."""
-    from instruct.core.records import read_responses
     from instruct.tools.human import FILE, make_blank
-    from instruct.tools.judge import ANSWERS
+    from instruct.tools.judge import read_answers
 
-    answers = {system: read_responses(path) for system, path in ANSWERS.items()}
-    waiting, scored = make_blank(answers, count=count, seed=seed)
+    waiting, scored = make_blank(read_answers(), count=count, seed=seed)
     print(f"{FILE}: {waiting} answers to score, {scored} scored; fill the column score, or run `instruct human fill`")
 
 

@@ -13,6 +13,7 @@ from instruct.evaluation.judges.base import Answers, Judge
 from instruct.evaluation.judges.model import ModelJudge
 from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.rubrics import prompt_hash
+from instruct.evaluation.score import check_answers
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.rows import check_rows
 from instruct.results.schema import REFERENCE
@@ -42,7 +43,7 @@ def load_settings(judge: str | None, rubric: str | None, scoring: str | None) ->
 def load_answers() -> tuple[Answers, str]:
     """Both systems' answers and their source; before the first run, the reference answers instead."""
     if all(path.is_file() for path in ANSWERS.values()):
-        return {system: read_responses(path) for system, path in ANSWERS.items()}, "the answers in data/"
+        return read_answers(), "the answers in data/"
     params = load_params("split", SplitParams)
     examples, problems = check_rows(Path(params.data), params.columns)
     if (problems and params.invalid == "raise") or not examples:
@@ -51,6 +52,13 @@ def load_answers() -> tuple[Answers, str]:
     records = [as_answered(example, example.output) for example in examples]
     dropped = f", {len(problems)} bad records left out" if problems else ""
     return {"base": records, "sft": records}, f"no answers yet: the reference answers of {params.data}{dropped}"
+
+
+def read_answers() -> Answers:
+    """Both systems' answers; raises DataError if they are to different records, as after a run that was cut short."""
+    answers = {system: read_responses(path) for system, path in ANSWERS.items()}
+    check_answers(answers)
+    return answers
 
 
 def as_answered(example: Example, answer: str) -> Response:

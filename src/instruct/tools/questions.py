@@ -74,8 +74,12 @@ def without_reference(params: EvaluateParams) -> EvaluateParams:
     return replace(params, judges=judges, rubric=RUBRIC)
 
 
-def check_judges(questions: Sequence[Question], params: EvaluateParams, max_new_tokens: int) -> None:
+def check_judges(
+    questions: Sequence[Question], params: EvaluateParams, max_new_tokens: int, answers: Mapping[str, list[Response]]
+) -> None:
     """Ask every judge's server, then try every judge on known answers, all before the first question is answered.
+
+    If all `answers` are known and every reply to them is in the cache, no server is asked.
 
     Raises JudgeError or ServerError if a server is missing, if its context has no room for the longest answers, if a
     judge is not fit, or if no question has a reference answer to try it on.
@@ -88,9 +92,10 @@ def check_judges(questions: Sequence[Question], params: EvaluateParams, max_new_
         )
     with opened_judges(params) as judges:
         for judge in judges.values():
-            judge.prepare({"longest": longest_answers(questions, max_new_tokens)})
+            judge.prepare(answers or {"longest": longest_answers(questions, max_new_tokens)})
         if known:
-            prepare_judges(judges, {"known": known}, params)
+            each_once = replace(params, controls=min(params.controls, len(known)))
+            prepare_judges(judges, {"known": known}, each_once)
 
 
 def known_answers(questions: Sequence[Question]) -> list[Response]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import warm
 from generation.conftest import GPT2_SMALL, make_model
 from serving.conftest import SERVE, make_system
 
-from instruct.core.errors import CheckpointError, InstructError, ParamsError
+from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
 from instruct.model.checkpoint import save_checkpoint
 from instruct.model.kernels import kernels
 from instruct.serving import ask as asking
@@ -140,6 +141,26 @@ def test_a_port_in_use_and_a_host_that_is_not_ours_are_refused():
 def test_a_cache_without_room_for_the_template_is_refused(systems):
     with pytest.raises(ParamsError, match="cache_tokens"):
         Served(systems, replace(SERVE, cache_tokens=40))
+
+
+def test_bytes_that_are_no_text_are_refused_and_the_next_line_is_answered(here, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Is it \xff?\n" + QUESTION.encode()), "utf-8"))
+    first, _, rest = "".join(open_chat.open_chat("", None)).partition("\n")
+    assert "UTF-8" in first and rest == "".join(asking.ask(QUESTION, "", [], every=False))
+    with pytest.raises(DataError, match="UTF-8"):
+        list(asking.ask("Is it \udcff?", "", [], every=False))
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
+    path, limits = tmp_path / "mine.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_text('{"a": 1}\n')
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            append(path, b'{"b": "2222222222"}\n')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == '{"a": 1}\n'
 
 
 def test_lines_are_added_whole_whatever_ends_the_file(tmp_path):

@@ -108,6 +108,33 @@ def test_echoed_logprobs_equal_those_of_the_whole_forward_pass(client, systems):
     assert [one.text for one in only.choices] == texts
 
 
+@pytest.mark.parametrize("more", [{}, {"n": 2}, {"stream": True}])
+def test_an_echo_without_new_tokens_ends_also_without_logprobs(raw, server, more):
+    body = {"model": "base", "prompt": "The sun is", "max_tokens": 0, "echo": True, **more}
+    got = raw.post("/v1/completions", json=body, timeout=20)
+    if "stream" in more:
+        pieces = [json.loads(line[6:]) for line in got.text.split("\n\n")[:-2]]
+        assert "".join(one["choices"][0]["text"] for one in pieces) == "The sun is"
+    else:
+        told = [(one["text"], one["logprobs"], one["finish_reason"]) for one in got.json()["choices"]]
+        assert told == [("The sun is", None, "length")] * more.get("n", 1)
+        assert got.json()["usage"]["completion_tokens"] == 0
+    assert server.served.engine.unfinished == 0
+
+
+@pytest.mark.parametrize("field", ["instruction", "output"])
+def test_no_record_is_kept_that_the_data_checks_would_refuse_as_empty(raw, field):
+    got = raw.post("/mine", json={"instruction": "Name a bird.", "output": "An owl.", field: " \n"})
+    assert (got.status_code, got.json()["error"]["param"]) == (400, field)
+
+
+@pytest.mark.parametrize("name", ["return_token_strs", "with_token_strs"])
+def test_tokens_are_spelled_if_asked_by_either_name(raw, name):
+    got = raw.post("/tokenize", json={"prompt": "Hello there", name: True}).json()
+    assert got["token_strs"] == ["Hello", " there"]
+    assert raw.post("/tokenize", json={"prompt": "Hello", name: False}).json()["token_strs"] is None
+
+
 def test_a_prompt_as_text_and_as_tokens_is_the_same_prompt(client, systems):
     text = ALPACA.render("Name a color.")
     ids = systems["sft"].tokenizer.encode(text)
@@ -147,6 +174,8 @@ REFUSED = [
     ({"model": "sft", "messages": SAID, "max_tokens": -1}, "max_tokens", "invalid_value"),
     ({"model": "sft", "messages": SAID, "max_tokens": 1000}, "messages", "context_length_exceeded"),
     ({"model": "sft", "messages": SAID, "stop": ""}, "stop", "invalid_value"),
+    ({"model": "sft", "messages": SAID, "top_logprobs": 3}, "top_logprobs", None),
+    ({"model": "sft", "messages": SAID, "stream_options": {"include_usage": True}}, "stream_options", None),
     ({"model": "sft", "messages": [{"role": "user", "content": "word " * 400}]}, "messages", "context_length_exceeded"),
     ({"model": "gpt-4", "messages": SAID}, "model", "model_not_found"),
     ({"model": "sft", "messages": []}, "messages", "empty_messages"),
@@ -170,7 +199,17 @@ def test_a_request_that_cannot_be_met_is_refused_in_openais_form(raw, body, para
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"", b"\xff\xfe", b"[1]", b'{"model": NaN}', b"[" * 50_000, b'{"a": "\\ud800"}']
+    "body",
+    [
+        b"{",
+        b"",
+        b"\xff\xfe",
+        b"[1]",
+        b'{"model": NaN}',
+        b"[" * 50_000,
+        b'{"a": "\\ud800"}',
+        b'{"model": "sft", "messages": [], "\\ud800": 1}',
+    ],
 )
 def test_a_body_that_is_no_request_is_refused_and_the_server_goes_on(raw, body):
     got = raw.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})

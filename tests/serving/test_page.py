@@ -22,7 +22,7 @@ class Page:
         self.browser, self.url = browser, url
         browser._call("Network.setBlockedURLs", urls=["https://*"])
 
-    def open(self, *, width=1000, dark=False):
+    def open(self, *, width=1000, dark=False, until="at('status').textContent.startsWith('ready')"):
         self.browser.errors.clear()
         self.browser.requests.clear()
         self.browser.resize(width, 900)
@@ -32,7 +32,7 @@ class Page:
         self.browser._call("Page.navigate", url=self.url)
         while not self.browser._loaded:
             self.browser._handle(self.browser._receive())
-        self.wait("at('status').textContent.startsWith('ready')")
+        self.wait(until)
 
     def wait(self, condition):
         until = time.monotonic() + SECONDS
@@ -162,6 +162,67 @@ def test_stop_ends_an_answer_and_edit_goes_on_from_a_changed_one(page, systems):
     page.browser.click("#answers article button:nth-child(2)")
     page.wait("!state.stopper && state.cards[0].text.length > 8")
     assert page.texts()[0][1].startswith("The fire")
+
+
+def test_an_edited_answer_is_no_models_answer_and_the_next_question_follows_it(page, tmp_path):
+    """Base and SFT model have a template without turns, so the page offers one question at a time here."""
+    page.open()
+    page.ask("Tell me about coal.")
+    page.browser.run("edit(state.cards[0])")
+    page.browser.run("document.querySelector('article textarea').value = 'Coal is'")
+    page.browser.click("#answers article button:nth-child(2)")
+    page.wait("!state.stopper && state.cards[0].text.length > 7")
+    page.browser.click("#answers article:nth-child(2) button")
+    page.wait("at('status').textContent.includes('added')")
+    (line,) = (json.loads(line) for line in (tmp_path / "data/preferences.jsonl").read_text().splitlines())
+    assert (line["chosen_system"], line["rejected_system"]) == ("sft", "dpo")
+    page.ask("Tell me about ash.")
+    for place in (0, 1):
+        page.browser.run(f"goOn(state.cards[{place}], 'Ash is')")
+        page.wait("!state.stopper")
+    assert page.browser.run("state.cards.every(card => card.better.disabled)")
+    page.browser.run("state.before = {}; state.history = { base: [{ role: 'assistant', content: 'Old.' }] }")
+    page.browser.run("goOn(state.cards[0], 'Ash was')")
+    page.wait("!state.stopper && state.history.base[0].content.length > 7")
+    assert page.browser.run("state.history.base[0].content").startswith("Ash was")
+
+
+def test_a_question_that_is_not_asked_changes_nothing_that_is_kept(page, tmp_path):
+    page.open()
+    page.ask("Tell me about salt.")
+    page.fill("instruction", " ")
+    page.browser.run("ask()")
+    page.wait("at('status').className === 'bad'")
+    page.fill("mine", "It is in the sea.")
+    page.browser.click("#keep")
+    page.wait("at('status').textContent.includes('added')")
+    assert json.loads((tmp_path / "data/mine.jsonl").read_text())["instruction"] == "Tell me about salt."
+
+
+def test_no_answer_is_looked_at_or_edited_while_another_one_grows(page):
+    page.open()
+    page.fill("instruction", "Tell me about oil.")
+    page.fill("max_tokens", "200")
+    page.browser.run("void ask()")
+    page.wait("state.cards.length === 3 && state.cards.every(card => card.text)")
+    assert page.browser.run("state.cards.every(card => card.edit.disabled && card.look.disabled)")
+    page.browser.press("Escape")
+    page.wait("!state.stopper")
+    assert page.browser.run("state.cards.every(card => !card.edit.disabled && !card.look.disabled)")
+
+
+def test_a_wrong_key_is_told_and_a_right_one_asks(browser, serving):
+    page = Page(browser, serving(key="right").url)
+    page.open(until="at('status').className === 'bad'")
+    page.fill("key", "wrong")
+    page.fill("instruction", "Tell me about tin.")
+    page.browser.run("say('')")
+    page.browser.run("ask()")
+    page.wait("at('status').textContent !== ''")
+    assert "key" in page.status() and page.browser.run("state.cards.length") == 0
+    page.ask("Tell me about tin.", key="right")
+    assert all(text for _, text in page.texts())
+    browser._call("Network.setBlockedURLs", urls=["http://*", "https://*"])
 
 
 def test_the_token_view_shows_the_prompt_and_each_tokens_chances(page, systems):

@@ -59,6 +59,11 @@ class Shape:
         scores = [*one.prompt_scores, *one.scores] if one.echo else one.scores
         return completion_scores(self._asked.system.tokenizer, scores, first=first)
 
+    @property
+    def openings(self) -> int:
+        """How many pieces of a stream come before the first token."""
+        return sum(self._chat or one.echo for one in self._asked.choices)
+
     async def pieces(self, *, usage: bool) -> AsyncIterator[bytes]:
         """The answer as server-sent events, ended by `[DONE]`; an error becomes an event."""
         common = {**self._common, "object": "chat.completion.chunk" if self._chat else self._kind}

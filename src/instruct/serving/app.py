@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from instruct.core.shown import printable
 from instruct.serving.answers import Shape
 from instruct.serving.asking import Asked, Desk
 from instruct.serving.feedback import Feedback, MineRequest, PreferenceRequest
@@ -171,7 +172,7 @@ class Stream(Response):
             left.cancel()
 
     async def _send_pieces(self, send: Send) -> None:
-        started, count = time.perf_counter(), len(self._asked.choices)
+        started, count = time.perf_counter(), self._shape.openings
         pieces = self._shape.pieces(usage=self._usage)
         async for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -192,7 +193,8 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         if body.messages is not None:
             prompt = render_chat(system.template, system.template_name, said, body.input)
         ids = desk.encode(system, prompt, "prompt") if prompt else []
-        words = [system.tokenizer.decode([one]) for one in ids] if body.with_token_strs else None
+        strings = body.return_token_strs or body.with_token_strs
+        words = [system.tokenizer.decode([one]) for one in ids] if strings else None
         told = {} if isinstance(prompt, str) else {"prompt": as_text(prompt)}
         return {"count": len(ids), "max_model_len": desk.room(system), "tokens": ids, "token_strs": words, **told}
 
@@ -249,7 +251,7 @@ async def _tell_problem(_: Request, problem: Exception) -> Response:
 async def _tell_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(one) for one in first["loc"] if one != "body"]
+    place = [printable(one)[:80] for one in first["loc"] if one != "body"]  # a name that a client sent may be no text
     if first["type"] == "json_invalid":
         problem = Problem(f"the body is not JSON: {first['ctx'].get('error', first['msg'])}", code="invalid_json")
     elif first["type"] == "extra_forbidden":

@@ -34,7 +34,7 @@ def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iter
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Do not look for garbage: of the time that torch takes to be imported, Python spends 40 % on that."""
+    """Do not look for garbage: while torch is imported, Python spends much of the time on that."""
     before = gc.isenabled()
     gc.disable()
     try:

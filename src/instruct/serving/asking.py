@@ -172,6 +172,9 @@ class Desk:
         best: int | None,
         echo: bool = False,
     ) -> "Asked":
+        if request.idle:
+            name, needed = request.idle
+            raise Problem(f"{name} has no effect without {needed}: true", param=name)
         count = request.n or 1
         if count * len(prompts) > self.params.max_choices:
             raise Problem(
@@ -204,7 +207,7 @@ class Desk:
                     stop_strings=tuple(stops),
                     name=str(repeat),
                     best=best,
-                    echo=echo and best is not None,
+                    echo=score_only or (echo and best is not None),  # of no new token the prompt's scores are the news
                     score_only=score_only,
                 )
             assert len(ids) <= room
@@ -266,7 +269,7 @@ class Asked:
         try:
             while left:
                 choice, event = await self._events.get()
-                if event.reason:
+                if event.reason or event.error:
                     left -= 1
                 if choice.reason is not None:  # the policy ended it; the engine reports it later
                     continue

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from instruct.core.errors import InstructError
 from instruct.core.held_out import HeldOut
@@ -18,7 +18,15 @@ from instruct.serving.systems import System
 
 PREFERENCES, MINE = Path("data/preferences.jsonl"), Path("data/mine.jsonl")
 HELD_OUT = (Path("data/split/val.json"), Path("data/split/test.json"))
-Said = Annotated[Text, Field(min_length=1, max_length=100_000)]
+
+
+def _filled(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty, and no record may be; write something")
+    return value
+
+
+Said = Annotated[Text, Field(max_length=100_000), AfterValidator(_filled)]
 
 
 class Answered(Strict):
@@ -131,14 +139,21 @@ class Feedback:
 
 
 def append(path: Path, text: bytes) -> None:
-    """Append whole lines to a file that other processes append to; completes an unfinished last line first."""
-    with path.open("a+b") as file:
+    """Append whole lines to a file that other processes append to; completes an unfinished last line first.
+
+    If the disk has no room for all of them, the file stays as it was.
+    """
+    with path.open("a+b", buffering=0) as file:
         lock(file.fileno(), wait=True)
-        file.seek(0, os.SEEK_END)
-        if file.tell():
+        size = file.seek(0, os.SEEK_END)
+        if size:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 text = b"\n" + text
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            while text:
+                text = text[file.write(text) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise

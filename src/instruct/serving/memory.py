@@ -12,8 +12,8 @@ LARGE, MOST_LARGE = 2**20, 2**16  # bytes of a block; blocks
 def keep_few_kernels() -> None:
     """Bound the memory of oneDNN's kernels, unless the environment does; has no effect after the first product.
 
-    oneDNN makes a kernel for each number of rows, a quarter of a megabyte, and torch keeps the last 1,024 of them
-    twice. Prompts have any length, so a server would grow by half a gigabyte.
+    oneDNN makes a kernel for each number of rows, and torch keeps the last 1,024 of them twice. Prompts have any
+    length, so a server would grow until it has so many. `make bench-serve ARGS="--flat 10000"` watches its memory.
     """
     for name, count in KERNELS.items():
         os.environ.setdefault(name, count)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 
 from instruct.core.params import load_params
 from instruct.generation.settings import GenerateParams
@@ -25,4 +26,6 @@ def open_chat(name: str, keyboard: Callable[[str], str] | None) -> Iterator[str]
         open_named=open_named,
         policy=read_policy(serve.policy),
     )
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # so that such a line is refused, and the next one answered
     yield from chat.run(lines_from_keyboard(keyboard) if keyboard else sys.stdin)

@@ -69,6 +69,11 @@ class Sampling(Strict):
         """Whether a stream ends with a chunk that counts tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def idle(self) -> tuple[str, str] | None:
+        """A field that has no effect, and the one that it would need to be true."""
+        return ("stream_options", "stream") if self.stream_options and not self.stream else None
+
 
 class TextPart(Strict):
     """A part of a message; only text is supported."""
@@ -104,6 +109,11 @@ class ChatRequest(Sampling):
     def best(self) -> int | None:
         """How many alternatives to return per token; None if no probabilities are requested."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def idle(self) -> tuple[str, str] | None:
+        """See `Sampling`."""
+        return ("top_logprobs", "logprobs") if self.top_logprobs and not self.logprobs else super().idle
 
 
 Token = Annotated[int, Field(ge=0)]

@@ -115,7 +115,7 @@ def open_systems(names: Sequence[str]) -> dict[str, System]:
     """Load the systems in a thread that ends.
 
     Each thread that computes has OpenMP threads of its own. With more of them than processors OpenMP lets them sleep
-    between any two products instead of waiting for the next: half of the time of a step for one client.
+    between any two products instead of waiting for the next, and each step for one client waits for them to wake.
     """
     with ThreadPoolExecutor(1) as loader:
         return {name: loader.submit(open_system, name).result() for name in names}

@@ -67,6 +67,10 @@ def _stream(
 
 
 def _passed(policy: Policy | None, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError("the question holds bytes that are not UTF-8; send it as UTF-8") from None
     passed, stream = filter_text(policy, text, "prompts")
     if stream.blocked:
         raise DataError(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grids import thinned
 from small_preference import batch_of, prefer_params, random_pairs, with_reference
 from small_training import END, FAMILIES, lora_params, small_model
 
@@ -73,9 +74,7 @@ def test_end_token_is_in_the_sum_once():
     assert whole - cut == pytest.approx(end, rel=1e-4)
 
 
-@families
-@pytest.mark.parametrize("count", [1, 3, 7])
-@pytest.mark.parametrize("batching", ["packed", "padded"])
+@pytest.mark.parametrize(("family", "batching", "count"), thinned(list(FAMILIES), ["packed", "padded"], [1, 3, 7]))
 def test_loss_at_step_0_is_ln_2_to_the_bit(family, batching, count):
     """Not 6 x ln 2, as with boundaries that are off by one; and rewards of nothing."""
     model, pairs = small_model(family), random_pairs(count)
@@ -88,8 +87,7 @@ def test_loss_at_step_0_is_ln_2_to_the_bit(family, batching, count):
     assert (told["margin"], told["accuracy"], told["kl"]) == (0.0, 0.5, 0.0)
 
 
-@families
-@pytest.mark.parametrize("settings", LOSSES, ids=str)
+@pytest.mark.parametrize(("settings", "family"), thinned(LOSSES, list(FAMILIES), together=1))
 def test_packed_equals_padded(family, settings):
     pairs = with_reference(random_pairs(6), small_model(family))
     model = moved(small_model(family))
@@ -103,8 +101,7 @@ def test_packed_equals_padded(family, settings):
             torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
-@families
-@pytest.mark.parametrize("settings", LOSSES, ids=str)
+@pytest.mark.parametrize(("settings", "family"), thinned(LOSSES, list(FAMILIES), together=1))
 def test_loss_and_gradients_by_hand(family, settings):
     pairs = with_reference(random_pairs(4), small_model(family))
     model, params = moved(small_model(family)), prefer_params(**settings)

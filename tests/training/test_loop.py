@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from grids import thinned
 from small_training import (
     ALONE,
     BFLOAT16,
@@ -40,7 +41,6 @@ from instruct.training.trainer import interrupt_flag, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 families = pytest.mark.parametrize("family", FAMILIES)
-batchings = pytest.mark.parametrize("batching", ["packed", "padded"])
 
 # responses of 1, 2, 20, 40 tokens and so on: a mean of micro-batch means would be far off
 UNEVEN = [example([1, 2, 3], range(10, 10 + length), f"u{length}") for length in (1, 40, 2, 20, 1, 1, 3, 30)]
@@ -60,9 +60,7 @@ def one_sgd_step(model, examples, **changes):
     return loss, norm, {name: (before[name] - weight.detach()) / lr for name, weight in model.named_parameters()}
 
 
-@families
-@batchings
-@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize(("family", "batching", "weight"), thinned(list(FAMILIES), ["packed", "padded"], [0.0, 0.3]))
 def test_four_micro_batches_equal_one_batch(family, batching, weight):
     settings = {"batching": batching, "prompt_loss_weight": weight}
     loss, norm, steps = one_sgd_step(small_model(family), UNEVEN, micro_batch_size=8, grad_accum_steps=1, **settings)
@@ -101,7 +99,7 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before():
     assert (before - after).norm().item() == pytest.approx(0.5 * 2**-8, rel=1e-3)
 
 
-@batchings
+@pytest.mark.parametrize("batching", ["packed", "padded"])
 def test_evaluation_is_the_token_mean_however_it_is_batched(batching):
     model, examples = small_model("llama"), random_examples(11)
     total = weight = 0.0
@@ -163,11 +161,11 @@ def batches_that_count(examples, params, world_size):
     return [batch for batches in of_ranks for batch in batches if batch.weights.any()]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [12, 8, 5, 2, 1])
-@pytest.mark.parametrize(("micro", "accumulated"), [(12, 1), (4, 3), (1, 12), (3, 4)])
-def test_ranks_share_a_step_without_loss_and_with_equally_many_micro_batches(world_size, count, micro, accumulated):
-    examples = random_examples(count)
+@pytest.mark.parametrize(
+    ("world_size", "count", "batches"), thinned([1, 2, 3, 4], [12, 8, 5, 2, 1], [(12, 1), (4, 3), (1, 12), (3, 4)])
+)
+def test_ranks_share_a_step_without_loss_and_with_equally_many_micro_batches(world_size, count, batches):
+    examples, (micro, accumulated) = random_examples(count), batches
     params = train_params(micro_batch_size=micro, grad_accum_steps=accumulated)
     weighing = batches_that_count(examples, params, world_size)
     assert sum(batch.tokens for batch in weighing) == sum(len(item.ids) for item in examples)
@@ -297,7 +295,7 @@ def test_loss_before_the_first_step_is_the_backbones(tmp_path):
     assert history.val[0].loss == pytest.approx(expected, rel=1e-5)
 
 
-@families
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_training_learns_its_records_by_heart(tmp_path, family):
     history = run_training(small_model(family), open_store(tmp_path), TRAIN_SET, TRAIN_SET, epochs=60, save_minutes=0.0)
     assert history.val[-1].loss < 0.2 < 3 < history.val[0].loss

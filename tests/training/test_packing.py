@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grids import thinned
 from small_training import (
     BFLOAT16,
     END,
@@ -60,8 +61,7 @@ def assert_packed_equals_padded(model, examples, weight, *, rtol=1e-4, atol=2e-6
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
-@families
-@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize(("examples", "family"), thinned(BATCHES, list(FAMILIES), together=1))
 def test_attention_over_a_block_mask_equals_that_over_gathered_rows(family, examples):
     """The forward pass; the backward pass needs CUDA."""
     model = small_model(family).requires_grad_(False)
@@ -71,9 +71,7 @@ def test_attention_over_a_block_mask_equals_that_over_gathered_rows(family, exam
     assert float(by_blocks) == pytest.approx(float(by_rows), rel=1e-5)
 
 
-@families
-@pytest.mark.parametrize("weight", [0.0, 0.3])
-@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize(("examples", "weight", "family"), thinned(BATCHES, [0.0, 0.3], list(FAMILIES)))
 def test_loss_and_gradients_over_a_dense_mask_equal_those_over_gathered_rows(family, examples, weight):
     model = small_model(family)
     dense_loss, dense = loss_and_gradients(model, make_batch(examples, "packed", weight, flat=True))
@@ -119,9 +117,7 @@ def test_dense_mask_needs_fewer_operations_than_gathered_rows(family):
     assert counts[True] < 0.8 * counts[False]
 
 
-@families
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize(("name", "weight", "family"), thinned(list(BATCHES), [0.0, 0.3, 1.0], list(FAMILIES)))
 def test_packed_loss_and_every_gradient_equal_padded(family, name, weight):
     model = small_model(family)
     compared = assert_packed_equals_padded(model, BATCHES[name], weight)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from grids import thinned
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_training import (
@@ -306,8 +307,7 @@ def start(family, tmp_path, name, on_evaluation=lambda point: None, **changes):
     )
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(("name", "family"), thinned(list(RUNS), ["gpt2", "llama"], together=1))
 def test_run_that_is_cut_off_at_every_evaluation_ends_as_the_unbroken_one(tmp_path, family, name):
     model, life = start(family, tmp_path, "unbroken", **RUNS[name])
     unbroken = life()

@@ -9,8 +9,8 @@ import warm
 
 
 def run(*command, cwd, **environment):
-    """Run a program to its end; DVC and the Python of its stages start warm."""
-    path = {"PATH": f"{warm.programs()}{os.pathsep}{os.environ['PATH']}"} if command[0] == "dvc" else {}
+    """Run a program to its end; `dvc`, the Python of its stages, and `python` by that name start warm."""
+    path = {"PATH": f"{warm.programs()}{os.pathsep}{os.environ['PATH']}"} if command[0] in ("dvc", "python") else {}
     return subprocess.run(
         command, cwd=cwd, env={**os.environ, **path, **environment}, capture_output=True, text=True, timeout=1200
     )

@@ -8,6 +8,7 @@ signals matter, use subprocess: a signal to what `programs` starts does not reac
 
 import atexit
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIBRARIES = (
@@ -47,7 +49,7 @@ if status < 0:
     os.kill(os.getpid(), -status)
 sys.exit(status)
 """
-_servers: dict[int, Path] = {}
+_servers: dict[tuple[int, str], Path] = {}
 
 
 def python(*arguments: object, cwd: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,39 +57,74 @@ def python(*arguments: object, cwd: object, env: dict[str, str] | None = None) -
 
     Given a seed of its hashes, Python really starts.
     """
-    command = [programs() / "python", *map(os.fsdecode, arguments)]  # type: ignore[arg-type]
-    return subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # type: ignore[call-overload]
+    command = [os.fsdecode(one) for one in arguments]  # type: ignore[arg-type]
+    variables = dict(os.environ if env is None else env)
+    if "PYTHONHASHSEED" in variables:
+        cold = [sys.executable, *command]
+        return subprocess.run(cold, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # type: ignore[call-overload]
+    with contextlib.ExitStack() as opened:
+        out, err = (opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
+        nothing = opened.enter_context(open(os.devnull))
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(programs() / "server"))
+            socket.send_fds(server, [b" "], [one.fileno() for one in (nothing, out, err)])
+            server.sendall(json.dumps({"arguments": command, "cwd": str(cwd), "env": variables}).encode())
+            server.shutdown(socket.SHUT_WR)
+            status = int(server.makefile().read())
+        printed = [stream.seek(0) or stream.read() for stream in (out, err)]
+    return subprocess.CompletedProcess(command, status, *printed)
 
 
-def programs() -> Path:
+def ranks(
+    count: int, *arguments: object, cwd: object, env: dict[str, str] | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """What `torchrun --nproc-per-node COUNT ARGUMENTS` starts: processes that find each other by the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    programs()
+
+    def start(rank: int) -> subprocess.CompletedProcess[str]:
+        who = {**(os.environ if env is None else env), **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return python(*arguments, cwd=cwd, env=who)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(start, range(count)))
+
+
+def programs(hash_seed: str = "") -> Path:
     """The folder of the programs `python` and `dvc` whose runs are forks: put it first on the path.
 
-    Each process has one server; a fork of a test's own starts another.
+    Each process has one server for each seed of hashes; a fork of a test's own starts another.
     """
-    if os.getpid() not in _servers:
+    key = os.getpid(), hash_seed
+    if key not in _servers:
         folder = Path(tempfile.mkdtemp(prefix="instruct-warm-"))
         address = str(folder / "server")
         for name, first in (("python", []), ("dvc", ["-m", "dvc"])):
             (folder / name).write_text(PROGRAM.format(python=sys.executable, first=first, address=address))
             (folder / name).chmod(0o700)
-        plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        if hash_seed:
+            plain["PYTHONHASHSEED"] = hash_seed
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen()
             number = listener.fileno()
             command = [sys.executable, __file__, str(number)]
             server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number], env=plain)
-        _servers[os.getpid()] = folder
-        atexit.register(_end, os.getpid(), server)
-    return _servers[os.getpid()]
+        _servers[key] = folder
+        atexit.register(_end, key, server)
+    return _servers[key]
 
 
-def _end(owner: int, server: subprocess.Popen[bytes]) -> None:
+def _end(key: tuple[int, str], server: subprocess.Popen[bytes]) -> None:
     """Let it go; a process that was forked from this one has no part in it."""
-    if owner == os.getpid():
+    if key[0] == os.getpid():
         with server:
             pass
-        shutil.rmtree(_servers.pop(owner), ignore_errors=True)
+        shutil.rmtree(_servers.pop(key), ignore_errors=True)
 
 
 def serve(listener: socket.socket) -> None:
@@ -96,6 +133,7 @@ def serve(listener: socket.socket) -> None:
     for library in LIBRARIES:
         __import__(library)
     assert not any(name.partition(".")[0] == "instruct" for name in sys.modules)
+    gc.freeze()  # a fork that looked for garbage among all these objects would copy their memory
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         client, _ = listener.accept()

@@ -3,8 +3,11 @@
 import json
 import os
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from html import unescape
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,13 +16,41 @@ import yaml
 from comparing.small_runs import ENVIRONMENT, commit, dvc, git, make_repository, write_lock, write_run
 from scipy.stats import norm
 
+from instruct.cli import run
+
 SRC = Path(__file__).parents[2] / "src"
 RNG = np.random.default_rng(3)
 BEFORE = RNG.uniform(10, 80, 50).round(3).tolist()
 BETTER = (np.asarray(BEFORE) + 12 + RNG.normal(0, 4, 50)).clip(0, 100).round(3).tolist()
 
 
-def instruct(root, *arguments, **environment):
+@pytest.fixture(autouse=True)
+def without_charts(monkeypatch):
+    """Only what runs by itself draws them: that takes most of a report's time."""
+    monkeypatch.setattr("instruct.comparing.report.draw_charts", lambda comparison: {})
+
+
+def instruct(root, *arguments):
+    """The exit status and the output of the command, run in this process."""
+    out, err = (TextIOWrapper(BytesIO(), encoding="utf-8") for _ in range(2))
+    with (  # guard_output and make_site_cache_private change what these put back
+        patch.dict(os.environ, ENVIRONMENT),
+        patch.object(sys, "argv", ["instruct", *map(str, arguments)]),
+        chdir(root),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        run()
+    printed = []
+    for stream in (out, err):
+        stream.seek(0)
+        printed.append(stream.read())
+    return ended.value.code or 0, *printed
+
+
+def instruct_by_itself(root, *arguments, **environment):
+    """The same in a process of its own."""
     env = os.environ | ENVIRONMENT | {"PYTHONPATH": str(SRC)} | environment
     done = warm.python("-c", "from instruct.cli import run; run()", *arguments, cwd=root, env=env)
     assert "Traceback" not in done.stderr, done.stderr
@@ -39,11 +70,11 @@ def repository(tmp_path_factory):
 
 
 def test_two_branches_are_compared_and_the_exit_code_tells_a_gate(repository):
-    status, out, _ = instruct(repository, "compare", "main", "work", "--fail-if", "worse-by 2")
+    status, out, _ = instruct_by_itself(repository, "compare", "main", "work", "--fail-if", "worse-by 2")
     assert status == 0
     assert "These two models differ: work is higher in similarity than main." in out
     assert {path.name for path in (repository / "report").iterdir()} == {"report.md", "report.html"}
-    status, out, _ = instruct(repository, "compare", "work", "main", "--fail-if", "worse-by 2")
+    status, out, _ = instruct_by_itself(repository, "compare", "work", "main", "--fail-if", "worse-by 2")
     assert (status, "main is lower in similarity than work." in out) == (3, True)
     assert instruct(repository, "compare", "work", "main", "--fail-if", "worse-by 20")[0] == 0
     status, out, _ = instruct(repository, "compare", "main", "main", "--fail-if", "worse")
@@ -204,12 +235,12 @@ def test_a_refusal_is_said_also_where_it_cannot_be_written(repository, tmp_path)
 
 
 def test_a_terminal_without_arrows_still_gets_its_lines(repository):
-    status, out, _ = instruct(repository, "compare", "main", "work", PYTHONIOENCODING="ascii")
+    status, out, _ = instruct_by_itself(repository, "compare", "main", "work", PYTHONIOENCODING="ascii")
     assert status == 0 and "main ? work: 50 records" in out
 
 
 def test_a_name_that_is_no_text_is_refused_in_one_line(repository):
-    status, out, err = instruct(repository, "compare", b"caf\xe9")
+    status, out, err = instruct_by_itself(repository, "compare", b"caf\xe9")
     assert (status, out) == (1, "") and len(err.splitlines()) == 1
     assert "no revision or experiment" in (repository / "report/report.md").read_text(encoding="utf-8")
 

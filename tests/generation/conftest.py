@@ -35,6 +35,10 @@ GENERATE = GenerateParams(
 )
 
 
+# For what does not depend on the family: both run with -m slow.
+one_family = pytest.mark.parametrize("small", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)], indirect=True)
+
+
 def make_model(config, seed):
     """A random model whose answers differ from prompt to prompt."""
     model = random_model(config, seed=seed)

@@ -2,6 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from generation.conftest import one_family
+from grids import thinned
 
 from instruct.core.errors import DataError
 from instruct.core.fingerprint import Fingerprint
@@ -38,8 +40,9 @@ def test_responses_keep_the_record_and_its_order(respond, params):
     assert all(r.response_tokens == params.max_new_tokens for r in responses if r.stop_reason == "length")
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("cut", [0, 3, 40])
+@pytest.mark.parametrize(
+    ("small", "temperature", "cut"), thinned(["gpt2", "llama"], [0.0, 1.0], [0, 3, 40]), indirect=["small"]
+)
 def test_a_run_that_was_killed_goes_on_to_the_same_responses(respond, params, tmp_path, temperature, cut):
     params = replace(params, temperature=temperature)
     whole, journal = respond(params)
@@ -129,6 +132,7 @@ def test_the_last_turn_is_asked_with_the_history_before_it(ask, params, tokenize
     assert told.response != alone.response
 
 
+@one_family
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_chat_without_room_loses_its_oldest_turns_whole(ask, params, small, kept):
     chat = replace(CHAT, instruction="sun " * (60 if kept else 90))  # so that the answers are short

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from generation.conftest import GPT2_SMALL
+from generation.conftest import GPT2_SMALL, one_family
+from grids import thinned
 
 from instruct.core import progress
 from instruct.core.errors import CheckpointError, DataError, ParamsError
@@ -73,7 +74,9 @@ def logits_seen(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("small", "temperature"), thinned(["gpt2", "llama"], [0.0, 1.0], together=1), indirect=["small"]
+)
 def test_batch_size_order_and_neighbours_do_not_change_an_answer(answer, params, temperature):
     prompts = make_prompts(24)
     params = replace(params, temperature=temperature, max_new_tokens=6)
@@ -98,7 +101,9 @@ def test_logits_are_the_same_to_the_bit_whatever_the_batch(answer, params, logit
         assert len(logits_seen) == count
 
 
-@pytest.mark.parametrize("template", ["alpaca", "phi3"])
+@pytest.mark.parametrize(
+    ("small", "template"), thinned(["gpt2", "llama"], ["alpaca", "phi3"], together=1), indirect=["small"]
+)
 def test_greedy_answers_equal_transformers(as_transformers, small, tokenizer, answer, params, template):
     reference = as_transformers(small, tokenizer)
     prompts = make_prompts(12, TEMPLATES[template])
@@ -141,6 +146,7 @@ def test_real_smollm2_answers_equal_transformers(as_transformers, smollm2, smoll
         assert got[id_].text == smollm2_tokenizer.decode(expected).strip()
 
 
+@one_family
 def test_the_cache_never_holds_more_than_its_parameter(answer, params, monkeypatch):
     engines = []
     original = decode.Engine.__init__
@@ -166,6 +172,7 @@ def tokens_held(engine):
     return engine.cache.prefix_keys[0].shape[1] + slots * capacity
 
 
+@one_family
 def test_one_long_prompt_costs_the_short_ones_no_room(answer, params, monkeypatch):
     passes, engines = [], []
     prefill, original = decode.Engine.prefill, decode.Engine.__init__
@@ -221,6 +228,7 @@ def test_a_cache_too_small_for_one_prompt_is_refused_with_its_record(answer, par
         answer(make_prompts(3), replace(params, cache_tokens=20))
 
 
+@one_family
 def test_an_answer_ends_before_a_stop_string_that_several_tokens_spell(answer, params, tokenizer):
     prompts = make_prompts(8)
     free = answer(prompts, params)
@@ -233,6 +241,7 @@ def test_an_answer_ends_before_a_stop_string_that_several_tokens_spell(answer, p
     assert stopped[id_].tokens < params.max_new_tokens or text.endswith(stop)
 
 
+@one_family
 def test_every_way_to_stop_is_recorded(answer, params, tokenizer, small, monkeypatch):
     prompts = make_prompts(20)
     free = answer(prompts, params)
@@ -263,6 +272,7 @@ def test_the_repetition_guard_sees_blocks_and_nothing_else():
     assert not repeats([5, 5], 3)
 
 
+@one_family
 def test_guarded_answers_are_beginnings_of_free_ones(small, tokenizer, runtime, params):
     monotonous = random_model(small.config, seed=1).eval()  # small weights: it says the same word again and again
     prompts = make_prompts(6)
@@ -303,6 +313,7 @@ def test_identical_prompts_get_identical_answers(answer, params):
     assert got["a"] == got["b"]
 
 
+@one_family
 def test_a_prompt_that_merges_with_the_prefix_is_answered_as_if_alone(answer, params):
     odd = {"odd": ALPACA.prefix.rstrip("\n") + "x", "short": ALPACA.prefix}
     together = answer(make_prompts(5) | odd, params)
@@ -311,6 +322,7 @@ def test_a_prompt_that_merges_with_the_prefix_is_answered_as_if_alone(answer, pa
         assert together[id_].text == answer({id_: prompt}, params, prefix="")[id_].text
 
 
+@one_family
 def test_each_answer_is_reported_once_when_it_is_complete(answer, params):
     told = []
     got = answer(make_prompts(20), replace(params, batch_size=4), on_answer=lambda id_, one: told.append((id_, one)))
@@ -318,6 +330,7 @@ def test_each_answer_is_reported_once_when_it_is_complete(answer, params):
     assert len(told) == len(got)
 
 
+@one_family
 def test_progress_is_told_between_answers_too_where_there_is_no_terminal(answer, params, monkeypatch, caplog):
     monkeypatch.setattr(progress, "LOG_S", 0.0)
     with caplog.at_level("INFO", logger=progress.__name__):

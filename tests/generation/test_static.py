@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from generation.conftest import one_family
 from generation.test_decode import ALPACA, make_prompts
+from grids import thinned
 
 from instruct.core.errors import CheckpointError
 from instruct.core.runtime import Runtime
@@ -52,13 +54,14 @@ def both(small, tokenizer, runtime, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("changes", "small"), thinned(WAYS, ["gpt2", "llama"], together=1), indirect=["small"])
 def test_answers_equal_those_of_the_other_engine(both, params, changes):
     expected, got = both(replace(params, **changes))
     assert got == expected
     assert len({one.text for one in got.values()}) > 8
 
 
+@one_family
 def test_a_stop_string_within_a_burst_ends_the_answer_there(both, params):
     free, _ = both(params)
     stop = next(one.text for one in free.values() if len(one.text) > 12)[5:9]
@@ -110,6 +113,7 @@ def test_weights_that_give_no_numbers_are_named_in_a_burst_too(small, tokenizer,
         answers(broken, tokenizer, params, runtime, prompts={"a": ALPACA.render("sun")})
 
 
+@one_family
 @pytest.mark.parametrize("what", ["cannot be recorded", "differs"])
 def test_a_step_that_cannot_be_replayed_runs_operation_by_operation(
     both, small, params, tokenizer, runtime, fixed_shapes, monkeypatch, caplog, what

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grids import thinned
 
 from instruct.core.runtime import Runtime
 from instruct.generation.decode import generate
@@ -22,7 +23,9 @@ def answers(model, tokenizer, params, runtime, **changes):
 
 
 @needs_onednn
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("small", "temperature"), thinned(["gpt2", "llama"], [0.0, 1.0], together=1), indirect=["small"]
+)
 def test_a_ready_model_answers_as_the_model_itself(small, tokenizer, params, runtime, temperature):
     ready = make_ready(deepcopy(small), "fp32", runtime)
     assert isinstance(ready, ReadyDecoder)

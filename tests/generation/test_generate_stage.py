@@ -70,7 +70,9 @@ def journals(folder: Path) -> list[Path]:
 
 
 def test_two_processes_leave_the_same_file_as_one(copy, unbroken):
-    answer(copy, TWO)
+    """Without torchrun, whose start takes seconds; that it starts them is tested in training and, slow, below."""
+    for ended in warm.ranks(2, *ALONE[1:], cwd=copy):
+        assert ended.returncode == 0, ended.stderr
     assert (copy / "data/responses.json").read_bytes() == unbroken
     assert journals(copy) == []
 
@@ -104,14 +106,21 @@ def kill_in_the_middle(folder: Path) -> int:
             if noted > 0:
                 process.send_signal(signal.SIGKILL)
                 break
-            time.sleep(0.001)
+            time.sleep(0.004)
     return sum(path.read_bytes().count(b"\n") - 1 for path in journals(folder))
 
 
-def test_killed_run_goes_on_from_what_is_answered_and_leaves_the_same_file(copy, unbroken):
-    count = len(json.loads(unbroken))
-    one_at_a_time(copy)
-    known = kill_in_the_middle(copy)
+@pytest.fixture(scope="module")
+def killed(repository, tmp_path_factory) -> tuple[Path, str, int]:
+    """A copy whose run was killed, the settings before it was made slow, and how many answers are known."""
+    folder = Path(shutil.copytree(repository, tmp_path_factory.mktemp("killed") / "copy"))
+    params = one_at_a_time(folder)
+    return folder, params, kill_in_the_middle(folder)
+
+
+def test_killed_run_goes_on_from_what_is_answered_and_leaves_the_same_file(killed, unbroken, tmp_path):
+    folder, _, known = killed
+    count, copy = len(json.loads(unbroken)), Path(shutil.copytree(folder, tmp_path / "copy"))
     assert 0 < known < count, "the run ended before it was killed"
     ended = answer(copy, ALONE)
     assert f"going on: {known} of {count} answers are known" in ended.stdout
@@ -119,9 +128,10 @@ def test_killed_run_goes_on_from_what_is_answered_and_leaves_the_same_file(copy,
     assert journals(copy) == []
 
 
-def test_answers_of_another_run_are_refused_in_words(copy, unbroken):
-    params = one_at_a_time(copy)
-    assert kill_in_the_middle(copy)
+def test_answers_of_another_run_are_refused_in_words(killed, unbroken, tmp_path):
+    folder, params, known = killed
+    assert known
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "params.yaml").write_text(params)
     ended = answer(copy, ALONE)
     assert "is of another run (params generate differ); answering from the beginning" in ended.stdout

@@ -1,5 +1,4 @@
-import subprocess
-import sys
+import warm
 
 SCRIPT = """
 import gc, os, sys, torch, torch.distributed as dist
@@ -14,8 +13,7 @@ print(dist.is_initialized(), threads, len(os.listdir("/proc/self/task")))
 
 
 def test_leaving_waits_for_no_thread_of_the_group(tmp_path):
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "meeting")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = warm.python("-c", SCRIPT, tmp_path / "meeting", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     initialized, before, after = done.stdout.split()
     # torch would end the group's threads here, and wait for them.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from huggingface import as_ours, load_folder, random_gpt2, random_ids, random_llama
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -465,8 +466,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, limit):
     pytest.importorskip("resource")
     folder = tmp_path / "sft"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-c", FULL_DISK, str(folder), str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = warm.python("-c", FULL_DISK, str(folder), str(limit), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     assert "cannot be written (" in done.stdout and "free some space" in done.stdout

@@ -53,7 +53,7 @@ def test_the_cache_is_where_dvc_says(run, tmp_path):
     assert rows == [] and "data/baselines/base.json" in reason
 
 
-def test_without_dvc_there_is_no_cache(tmp_path):
+def test_without_dvc_there_is_no_cache(tmp_path, warm_start):
     assert Cache(tmp_path).folder is None and Cache(tmp_path).find("0" * 32) is None
 
 

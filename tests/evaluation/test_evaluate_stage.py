@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 from hashlib import md5
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from evaluation.answers import answer
 from evaluation.ollama_server import DIGEST, OllamaServer
 from ruamel.yaml import YAML
 
+from instruct.core.errors import DataError
 from instruct.core.files import write_json
 from instruct.core.records import as_row, read_responses
 from instruct.evaluation.human import blank_rows, write_rows
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 BASE, SFT, HUMAN = "base_responses.json", "responses.json", "human-scores.csv"
 SYSTEMS = (f"base={BASE}", f"sft={SFT}")
 ARGUMENTS = (HUMAN, "judgements.json", "metrics", *SYSTEMS)
+MAIN = runpy.run_path(str(ROOT / "src/evaluate.py"), run_name="stage")["main"]
 
 
 @pytest.fixture
@@ -124,8 +127,8 @@ def results_of(folder):
 
 
 def test_two_runs_in_two_processes_leave_the_same_bytes(folder):
-    for seed, name in enumerate(("one", "two")):
-        done = evaluate(folder, HUMAN, f"{name}/judgements.json", name, *SYSTEMS, PYTHONHASHSEED=str(seed))
+    for name, seed in (("one", {}), ("two", {"PYTHONHASHSEED": "1"})):
+        done = evaluate(folder, HUMAN, f"{name}/judgements.json", name, *SYSTEMS, **seed)
         assert done.returncode == 0, done.stderr
     for name in ("judgements.json", "evaluate.json", "summary.json", "scores.csv"):
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes()
@@ -256,12 +259,16 @@ def test_an_unknown_judge_is_one_line_with_the_choice(folder):
         ("[3]", "not a file of responses"),
     ],
 )
-def test_a_file_of_responses_that_is_none_is_one_line_and_loses_nothing(folder, content, words):
+def test_a_file_of_responses_that_is_none_is_one_line_and_loses_nothing(folder, monkeypatch, content, words):
+    """In this process: that the stage prints it as one line is tested above."""
     (folder / "judgements.json").write_text("old")
     (folder / SFT).unlink()
     if content is not None:
         (folder / SFT).write_text(content)
-    line = one_line_of(evaluate(folder))
-    assert words in line
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError) as refused:
+        MAIN(*map(Path, ARGUMENTS))
+    line = str(refused.value)
+    assert words in line and "\n" not in line
     assert "dvc repro" in line or SFT in line
     assert (folder / "judgements.json").read_text() == "old"

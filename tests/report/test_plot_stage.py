@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import warm
+from markupsafe import Markup
 from report.run_folder import OLLAMA, make_run
 
 import plot
@@ -76,6 +77,12 @@ def page_of(folder, base, sft, **fields):
     page = Page((folder / "metrics/report/index.html").read_text(encoding="utf-8"))
     assert page.unclosed == []
     return page
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """For what no figure shows: drawing takes most of a page's time."""
+    monkeypatch.setattr("instruct.report.gather.chart", lambda name, draw: Markup())
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +161,14 @@ def test_every_figure_and_column_has_a_name_for_those_who_do_not_see(page):
     )
 
 
-@pytest.mark.parametrize("field", ["instruction", "input", "output", "response"])
-def test_texts_from_data_are_shown_and_never_run(tmp_path, field):
-    page = page_of(tmp_path, [10.0], [20.0], **{field: ATTACK})
+def test_texts_from_data_are_shown_and_never_run(tmp_path, without_figures):
+    attacks = {field: f"{ATTACK}in the {field}" for field in ("instruction", "input", "output", "response")}
+    page = page_of(tmp_path, [10.0], [20.0], **attacks)
     assert not {"script", "img"} & set(page.tags)
-    assert " ".join(ATTACK.split()) in page.text
+    assert all(" ".join(attack.split()) in page.text for attack in attacks.values())
 
 
-def test_earlier_turns_of_a_chat_are_folded_above_its_question_and_never_run(tmp_path):
+def test_earlier_turns_of_a_chat_are_folded_above_its_question_and_never_run(without_figures, tmp_path):
     history = (Turn(ATTACK, "its input", "one"), Turn("two", "", ATTACK))
     page = page_of(tmp_path, [10.0], [20.0], system=ATTACK, history=history, instruction="the last question")
     assert not {"script", "img"} & set(page.tags)
@@ -171,7 +178,7 @@ def test_earlier_turns_of_a_chat_are_folded_above_its_question_and_never_run(tmp
     assert '<details><summary class="soft">system prompt and 2' in page.source  # not open
 
 
-def test_a_record_of_one_question_has_nothing_folded_above_it(tmp_path):
+def test_a_record_of_one_question_has_nothing_folded_above_it(without_figures, tmp_path):
     page = page_of(tmp_path, [10.0], [20.0])
     assert "earlier turn" not in page.text and "system prompt" not in page.text
 
@@ -182,7 +189,7 @@ def test_a_hostile_name_of_a_model_is_shown_and_never_run(tmp_path):
     assert "judged by <script>$x_$</script> through ollama" in page.text
 
 
-def test_the_judge_is_named_in_full(tmp_path):
+def test_the_judge_is_named_in_full(without_figures, tmp_path):
     page = page_of(tmp_path, [10.0, 20.0], [20.0, 30.0], judges=("ollama",), identity=OLLAMA)
     assert "ollama: judged by llama3:8b through ollama, from 0 to 100" in page.text
     for part in ("model llama3:8b", "digest 365c0bd3", "num ctx 4096"):
@@ -207,18 +214,18 @@ def test_without_any_score_the_page_says_so_and_still_shows_the_answers(tmp_path
         ([50.0] * 12, [50.0] * 12, "SFT model and base model are not distinguishable: +0.0 points"),
     ],
 )
-def test_the_page_begins_with_the_verdict(tmp_path, base, sft, words):
+def test_the_page_begins_with_the_verdict(without_figures, tmp_path, base, sft, words):
     page = page_of(tmp_path, base, sft)
     assert words in page.text.split("Scores on the held-out")[0]
 
 
-def test_empty_and_multi_line_answers_stay_visible(tmp_path):
+def test_empty_and_multi_line_answers_stay_visible(without_figures, tmp_path):
     page = page_of(tmp_path, [0.0], [0.0], response="", output="1.\n2.\n  3.")
     assert "(empty)" in page.text
     assert "1.\n2.\n  3.</p>" in page.source
 
 
-def test_a_missing_file_is_one_line_and_leaves_the_old_page(tmp_path):
+def test_a_missing_file_is_one_line_and_leaves_the_old_page(without_figures, tmp_path):
     page_of(tmp_path, [0.0], [0.0])
     before = (tmp_path / "metrics/report/index.html").read_bytes()
     (tmp_path / EVALUATE).unlink()
@@ -247,7 +254,7 @@ def test_answers_of_another_run_are_refused(tmp_path):
     assert not (tmp_path / "metrics/report").exists()
 
 
-def test_each_of_several_judges_has_its_scores_and_its_verdict(tmp_path):
+def test_each_of_several_judges_has_its_scores_and_its_verdict(without_figures, tmp_path):
     found = make_run(tmp_path, [10.0] * 8, [60.0] * 8, judges=("llama", "reference"))
     llama, reference = found.judges
     (gain,) = llama.differences
@@ -267,7 +274,7 @@ def test_a_run_without_a_report_on_the_data_says_so(page):
     assert "One judge only" in page.text
 
 
-def test_a_long_list_without_scores_is_cut_and_the_rest_counted(tmp_path):
+def test_a_long_list_without_scores_is_cut_and_the_rest_counted(without_figures, tmp_path):
     page = page_of(tmp_path, [1.0] * 150, [None] * 150)
     assert "50 more are in data/judgements.json." in page.text
     assert page.source.count("<td>no number</td>") == 100

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from grids import thinned
 from results.sample import make_run
 
 from instruct.comparing.compare import compare
@@ -99,7 +100,8 @@ def count_found(shape, groups, clustered, trials):
     return found / stated
 
 
-CLUSTERED = pytest.mark.parametrize("clustered", [False, True], ids=["alone", "groups"])
+ALONE_OR_NOT = {"alone": False, "groups": True}
+GROUPED = {**ALONE_OR_NOT, "giant group": "giant"}
 
 
 def right_or_wrong(rng, n, won, lost):
@@ -126,10 +128,11 @@ def test_the_stated_smallest_difference_of_exact_matches_is_found_8_times_of_10(
     assert found / stated >= at_least(0.80, stated)
 
 
-@pytest.mark.parametrize("records", [20, 60, 110])
-@pytest.mark.parametrize(("won", "lost"), [(0.03, 0.01), (0.02, 0.0), (0.06, 0.03)])
-def test_intervals_of_rare_differences_hold_the_truth(records, won, lost):
-    held, trials = 0, 300
+@pytest.mark.parametrize(
+    ("records", "rates"), thinned([20, 60, 110], [(0.03, 0.01), (0.02, 0.0), (0.06, 0.03)], together=1)
+)
+def test_intervals_of_rare_differences_hold_the_truth(records, rates):
+    held, trials, (won, lost) = 0, 300, rates
     for trial in range(trials):
         values = right_or_wrong(np.random.default_rng([trial, records, 8]), records, won, lost)
         interval = paired_test(np.zeros(records), values, resamples=RESAMPLES, seed=trial).difference
@@ -137,23 +140,20 @@ def test_intervals_of_rare_differences_hold_the_truth(records, won, lost):
     assert held / trials >= at_least(0.93, trials)
 
 
-@pytest.mark.parametrize("clustered", [False, True, "giant"], ids=["alone", "groups", "giant group"])
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(("name", "clustered"), thinned(list(SCORES), GROUPED, together=1))
 def test_without_a_difference_5_times_of_100_at_most_are_called_one(name, clustered):
     trials = 400
     assert count_wrong(SCORES[name], 25, clustered, trials) / trials <= at_most(0.05, trials)
 
 
-@pytest.mark.parametrize("clustered", [False, True, "giant"], ids=["alone", "groups", "giant group"])
-@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize(("name", "clustered"), thinned(list(DIFFERENCES), GROUPED, together=1))
 def test_intervals_hold_the_truth_95_times_of_100(name, clustered):
     trials = 400
     rate = count_covered(DIFFERENCES[name], 40, clustered, trials) / trials
     assert at_least(0.93, trials) <= rate <= at_most(0.97, trials)
 
 
-@CLUSTERED
-@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize(("name", "clustered"), thinned(list(DIFFERENCES), ALONE_OR_NOT, together=1))
 def test_the_stated_smallest_difference_is_found_8_times_of_10(name, clustered):
     trials = 300
     assert count_found(DIFFERENCES[name], 40, clustered, trials) >= at_least(0.80, trials)
@@ -247,10 +247,11 @@ def nearly_alike(rng, n, rare, noise):
     return np.where(rng.random(n) < rare, -60.0, 60 * rare / (1 - rare)) + rng.normal(0, noise, n)
 
 
-@pytest.mark.parametrize("records", [60, 110])
-@pytest.mark.parametrize(("rare", "noise"), [(0.02, 0.0), (0.05, 0.0), (0.05, 0.01)])
-def test_differences_that_are_nearly_all_alike_are_not_taken_for_sure(records, rare, noise):
-    wrong, trials = 0, 200
+@pytest.mark.parametrize(
+    ("losses", "records"), thinned([(0.02, 0.0), (0.05, 0.0), (0.05, 0.01)], [60, 110], together=1)
+)
+def test_differences_that_are_nearly_all_alike_are_not_taken_for_sure(losses, records):
+    wrong, trials, (rare, noise) = 0, 200, losses
     for trial in range(trials):
         values = nearly_alike(np.random.default_rng([trial, records, 12]), records, rare, noise)
         paired = paired_test(np.zeros(records), values, resamples=RESAMPLES, seed=trial)
@@ -262,7 +263,7 @@ def test_differences_that_are_nearly_all_alike_are_not_taken_for_sure(records, r
 
 
 @pytest.mark.slow
-@CLUSTERED
+@pytest.mark.parametrize("clustered", ALONE_OR_NOT.values(), ids=ALONE_OR_NOT)
 @pytest.mark.parametrize("groups", [12, 20, 40, 100, 300])
 class TestOfManyTrials:
     @pytest.mark.parametrize("name", SCORES)

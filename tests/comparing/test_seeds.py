@@ -4,6 +4,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from grids import thinned
 from results.sample import PARAMS, make_results, make_table
 
 from instruct.comparing.compare import compare
@@ -97,8 +98,7 @@ def recipes_apart(trial, items, runs, seed, rest, true):
     ]
 
 
-@pytest.mark.parametrize("runs", [(2, 2), (2, 4), (3, 3)])
-@pytest.mark.parametrize("seed", [0.6, 3.0])
+@pytest.mark.parametrize(("runs", "seed"), thinned([(2, 2), (2, 4), (3, 3)], [0.6, 3.0], together=1))
 def test_few_seeds_are_not_taken_for_many(runs, seed):
     trials = 300
     pairs = [recipes_apart(k, 100, runs, seed, 15.0, 0.0) for k in range(trials)]
@@ -119,7 +119,7 @@ def test_several_seeds_of_one_or_two_groups_show_nothing(groups):
     assert score.p_value == 2.0 ** (1 - len(set(groups)))
 
 
-@pytest.mark.parametrize(("trainings", "verdicts"), [(1, 2), (1, 3), (2, 2)])
+@pytest.mark.parametrize(("trainings", "verdicts"), [(1, 2), pytest.param(1, 3, marks=pytest.mark.slow), (2, 2)])
 def test_a_judge_asked_again_is_no_other_training(trainings, verdicts):
     """Two recipes that do not differ, whose trainings do: verdicts on one training say nothing of the next one."""
     wrong, trials = 0, 120
@@ -295,8 +295,7 @@ STABILITY = [(1.5, 1.5), (3.0, 1.0), (0.5, 3.0), (5.0, 0.2)]
 
 
 @pytest.mark.parametrize("trials", [pytest.param(500, id="few"), pytest.param(5000, id="many", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sides", [(2, 2), (2, 5), (3, 3)])
-@pytest.mark.parametrize("spreads", STABILITY)
+@pytest.mark.parametrize(("spreads", "sides"), thinned(STABILITY, [(2, 2), (2, 5), (3, 3)], together=1))
 def test_seeds_alone_make_a_recipe_better_or_worse_in_5_of_100_at_most(sides, spreads, trials):
     """However much less stable one recipe is than the other."""
     wrong = 0
@@ -364,8 +363,7 @@ def test_a_recipe_with_one_run_is_never_called_better_or_worse():
 
 
 @pytest.mark.parametrize("trials", [pytest.param(400, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("spread", [0.0, 0.5, 1.5, 4.0])
+@pytest.mark.parametrize(("spread", "seeds"), thinned([0.0, 0.5, 1.5, 4.0], [2, 3, 5], together=1))
 def test_8_times_of_10_the_spread_between_seeds_is_below_its_limit(seeds, spread, trials):
     """Also where it comes out as 0; less than half of the items' noise, 0.4 here, is always covered."""
     below = 0

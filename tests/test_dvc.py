@@ -89,8 +89,13 @@ def module_file(name):
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
+@cache
 def imports_of(file):
     """The modules of ours that a file imports, wherever in it, with the packages around them."""
+    return frozenset(found_imports(file))
+
+
+def found_imports(file):
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -106,6 +111,7 @@ def imports_of(file):
                     yield found
 
 
+@cache
 def reached_from(script):
     """Every file below src that runs when a script runs."""
     reached, waiting = set(), [ROOT / script]

@@ -17,6 +17,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import warm
 from safetensors import safe_open
 from small_training import CPU
 
@@ -24,7 +25,7 @@ from instruct.model.pretrained import load_trained
 from instruct.tools.smoke import copy_tree, make_small
 
 ROOT = Path(__file__).parents[2]
-STEPS = 39  # of the run that is killed
+STEPS = 26  # of the run that is killed
 PATHS = ["data/split", "models/sft", "metrics/train.json", "metrics/curves"]
 
 
@@ -71,14 +72,13 @@ def repository(workplace) -> Path:
         folder,
         num_threads=1,
         micro_batch_size=2,
-        epochs=3,
+        epochs=2,
         eval_every=12,
         save_minutes="1.0e-9",
         sample_tokens=2,
         lr="2.0e-2",
     )
-    split = [sys.executable, "src/split.py", "data/split", "metrics/split.json"]
-    subprocess.run(split, cwd=folder, check=True, capture_output=True)
+    warm.python("src/split.py", "data/split", "metrics/split.json", cwd=folder).check_returncode()
     return folder
 
 
@@ -247,9 +247,9 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
     assert not (copy / "models/resume").exists()
 
 
-@pytest.mark.parametrize("sent_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, unbroken, sent_signal):
-    life = nursery.start(copy)
+def interrupt(folder: Path, nursery: Nursery, sent_signal: signal.Signals) -> int:
+    """The step after which the last line says that the state was saved."""
+    life = nursery.start(folder)
     life.wait_for("step 12: val loss")
     life.send(sent_signal)
     assert life.wait() == 130
@@ -257,10 +257,20 @@ def test_interrupt_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, 
     found = re.match(rf"train\.py: stopped; state saved after step (\d+) of {STEPS}; ", last)
     assert "`dvc repro`" in last and "`git restore metrics && dvc checkout`" in last
     assert found and 12 <= int(found[1]) < STEPS
-    assert not (copy / "models/sft").exists()
+    assert not (folder / "models/sft").exists() and (folder / "models/resume/state.safetensors").exists()
+    return int(found[1])
+
+
+@pytest.mark.parametrize("sent_signal", [signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_ends_with_a_line_that_says_how_to_go_on_and_status_130(copy, nursery, sent_signal):
+    interrupt(copy, nursery, sent_signal)
+
+
+def test_interrupted_run_goes_on_after_the_step_that_its_line_names(copy, nursery, unbroken):
+    step = interrupt(copy, nursery, signal.SIGINT)
     clear(copy)
     again = nursery.run(copy)
-    assert f"going on after step {found[1]} of {STEPS}" in again.log
+    assert f"going on after step {step} of {STEPS}" in again.log
     assert outputs(copy) == unbroken
 
 
@@ -275,12 +285,42 @@ def test_interrupt_saves_the_state_even_where_none_is_saved_otherwise(copy, nurs
 
 
 def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
+    """Leave a state, and nothing else that a run makes."""
     life = nursery.start(folder)
     life.wait_for("step 12: val loss")
     life.send(signal.SIGKILL)
     assert life.wait() == -signal.SIGKILL
     assert (folder / "models/resume/state.safetensors").exists()
     clear(folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(repository, workplace, nursery) -> Path:
+    """A copy with the state of a run of one epoch that was killed: to be copied by each test."""
+    folder = Path(shutil.copytree(repository, workplace / "stopped"))
+    set_params(folder, epochs=1)
+    stop_in_the_middle(folder, nursery)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short(stopped, workplace, nursery) -> dict[str, bytes]:
+    """What the same run leaves when nothing disturbs it."""
+    return fresh_outputs(stopped, workplace / "short", nursery)
+
+
+def fresh_outputs(folder: Path, to: Path, nursery: Nursery) -> dict[str, bytes]:
+    """What a run leaves in a copy of the folder without the state."""
+    fresh = Path(shutil.copytree(folder, to))
+    shutil.rmtree(fresh / "models/resume")
+    assert "another run" not in nursery.run(fresh).log
+    return outputs(fresh)
+
+
+@pytest.fixture
+def old_state(stopped, workplace) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=workplace) as folder:
+        yield Path(shutil.copytree(stopped, Path(folder) / "copy"))
 
 
 @pytest.mark.parametrize(
@@ -291,32 +331,27 @@ def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
         ("code", "code differs"),
     ],
 )
-def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(copy, nursery, what, differs):
-    set_params(copy, epochs=1)
-    stop_in_the_middle(copy, nursery)
+def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(old_state, nursery, short, what, differs):
     if what == "learning rate":
-        set_params(copy, lr="1.0e-2")
+        set_params(old_state, lr="1.0e-2")
     elif what == "data":
-        change(copy / "data/split/train.json", r'\A([^"]|"(?!id"))*"id": "[^"]*"', '[{"id": "changed"')
+        change(old_state / "data/split/train.json", r'\A([^"]|"(?!id"))*"id": "[^"]*"', '[{"id": "changed"')
     else:
-        with (copy / "src/train.py").open("a", encoding="utf-8") as file:
+        with (old_state / "src/train.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
-    fresh = Path(shutil.copytree(copy, copy.parent / "fresh"))
-    shutil.rmtree(fresh / "models/resume")
-    life = nursery.run(copy)
+    expected = short if what == "code" else fresh_outputs(old_state, old_state.parent / "fresh", nursery)
+    life = nursery.run(old_state)
     assert f"models/resume holds the state of another run ({differs}); starting from the beginning\n" in life.log
     assert "going on" not in life.log and "step 0: val loss" in life.log
-    assert "another run" not in nursery.run(fresh).log
-    assert outputs(copy) == outputs(fresh)
+    assert outputs(old_state) == expected
 
 
-def test_damaged_state_is_refused_in_words_and_training_starts_anew(copy, nursery, unbroken):
-    stop_in_the_middle(copy, nursery)
-    state = copy / "models/resume/state.safetensors"
+def test_damaged_state_is_refused_in_words_and_training_starts_anew(old_state, nursery, short):
+    state = old_state / "models/resume/state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
-    life = nursery.run(copy)
+    life = nursery.run(old_state)
     assert re.search(r"models/resume/state\.safetensors is damaged \(.*\); starting from the beginning\n", life.log)
-    assert outputs(copy) == unbroken
+    assert outputs(old_state) == short
 
 
 def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkeypatch):

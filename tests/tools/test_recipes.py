@@ -160,11 +160,11 @@ def test_wrong_recipe_is_one_line_that_names_it(tmp_path, text, message):
 
 
 def test_recipe_runs_in_a_copy_and_not_twice(workplace, capfd):
-    one = recipe(**{"evaluate.resamples": 2000})
+    one = recipe(**{"plot.examples": 5})
     assert run_recipes(workplace, [one], queue=False) == ["probe: done"]
     found = find_experiments(workplace)["probe"]
     assert found.baseline == git(workplace, "rev-parse", "HEAD").strip()
-    assert "resamples: 2000" in git(workplace, "show", f"{found.commit}:params.yaml")
+    assert "examples: 5" in git(workplace, "show", f"{found.commit}:params.yaml")
     assert not git(workplace, "status", "--porcelain")
     assert run_recipes(workplace, [one], queue=False) == ["probe: has been run; `dvc exp remove probe` forgets it"]
 

@@ -146,11 +146,19 @@ def test_values_are_compared_to_the_leaf():
     assert list(value_differences([1], [2])) == ["all of it is [2], was [1]"]
 
 
-def test_lock_of_older_code_is_refused_before_anything_runs(workplace):
-    with (workplace / "src/instruct/report/charts.py").open("a") as file:
-        file.write("# newer\n")
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stage"),
+    [
+        ("src/instruct/report/charts.py", "import", "# newer\nimport", "plot"),
+        ("data/smoke.json", '"output": "', '"output": "x', "split"),
+    ],
+)
+def test_lock_of_older_code_or_data_is_refused_before_anything_runs(workplace, file, old, new, stage):
+    text = (workplace / file).read_text(encoding="utf-8")
+    assert old in text
+    (workplace / file).write_text(text.replace(old, new, 1), encoding="utf-8")
     commit_all(workplace)
-    with pytest.raises(InstructError, match=r"dvc\.lock: is not that of this commit: .* of plot are newer"):
+    with pytest.raises(InstructError, match=rf"dvc\.lock: is not that of this commit: .* of {stage} are newer"):
         verify(workplace, lock_only=True)
 
 

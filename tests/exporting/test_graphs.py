@@ -41,33 +41,40 @@ def ours(model, ids, padding):
         return model.logits(model.hidden_states(ids, positions, cache)).numpy()
 
 
-def agree(program, family, cache, tmp_path):
-    source = small_source(tmp_path, family)
-    export = export_of(program, source, cache)
-    (tmp_path / "out").mkdir()
-    export.write(tmp_path / "out")
+def write(export, folder):
+    (folder / "out").mkdir()
+    export.write(folder / "out")
+    return export
+
+
+def agree(source, export, folder, cache):
     generator = torch.Generator().manual_seed(3)
     for rows, length, padding in ((1, 1, [0]), (1, 200, [0]), (3, 2, [0, 0, 1]), (3, 57, [0, 11, 56])):
         ids = torch.randint(0, 250, (rows, length), generator=generator)
         mask = (torch.arange(length)[None] >= torch.tensor(padding)[:, None]).long()
         split = length // 2 if cache else 0
-        found = theirs(export.runner(tmp_path / "out"), ids, mask, split, tmp_path)
+        found = theirs(export.runner(folder / "out"), ids, mask, split, folder)
         seen = mask.bool().numpy()
         assert np.abs(found - ours(source.model, ids, padding))[seen].max() < 1e-4
 
 
-@pytest.mark.parametrize(("program", "family", "cache"), [("onnx", "llama", True)])
-def test_logits_are_ours_in_any_batch_and_length(program, family, cache, tmp_path):
-    agree(program, family, cache, tmp_path)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A Llama with a cache, and its ONNX program: a writing takes seconds."""
+    folder = tmp_path_factory.mktemp("written")
+    source = small_source(folder, "llama")
+    return source, write(export_of("onnx", source, cache=True), folder), folder
 
 
-def test_the_rotations_speeds_are_torchs_bit_for_bit(tmp_path):
+def test_logits_are_ours_in_any_batch_and_length(written):
+    agree(*written, cache=True)
+
+
+def test_the_rotations_speeds_are_torchs_bit_for_bit(written):
     """The exporter would compute the power by NumPy: at position 8,192 a last digit turns a pair by 1e-3."""
-    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
-    source = small_source(tmp_path, "llama")
-    (tmp_path / "out").mkdir()
-    onnx_export(source, cache=False, int8=False).write(tmp_path / "out")
-    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(tmp_path / "out/model.onnx").graph.initializer]
+    onnx = pytest.importorskip("onnx")
+    _, _, folder = written
+    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(folder / "out/model.onnx").graph.initializer]
     speeds = 5000.0 ** (torch.arange(0, 16, 2) / 16)
     assert [one.dtype for one in stored if np.array_equal(one, speeds.numpy())] == [np.float32]
 
@@ -77,7 +84,8 @@ def test_the_rotations_speeds_are_torchs_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("program", ["onnx", "pt2", "torchscript"])
 def test_logits_are_ours_in_every_program(program, family, cache, tmp_path):
-    agree(program, family, cache, tmp_path)
+    source = small_source(tmp_path, family)
+    agree(source, write(export_of(program, source, cache), tmp_path), tmp_path, cache)
 
 
 @pytest.mark.parametrize(

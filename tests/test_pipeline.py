@@ -27,10 +27,11 @@ NO_TORCH = "import os\nos._exit(99)\n"
 
 @pytest.fixture(scope="session")
 def smoke_again(project, smoke, tmp_path_factory):
-    """The folder of a second one, by the command line and from another place."""
+    """The folder of a second one, by the command line, from another place and with another seed of hashes."""
     folder = tmp_path_factory.mktemp("second") / "elsewhere" / "smoke"
-    code = "from instruct.cli import run; run()"
-    done = run(sys.executable, "-c", code, "smoke", "--keep", str(folder), cwd=project, PYTHONPATH=str(ROOT / "src"))
+    python = str(warm.programs(hash_seed="7") / "python")
+    code = f"import sys; sys.executable = {python!r}; from instruct.cli import run; run()"
+    done = run(python, "-c", code, "smoke", "--keep", str(folder), cwd=project, PYTHONPATH=str(ROOT / "src"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"the smoke run finished; its results are in {folder}"
     return folder
@@ -367,8 +368,8 @@ def test_experiment_runs_its_own_code_with_a_number_for_1e_5(experiments, tmp_pa
     assert max(rates) == 1e-5
 
 
-@pytest.mark.parametrize("name", ["bob's $HOME & `id`;touch x (1).json", 'a "b" | c > d*é.json'])
-def test_a_data_file_may_have_any_name(workplace, name):
+def test_a_data_file_may_have_any_name(workplace):
+    name = 'bob\'s $HOME & `id`;touch x (1) "b" | c > d*é.json'
     (workplace / "data/smoke.json").rename(workplace / "data" / name)
     yaml, path = YAML(), workplace / "params.yaml"
     params = yaml.load(path.read_text(encoding="utf-8"))
@@ -462,7 +463,7 @@ def test_missing_input_of_a_stage_is_one_line_that_names_the_file(bare, script):
     assert content_of(bare) == before
 
 
-@pytest.mark.parametrize("extra", [[], ["one"], ["1", "2", "3"]])
+@pytest.mark.parametrize("extra", [["one"], ["1", "2", "3"]])
 def test_wrong_number_of_paths_shows_the_usage(bare, extra):
     done = warm.python(str(ROOT / "src" / "split.py"), *extra, cwd=bare)
     assert (done.returncode, done.stdout) == (2, "")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from small_recorded import recorded_step
 from small_training import END
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +14,9 @@ from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
 from instruct.model.lora import add_lora, dropout_of
 from instruct.model.settings import LoraParams
+from instruct.training.collate import B
+from instruct.training.objective import E, Objective
+from instruct.training.recorded import RecordedStep
 from instruct.training.settings import LoopParams
 
 CUDA = torch.device("cuda")
@@ -42,6 +46,36 @@ def model_for(family: str, params: LoopParams) -> Model:
     model.recompute = params.recompute_activations
     model.dropout = dropout_of(model)
     return model
+
+
+def gpu_step(
+    model: Model,
+    steps: Sequence[Sequence[E]],
+    objective: Objective[E, B],
+    params: LoopParams,
+    runtime: Runtime,
+    *,
+    record: bool,
+) -> RecordedStep[E, B]:
+    """The step as the Trainer makes it, and all of its graphs recorded if asked for."""
+    step = recorded_step(model, steps, objective, params, runtime)
+    if record:
+        step.record(steps)
+        assert step._graphs.keys() == {None, *step._buckets}, "the run would go on operation by operation"
+    return step
+
+
+def walk(
+    steps: Sequence[Sequence[E]], step: RecordedStep[E, B], count: int = 6, more: Callable[[], tuple[Any, ...]] = tuple
+) -> list[tuple[Any, ...]]:
+    """Loss and norm of so many steps, each followed by what `more` gives."""
+    results = []
+    for number, examples in enumerate(steps[:count]):
+        torch.manual_seed(number)
+        step.begin(examples, 0.001)
+        step.prepare(steps[number + 1])
+        results.append((*step.read(), *more()))
+    return results
 
 
 class Count(TorchDispatchMode):

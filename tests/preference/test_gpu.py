@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_gpu import CUDA, RUNTIMES, Count, gpu_model, model_for
+from small_gpu import CUDA, RUNTIMES, Count, gpu_model, gpu_step, model_for, walk
 from small_preference import make_preferrer, prefer_params, random_pairs
-from small_recorded import recorded_step
 from small_training import ALONE, CPU, END, FAMILIES, lora_params, open_store, small_model, weights_of
 
 from instruct.core.runtime import Runtime
@@ -99,23 +98,15 @@ def recorded(family, precision, record=True, **changes):
     params, runtime = prefer_params(lr=0.003, **changes), RUNTIMES[precision]
     model, objective = model_for(family, params), preferring(params, runtime, END)
     steps = list(draw_steps(pairs_on_gpu(family, precision), params))
-    step = recorded_step(model, steps, objective, params, runtime)
+    step = gpu_step(model, steps, objective, params, runtime, record=record)
     if record:
-        step.record(steps)
-        assert step._graphs.keys() == {None, *step._buckets}, "the run would go on operation by operation"
         assert not step._module._sums.any() and not any(gradient.any() for gradient in step._gradients)
     return model, steps, step
 
 
-def walk(steps, step, count=6):
-    """Loss, norm and measures of so many steps."""
-    results = []
-    for number, examples in enumerate(steps[:count]):
-        torch.manual_seed(number)
-        step.begin(examples, 0.001)
-        step.prepare(steps[number + 1])
-        results.append((*step.read(), step._module.take_measures(list)))
-    return results
+def walk_and_measure(steps, step):
+    """Loss, norm and measures of each step."""
+    return walk(steps, step, more=lambda: (step._module.take_measures(list),))
 
 
 def assert_same_steps(found, expected, rtol):
@@ -131,9 +122,9 @@ def assert_same_steps(found, expected, rtol):
 def test_recorded_steps_equal_those_launched_one_by_one(family, precision, name):
     with same_bytes(CUDA):
         model, steps, step = recorded(family, precision, **SETTINGS[name])
-        found = walk(steps, step)
+        found = walk_and_measure(steps, step)
         other, steps, step = recorded(family, precision, record=False, **SETTINGS[name])
-        expected = walk(steps, step)
+        expected = walk_and_measure(steps, step)
     assert_same_steps(found, expected, 1e-4 if precision == "fp32" else 1e-2)
     for (key, weight), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(weight, theirs, rtol=1e-2, atol=1e-3, msg=key)
@@ -155,7 +146,7 @@ def test_recorded_steps_equal_the_ordinary_ones_over_gathered_rows(family, name)
     """The step that a CPU takes, in fp32 on the GPU."""
     params, runtime = prefer_params(lr=0.003, **SETTINGS[name]), RUNTIMES["fp32"]
     _, steps, step = recorded(family, "fp32", **SETTINGS[name])
-    found = walk(steps, step)
+    found = walk_and_measure(steps, step)
     model, objective = gpu_model(family), preferring(params, runtime, END)
     module, optimizer, expected = objective.module(model), make_optimizer(model, params), []
     for examples in steps[:6]:

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_gpu import CONFIGS, CUDA, RUNTIMES, Count, gpu_model, model_for
-from small_recorded import recorded_step
+from small_gpu import CONFIGS, CUDA, RUNTIMES, Count, gpu_model, gpu_step, model_for, walk
 from small_training import (
     ALONE,
     END,
@@ -43,21 +42,7 @@ def recorded(family, precision, record=True, **changes):
     params = train_params(**changes)
     model, runtime = model_for(family, params), RUNTIMES[precision]
     steps = list(draw_steps(TRAIN_SET, params))
-    step = recorded_step(model, steps, supervised(params, runtime, END), params, runtime)
-    if record:
-        step.record(steps)
-        assert step._graphs.keys() == {None, *step._buckets}, "the run would go on operation by operation"
-    return model, steps, step
-
-
-def walk(steps, step, count=6):
-    results = []
-    for number, examples in enumerate(steps[:count]):
-        torch.manual_seed(number)
-        step.begin(examples, 0.001)
-        step.prepare(steps[number + 1])
-        results.append(step.read())
-    return results
+    return model, steps, gpu_step(model, steps, supervised(params, runtime, END), params, runtime, record=record)
 
 
 SETTINGS = {

@@ -18,6 +18,7 @@ from instruct.report.markdown import cell, line, summary
 from instruct.results.runs import read_run
 from instruct.results.stored import Cache, read_answers
 
+pytestmark = pytest.mark.usefixtures("warm_start")
 IDS = [f"r{i}" for i in range(12)]
 BEFORE = [float(5 * i) for i in range(12)]
 AFTER = [100.0, 12.0, *(score + 20 for score in BEFORE[2:-1]), 0.0]
@@ -62,6 +63,12 @@ def put_answers(root, text):
         place.write_text(text)
     write_lock(root, outs=["data/responses.json"])
     return digest
+
+
+@pytest.fixture
+def without_charts(monkeypatch):
+    """For what no chart shows: drawing takes most of a report's time."""
+    monkeypatch.setattr(report_module, "draw_charts", lambda comparison: {})
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +133,7 @@ def test_regressions_and_gains_are_the_biggest_in_order(report):
     assert "**r0** · riddle: 0 → 100" in gains
 
 
-def test_answers_that_are_not_at_hand_are_said_to_be_so(repository, tmp_path):
+def test_answers_that_are_not_at_hand_are_said_to_be_so(repository, tmp_path, without_charts):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     sides[0][0].lock["stages"]["evaluate"]["outs"][0]["md5"] = "0" * 32
     for path in write_report(compare(*sides), tmp_path, repository):
@@ -135,7 +142,7 @@ def test_answers_that_are_not_at_hand_are_said_to_be_so(repository, tmp_path):
         assert "after r0" in text and "(not at hand)" in text
 
 
-def test_what_is_not_comparable_is_marked_everywhere(repository, tmp_path):
+def test_what_is_not_comparable_is_marked_everywhere(repository, tmp_path, without_charts):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     sides[1] = [with_other_test(sides[1][0])]
     comparison = compare(*sides, anyway=True)
@@ -152,7 +159,7 @@ def test_the_same_runs_give_the_same_bytes(report, repository, tmp_path):
     assert again == [report[1], report[2]]
 
 
-def test_a_folder_that_is_no_dvc_repository_still_gets_its_report(tmp_path):
+def test_a_folder_that_is_no_dvc_repository_still_gets_its_report(tmp_path, without_charts):
     root = make_repository(tmp_path / "bare")
     write_run(root, {"x": BEFORE})
     commit(root)
@@ -163,7 +170,7 @@ def test_a_folder_that_is_no_dvc_repository_still_gets_its_report(tmp_path):
     assert "the dvc.lock of HEAD does not name data/responses.json, so its answers are not shown." in text
 
 
-def test_what_dvc_could_not_load_is_said(repository, tmp_path):
+def test_what_dvc_could_not_load_is_said(repository, tmp_path, without_charts):
     summary = repository / "metrics/summary.json"
     before = summary.read_text()
     summary.write_text("{")
@@ -260,7 +267,7 @@ def test_with_several_seeds_changes_are_means_and_everything_else_is_of_the_run_
     assert "train.lr: 0.0002 → 0.001 (in the first run of each side)" in summary_lines(comparison)
 
 
-def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path):
+def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path, without_charts):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     lines = ("train.lr is 0.001 in params.yaml, 0.0002 in dvc.lock: run dvc repro", *(f"line {i}" for i in range(20)))
     sides[1] = [replace(sides[1][0], stale=lines)]
@@ -275,7 +282,7 @@ def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path):
     assert tokens[place - 1].level == 0  # the verdict does not fall into the quotation
 
 
-def test_answers_that_are_not_those_that_were_judged_are_not_shown(repository, tmp_path):
+def test_answers_that_are_not_those_that_were_judged_are_not_shown(repository, tmp_path, without_charts):
     file = repository / "data/responses.json"
     before = file.read_text()
     file.write_text(responses(IDS, "meanwhile"))
@@ -315,7 +322,7 @@ def test_a_file_without_responses_is_a_reason(tmp_path, text):
     assert rows == [] and "data/responses.json of workspace" in reason
 
 
-def test_half_a_character_in_an_answer_is_a_question_mark(repository, tmp_path):
+def test_half_a_character_in_an_answer_is_a_question_mark(repository, tmp_path, without_charts):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     text = json.dumps([GOOD | {"id": id_, "response": "half \ud83d of one"} for id_ in IDS])
     put = repository / "data/responses.json"
@@ -382,7 +389,7 @@ def test_a_cell_and_a_line_have_an_end():
     ],
 )
 def test_the_comment_fits_whatever_the_runs_hold(
-    repository, tmp_path, monkeypatch, answer_length, metrics, settings, left_out
+    repository, tmp_path, monkeypatch, without_charts, answer_length, metrics, settings, left_out
 ):
     first, second = (read_run(name, repository) for name in ("first", "workspace"))
     second = replace(second, params=second.params | {f"s{i}": "v" * 300 for i in range(settings)})
@@ -437,7 +444,7 @@ def test_losses_that_no_axis_can_show_are_left_out_and_counted(repository, losse
     assert f"Loss in validation{said}" in charts and "Loss in training" in charts
 
 
-def test_the_table_of_what_next_can_be_read_without_scrolling(browser, repository, tmp_path):
+def test_the_table_of_what_next_can_be_read_without_scrolling(browser, repository, tmp_path, without_charts):
     sides = [[read_run(name, repository)] for name in ("first", "workspace")]
     sides = [with_signals(side, 50.0) for side in sides]
     _, page = write_report(compare(*sides), tmp_path, repository)

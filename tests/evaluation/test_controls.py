@@ -133,6 +133,12 @@ def many(count):
     return [answer(f"r{i}", "?", output=f"answer number {i}") for i in range(count)]
 
 
+@pytest.mark.parametrize("count", [1, 3, 50, 96, 97])
+def test_no_record_of_a_small_test_set_is_a_known_answer_twice(count):
+    chosen = [one.id for one in make_controls(many(count), 96)["reference"]]
+    assert len(set(chosen)) == len(chosen) == min(count, 96)
+
+
 def test_a_clear_judge_is_asked_about_the_first_records_only():
     judge, server = model_judge(honest)
     fitness = run_controls(judge, make_controls(many(300), 96))

@@ -11,9 +11,10 @@ from instruct.serving.asking import Asked, Choice
 from instruct.serving.lanes import Event
 from instruct.serving.metrics import Metrics
 from instruct.serving.policy import PolicyStream
+from instruct.serving.problems import Problem
 from instruct.serving.stream import TextStream
 
-ENGINE = SimpleNamespace(unfinished=0, active=0)
+ENGINE = SimpleNamespace(unfinished=0, active=0, alive=False)
 
 
 @pytest.fixture
@@ -35,6 +36,12 @@ def test_an_engine_that_fails_ends_also_an_answer_that_the_policy_has_ended(aske
         return [news async for news in asked.news()]
 
     assert asyncio.run(asyncio.wait_for(listen(), 20)) == []
+
+
+def test_an_engine_that_has_stopped_accepts_nothing(asked):
+    with pytest.raises(Problem) as raised:
+        asked.begin()
+    assert raised.value.status == 503
 
 
 @pytest.mark.parametrize("chat", [True, False])

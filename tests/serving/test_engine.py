@@ -117,6 +117,24 @@ def test_a_pass_that_fails_ends_its_answers_and_the_next_ones_come(system, offli
     assert system.tokenizer.decode(tokens["moon"]).strip() == expected
 
 
+def test_a_prompt_that_fails_ends_all_that_came_with_it_once_each(system, monkeypatch):
+    """Those that wait for room stay in line; an end that was reached before the failure counts."""
+    got = {}
+    lane = lanes_of(system, slots=3, cache_tokens=4096)[0]
+    scored = replace(make_job(system, "sun", got), echo=True, score_only=True, best=0)
+    failing = replace(make_job(system, "moon", got), echo=True, best=0)
+    lane.waiting.extend([scored, failing, make_job(system, "river", got), make_job(system, "tree", got)])
+    with monkeypatch.context() as patch:
+        score = Lane._score
+        patch.setattr(Lane, "_score", lambda self, job: 1 / 0 if job is failing else score(self, job))
+        for job, event in lane.turn():
+            job.deliver(event)
+    ends = {text: [event.reason or event.error for event in events] for text, events in got.items()}
+    assert ends == {"sun": ["length"], "moon": ["division by zero"], "river": ["division by zero"], "tree": []}
+    assert got["sun"][0].prompt_scores
+    assert finish([lane], got, [])["tree"]
+
+
 def test_an_engine_with_a_fixed_cache_gives_the_same_answers(system, offline, monkeypatch):
     monkeypatch.setitem(decode.ENGINES, "cpu", StaticEngine)
     texts = questions(5, seed=4)

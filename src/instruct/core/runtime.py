@@ -73,9 +73,8 @@ def start_runtime(params: RuntimeParams) -> Runtime:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next allocation; does nothing without glibc.
 
-    By default it returns every large tensor's memory to the system, and the next tensor faults it in page by page: a
-    quarter of a training step on a CPU. The settings are M_MMAP_MAX 0 (no separate mappings for large blocks) and the
-    largest M_TRIM_THRESHOLD (mallopt(3)).
+    By default it returns every large tensor's memory to the system, and the next tensor faults it in page by page. The
+    settings are M_MMAP_MAX 0 (no separate mappings for large blocks) and the largest M_TRIM_THRESHOLD (mallopt(3)).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:

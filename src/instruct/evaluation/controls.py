@@ -69,7 +69,8 @@ class Fitness:
 
 def make_controls(records: Sequence[Response], count: int) -> dict[str, list[Response]]:
     """The known answers to `count` records from all over the test set, by kind."""
-    chosen = [records[i * len(records) // count] for i in range(min(count, len(records)))]
+    count = min(count, len(records))
+    chosen = [records[i * len(records) // count] for i in range(count)]
     controls: dict[str, list[Response]] = {kind: [] for kind in KINDS}
     for place, record in enumerate(chosen):
         others = [*chosen[place + 1 :], *chosen[:place]]

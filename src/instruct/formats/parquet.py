@@ -20,7 +20,7 @@ def read_parquet(path: Path) -> Iterator[Raw]:
 
     Raises DataError if the file is not Parquet or is damaged.
     """
-    # The import takes half a second, which users of other formats should not wait.
+    # Users of other formats should not wait for this import.
     import pyarrow
     from pyarrow import parquet
 

@@ -103,5 +103,5 @@ def language_of(text: str) -> str:
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    """The model of py3langid, loaded once; takes half a second."""
+    """The model of py3langid, loaded once."""
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -257,7 +257,9 @@ class Asked:
         self._jobs.append(Job(system=self.system.name, ids=choice.ids, deliver=deliver, **job))  # type: ignore[arg-type]
 
     def begin(self) -> None:
-        """Hand the jobs to the engine; raises Problem if too many are waiting."""
+        """Hand the jobs to the engine; raises Problem if too many are waiting, or nobody would answer."""
+        if not self._engine.alive:
+            raise Problem("the engine has stopped; start the server again", status=503, code="engine_error")
         try:
             self._engine.submit(self._jobs)
         except TooBusy as error:

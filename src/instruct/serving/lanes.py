@@ -94,7 +94,9 @@ class Lane:
         self._size = self._small if self._make is Engine else (self._most, whole)
         self.waiting: deque[Job] = deque()
         self._running: Running | None = None
+        self._admitted: list[Job] = []  # no longer waiting, but without a row yet
         self._jobs: dict[int, Job] = {}  # by the identity of their rows
+        self._posts: list[Post] = []
 
     @property
     def busy(self) -> bool:
@@ -108,59 +110,59 @@ class Lane:
 
     def turn(self) -> list[Post]:
         """Admit waiting jobs, run one step and deliver the news; a pass that fails ends only its own answers."""
-        posts: list[Post] = []
         try:
             with torch.inference_mode(), self.system.runtime.autocast():
-                posts += self._drop_cancelled()
-                posts += self._join()
+                self._drop_cancelled()
+                self._join()
                 if self._running and self._running.rows:
                     self._running.step()
-                posts += self._news()
+                self._tell_news()
+                if not self._jobs:
+                    self._shrink()
         except Exception as error:  # any error: no client may wait for an answer that never comes
             log.exception("%s: a pass failed", self.system.name)
-            posts += [(job, Event(error=str(error))) for job in self._jobs.values()]
-            self._jobs, self._running = {}, None
-        if not self._jobs:
-            self._shrink()
+            unfinished = dict.fromkeys([*self._admitted, *self._jobs.values()])
+            self._posts += [(job, Event(error=str(error))) for job in unfinished]
+            self._admitted, self._jobs, self._running = [], {}, None
+        posts, self._posts = self._posts, []
         return posts
 
-    def _drop_cancelled(self) -> list[Post]:
-        posts = [(job, Event(reason="cancelled")) for job in self.waiting if job.cancelled]
+    def _drop_cancelled(self) -> None:
+        self._posts += [(job, Event(reason="cancelled")) for job in self.waiting if job.cancelled]
         self.waiting = deque(job for job in self.waiting if not job.cancelled)
         for job in self._jobs.values():
             if job.cancelled and job.row:
                 job.row.stop_reason = "cancelled"
-        return [*posts, *self._news()]
+        self._tell_news()
 
-    def _join(self) -> list[Post]:
-        new = self._take()
-        posts = list[Post]()
-        for job in new:
+    def _join(self) -> None:
+        self._admit()
+        for job in list(self._admitted):
             if job.echo:
-                posts.append((job, Event(prompt_scores=self._score(job), reason="length" if job.score_only else None)))
-        rows = [self._row_of(job) for job in new if not job.score_only]
+                reason: StopReason | None = "length" if job.score_only else None
+                self._posts.append((job, Event(prompt_scores=self._score(job), reason=reason)))
+            if job.score_only:
+                self._admitted.remove(job)
+        rows = [self._row_of(job) for job in self._admitted]
+        self._admitted = []
         if rows:
             self._start().join(rows)
-            posts += self._news()
-        return posts
+            self._tell_news()
 
-    def _take(self) -> list[Job]:
-        """The next jobs in line that fit now."""
-        rows = [job for job in self._jobs.values()]
-        taken: list[Job] = []
-        widest = max((job.room for job in rows), default=0)
+    def _admit(self) -> None:
+        """Take the next jobs in line that fit now."""
+        widest = max((job.room for job in self._jobs.values()), default=0)
         longest = 0
         while self.waiting:
-            job = self.waiting[0]
-            count, widest = len(rows) + len(taken) + 1, max(widest, job.room)
+            job, taken = self.waiting[0], len(self._admitted)
+            count, widest = len(self._jobs) + taken + 1, max(widest, job.room)
             longest = max(longest, len(job.ids))
             full = count > self._most or count * whole_tiles(widest) > self._bound
-            crowded = (len(taken) + 1) * longest > Engine.prefill_tokens
+            crowded = (taken + 1) * longest > Engine.prefill_tokens
             if (full and count > 1) or (crowded and taken):
-                break
-            taken.append(self.waiting.popleft())
+                return
+            self._admitted.append(self.waiting.popleft())
             self._make_room(count, widest)
-        return taken
 
     def _start(self) -> Running:
         if self._running is None:
@@ -208,12 +210,13 @@ class Lane:
         parts = prompt_logits(model, job.ids, vocabulary)
         return tuple(one for logits, ids in parts for one in scores_of(logits, ids, job.best or 0))
 
-    def _news(self) -> list[Post]:
-        """Deliver the new tokens of each row, and the end of the rows that leave."""
+    def _tell_news(self) -> None:
+        """Tell the new tokens of each row, and the end of the rows that leave."""
         if self._running is None:
-            return []
+            return
         gone = self._running.leave()
-        return [post for row in [*self._running.rows, *gone] for post in self._tell(row)]
+        for row in [*self._running.rows, *gone]:
+            self._posts += self._tell(row)
 
     def _tell(self, row: Row) -> Iterator[Post]:
         job = self._jobs[id(row)]

@@ -94,8 +94,7 @@ def check_judges(
         for judge in judges.values():
             judge.prepare(answers or {"longest": longest_answers(questions, max_new_tokens)})
         if known:
-            each_once = replace(params, controls=min(params.controls, len(known)))
-            prepare_judges(judges, {"known": known}, each_once)
+            prepare_judges(judges, {"known": known}, params)
 
 
 def known_answers(questions: Sequence[Question]) -> list[Response]:

@@ -16,7 +16,7 @@ from instruct.training.collate import B, Batch, target_weights
 from instruct.training.encode import EncodedExample
 from instruct.training.packing import DENSE_TOKENS, TreeAttend, shared_prefix
 
-MOST = 4  # buckets of a run: each costs a recording, about half a second
+MOST = 4  # buckets of a run: each costs a recording
 GRAIN = 64  # sizes are multiples of it, which kernels like
 
 

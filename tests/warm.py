@@ -134,27 +134,41 @@ def serve(listener: socket.socket) -> None:
         __import__(library)
     assert not any(name.partition(".")[0] == "instruct" for name in sys.modules)
     gc.freeze()  # a fork that looked for garbage among all these objects would copy their memory
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-        client, _ = listener.accept()
-        if not os.fork():
-            listener.close()
-            answer(client)
-        client.close()
+    ended, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # writes to the pipe
+    running: dict[int, socket.socket] = {}
+    while sys.stdin not in (ready := select.select([listener, sys.stdin, ended], [], [])[0]):
+        if ended in ready:
+            os.read(ended, 4096)
+            report(running)
+        if listener in ready:
+            client, _ = listener.accept()
+            _, streams, _, _ = socket.recv_fds(client, 1, 3)
+            request = json.loads(client.makefile().read())
+            if child := os.fork():
+                running[child] = client
+                for number in streams:
+                    os.close(number)
+                continue
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for one in (listener, client, *running.values()):
+                one.close()
+            for number in (ended, tell):
+                os.close(number)
+            become(**request, streams=streams)
 
 
-def answer(client: socket.socket) -> None:
-    """Be the parent of the program: tell its exit status to the client."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, streams, _, _ = socket.recv_fds(client, 1, 3)
-    request = json.loads(client.makefile().read())
-    if not (child := os.fork()):
-        client.close()
-        become(**request, streams=streams)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with contextlib.suppress(OSError):  # the client is gone
-        client.sendall(str(status).encode())
-    os._exit(0)
+def report(running: dict[int, socket.socket]) -> None:
+    """Tell the exit statuses of those that have ended to their clients."""
+    while running:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if not child:
+            return
+        with running.pop(child) as client, contextlib.suppress(OSError):  # the client is gone
+            client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[int]) -> None:

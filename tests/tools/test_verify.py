@@ -92,6 +92,13 @@ def cloned(workplace, tmp_path):
     return tmp_path / "clone"
 
 
+def swap(path, old, new):
+    """Put `new` in the place of the first `old` of a file, which must be there."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
 def test_clone_holds_the_commit_and_no_results(workplace, tmp_path):
     (workplace / "params.yaml").write_text("uncommitted")
     clone(workplace, tmp_path / "clone")
@@ -111,9 +118,7 @@ def test_clone_holds_the_commit_and_no_results(workplace, tmp_path):
     ],
 )
 def test_what_differs_is_said_in_the_words_of_the_file(cloned, name, old, new, line):
-    text = (cloned / name).read_text(encoding="utf-8")
-    assert old in text
-    (cloned / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    swap(cloned / name, old, new)
     (found,) = differences(cloned)
     assert found.startswith(line)
 
@@ -154,9 +159,7 @@ def test_values_are_compared_to_the_leaf():
     ],
 )
 def test_lock_of_older_code_or_data_is_refused_before_anything_runs(workplace, file, old, new, stage):
-    text = (workplace / file).read_text(encoding="utf-8")
-    assert old in text
-    (workplace / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    swap(workplace / file, old, new)
     commit_all(workplace)
     with pytest.raises(InstructError, match=rf"dvc\.lock: is not that of this commit: .* of {stage} are newer"):
         verify(workplace, lock_only=True)

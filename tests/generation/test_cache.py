@@ -22,7 +22,7 @@ def slots(request):
 def attend_to_slots(slots, rows, used, seen):
     """Scores and sums of the first rows over so many places, of which each row sees the first `seen`."""
     keys, values, queries = slots
-    own = OwnSlots(keys[:rows, :, :used], values, *slot_bags(values, rows, used, groups=queries.shape[2]))
+    own = OwnSlots(keys[:rows, :, :used], values, *slot_bags(values, torch.arange(rows), used, groups=queries.shape[2]))
     scores = own.scores(queries[:rows])
     weights = scores.masked_fill(torch.arange(used) >= seen, -torch.inf).softmax(-1)
     return scores, own.sums(weights)

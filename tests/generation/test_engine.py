@@ -28,7 +28,8 @@ def steps(model, vocab_size, count, number=4):
     engine = Engine(model, PREFIX, slots=count, capacity=32, vocab_size=vocab_size)
     found = [engine.prefill([[*OWN, place] for place in range(count)], first=0)]
     for _ in range(number):
-        found.append(engine.decode(found[-1].argmax(-1).tolist()))
+        found.append(engine.decode([[token] for token in found[-1].argmax(-1).tolist()]))
+        engine.keep([1] * count)
     return torch.stack(found)
 
 

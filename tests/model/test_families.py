@@ -204,7 +204,7 @@ def test_the_engine_with_its_shared_prefix_equals_the_whole_sequence(stored, var
     with torch.no_grad():
         engine = Engine(ready, ids[:5], slots=2, capacity=16, vocab_size=97)
         first = engine.prefill([ids[5:9]], 0)[0]
-        second = engine.decode([ids[9]])[0]
+        second = engine.decode([[ids[9]]])[0]
     torch.testing.assert_close(first, whole[8], **CLOSE)
     torch.testing.assert_close(second, whole[9], **CLOSE)
 

@@ -40,6 +40,11 @@ class SlotCache:
         # Own tokens stored in each slot; a pass has a tile of rows at least, of which those without a slot hold none.
         self.lengths = torch.zeros(max(slots, TILE), dtype=torch.long)
 
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the shared prefix."""
+        return next((keys.shape[1] for keys in self.prefix_keys.values()), 0)
+
     def allocate(self, layer: int, like: Tensor) -> None:
         """Make room for a layer at its first use; `like` is (.., K, .., D)."""
         if layer not in self.keys:
@@ -82,7 +87,7 @@ class PrefixAttend:
     def __init__(self, cache: SlotCache, length: int) -> None:
         self._cache, self._length = cache, length
         places = torch.arange(length, device=cache.device)
-        self._mask = (places <= places[:, None])[None]  # (1, P, P)
+        self._mask = mask_of((places <= places[:, None])[None], 0)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend causally; tokens past the prefix only pad the pass and get zeros."""
@@ -103,6 +108,7 @@ class PrefillAttend:
     def __init__(self, cache: SlotCache, first: int, lengths: Sequence[int]) -> None:
         self._cache, self._slots = cache, slice(first, first + len(lengths))
         self._own = RaggedRows(lengths, whole_tiles(max(lengths)), cache.device)
+        self._mask = mask_of(self._own.causal, cache.prefix_length)
         cache.lengths[self._slots] = torch.tensor(lengths)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -113,40 +119,49 @@ class PrefillAttend:
         cache.keys[layer][self._slots, :, : own.width] = rows_k
         cache.values[layer][self._slots, :, : own.width] = rows_v
         prefix = _prefix_of(cache, layer)
-        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), prefix, OwnRows(rows_k, rows_v), own.causal))
+        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), prefix, OwnRows(rows_k, rows_v), self._mask))
         flat = torch.zeros_like(q)
         flat[0, :, : out.shape[1]] = out
         return flat
 
 
 class DecodeAttend:
-    """The forward pass over the newest token of the first `rows` slots: (rows, H, 1, D)."""
+    """The forward pass over one token a row: (N, H, 1, D).
 
-    def __init__(self, cache: SlotCache, rows: int) -> None:
-        self._cache, self._rows = cache, rows
-        self._places = cache.lengths[:rows].to(cache.device)
-        self._all = torch.arange(min(rows, cache.slots), device=cache.device)
-        self._used = whole_tiles(int(self._places.max()) + 1)
-        self._mask = (torch.arange(self._used, device=cache.device) <= self._places[:, None])[:, None]  # (N, 1, S)
+    Row n has the token at place `places[n]` of slot `slots[n]`; a slot may have several rows, each of which sees the
+    tokens before it. Rows past these, up to `rows`, only pad the pass.
+    """
+
+    def __init__(self, cache: SlotCache, slots: Sequence[int], places: Sequence[int], rows: int) -> None:
+        self._cache, self._stored = cache, len(slots)
+        padding = range(len(slots), rows)
+        of_rows = [*slots, *(row % cache.slots for row in padding)]
+        self._in_order = of_rows == list(range(rows))  # then the slots are the rows, without a copy
+        self._slots = torch.tensor(of_rows, device=cache.device)
+        self.places = torch.tensor([*places, *(0 for _ in padding)], device=cache.device)
+        self._used = whole_tiles(max(places) + 1)
+        seen = torch.arange(self._used, device=cache.device) <= self.places[:, None]
+        self._mask = mask_of(seen[:, None], cache.prefix_length)
         self._bags: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new keys and values, attend to all tokens of each row."""
+        """Store the new keys and values, attend to all tokens of each row up to its own."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        stored = len(self._all)
-        keys[self._all, :, self._places[:stored]] = k[:stored, :, 0]
-        values[self._all, :, self._places[:stored]] = v[:stored, :, 0]
-        if stored < self._rows:  # rows that only pad the pass read another row's slot
-            somebody = torch.arange(self._rows, device=keys.device) % stored
-            keys, values = keys[somebody], values[somebody]
+        where = (self._slots[: self._stored], slice(None), self.places[: self._stored])
+        keys[where], values[where] = k[: self._stored, :, 0], v[: self._stored, :, 0]
         own: Own
         if q.device.type == "cpu" and values.dtype is torch.float32:
             if self._bags is None:
-                self._bags = slot_bags(values, self._rows, self._used, groups=q.shape[1] // k.shape[1])
-            own = OwnSlots(keys[: self._rows, :, : self._used], values, *self._bags)
+                self._bags = slot_bags(values, self._slots, self._used, groups=q.shape[1] // k.shape[1])
+            own = OwnSlots(self._of_rows(keys), values, *self._bags)
         else:
-            own = OwnRows(keys[: self._rows, :, : self._used], values[: self._rows, :, : self._used])
+            own = OwnRows(self._of_rows(keys), self._of_rows(values))
         return attend_in_parts(q, _prefix_of(self._cache, layer), own, self._mask)
+
+    def _of_rows(self, stored: Tensor) -> Tensor:
+        """(slots, K, capacity, D) → (N, K, S, D)."""
+        used = stored[:, :, : self._used]
+        return used[: len(self._slots)] if self._in_order else used.index_select(0, self._slots)
 
 
 def _prefix_of(cache: SlotCache, layer: int) -> tuple[Tensor, Tensor] | None:
@@ -199,29 +214,42 @@ class OwnSlots:
         return summed.view(*weights.shape[:3], -1)
 
 
-def slot_bags(slots: Tensor, rows: int, used: int, *, groups: int) -> tuple[Tensor, Tensor]:
-    """Where in (slots, K, capacity, D), flat but for D, each bag's `used` values are, and where each bag begins."""
-    _, key_heads, capacity, _ = slots.shape
-    begins = torch.arange(rows * key_heads).repeat_interleave(groups) * capacity
+def slot_bags(values: Tensor, slots: Tensor, used: int, *, groups: int) -> tuple[Tensor, Tensor]:
+    """Where in (slots, K, capacity, D) `values`, flat but for D, each bag's `used` ones are, and where each bag begins.
+
+    `slots` (N,) are those of the rows.
+    """
+    _, key_heads, capacity, _ = values.shape
+    heads = slots[:, None] * key_heads + torch.arange(key_heads)  # (N, K)
+    begins = heads.flatten().repeat_interleave(groups) * capacity
     return (begins[:, None] + torch.arange(used)).flatten(), torch.arange(len(begins)) * used
 
 
 def attend_in_parts(q: Tensor, prefix: tuple[Tensor, Tensor] | None, own: Own, mask: Tensor) -> Tensor:
     """Attention of (N, H, L, D) queries to a prefix that all rows share, (K, P, D), and to what is each row's own.
 
-    `mask` is (N, L, S), true where a place may be seen; the prefix always may. Gives (N, H, L, D).
+    `mask` from `mask_of` is added to the (N, K, G, L, P + S) scores. Gives (N, H, L, D).
     """
-    rows, _, new, size = q.shape
-    grouped = q.unflatten(1, (own.keys.shape[1], -1)).flatten(2, 3)  # (N, K, R, D)
-    scores = own.scores(grouped).unflatten(2, (-1, new))  # (N, K, G, L, S)
-    scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+    rows, heads, new, size = q.shape
+    grouped = q.reshape(rows, own.keys.shape[1], -1, size)  # (N, K, R, D)
+    scores = own.scores(grouped)
     if prefix is None:
-        weights = (scores * size**-0.5).softmax(-1)
-        return own.sums(weights.flatten(2, 3)).unflatten(2, (-1, new)).flatten(1, 2)
+        return own.sums(_weights(scores, mask, size)).view(rows, heads, new, size)
     folded = grouped.transpose(0, 1).flatten(1, 2)  # (K, N x R, D): one product a head for all rows
-    shared = (folded @ prefix[0].transpose(-1, -2)).unflatten(1, (rows, -1, new)).transpose(0, 1)  # (N, K, G, L, P)
-    weights = (torch.cat((shared, scores), dim=-1) * size**-0.5).softmax(-1)
+    shared = (folded @ prefix[0].transpose(1, 2)).unflatten(1, (rows, -1)).transpose(0, 1)  # (N, K, R, P)
+    weights = _weights(torch.cat((shared, scores), dim=-1), mask, size)
     of_prefix, of_own = weights.split((shared.shape[-1], scores.shape[-1]), dim=-1)
-    from_prefix = (of_prefix.transpose(0, 1).flatten(1, 3) @ prefix[1]).unflatten(1, (rows, -1)).transpose(0, 1)
-    out = own.sums(of_own.flatten(2, 3)) + from_prefix  # (N, K, R, D)
-    return out.unflatten(2, (-1, new)).flatten(1, 2)
+    from_prefix = (of_prefix.transpose(0, 1).flatten(1, 2) @ prefix[1]).unflatten(1, (rows, -1)).transpose(0, 1)
+    return (own.sums(of_own) + from_prefix).view(rows, heads, new, size)
+
+
+def _weights(scores: Tensor, mask: Tensor, size: int) -> Tensor:
+    """Softmax of scaled and masked (N, K, R, P + S) scores."""
+    by_place = scores.unflatten(2, (-1, mask.shape[-2]))  # (N, K, G, L, P + S)
+    return torch.add(mask, by_place, alpha=size**-0.5).softmax(-1).flatten(2, 3)
+
+
+def mask_of(seen: Tensor, prefix: int) -> Tensor:
+    """(N, L, S), true where a place may be seen → (N, 1, 1, L, P + S), -inf where not; the prefix always may."""
+    mask = torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
+    return F.pad(mask, (prefix, 0))[:, None, None]

@@ -6,6 +6,7 @@ regardless of the number of prompts.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.generation.cache import whole_tiles
+from instruct.generation.drafts import deal
 from instruct.generation.engine import Engine, Model, not_numbers
 from instruct.generation.rows import Answer, Row
 from instruct.generation.sampling import make_generator
@@ -206,18 +208,51 @@ class Running:
         self._take(new, [_choose(new, logits)])
 
     def step(self, most: int = BURST) -> None:
-        """One more token for each row, or several at once if the engine chooses them itself.
+        """One more token for each row, or several where drafts were right or the engine chooses tokens itself.
 
         A row may end in between; later tokens do not count.
         """
+        if isinstance(self.engine, Engine):
+            self._step_with_drafts(self.engine)
+            return
         newest = [row.answer[-1] for row in self.rows]
-        if isinstance(self.engine, Engine) or any(row.params.temperature or row.best is not None for row in self.rows):
+        if any(row.params.temperature or row.best is not None for row in self.rows):
             self._take(self.rows, [_choose(self.rows, self.engine.decode(newest))])
             return
         left = max(row.params.max_new_tokens - len(row.answer) for row in self.rows)
         columns, broken = self.engine.decode_greedily(newest, min(most, left))
         _refuse_broken(self.rows, broken)
         self._take(self.rows, columns)
+
+    def _step_with_drafts(self, engine: Engine) -> None:
+        """One more token for each row, and one more for each token of a draft that was right."""
+        spare = engine.spare(len(self.rows))
+        drafts = deal([row.draft(spare) if spare else [] for row in self.rows], spare)
+        texts = [[row.answer[-1], *draft] for row, draft in zip(self.rows, drafts, strict=True)]
+        logits = engine.decode(texts)
+        broken, likeliest = not_numbers(logits), logits.argmax(dim=-1).tolist()
+        ends = list(accumulate(map(len, texts)))
+        parts = [slice(end - len(text), end) for text, end in zip(texts, ends, strict=True)]
+        _refuse_broken(self.rows, [broken[part.start] for part in parts])
+        engine.keep(
+            [
+                self._take_right(row, draft, logits[part], likeliest[part], broken[part])
+                for row, draft, part in zip(self.rows, drafts, parts, strict=True)
+            ]
+        )
+
+    def _take_right(
+        self, row: Row, draft: Sequence[int], logits: Tensor, likeliest: Sequence[int], broken: Sequence[bool]
+    ) -> int:
+        """Take the next token and those after it while they are the draft's → how many places were needed."""
+        for place, drafted in enumerate([*draft, None]):
+            if broken[place]:
+                return place  # the next step refuses it, unless the row ends before
+            token = row.choose(logits[place], likeliest[place])
+            row.take(token, self._tokenizer)
+            if row.stop_reason or token != drafted:
+                return place + 1
+        raise AssertionError("no token is None")
 
     def leave(self) -> list[Row]:
         """Take out the rows that have stopped; those that go on hold the first slots again."""

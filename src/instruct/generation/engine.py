@@ -56,19 +56,33 @@ class Engine:
         ends = torch.tensor(lengths).cumsum(0).sub(1).to(hidden.device)
         return self._logits(hidden[ends], TILE)
 
-    def decode(self, tokens: Sequence[int]) -> Tensor:
-        """Run one more token of each of the first rows → (N, vocab_size) logits of what comes next."""
-        self.cache.lengths[len(tokens) :] = 0  # what an answer left behind would only make the step longer
-        logits = self._step(self.cache, tokens, self._rows_for(len(tokens)))
-        self.cache.lengths[: len(tokens)] += 1
-        return logits
+    def spare(self, count: int) -> int:
+        """How many rows of a step of so many answers would only pad it."""
+        return self._rows_for(count) - count
 
-    def _step(self, cache: SlotCache, tokens: Sequence[int], rows: int) -> Tensor:
+    def decode(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Run the newest token of each of the first rows, and what a draft says comes next; `keep` what was right.
+
+        Gives (all tokens, vocab_size) logits of what comes after each, text by text.
+        """
+        count = sum(len(text) for text in texts)
+        slots = [slot for slot, text in enumerate(texts) for _ in text]
+        held = self.cache.lengths.tolist()
+        places = [held[slot] + place for slot, text in enumerate(texts) for place in range(len(text))]
+        return self._step(self.cache, slots, places, [token for text in texts for token in text], self._rows_for(count))
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """Hold so many of the tokens of each text that were run last."""
+        self.cache.lengths[: len(counts)] += torch.tensor(counts)
+
+    def _step(
+        self, cache: SlotCache, slots: Sequence[int], places: Sequence[int], tokens: Sequence[int], rows: int
+    ) -> Tensor:
         """(N, vocab_size) logits of a step of `rows` rows, of which those past the N tokens only pad it."""
         filled = [*tokens, *[0] * (rows - len(tokens))]
-        attend = DecodeAttend(cache, rows)
+        attend = DecodeAttend(cache, slots, places, rows)
         input_ids = torch.tensor(filled, device=self.model.device)[:, None]  # (N, 1)
-        positions = (cache.lengths[:rows] + len(self.prefix)).to(self.model.device)[:, None]
+        positions = (attend.places + len(self.prefix))[:, None]
         hidden = self.model.hidden_states(input_ids, positions, attend)[:, 0]
         return self._logits(hidden, rows)[: len(tokens)]
 
@@ -79,9 +93,9 @@ class Engine:
     def _suffices(self, rows: int) -> bool:
         """Whether a step of so many rows has the same bits as one of a whole tile, tried once with other tokens."""
         if rows not in self._suffice:
-            trial, tokens = self.cache.emptied(TILE), [place % self._vocab_size for place in range(TILE)]
-            whole = self._step(trial, tokens, TILE)[:rows]
-            self._suffice[rows] = torch.equal(self._step(trial, tokens[:rows], rows), whole)
+            trial, tokens = self.cache.emptied(TILE), [slot % self._vocab_size for slot in range(TILE)]
+            whole, few = (self._step(trial, range(n), [0] * n, tokens[:n], n) for n in (TILE, rows))
+            self._suffice[rows] = torch.equal(few, whole[:rows])
         return self._suffice[rows]
 
     def move(self, source: int, target: int) -> None:

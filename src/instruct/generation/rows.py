@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from instruct.generation.drafts import Lookup
 from instruct.generation.sampling import next_token
 from instruct.generation.settings import GenerateParams
 from instruct.text.tokenizer import Tokenizer
@@ -53,6 +54,12 @@ class Row:
     answer: list[int] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     stop_reason: StopReason | None = None
+    lookup: Lookup = field(default_factory=Lookup, repr=False)
+
+    def draft(self, most: int) -> list[int]:
+        """Up to so many tokens that may come after the next one's place, if there is room for them."""
+        self.lookup.read([*self.own, *self.answer])
+        return self.lookup.draft(min(most, self.params.max_new_tokens - len(self.answer) - 1))
 
     def choose(self, logits: Tensor, likeliest: int) -> int:
         """The next token from (vocab_size,) logits, of which the `likeliest` is known."""

@@ -103,15 +103,25 @@ def test_a_cancelled_answer_leaves_and_the_others_stay_as_they_are(system, offli
         assert system.tokenizer.decode(tokens[texts[i]]).strip() == expected[texts[i]]
 
 
+def test_first_tokens_are_told_before_the_next_step_and_no_prompt_waits_for_two(system):
+    got = {}
+    lane = lanes_of(system, slots=4, cache_tokens=4096)[0]
+    lane.waiting.append(make_job(system, "sun", got))
+    assert [len(event.tokens) for _, event in lane.turn()] == [1]
+    lane.waiting.append(make_job(system, "moon", got))
+    told = [[(job is jobs, len(event.tokens) > 0) for job, event in lane.turn()] for jobs in [None, None]]
+    assert [len(one) for one in told] == [1, 1]
+
+
 def test_a_pass_that_fails_ends_its_answers_and_the_next_ones_come(system, offline, monkeypatch):
     got = {}
     lane = lanes_of(system, slots=4, cache_tokens=4096)[0]
     lane.waiting.append(make_job(system, "sun", got))
     with monkeypatch.context() as patch:
         patch.setattr("instruct.generation.engine.Engine.decode", lambda *_: 1 / 0)
-        for job, event in lane.turn():
+        for job, event in [*lane.turn(), *lane.turn()]:  # the prompt, then a step
             job.deliver(event)
-    assert got["sun"][-1].error and not lane.busy
+    assert [bool(event.error) for event in got["sun"]] == [False, True] and not lane.busy
     tokens = finish([lane], got, [make_job(system, "moon", got)])
     expected = offline(system, {"moon": ALPACA.render("moon")})["moon"]
     assert system.tokenizer.decode(tokens["moon"]).strip() == expected

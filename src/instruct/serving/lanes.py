@@ -94,6 +94,7 @@ class Lane:
         self._size = self._small if self._make is Engine else (self._most, whole)
         self.waiting: deque[Job] = deque()
         self._running: Running | None = None
+        self._joined = False  # in the last turn
         self._admitted: list[Job] = []  # no longer waiting, but without a row yet
         self._jobs: dict[int, Job] = {}  # by the identity of their rows
         self._posts: list[Post] = []
@@ -109,12 +110,15 @@ class Lane:
         return len(self._jobs)
 
     def turn(self) -> list[Post]:
-        """Admit waiting jobs, run one step and deliver the news; a pass that fails ends only its own answers."""
+        """Admit waiting jobs or run one step, in turns, and deliver the news.
+
+        First tokens are told before the next step begins. A pass that fails ends only its own answers.
+        """
         try:
             with torch.inference_mode(), self.system.runtime.autocast():
                 self._drop_cancelled()
-                self._join()
-                if self._running and self._running.rows:
+                self._joined = not self._joined and self._join()
+                if not self._joined and self._running and self._running.rows:
                     self._running.step()
                 self._tell_news()
                 if not self._jobs:
@@ -135,8 +139,10 @@ class Lane:
                 job.row.stop_reason = "cancelled"
         self._tell_news()
 
-    def _join(self) -> None:
+    def _join(self) -> bool:
+        """Run the prompts of the next jobs in line; whether there were any."""
         self._admit()
+        any_admitted = bool(self._admitted)
         for job in list(self._admitted):
             if job.echo:
                 reason: StopReason | None = "length" if job.score_only else None
@@ -147,7 +153,7 @@ class Lane:
         self._admitted = []
         if rows:
             self._start().join(rows)
-            self._tell_news()
+        return any_admitted
 
     def _admit(self) -> None:
         """Take the next jobs in line that fit now."""

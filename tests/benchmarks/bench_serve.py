@@ -3,6 +3,7 @@
 instruct export gguf --type f32 --check 0 && instruct export gguf --type q8_0 --check 0
 python tests/benchmarks/bench_serve.py
     (llama-server runs build/export/gguf-*/model.gguf, the weights of models/sft/best, or what --gguf NAME=PATH says)
+python tests/benchmarks/bench_serve.py --until-end        (answers end by themselves; a model repeats itself beyond)
 python tests/benchmarks/bench_serve.py --flat 10000       (memory of our server over so many requests)
 """
 
@@ -49,6 +50,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--until-end", action="store_true", help="answers have --tokens at most, not always")
     parser.add_argument(
         "--requests", type=int, default=1, help=f"of each client in a round, which has {LEAST} at least"
     )
@@ -122,17 +124,18 @@ def race(commands: Mapping[str, list[str]], prompts: list[str], options: argpars
     with ExitStack() as stack:
         urls = {name: stack.enter_context(served(command))[0] for name, command in commands.items()}
         for url in urls.values():
-            asyncio.run(one_round(url, prompts[:2], 2, 1, options.tokens))
+            asyncio.run(one_round(url, prompts[:2], 2, 1, options))
         for turn in range(options.rounds):
             for clients in options.clients:
                 each = max(options.requests, LEAST // clients)
                 share = rng.sample(prompts, min(len(prompts), clients * each))
                 here = sorted(name for name in urls if name != ONCE or turn == 0)
                 for name in rng.sample(here, len(here)):
-                    told = asyncio.run(one_round(urls[name], share, clients, each, options.tokens))
+                    told = asyncio.run(one_round(urls[name], share, clients, each, options))
                     rounds.append({"name": name, "clients": clients, "round": turn, **told})
                     harness.say(f"{name:20} {clients:3} clients: {told['tokens_per_s']:8.1f} tokens/s")
-    summary = summarise(rounds) | {"rounds": rounds, "tokens": options.tokens, "threads": options.threads}
+    told = {"tokens": options.tokens, "until_end": options.until_end, "threads": options.threads}
+    summary = summarise(rounds) | {"rounds": rounds} | told
     print_table(summary)
     return summary
 
@@ -173,7 +176,9 @@ def _ratio(rates: Mapping[str, Sequence[float]], name: str) -> dict[str, Any]:
     return {"ratio": statistics.median(ours) / statistics.median(rates[name])}
 
 
-async def one_round(url: str, prompts: list[str], clients: int, requests: int, tokens: int) -> dict[str, Any]:
+async def one_round(
+    url: str, prompts: list[str], clients: int, requests: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Tokens per second, and each request's seconds until its first token."""
     firsts, counts = list[float](), list[int]()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # llama-server may close one unasked
@@ -181,7 +186,7 @@ async def one_round(url: str, prompts: list[str], clients: int, requests: int, t
 
         async def work(place: int) -> None:
             for i in range(requests):
-                first, count = await ask(client, prompts[(place * requests + i) % len(prompts)], tokens)
+                first, count = await ask(client, prompts[(place * requests + i) % len(prompts)], options)
                 firsts.append(first)
                 counts.append(count)
 
@@ -191,14 +196,14 @@ async def one_round(url: str, prompts: list[str], clients: int, requests: int, t
     return {"tokens_per_s": sum(counts) / seconds, "first_token_s": firsts, "tokens": sum(counts)}
 
 
-async def ask(client: httpx.AsyncClient, prompt: str, tokens: int) -> tuple[float, int]:
-    """Seconds until the first token of an answer, and how many tokens it has: as many as were asked for."""
+async def ask(client: httpx.AsyncClient, prompt: str, options: argparse.Namespace) -> tuple[float, int]:
+    """Seconds until the first token of an answer, and how many tokens it has: as many as were asked for, or fewer."""
     body = {
         "model": "sft",
         "prompt": prompt,
-        "max_tokens": tokens,
+        "max_tokens": options.tokens,
         "temperature": 0,
-        "ignore_eos": True,
+        "ignore_eos": not options.until_end,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -211,7 +216,7 @@ async def ask(client: httpx.AsyncClient, prompt: str, tokens: int) -> tuple[floa
             first = first or time.perf_counter() - started
             if usage := json.loads(line[6:]).get("usage"):
                 count = usage["completion_tokens"]
-    assert count == tokens, f"the server counts {count} of {tokens} tokens"
+    assert options.until_end or count == options.tokens, f"the server counts {count} of {options.tokens} tokens"
     return first, count
 
 
@@ -230,11 +235,11 @@ def print_table(summary: Mapping[str, Any]) -> None:
 
 def measure_memory(command: list[str], prompts: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Our server's resident memory after each tenth of many requests."""
-    sizes = []
+    sizes, few = [], argparse.Namespace(tokens=8, until_end=False)
     with served(command) as (url, process):
         for tenth in range(10):
             each = max(options.flat // 10 // 32, 1)
-            asyncio.run(one_round(url, prompts, 32, each, 8))
+            asyncio.run(one_round(url, prompts, 32, each, few))
             sizes.append(process.memory_info().rss / 1e6)
             harness.say(f"{(tenth + 1) * each * 32} requests: {sizes[-1]:.0f} MB")
     growth = max(sizes[1:]) / sizes[1] - 1

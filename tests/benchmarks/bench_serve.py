@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,24 +181,38 @@ async def one_round(
     url: str, prompts: list[str], clients: int, requests: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Tokens per second, and each request's seconds until its first token."""
-    firsts, counts = list[float](), list[int]()
+    firsts, answers = list[float](), list[str]()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # llama-server may close one unasked
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
 
         async def work(place: int) -> None:
             for i in range(requests):
-                first, count = await ask(client, prompts[(place * requests + i) % len(prompts)], options)
+                first, answer = await ask(client, prompts[(place * requests + i) % len(prompts)], options)
                 firsts.append(first)
-                counts.append(count)
+                answers.append(answer)
 
         started = time.perf_counter()
         await asyncio.gather(*(work(place) for place in range(clients)))
         seconds = time.perf_counter() - started
-    return {"tokens_per_s": sum(counts) / seconds, "first_token_s": firsts, "tokens": sum(counts)}
+    tokens = sum(map(count_tokens, answers)) if options.until_end else len(answers) * options.tokens
+    return {"tokens_per_s": tokens / seconds, "first_token_s": firsts, "tokens": tokens}
 
 
-async def ask(client: httpx.AsyncClient, prompt: str, options: argparse.Namespace) -> tuple[float, int]:
-    """Seconds until the first token of an answer, and how many tokens it has: as many as were asked for, or fewer."""
+def count_tokens(text: str) -> int:
+    """Those of an answer without its end, which only some servers count."""
+    return len(default_tokenizer().encode(text))
+
+
+@cache
+def default_tokenizer() -> Any:
+    """The default model's, whose answers are counted."""
+    from instruct.text.tokenizer import load_tokenizer
+
+    return load_tokenizer(Path("models/sft/best/tokenizer.json"), 2)
+
+
+async def ask(client: httpx.AsyncClient, prompt: str, options: argparse.Namespace) -> tuple[float, str]:
+    """Seconds until the first token of an answer, and the answer, which has all tokens that were asked for or ends."""
     body = {
         "model": "sft",
         "prompt": prompt,
@@ -207,17 +222,18 @@ async def ask(client: httpx.AsyncClient, prompt: str, options: argparse.Namespac
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    started, first, count = time.perf_counter(), 0.0, 0
+    started, first, count, pieces = time.perf_counter(), 0.0, 0, list[str]()
     async with client.stream("POST", "/v1/completions", json=body) as reply:
         reply.raise_for_status()
         async for line in reply.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             first = first or time.perf_counter() - started
-            if usage := json.loads(line[6:]).get("usage"):
-                count = usage["completion_tokens"]
+            news = json.loads(line[6:])
+            pieces += [choice["text"] for choice in news["choices"]]
+            count = (news.get("usage") or {}).get("completion_tokens", count)
     assert options.until_end or count == options.tokens, f"the server counts {count} of {options.tokens} tokens"
-    return first, count
+    return first, "".join(pieces)
 
 
 def print_table(summary: Mapping[str, Any]) -> None:

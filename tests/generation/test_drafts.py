@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from generation.conftest import GENERATE
+from generation.conftest import GENERATE, one_family
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -119,6 +119,7 @@ def guess_right(known, vocab_size, share):
     return draft
 
 
+@one_family
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("few", [1, 3, 5])
 def test_no_draft_changes_an_answer_however_right_it_is(small, tokenizer, runtime, monkeypatch, seen, temperature, few):

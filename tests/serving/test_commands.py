@@ -1,5 +1,6 @@
 """ask, chat and serve as a person starts them."""
 
+import gc
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +24,13 @@ from instruct.model.checkpoint import save_checkpoint
 from instruct.model.kernels import kernels
 from instruct.serving import ask as asking
 from instruct.serving import open_chat
+from instruct.serving.ahead import open_alone
 from instruct.serving.chat import Chat
 from instruct.serving.feedback import append
 from instruct.serving.server import Served, bind, key_for
 from instruct.serving.start import with_options
 from instruct.serving.systems import available, choose, digest_of, open_system
-from instruct.serving.talking import Manner
+from instruct.serving.talking import Manner, Talker
 from instruct.text.prompts import Turn
 from instruct.text.tokenizer import gpt2_tokenizer
 
@@ -55,14 +58,77 @@ def test_ask_streams(here):
     assert len(pieces) > 5
 
 
-def test_ask_imports_no_web_stack_and_no_judge(here):
-    code = (
-        "import sys; from instruct.serving.ask import ask; list(ask('Hello', '', [], every=False));"
-        "print([name for name in ('fastapi', 'pydantic', 'uvicorn', 'scipy', 'pandas', 'matplotlib', 'dvc',"
-        "'torch._dynamo', 'transformers') if name in sys.modules])"
-    )
+@pytest.fixture(scope="module")
+def afterwards(folder):
+    """Which of the heavy modules `ask` has imported, and through how many objects it has looked for garbage."""
+    code = """
+import gc, json, sys
+looks = [0]
+gc.callbacks.append(lambda phase, _: "torch" in sys.modules and looks.append(len(gc.get_objects())))
+from instruct.serving.ask import ask
+list(ask("Hello", "", [], every=False))
+gc.collect()
+heavy = "fastapi", "pydantic", "uvicorn", "scipy", "pandas", "matplotlib", "dvc", "torch._dynamo", "transformers"
+print(json.dumps([[name for name in heavy if name in sys.modules], max(looks), gc.isenabled()]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=WITH_SOURCE, cwd=folder, check=True)
+    return json.loads(done.stdout)
+
+
+def test_ask_imports_no_web_stack_and_no_judge(afterwards):
+    assert afterwards[0] == []
+
+
+def test_ask_looks_for_no_garbage_in_torch(afterwards):
+    assert afterwards[1] < 100_000 and afterwards[2]
+
+
+def test_one_model_is_in_memory_at_a_time(here, monkeypatch):
+    alive, at_once = [], []
+
+    def opened(name):
+        at_once.append(sum(model() is not None for model in alive))
+        system = open_alone(name)
+        alive.append(weakref.ref(system.model))
+        return system
+
+    monkeypatch.setattr(asking, "open_alone", opened)
+    gc.disable()
+    try:
+        assert "sft:" in "".join(asking.ask("Name a bird.", "", [], every=True))
+    finally:
+        gc.enable()
+    assert at_once == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("question", "names", "every", "named"), [("Hello", ["sft"], True, "--all"), (" \n", [], False, "question")]
+)
+def test_ask_refuses_what_it_would_ignore_and_nothing_to_answer(here, question, names, every, named):
+    with pytest.raises(ParamsError, match=named):
+        list(asking.ask(question, "", names, every=every))
+
+
+def test_refusals_do_not_wait_for_torch(here, tmp_path):
+    code = """
+import os, sys
+from instruct.core.errors import InstructError
+from instruct.serving.ask import ask
+from instruct.serving.open_chat import open_chat
+
+def refused(make):
+    try:
+        list(make())
+    except InstructError:
+        return "torch" not in sys.modules
+
+found = [refused(lambda: ask("", "", [], every=False)), refused(lambda: ask("Hi", "", ["sfd"], every=False))]
+found += [refused(lambda: open_chat("dpo", None))]
+print(found)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=WITH_SOURCE, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "[True, True, True]"
 
 
 def test_systems_that_are_not_here_are_named_with_what_makes_them(here, tmp_path, monkeypatch):
@@ -105,7 +171,7 @@ def test_chat_through_a_pipe_answers_each_line_and_goes_on_after_mistakes(here, 
 def test_chat_remembers_where_the_template_knows_turns(template, offline):
     system = make_system("dpo", 3, template)
     manner = Manner(max_tokens=8, temperature=0.0, seed=1)
-    chat = Chat(system=system, manner=manner, open_named=lambda name: system)
+    chat = Chat(talker=Talker(system), manner=manner, open_named=lambda name: Talker(system))
     first, second = ("".join(chat.run([one])).rstrip("\n") for one in ("Hello", "And now?"))
     asked = [Turn("Hello", "", first), Turn("And now?")]
     assert first == offline(system, {"0": system.template.prompt([Turn("Hello")])}, max_new_tokens=8)["0"]

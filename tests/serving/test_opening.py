@@ -1,6 +1,7 @@
 """A tokenizer that was checked before is read from the user's cache, and is the same."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from generation.conftest import GPT2_SMALL, make_model
 
 from instruct.core.errors import CheckpointError
 from instruct.model.checkpoint import save_checkpoint
-from instruct.serving import opening
-from instruct.serving.opening import checked_tokenizer, open_checkpoint
+from instruct.serving import checked as keeping
+from instruct.serving.checked import checked_meanwhile, checked_tokenizer
+from instruct.serving.opening import open_checkpoint
 from instruct.text.tokenizer import gpt2_tokenizer, make_tokenizer, save_tokenizer
 
+ROOT = Path(__file__).parents[2]
 TEXTS = [
     "Hello  world, 12 times!\n\n\tyes",
     "hel h\u00e9llo <think><bos> \u4e2d\u6587 <|endoftext|> <|im_end|>",
@@ -43,7 +46,7 @@ def test_the_kept_tokenizer_is_the_checked_one(make, tmp_path, cache, monkeypatc
     tokenizer, path = make(), tmp_path / "tokenizer.json"
     save_tokenizer(tokenizer, path)
     checked = checked_tokenizer(path, tokenizer.eos_id)
-    monkeypatch.setattr(opening, "load_tokenizer", None)
+    monkeypatch.setattr(keeping, "load_tokenizer", None)
     kept = checked_tokenizer(path, tokenizer.eos_id)
     assert len(list(cache.iterdir())) == 1
     names = ("layout", "vocab_size", "eos_id", "begin_ids", "written", "end_of_text", "stop_ids")
@@ -81,6 +84,34 @@ def test_a_damaged_cache_is_written_again(path, cache, damage):
 def test_a_cache_that_cannot_be_written_costs_only_time(path, tmp_path):
     (tmp_path / "cache").touch()
     assert checked_tokenizer(path, 259).vocab_size == 261
+
+
+def test_another_process_checks_a_tokenizer_once_and_leaves_what_is_wrong_to_the_opening(path, cache, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    (path.parent / "config.json").write_text('{"eos_token_id": 259}')
+    with checked_meanwhile(path.parent):
+        pass
+    (kept,) = cache.iterdir()
+    monkeypatch.setattr(keeping, "load_tokenizer", None)
+    assert checked_tokenizer(path, 259).encode("hel") == chat_tokenizer().encode("hel")
+    monkeypatch.setattr(keeping.subprocess, "Popen", None)
+    for config in ('{"eos_token_id": 259}', "{", "[]", '{"eos_token_id": "259"}'):
+        (path.parent / "config.json").write_text(config)
+        with checked_meanwhile(path.parent):
+            pass
+    with checked_meanwhile(path.parent / "absent"):
+        pass
+    assert list(cache.iterdir()) == [kept]
+
+
+def test_a_tokenizer_that_is_refused_meanwhile_is_refused_when_it_is_opened(path, cache, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    (path.parent / "config.json").write_text('{"eos_token_id": 257}')
+    with checked_meanwhile(path.parent):
+        pass
+    assert not cache.exists() and capfd.readouterr() == ("", "")
+    with pytest.raises(CheckpointError, match="end token 257 is missing"):
+        checked_tokenizer(path, 257)
 
 
 def test_a_checkpoint_opens_as_training_left_it(tmp_path):

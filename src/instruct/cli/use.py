@@ -28,7 +28,7 @@ def chat(system: Annotated[str, typer.Option(help="base, sft or dpo (default: th
     """Chat with a model in the terminal or through a pipe. /help lists the commands."""
     from instruct.serving.open_chat import open_chat
 
-    typed = sys.stdin.isatty()
+    typed = bool(sys.stdin) and sys.stdin.isatty()
     for piece in open_chat(system, input if typed else None):
         print(piece, end="", flush=True)
 

@@ -1,44 +1,34 @@
 """`instruct ask`: one question, answered by one system or by all of them, streamed."""
 
-import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 
+from instruct.core.errors import ParamsError
 from instruct.core.params import load_params
 from instruct.generation.settings import GenerateParams
+from instruct.serving.ahead import open_alone, preparing
 from instruct.serving.messages import Said
 from instruct.serving.policy import read_policy
 from instruct.serving.settings import ServeParams
-from instruct.serving.systems import PLACES, choose, open_system, read_ahead
+from instruct.serving.systems import choose
 
 
 def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iterator[str]:
     """Pieces of text to print; with several systems, each answer has its system's name above it."""
+    if names and every:
+        raise ParamsError("--all asks every system; leave it out, or --system")
+    if not question.strip():
+        raise ParamsError('the question is empty; put one in quotes: instruct ask "Name a bird."')
     params, serve = load_params("generate", GenerateParams), load_params("serve", ServeParams)
-    chosen = choose(names, every=every)
-    read_ahead(PLACES[chosen[0]] or Path())
-    with _no_garbage():
-        from instruct.serving.talking import Manner, say  # imports torch while the weights are read
+    policy, chosen = read_policy(serve.policy), choose(names, every=every)
+    with preparing(chosen[0]):
+        from instruct.serving.talking import Manner, Talker
 
-    policy = read_policy(serve.policy)
     manner = Manner(max_tokens=serve.max_tokens, temperature=params.temperature, seed=params.seed)
     for name in chosen:
         if len(chosen) > 1:
             yield f"{name}:\n"
-        with _no_garbage():
-            system = open_system(name, packed=False, digest=False)
-        yield from say(system, [Said(role="user", content=question)], manner, input=input, policy=policy)
+        # The talker has no name here, so that no model is in memory while the next one is read.
+        yield from Talker(open_alone(name)).say(
+            [Said(role="user", content=question)], manner, input=input, policy=policy
+        )
         yield "\n" if name == chosen[-1] else "\n\n"
-
-
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Do not look for garbage: while torch is imported, Python spends much of the time on that."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()

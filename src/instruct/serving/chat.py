@@ -1,33 +1,37 @@
 """`instruct chat`: questions and answers in a terminal or through a pipe."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.files import write_text
+from instruct.serving.keyboard import ctrl_c_stops
 from instruct.serving.messages import Said, knows_turns
 from instruct.serving.policy import Policy
-from instruct.serving.systems import System
-from instruct.serving.talking import Manner, say
+from instruct.serving.talking import Manner, Talker
 
 HELP = """/system NAME   ask base, sft or dpo
 /set NAME VALUE  max_tokens, temperature or seed
 /again           answer the last question again, with the next seed
 /new             start a new conversation
 /save FILE       write the conversation as JSON
-/quit            end"""
+/quit            end
+Ctrl-C stops an answer; what failed or was stopped does not become part of the conversation."""
 
 
 @dataclass(kw_only=True)
 class Chat:
-    """A conversation; `open_named` loads a system by its name."""
+    """A conversation; `open_named` loads a system by its name. Ctrl-C stops an answer if the questions are `typed`."""
 
-    system: System
+    talker: Talker
     manner: Manner
-    open_named: Callable[[str], System]
+    open_named: Callable[[str], Talker]
     policy: Policy | None = None
+    typed: bool = False
     said: list[Said] = field(default_factory=list)
 
     def run(self, lines: Iterable[str]) -> Iterator[str]:
@@ -40,25 +44,33 @@ class Chat:
                 if line.startswith("/"):
                     yield from self._command(*line[1:].split(maxsplit=1))
                 elif line:
-                    yield from self._answer(line)
+                    yield from self._answer(line, self.said, self.manner)
             except InstructError as error:
                 yield f"{error}\n"
 
-    def _answer(self, question: str) -> Iterator[str]:
-        asked = Said(role="user", content=question)
-        before = self.said if knows_turns(self.system.template) else []
-        answer = ""
-        for piece in say(self.system, [*before, asked], self.manner, policy=self.policy):
-            answer += piece
-            yield piece
-        self.said += [asked, Said(role="assistant", content=answer)]
+    def _answer(self, question: str, before: Sequence[Said], manner: Manner) -> Iterator[str]:
+        """Answer after what was said `before`; nothing changes unless the answer is whole."""
+        asked, answer = Said(role="user", content=question), ""
+        known = before if knows_turns(self.talker.system.template) else []
+        with ctrl_c_stops() if self.typed else nullcontext(bool) as stopped:
+            try:
+                for piece in self.talker.say([*known, asked], manner, policy=self.policy):
+                    if stopped():
+                        raise InstructError("stopped; this answer is not kept")
+                    answer += piece
+                    yield piece
+            except InstructError:
+                yield "\n" if answer or stopped() else ""
+                raise
+        self.said = [*before, asked, Said(role="assistant", content=answer)]
+        self.manner = manner
         yield "\n"
 
     def _command(self, name: str = "", rest: str = "") -> Iterator[str]:
         match name:
             case "system":
-                self.system = self.open_named(rest)
-                yield f"{self.system.name} answers\n"
+                self.talker = self.open_named(rest)
+                yield f"{self.talker.system.name} answers\n"
             case "set":
                 self.manner = changed(self.manner, rest)
                 yield " ".join(f"{key}={value}" for key, value in asdict(self.manner).items()) + "\n"
@@ -76,17 +88,15 @@ class Chat:
     def _again(self) -> Iterator[str]:
         if not self.said:
             raise ParamsError("there is no question to answer again; ask one first")
-        question = self.said[-2].content
-        self.said = self.said[:-2]
-        self.manner = replace(self.manner, seed=self.manner.seed + 1)
-        yield from self._answer(question)
+        *before, question, _ = self.said
+        yield from self._answer(question.content, before, replace(self.manner, seed=self.manner.seed + 1))
 
     def _save(self, file: str) -> str:
-        if not file:
+        if not file or "\0" in file:
             raise ParamsError("/save needs the name of a file")
         messages = [asdict(one) for one in self.said]
-        record = {"messages": messages, "settings": asdict(self.manner), "system": self.system.name}
-        write_text(Path(file), json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+        record = {"messages": messages, "settings": asdict(self.manner), "system": self.talker.system.name}
+        write_text(Path(os.path.expanduser(file)), json.dumps(record, ensure_ascii=False, indent=2) + "\n")
         return f"{file}: {len(messages)} messages\n"
 
 
@@ -104,12 +114,3 @@ def changed(manner: Manner, words: str) -> Manner:
     if not least <= number <= most:
         raise ParamsError(f"{name} must be a number from {least} to {most}, is {value[:40]!r}")
     return replace(manner, **{name: number})
-
-
-def lines_from_keyboard(ask: Callable[[str], str]) -> Iterator[str]:
-    """The lines that a person types, until end of input."""
-    while True:
-        try:
-            yield ask("> ")
-        except EOFError:
-            return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -60,14 +59,6 @@ def choose(names: Sequence[str], *, every: bool = False) -> list[str]:
             f"{PLACES['sft']}: there is no checkpoint yet; run `{MAKERS['sft']}`, or give --system base"
         )
     return here[-1:]
-
-
-def read_ahead(place: Path) -> None:
-    """Let the operating system read weights from disk while torch is imported."""
-    if hasattr(os, "posix_fadvise"):
-        for path in place.glob("*.safetensors"):
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def open_system(name: str, *, packed: bool = True, digest: bool = True) -> System:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from instruct.core.errors import DataError, InstructError
 from instruct.generation.settings import GenerateParams
-from instruct.serving.lanes import Event, Job, lane_for, lanes_of
+from instruct.serving.lanes import Event, Job, Lane, lane_for, lanes_of
 from instruct.serving.messages import Said, render_chat
 from instruct.serving.policy import Policy, PolicyStream, filter_text
 from instruct.serving.stream import TextStream
@@ -22,21 +22,41 @@ class Manner:
     seed: int
 
 
-def say(
-    system: System, messages: Sequence[Said], manner: Manner, *, input: str = "", policy: Policy | None = None
-) -> Iterator[str]:
-    """The answer piece by piece; raises DataError if the prompt leaves no room for one."""
-    messages = [replace(one, content=_passed(policy, one.content)) for one in messages]
-    ids = encode_prompt(
-        system.tokenizer,
-        render_chat(system.template, system.template_name, messages, _passed(policy, input)),
-    )
-    room = system.model.block_size - len(ids)
-    if room < 1:
-        raise DataError(
-            f"the prompt has {len(ids)} tokens, and the model reads at most {system.model.block_size}; shorten it"
+class Talker:
+    """A system that answers one question at a time; it keeps what the engine computed of the template."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._lanes: list[Lane] = []
+
+    def say(
+        self, messages: Sequence[Said], manner: Manner, *, input: str = "", policy: Policy | None = None
+    ) -> Iterator[str]:
+        """The answer piece by piece; raises DataError if the prompt leaves no room for one."""
+        system, messages = self.system, [replace(one, content=_passed(policy, one.content)) for one in messages]
+        prompt = render_chat(system.template, system.template_name, messages, _passed(policy, input))
+        ids, most = encode_prompt(system.tokenizer, prompt), system.model.block_size
+        if len(ids) >= most:
+            cure = "shorten it, or begin a new conversation" if len(messages) > 1 else "shorten it"
+            raise DataError(f"the prompt has {len(ids)} tokens, and the model reads at most {most}; {cure}")
+        yield from self._stream(ids, _params(system, manner, most - len(ids)), manner.seed, policy)
+
+    def _stream(self, ids: Sequence[int], params: GenerateParams, seed: int, policy: Policy | None) -> Iterator[str]:
+        system, stops = self.system, self.system.template.stop_strings
+        lanes = self._lanes or lanes_of(system, slots=1, cache_tokens=2 * system.model.block_size)
+        self._lanes = []  # an answer that is broken off leaves its lane in use
+        lane, filtered = lane_for(lanes, ids), PolicyStream(policy, "answers")
+        stream = TextStream(system.tokenizer, stops, strip=True)
+        lane.waiting.append(
+            Job(system=system.name, ids=ids, params=params, stop_strings=stops, deliver=_nobody, seed=seed)
         )
-    yield from _stream(system, ids, _params(system, manner, room), manner.seed, policy)
+        while lane.busy and not filtered.blocked:
+            for _, event in lane.turn():
+                yield _text_of(event, stream, filtered)
+        if filtered.blocked:
+            yield f" [{filtered.blocked.message or 'blocked'}]"
+        else:
+            self._lanes = lanes
 
 
 def _params(system: System, manner: Manner, room: int) -> GenerateParams:
@@ -44,26 +64,17 @@ def _params(system: System, manner: Manner, room: int) -> GenerateParams:
     return replace(system.params, max_new_tokens=wanted, temperature=manner.temperature, num_samples=1)
 
 
-def _stream(
-    system: System, ids: Sequence[int], params: GenerateParams, seed: int, policy: Policy | None
-) -> Iterator[str]:
-    lane = lane_for(lanes_of(system, slots=1, cache_tokens=2 * system.model.block_size), ids)
-    events: list[Event] = []
-    stops = system.template.stop_strings
-    job = Job(system=system.name, ids=ids, params=params, stop_strings=stops, deliver=events.append, seed=seed)
-    stream, filtered = TextStream(system.tokenizer, stops, strip=True), PolicyStream(policy, "answers")
-    lane.waiting.append(job)
-    while lane.busy and not filtered.blocked:
-        for _, event in lane.turn():
-            if event.error:
-                raise InstructError(event.error)
-            if event.reason is None:
-                yield filtered.push(stream.push(event.tokens))
-                continue
-            stream.push_only(event.tokens)
-            yield filtered.push(stream.finish(event.reason), final=True)
-    if filtered.blocked:
-        yield f" [{filtered.blocked.message or 'blocked'}]"
+def _nobody(_: Event) -> None:
+    """No thread of an engine delivers here: `turn` gives the events."""
+
+
+def _text_of(event: Event, stream: TextStream, filtered: PolicyStream) -> str:
+    if event.error:
+        raise InstructError(event.error)
+    if event.reason is None:
+        return filtered.push(stream.push(event.tokens))
+    stream.push_only(event.tokens)
+    return filtered.push(stream.finish(event.reason), final=True)
 
 
 def _passed(policy: Policy | None, text: str) -> str:

@@ -1,0 +1,175 @@
+"""A conversation: what a failure, Ctrl-C and the end of the input leave of it."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import torch
+from serving.conftest import make_system
+from serving.test_commands import WITH_SOURCE
+
+from instruct.cli.use import chat as run_chat
+from instruct.serving import talking
+from instruct.serving.chat import Chat
+from instruct.serving.keyboard import ctrl_c_stops, typed_lines
+from instruct.serving.messages import Said
+from instruct.serving.talking import Manner, Talker
+
+MANNER = Manner(max_tokens=8, temperature=1.0, seed=1)
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Sends Ctrl-C to this process, which a shell may have started without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def make_chat(**changes):
+    talker = Talker(make_system("dpo", 3, "phi3"))
+    return Chat(talker=talker, manner=MANNER, open_named=lambda name: talker, **changes)
+
+
+def answer(chat, *lines):
+    return "".join(chat.run(lines))
+
+
+def with_broken_weights(chat, *lines):
+    weight = next(chat.talker.system.model.parameters())
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+        said = answer(chat, *lines)
+        weight.copy_(kept)
+    return said
+
+
+def stopped(chat, ctrl_c, line):
+    said = ""
+    for piece in chat.run([line]):
+        if piece and not said:
+            ctrl_c()
+        said += piece
+    return said
+
+
+@pytest.mark.parametrize("how", ["failed", "stopped"])
+@pytest.mark.parametrize("line", ["/again", "And now?"])
+def test_an_answer_that_is_not_whole_leaves_the_conversation_as_it_was(how, line, ctrl_c):
+    chat, other = make_chat(typed=True), make_chat()
+    first = answer(chat, "Hello")
+    before, manner = list(chat.said), chat.manner
+    assert first == answer(other, "Hello") == before[1].content + "\n"
+    cut = stopped(chat, ctrl_c, line) if how == "stopped" else with_broken_weights(chat, line)
+    assert cut.splitlines()[-1].startswith("stopped" if how == "stopped" else "records 0")
+    assert (chat.said, chat.manner) == (before, manner)
+    assert answer(chat, line) == answer(other, line) and chat.said == other.said
+
+
+def test_a_second_ctrl_c_ends_the_command_and_so_does_the_first_in_a_pipe(ctrl_c):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_stops() as came:
+        ctrl_c()
+        assert came()
+        ctrl_c()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        stopped(make_chat(), ctrl_c, "Hello")
+
+
+def test_ctrl_c_at_the_prompt_keeps_the_chat_and_ctrl_d_ends_its_line(capsys):
+    asked, replies = [], iter([KeyboardInterrupt, "Hello", EOFError])
+
+    def ask(prompt):
+        asked.append(prompt)
+        reply = next(replies)
+        if isinstance(reply, str):
+            return reply
+        raise reply
+
+    assert list(typed_lines(ask)) == ["Hello"]
+    assert asked[0] == asked[2] == "> " and "Ctrl-D" in asked[1] and asked[1].endswith("\n> ")
+    assert capsys.readouterr().out == "\n"
+
+
+def test_in_a_terminal_the_chat_survives_ctrl_c_and_ends_at_the_end_of_input(here):
+    master, slave = pty.openpty()
+    command = [sys.executable, "-c", "from instruct.cli import run; run()", "chat"]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=WITH_SOURCE, start_new_session=True,
+                          preexec_fn=lambda: take_terminal(slave)) as process:  # fmt: skip
+        os.close(slave)
+        shown = ""
+        for until, typed in (
+            ("> ", "\x03"),
+            ("ends the chat\r\n> ", "/set seed 5\n"),
+            ("seed=5\r\n> ", "\x04"),
+            ("", ""),
+        ):
+            shown += read_until(master, until)
+            os.write(master, typed.encode())
+        assert process.wait(timeout=60) == 0
+    os.close(master)
+    assert shown.endswith("> \r\n") and "Aborted" not in shown
+
+
+def take_terminal(slave):
+    import fcntl
+    import termios
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+
+def read_until(master, end):
+    """What the terminal shows up to a text, or all that is left."""
+    shown = ""
+    with suppress(OSError):  # how Linux says that the other side is closed
+        while (not end or end not in shown) and (part := os.read(master, 1000)):
+            shown += part.decode()
+    return shown
+
+
+def test_without_standard_input_there_is_nothing_to_answer(here, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    run_chat("")
+    assert capsys.readouterr().out == ""
+
+
+def test_save_knows_the_home_folder_and_refuses_what_cannot_be_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    chat = make_chat()
+    said = answer(chat, "Hello", "/save ~/said.json", "/save a\0b", "/save").splitlines()
+    assert len(json.loads((tmp_path / "said.json").read_text())["messages"]) == 2
+    assert sum("needs the name" in line for line in said) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["said.json"]
+
+
+def test_what_all_prompts_share_is_computed_once_in_a_conversation(monkeypatch, offline):
+    made, lanes_of = [], talking.lanes_of
+    monkeypatch.setattr(talking, "lanes_of", lambda *a, **k: made.append(1) or lanes_of(*a, **k))
+    system = make_system("sft", 2)
+    talker, manner = Talker(system), replace(MANNER, temperature=0.0)
+    for question in ("Name a bird.", "Name a river in Asia.", "Say it."):
+        expected = offline(system, {"0": system.template.render(question, "")}, max_new_tokens=8)["0"]
+        assert "".join(talker.say([Said(role="user", content=question)], manner)) == expected
+    assert made == [1]
+
+
+def test_a_prompt_beyond_the_context_is_told_and_how_a_conversation_gets_room_again():
+    chat = make_chat()
+    beyond = "word " * chat.talker.system.model.block_size
+    assert "/new" not in (alone := answer(chat, beyond)) and "tokens" in alone
+    assert "conversation" in answer(chat, "Hello", beyond) and len(chat.said) == 2

@@ -17,7 +17,7 @@ from instruct.evaluation.score import judge_all
 from instruct.evaluation.summary import make_table, summarise
 from instruct.evaluation.systems import Systems, name_systems
 from instruct.results.headline import BLIND, form_lines, headline_lines, headline_rows
-from instruct.results.schema import dump, load, primary_measure
+from instruct.results.schema import dump, load
 from instruct.results.summary import MOST, summary_of
 from instruct.results.table import column, load_table, table_columns, table_rows
 from instruct.statistics import mean_interval, paired_test
@@ -80,7 +80,7 @@ def test_accuracy_is_the_mean_of_the_rule_over_closed_questions_and_its_tests_ar
     paired = paired_test([0.0] * len(right), right, resamples=500, seed=123)
     assert difference.p_value == pytest.approx(paired.p_value, abs=1e-6)
     assert (of.scored, of.unscored, similar.systems[0].scored) == (len(CLOSED), 0, len(OPEN))
-    assert (primary_measure(results), results.headline) == ("accuracy", (accuracy, similar))
+    assert results.headline == (accuracy, similar)
     assert load(json.dumps(dump(results)), "x") == results
 
 
@@ -103,7 +103,7 @@ def test_only_closed_questions_have_an_accuracy_in_the_table():
 
 def test_without_checks_similarity_is_the_headline_and_says_what_it_does_not_see():
     results = results_of({}, base=WRONG, sft=FORM)
-    assert (primary_measure(results), [one.name for one in results.measured]) == ("similarity", ["similarity"])
+    assert [one.name for one in results.measured] == ["similarity"]
     assert BLIND in headline_lines(results) and "accuracy" not in results.measures
     assert BLIND not in headline_lines(results_of(base=WRONG, sft=TRUE))
 

@@ -43,7 +43,7 @@ def test_a_reply_comes_back_as_it_was(cache):
     reply = Reply(text=TEXT, stop="stop", logprobs=TOKENS, prompt_tokens=7, attempts=3)
     assert cache.put(key(1), reply, "judge") == reply
     found = cache.get([key(1), key(2)])
-    expected = Reply(text=TEXT, stop="stop", logprobs=TOKENS, prompt_tokens=7, cached=True, attempts=0)
+    expected = Reply(text=TEXT, stop="stop", logprobs=TOKENS, prompt_tokens=7, attempts=0)
     assert found == {key(1): expected}
 
 
@@ -109,12 +109,6 @@ def test_an_export_is_the_same_bytes_whatever_the_order(cache, tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert [json.loads(line)["key"] for line in lines] == sorted(key(number) for number in range(20))
-
-
-def test_an_export_of_some_keys_holds_those(cache, tmp_path):
-    for number in range(5):
-        cache.put(key(number), Reply(text=str(number)), "judge")
-    assert cache.export(tmp_path / "some.jsonl", [key(3), key(1), key(3), key(9)]) == 2
 
 
 def test_what_was_exported_is_taken_in_and_does_not_replace(cache, tmp_path):

@@ -74,7 +74,7 @@ def check_run(kind, count, tmp_path) -> Counter[str]:
         for item, (before, after) in enumerate(zip(replies, again, strict=True)):
             asked = len(server.ledger[item]) - len(first.get(item, []))
             assert asked == (1 if before.problem else 0)
-            assert after.cached == (not before.problem)
+            assert (after.attempts == 0) == (not before.problem)
             assert after.text == (right_text(item) if before.problem else before.text)
             assert after.problem == ""
         assert cache.count() == count

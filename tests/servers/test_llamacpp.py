@@ -86,7 +86,7 @@ def test_a_file_that_llama_cpp_cannot_load_is_one_line(small):
 def test_a_look_starts_it_and_finds_the_longest_prompt_too_long(judge):
     pytest.importorskip("xllamacpp")
     state = judge.check(question("Hello."))
-    assert (state.reachable, state.warm, state.problem, state.context, state.slots) == (True, True, "", 512, 1)
+    assert (state.reachable, state.problem, state.context) == (True, "", 512)
     assert "exceeds the available context size (512 tokens)" in judge.check(question("word " * 600)).problem
     assert "need" in judge.check(question("word " * 440, max_tokens=200)).problem
 
@@ -150,7 +150,7 @@ def test_many_at_once_each_with_the_full_context(gguf, tmp_path):
         assert replies[6].prompt_tokens > 440
         both.close()
         again = ask_all(both, requests[:6], cache=cache, workers=both.workers)  # closed, so from the cache alone
-        assert [(reply.text, reply.cached) for reply in again] == [(reply.text, True) for reply in replies[:6]]
+        assert [(reply.text, reply.attempts) for reply in again] == [(reply.text, 0) for reply in replies[:6]]
         assert both._running is None
 
 

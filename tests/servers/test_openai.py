@@ -203,7 +203,7 @@ def test_content_without_text_is_an_empty_reply(server, content):
 def test_a_server_that_does_not_list_its_models_is_judged_by_its_chat(server, status):
     server.scripted.extend([(status, {"error": "no list"})] * (2 if status == 500 else 1))
     state = client(server).check()
-    assert (state.problem, state.warm) == ("", True) and str(status) in state.note
+    assert state.problem == "" and str(status) in state.note
 
 
 def test_a_server_that_refuses_list_and_chat_cannot_be_used(server):
@@ -311,7 +311,7 @@ def test_a_key_in_place_of_the_variables_name_is_refused_without_showing_it():
 
 def test_a_look_finds_model_and_context(server):
     state = client(server).check(question("word " * 40, max_tokens=50))
-    assert (state.reachable, state.warm, state.problem, state.context) == (True, True, "", 100)
+    assert (state.reachable, state.problem, state.context) == (True, "", 100)
     assert "130" in client(server).check(question("word " * 80, max_tokens=50)).problem
     assert "200 tokens exceed the context" in client(server).check(question("word " * 200)).problem
     assert "there: judge" in client(server, model="other").check().problem
@@ -320,7 +320,7 @@ def test_a_look_finds_model_and_context(server):
 def test_a_server_without_a_list_of_models_is_believed(server):
     server.listed = None
     state = client(server).check()
-    assert (state.reachable, state.warm, state.problem, state.context) == (True, True, "", 0)
+    assert (state.reachable, state.problem, state.context) == (True, "", 0)
 
 
 def test_a_server_that_is_not_there_is_a_state_and_no_exception():

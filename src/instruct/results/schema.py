@@ -259,11 +259,6 @@ class Results:
         return next((judge for judge in self.judges if judge.name == name), None)
 
 
-def primary_measure(results: Results) -> str:
-    """The one score by which systems and runs are compared first: accuracy where questions have checks."""
-    return ACCURACY if ACCURACY in results.measures else SIMILARITY
-
-
 def shown_systems(names: Sequence[str], baselines: Collection[str], against: str) -> tuple[str, ...]:
     """The first system, `against`, and all that are not baselines, in their order."""
     first = names[0]

@@ -57,11 +57,6 @@ def _object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def object_in(value: Any) -> dict[str, Any]:
-    """The value if it is an object, else an empty object."""
-    return value if isinstance(value, dict) else {}
-
-
 def objects_in(value: Any) -> list[dict[str, Any]]:
     """The objects in a list; empty for anything else."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

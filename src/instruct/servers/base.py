@@ -51,7 +51,6 @@ class Reply:
     stop: str = ""
     logprobs: tuple[Token, ...] | None = None
     prompt_tokens: int = 0
-    cached: bool = False
     attempts: int = 1
 
 
@@ -60,9 +59,8 @@ class ServerState:
     """The result of checking a server; errors are fields, not exceptions.
 
     `problem` is empty if the server can be used, else it says what is wrong and what to do; `command` is a suggestion
-    for the user, such as `ollama pull llama3`. `context` is the limit of prompt and reply in tokens, `slots` the number
-    of parallel requests, `vram` the model's bytes on a GPU; each is 0 if the server does not say. `note` is a warning
-    that does not prevent use.
+    for the user, such as `ollama pull llama3`. `context` is the limit of prompt and reply in tokens, 0 if the server
+    does not say. `note` is a warning that does not prevent use.
     """
 
     where: str
@@ -72,9 +70,6 @@ class ServerState:
     digest: str = ""
     quantization: str = ""
     context: int = 0
-    slots: int = 0
-    vram: int = 0
-    warm: bool = False
     problem: str = ""
     command: str = ""
     note: str = ""

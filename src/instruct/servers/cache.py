@@ -104,8 +104,8 @@ class ReplyCache:
         self._insert(row)
         return reply
 
-    def export(self, path: Path, keys: Iterable[str] | None = None) -> int:
-        """Write all replies, or those of `keys`, as JSON lines in the order of their keys; returns how many.
+    def export(self, path: Path) -> int:
+        """Write all replies as JSON lines in the order of their keys; returns how many.
 
         The same replies give the same bytes, so that DVC or Git can share the file. Invalid entries are left out.
         """
@@ -114,7 +114,7 @@ class ReplyCache:
         def write(part: Path) -> None:
             nonlocal count
             with part.open("w", encoding="utf-8", newline="\n") as file:
-                for row in self._rows(keys):
+                for row in self._rows():
                     if _reply(row) is None:
                         continue
                     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
@@ -165,13 +165,9 @@ class ReplyCache:
         with self._usable():
             self._database.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
-    def _rows(self, keys: Iterable[str] | None) -> Iterator[_Row]:
+    def _rows(self) -> Iterator[_Row]:
         with self._usable():
-            if keys is None:
-                yield from self._database.execute(f"SELECT {_COLUMNS} FROM replies ORDER BY key")
-                return
-            for key in sorted(set(keys)):
-                yield from self._database.execute(f"SELECT {_COLUMNS} FROM replies WHERE key = ?", (key,))
+            yield from self._database.execute(f"SELECT {_COLUMNS} FROM replies ORDER BY key")
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ class LlamaCpp:
 
     def check(self, longest: Request | None = None) -> ServerState:
         """See `Server`."""
-        state = ServerState(where="llama.cpp in this process", model=self._params.gguf, slots=self.workers)
+        state = ServerState(where="llama.cpp in this process", model=self._params.gguf)
         try:
             if not _version():
                 install = "pip install -e '.[llamacpp]'"
@@ -57,7 +57,7 @@ class LlamaCpp:
             found = self._client().check(longest, self._params.num_ctx)
         except ServerError as error:
             return replace(state, problem=str(error))
-        return replace(state, reachable=True, context=self._params.num_ctx, warm=found.warm, problem=found.problem)
+        return replace(state, reachable=True, context=self._params.num_ctx, problem=found.problem)
 
     def key(self, request: Request) -> str:
         """See `Server`; starts nothing."""

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from instruct.core.errors import ServerError
-from instruct.servers.answers import object_in, objects_in, one_line
+from instruct.core.parsing import mapping
+from instruct.servers.answers import objects_in, one_line
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.http import AgainError, Http
 from instruct.servers.replies import key_of, reply_of
@@ -59,7 +60,7 @@ class Ollama:
             return state
         try:
             self._load()
-            state = replace(state, warm=True, **self._running())
+            state = replace(state, **self._running())
             return replace(state, problem=state.problem or self._too_long(longest))
         except ServerError as error:
             return replace(state, problem=str(error))
@@ -107,7 +108,7 @@ class Ollama:
     def _read(self, value: dict[str, Any], *, probabilities: bool) -> Reply:
         if value.get("done") is not True:
             raise AgainError("ended its answer too early (no done: true)")
-        message, tokens = object_in(value.get("message")), value.get("prompt_eval_count")
+        message, tokens = mapping(value.get("message")), value.get("prompt_eval_count")
         reply = reply_of(
             message.get("content"),
             value.get("done_reason", "stop"),
@@ -145,7 +146,7 @@ class Ollama:
             start = "" if state.reachable else "ollama serve"
             offer = f"; start it with `{start}`" if start else ""
             return replace(state, problem=f"{error}{offer}", command=start)
-        details = object_in(entry.get("details"))
+        details = mapping(entry.get("details"))
         self._think = _least_thinking(shown.get("capabilities"), str(details.get("family", "")))
         state = replace(
             state,
@@ -188,18 +189,16 @@ class Ollama:
                 self._loaded = True
 
     def _running(self) -> dict[str, Any]:
-        """The context and GPU memory that the server really allocated."""
+        """The context that the server really allocated, and the problem if it is too small."""
         entry = self._entry(objects_in(self._http.get("/api/ps").get("models"))) or {}
-        context, vram = entry.get("context_length"), entry.get("size_vram")
-        found: dict[str, Any] = {"vram": vram if type(vram) is int else 0}
-        if type(context) is int and context > 0:
-            found["context"] = context
-            if context < self._params.num_ctx:
-                found["problem"] = (
-                    f"{self._params.url}: gives {context} tokens of context, not the {self._params.num_ctx} of "
-                    f"{SECTION}.num_ctx; lower it or give the server more memory"
-                )
-        return found
+        context = entry.get("context_length")
+        if type(context) is not int or context <= 0:
+            return {}
+        problem = (
+            f"{self._params.url}: gives {context} tokens of context, not the {self._params.num_ctx} of "
+            f"{SECTION}.num_ctx; lower it or give the server more memory"
+        )
+        return {"context": context, "problem": problem if context < self._params.num_ctx else ""}
 
     def _too_long(self, longest: Request | None) -> str:
         if longest is None:
@@ -228,5 +227,5 @@ def _least_thinking(capabilities: Any, family: str) -> dict[str, Any]:
 def _trained_context(info: Any) -> int:
     """`model_info` names it by architecture: llama.context_length and so on."""
     return next(
-        (value for name, value in object_in(info).items() if name.endswith(".context_length") and type(value) is int), 0
+        (value for name, value in mapping(info).items() if name.endswith(".context_length") and type(value) is int), 0
     )

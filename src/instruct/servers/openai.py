@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from instruct.core.errors import ServerError
-from instruct.servers.answers import object_in, objects_in, one_line
+from instruct.core.parsing import mapping
+from instruct.servers.answers import objects_in, one_line
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.http import AgainError, Http, HttpError
 from instruct.servers.replies import key_of, reply_of
@@ -52,8 +53,8 @@ class OpenAI:
         needed = reply.prompt_tokens + longest.max_tokens if longest else 0
         if 0 < state.context < needed:
             problem = f"the longest prompt and its reply need {needed} tokens, the server has {state.context}"
-            return replace(state, warm=True, problem=f"{problem}; give it more context or ask for less")
-        return replace(state, warm=True)
+            return replace(state, problem=f"{problem}; give it more context or ask for less")
+        return state
 
     def key(self, request: Request) -> str:
         """See `Server`; does not connect. The address is part of it unless the settings name the weights."""
@@ -101,7 +102,7 @@ def chat_body(params: OpenAIParams, request: Request) -> dict[str, Any]:
 def _read(value: dict[str, Any], *, probabilities: bool) -> Reply:
     choice = (objects_in(value.get("choices")) or [{}])[0]
     message, usage, logprobs = (
-        object_in(one) for one in (choice.get("message"), value.get("usage"), choice.get("logprobs"))
+        mapping(one) for one in (choice.get("message"), value.get("usage"), choice.get("logprobs"))
     )
     content = message.get("content")
     if not choice.get("finish_reason") and not content:

@@ -113,7 +113,7 @@ def kept_reply(text: Any, stop: Any, prompt_tokens: Any, logprobs: Any) -> Reply
         tokens = None if logprobs is None else tuple(_kept_token(one) for one in logprobs)
     except (TypeError, ValueError):
         return None
-    reply = Reply(text=text, stop=stop, prompt_tokens=prompt_tokens, logprobs=tokens or None, cached=True, attempts=0)
+    reply = Reply(text=text, stop=stop, prompt_tokens=prompt_tokens, logprobs=tokens or None, attempts=0)
     return None if problem_of(reply) else reply
 
 

@@ -167,18 +167,15 @@ def test_exactly_the_allowed_share_passes(unscored, total, allowed, passes):
             check_unscored(verdicts, allowed)
 
 
+def counted(metrics, system):
+    one = metrics.scores_of(system)
+    return one.mean, one.scored, one.unscored
+
+
 def test_means_are_over_the_scored_and_the_others_are_counted():
     metrics = summary_of(judgements([10, None, 30, None], [None, 60, 90, 30]), evaluate_params())
-    assert (metrics.scores_of("base").mean, metrics.scores_of("base").scored, metrics.scores_of("base").unscored) == (
-        20,
-        2,
-        2,
-    )
-    assert (metrics.scores_of("sft").mean, metrics.scores_of("sft").scored, metrics.scores_of("sft").unscored) == (
-        60,
-        3,
-        1,
-    )
+    assert counted(metrics, "base") == (20, 2, 2)
+    assert counted(metrics, "sft") == (60, 3, 1)
     # Only the third record has a score for both.
     assert metrics.difference_of("sft").count == 1
     assert metrics.difference_of("sft").mean == 60
@@ -187,11 +184,7 @@ def test_means_are_over_the_scored_and_the_others_are_counted():
 
 def test_a_score_of_zero_is_a_score():
     metrics = summary_of(judgements([0, 0], [0.0, None]), evaluate_params())
-    assert (metrics.scores_of("base").mean, metrics.scores_of("base").scored, metrics.scores_of("base").unscored) == (
-        0,
-        2,
-        0,
-    )
+    assert counted(metrics, "base") == (0, 2, 0)
     assert (metrics.scores_of("sft").mean, metrics.scores_of("sft").scored) == (0, 1)
     assert metrics.difference_of("sft").count == 1
 
@@ -294,17 +287,9 @@ def test_spread_over_repeats_is_summed_up_and_lost_repeats_are_counted():
         judgement("r0", "sft", 1.0),
         judgement("r1", "sft", 1.0),
     ]
-    metrics = summary_of(verdicts, evaluate_params())
-    assert (
-        metrics.scores_of("base").mean_spread,
-        metrics.scores_of("base").flipped,
-        metrics.scores_of("base").failed_repeats,
-    ) == (
-        2.5,
-        0.5,
-        1,
-    )
-    assert metrics.scores_of("sft").mean_spread is None
+    base, sft = summary_of(verdicts, evaluate_params()).systems
+    assert (base.mean_spread, base.flipped, base.failed_repeats) == (2.5, 0.5, 1)
+    assert sft.mean_spread is None
 
 
 def test_a_reply_without_score_among_repeats_counts_towards_the_limit():

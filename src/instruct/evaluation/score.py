@@ -12,26 +12,13 @@ from instruct.results.table import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """One judge's verdict on one answer of one system.
-
-    `replies` are all replies where each answer was judged several times, and `spread` is the standard deviation of
-    their scores; `failed` of them hold no score. `prompt_sha256` is of what the judge was told; `choices` are those of
-    a judge of pairs, in both orders.
-    """
+class Judgement(Verdict):
+    """One judge's verdict on one answer of one system, its numbers rounded."""
 
     id: str
     judge: str
     system: str
     kind: str
-    score: float | None
-    problem: str
-    raw_reply: str
-    spread: float | None = None
-    replies: tuple[str, ...] = ()
-    failed: int = 0
-    prompt_sha256: str = ""
-    choices: tuple[str, ...] = ()
 
 
 def check_answers(answers: Answers) -> None:
@@ -67,23 +54,13 @@ def judge_system(name: str, judge: Judge, system: str, responses: Sequence[Respo
 
 
 def _judgements(judge: str, system: str, responses: Sequence[Response], verdicts: Sequence[Verdict]) -> list[Judgement]:
-    return [
-        Judgement(
-            id=response.id,
-            judge=judge,
-            system=system,
-            kind=response.kind,
-            score=None if verdict.score is None else round(verdict.score, DECIMALS),
-            problem=verdict.problem,
-            raw_reply=verdict.raw_reply,
-            spread=None if verdict.spread is None else round(verdict.spread, DECIMALS),
-            replies=verdict.replies,
-            failed=verdict.failed,
-            prompt_sha256=verdict.prompt_sha256,
-            choices=verdict.choices,
-        )
-        for response, verdict in zip(responses, verdicts, strict=True)
-    ]
+    judgements = []
+    for response, verdict in zip(responses, verdicts, strict=True):
+        numbers = {name: getattr(verdict, name) for name in ("score", "spread")}
+        rounded = {name: None if value is None else round(value, DECIMALS) for name, value in numbers.items()}
+        own = {"id": response.id, "judge": judge, "system": system, "kind": response.kind}
+        judgements.append(Judgement(**{**vars(verdict), **rounded, **own}))
+    return judgements
 
 
 def scores_of(judgements: Sequence[Judgement], judge: str, system: str) -> Scores:

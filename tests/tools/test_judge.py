@@ -18,7 +18,6 @@ from instruct.cli import run
 from instruct.core.files import read_csv, write_json
 from instruct.core.records import as_row
 from instruct.evaluation.rubrics import find_rubric, prompt_hash
-from instruct.tools.judge import as_answered
 from instruct.tools.question_file import read_questions
 from instruct.tools.questions import known_answers
 
@@ -231,7 +230,7 @@ def questions(folder, instruct, monkeypatch):
 
     def open_system(checkpoint, max_new_tokens):
         opened.append(checkpoint)
-        return lambda examples: [as_answered(one, "yes") for one in examples]
+        return lambda examples: [one.answered("yes") for one in examples]
 
     monkeypatch.setattr("instruct.tools.questions.open_system", open_system)
     return lambda *more: (instruct("questions", "--checkpoint", "some", *more), opened)

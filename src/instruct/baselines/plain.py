@@ -1,7 +1,6 @@
 """Answers that need no model: the question's own text, and the answer of the most similar training record."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 
 from rapidfuzz import fuzz, process
 
@@ -13,7 +12,7 @@ ROWS = 256  # of the matrix of similarities held at a time
 
 def echo(examples: Iterable[Example]) -> list[Response]:
     """Each example answered with its input, or with its instruction if it has none."""
-    return [as_response(example, example.input.strip() or example.instruction) for example in examples]
+    return [_answered(example, example.input.strip() or example.instruction) for example in examples]
 
 
 def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Response]:
@@ -28,7 +27,7 @@ def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Respo
         part = examples[start : start + ROWS]
         similarity = process.cdist([question_of(one) for one in part], questions, scorer=fuzz.ratio)
         places = similarity.argmax(axis=1)  # the first of equals
-        answers += [as_response(one, known[place].output) for one, place in zip(part, places, strict=True)]
+        answers += [_answered(one, known[place].output) for one, place in zip(part, places, strict=True)]
     return answers
 
 
@@ -37,11 +36,8 @@ def question_of(example: Example) -> str:
     return f"{example.instruction}\n{example.input}".strip()
 
 
-def as_response(example: Example, text: str) -> Response:
-    """A response without a model, so it has no tokens."""
-    return Response(
-        **asdict(example), response=text.strip(), stop_reason="end_of_text", prompt_tokens=0, response_tokens=0
-    )
+def _answered(example: Example, text: str) -> Response:
+    return example.answered(text.strip(), stop_reason="end_of_text")
 
 
 # What each of these systems makes of the training records and the test records.

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
-from instruct.core.errors import DataError
-from instruct.core.files import read_json
-from instruct.core.records import CHAT, Example, as_turns
+from instruct.core.records import Example, read_written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +22,4 @@ class Pair(Example):
 
 def read_pairs(path: Path) -> list[Pair]:
     """Read pairs that `write_records` wrote; raises DataError if the file has another shape."""
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(_is_pair(row) for row in rows):
-        raise DataError(f"{path}: is not a file of preference pairs; run `dvc repro pairs`")
-    return [Pair(**{**row, "history": as_turns(row.get("history", ()))}) for row in rows]
-
-
-def _is_pair(row: Any) -> bool:
-    names = {field.name for field in fields(Pair)}
-    return (
-        isinstance(row, dict)
-        and names - set(CHAT) <= set(row) <= names
-        and all(isinstance(value, list if name == "history" else str) for name, value in row.items())
-    )
+    return read_written(path, Pair, "preference pairs; run `dvc repro pairs`")

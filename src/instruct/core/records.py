@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from instruct.core.errors import DataError
 from instruct.core.files import read_json, readable, write_json_list
@@ -62,6 +62,21 @@ class Example:
         """All turns of the chat; a record with one question is a chat of one turn."""
         return (*self.history, Turn(self.instruction, self.input, self.output))
 
+    def answered(
+        self, response: str, stop_reason: str = "", prompt_tokens: int = 0, response_tokens: int = 0
+    ) -> "Response":
+        """This record with an answer, by default one that no model gave."""
+        return Response(
+            **vars(self),
+            response=response,
+            stop_reason=stop_reason,
+            prompt_tokens=prompt_tokens,
+            response_tokens=response_tokens,
+        )
+
+
+E = TypeVar("E", bound=Example)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Response(Example):
@@ -88,7 +103,6 @@ class BadRecord:
     problems: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """One line per problem, ready to print."""
         return [f"{self.where}: {problem}" for problem in self.problems]
 
 
@@ -303,18 +317,23 @@ def as_row(record: Any) -> dict[str, Any]:
 
 def read_responses(path: Path) -> list[Response]:
     """Read the output of `generate`; raises DataError if the file has another shape."""
+    return read_written(path, Response, "responses; run `dvc repro generate`")
+
+
+def read_written(path: Path, cls: type[E], what: str) -> list[E]:
+    """Read the records that `write_records` wrote; raises DataError that says `what` the file is not."""
     rows = read_json(path)
-    if not isinstance(rows, list) or not all(_is_response(row) for row in rows):
-        raise DataError(f"{path}: is not a file of responses; run `dvc repro generate`")
-    return [
-        Response(**{**row, "samples": tuple(row["samples"]), "history": as_turns(row.get("history", ()))})
-        for row in rows
-    ]
+    if not isinstance(rows, list) or not all(_is_written(row, {field.name for field in fields(cls)}) for row in rows):
+        raise DataError(f"{path}: is not a file of {what}")
+    records = []
+    for row in rows:
+        samples = {"samples": tuple(row["samples"])} if "samples" in row else {}
+        records.append(cls(**{**row, **samples, "history": as_turns(row.get("history", ()))}))
+    return records
 
 
-def _is_response(row: Any) -> bool:
+def _is_written(row: Any, names: set[str]) -> bool:
     kinds = {"prompt_tokens": int, "response_tokens": int, "truncated_tokens": int, "samples": list, "history": list}
-    names = {field.name for field in fields(Response)}
     return (
         isinstance(row, dict)
         and names - set(CHAT) <= set(row) <= names

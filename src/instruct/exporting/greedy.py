@@ -29,11 +29,6 @@ class Parting:
     tie: bool
 
 
-def greedy_params(params: GenerateParams) -> GenerateParams:
-    """The settings of generation at temperature 0."""
-    return replace(params, temperature=0.0, num_samples=1, weights="fp32")
-
-
 def answer_ours(source: Source, examples: Sequence[Example], params: GenerateParams) -> list[Response]:
     """The checkpoint's own greedy answers, from the engine of `dvc repro generate`."""
     answers = generate(
@@ -42,12 +37,12 @@ def answer_ours(source: Source, examples: Sequence[Example], params: GeneratePar
         {one.id: source.template.prompt(one.turns, one.system) for one in examples},
         prefix=source.template.prefix_pieces,
         stop_strings=source.template.stop_strings,
-        params=greedy_params(params),
+        params=replace(params, temperature=0.0, num_samples=1, weights="fp32"),
         runtime=Runtime(torch.device("cpu"), torch.float32),
         shown=False,
     )
     return [
-        _response(one, answer.text, answer.stop_reason, answer.prompt_tokens, answer.tokens)
+        one.answered(answer.text, answer.stop_reason, answer.prompt_tokens, answer.tokens)
         for one, answer in zip(examples, answers.values(), strict=True)
     ]
 
@@ -74,7 +69,7 @@ def answer_theirs(source: Source, example: Example, said: Said, reason: StopReas
     text = source.tokenizer.decode(said.tokens)
     if reason == "stop_string":
         text = text[: min(text.find(stop) for stop in source.template.stop_strings if stop in text)]
-    return _response(example, text.strip(), reason, len(said.prompt), len(said.tokens))
+    return example.answered(text.strip(), reason, len(said.prompt), len(said.tokens))
 
 
 @torch.inference_mode()
@@ -103,7 +98,3 @@ def _parting(
     ours, theirs = (source.tokenizer.decode([id_]) for id_ in chosen)
     margin = round(float(logits[chosen[0]] - logits[chosen[1]]), 6)
     return Parting(id=said.id, place=place, checkpoint=ours, export=theirs, margin=margin, tie=margin <= rounding)
-
-
-def _response(example: Example, text: str, reason: str, prompt: int, tokens: int) -> Response:
-    return Response(**vars(example), response=text, stop_reason=reason, prompt_tokens=prompt, response_tokens=tokens)

@@ -4,7 +4,7 @@ An answer is scored by its check, or by its similarity to the reference answer. 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from instruct.checks.rules import is_right
 from instruct.checks.schema import Check
@@ -67,8 +67,7 @@ def pair_samples(
 
 def make_pair(example: Example, chosen: str, rejected: str, origin: str) -> Pair:
     """A pair on the prompt of an example."""
-    values = {field.name: getattr(example, field.name) for field in fields(Example)}
-    return Pair(**{**values, "output": chosen, "origin": origin, "parent": example.id}, rejected=rejected)
+    return Pair(**{**vars(example), "output": chosen, "origin": origin, "parent": example.id}, rejected=rejected)
 
 
 def _score(one: tuple[float, str]) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError, JudgeError
 from instruct.core.params import load_params
-from instruct.core.records import Example, Response, read_responses
+from instruct.core.records import Response, read_responses
 from instruct.core.shown import printable, printable_lines
 from instruct.evaluation.controls import KINDS, Fitness, control_groups, make_controls, prepare, run_controls
 from instruct.evaluation.judges.base import Answers, Judge
@@ -49,7 +49,7 @@ def load_answers() -> tuple[Answers, str]:
     if (problems and params.invalid == "raise") or not examples:
         lines = [line for some in problems.values() for line in some] or [f"{params.data}: holds no records"]
         raise DataError("\n".join(lines[:LISTED]))
-    records = [as_answered(example, example.output) for example in examples]
+    records = [example.answered(example.output) for example in examples]
     dropped = f", {len(problems)} bad records left out" if problems else ""
     return {"base": records, "sft": records}, f"no answers yet: the reference answers of {params.data}{dropped}"
 
@@ -59,11 +59,6 @@ def read_answers() -> Answers:
     answers = {system: read_responses(path) for system, path in ANSWERS.items()}
     check_answers(answers)
     return answers
-
-
-def as_answered(example: Example, answer: str) -> Response:
-    """A record with an answer that no model gave."""
-    return Response(**vars(example), response=answer, stop_reason="", prompt_tokens=0, response_tokens=0)
 
 
 def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:

@@ -27,7 +27,6 @@ from instruct.results.schema import REFERENCE
 from instruct.servers.settings import ServersParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
-from instruct.tools.judge import as_answered
 from instruct.tools.question_file import Question
 
 RUBRIC = "open-question"
@@ -105,14 +104,14 @@ def known_answers(questions: Sequence[Question]) -> list[Response]:
         for turn in range(len(question.turns))
         if question.references[turn]
     ]
-    return [as_answered(one, one.output) for one in examples]
+    return [one.answered(one.output) for one in examples]
 
 
 def longest_answers(questions: Sequence[Question], max_new_tokens: int) -> list[Response]:
     """The last turn of each question, where each answer is about as long as it may be."""
     words = "word " * max_new_tokens
     last = [question.example(len(question.turns) - 1, (words,) * (len(question.turns) - 1)) for question in questions]
-    return [as_answered(one, words) for one in last]
+    return [one.answered(words) for one in last]
 
 
 def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParams) -> list[Judgement]:

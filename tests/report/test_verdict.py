@@ -1,6 +1,7 @@
 import pytest
 
-from instruct.report.verdict import describe_difference, name_score
+from instruct.report.gather import name_score
+from instruct.results.headline import describe_difference
 from instruct.results.scores import Difference
 
 

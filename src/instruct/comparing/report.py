@@ -19,7 +19,7 @@ from instruct.report.report import template_environment
 from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.tables import signal_table
-from instruct.report.verdict import system_title
+from instruct.results.headline import system_title
 from instruct.results.runs import all_stale_lines, changed_params
 from instruct.results.schema import REFERENCE
 from instruct.results.stored import Cache, read_answers

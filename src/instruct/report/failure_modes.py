@@ -37,7 +37,6 @@ class FailureMode:
 
     @property
     def suspected(self) -> bool:
-        """Whether any sign is bad."""
         return any(sign.bad for sign in self.signs)
 
 

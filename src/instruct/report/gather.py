@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.core.errors import DataError
-from instruct.core.records import Response, read_responses
+from instruct.core.records import read_responses
 from instruct.report.charts import Draw, chart, draw_accuracy, draw_learning_rate, draw_loss, draw_rewards, draw_scores
 from instruct.report.failure_modes import failure_modes
 from instruct.report.pairs import (
@@ -35,8 +35,7 @@ from instruct.report.tables import (
     system_table,
     unscored_table,
 )
-from instruct.report.verdict import describe_difference, name_score, system_title
-from instruct.results.headline import headline_lines, score_title
+from instruct.results.headline import describe_difference, headline_lines, score_title, system_title
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import MEASURED, PREFERRED, QUALITY, Run, load_run
 from instruct.results.schema import ACCURACY, Results
@@ -83,7 +82,7 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "improved": most_changed(pairs, examples, better=True),
         "regressed": most_changed(pairs, examples, better=False),
         "endings": {system: count_endings(responses) for system, responses in answers.items()},
-        "truncated": {system: _count_truncated(responses) for system, responses in answers.items()},
+        "truncated": {system: sum(one.truncated_tokens > 0 for one in own) for system, own in answers.items()},
         "unscored": bool(unscored),
         "unscored_more": max(0, len(unscored) - LISTED),
         "quality": run.quality,
@@ -99,9 +98,18 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
             "unscored": unscored_table(unscored[:LISTED]),
             "next": signal_table(signals, judge.name),
             "failures": failure_table(failures),
-            **_quality_tables(run.quality),
+            "findings": finding_table(run.quality) if run.quality else None,
+            "lengths": length_table(run.quality["tokens"]) if run.quality else None,
         },
     }
+
+
+def name_score(identity: Mapping[str, str]) -> str:
+    """What a judge's score is: similarity to the reference, or the opinion of a named model."""
+    if "score" in identity:
+        return identity["score"]
+    kind = identity.get("judge") or identity.get("server") or "a judge that left no name"
+    return f"judged by {identity['model']} through {kind}" if "model" in identity else f"judged by {kind}"
 
 
 def draw_charts(run: Run, pairs: Sequence[Compared]) -> dict[str, Markup]:
@@ -135,11 +143,3 @@ def _sliced(results: Results) -> Iterator[ScoreResults]:
 def _slice_tables(slices: Sequence[Slice]) -> dict[str, Table]:
     names = dict.fromkeys(one.property for one in slices)
     return {name: slice_table(name, [one for one in slices if one.property == name]) for name in names}
-
-
-def _quality_tables(quality: Mapping[str, Any]) -> dict[str, Table]:
-    return {"findings": finding_table(quality), "lengths": length_table(quality["tokens"])} if quality else {}
-
-
-def _count_truncated(answers: Sequence[Response]) -> int:
-    return sum(one.truncated_tokens > 0 for one in answers)

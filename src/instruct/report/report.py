@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from instruct.core.files import read_text, write_text
 from instruct.report.earlier import earlier_turns, name_earlier
-from instruct.report.verdict import system_title
+from instruct.results.headline import system_title
 
 HERE = Path(__file__).parent
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, nan
 from typing import Any, Literal
 
-from instruct.report.verdict import system_title
-from instruct.results.headline import score_title
+from instruct.results.headline import score_title, system_title
 from instruct.results.runs import Run
 from instruct.results.schema import ACCURACY, JudgeResults
 from instruct.results.scores import Difference, SystemScores
@@ -72,19 +72,16 @@ def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
         f"turned if the last validation loss is more than {FLAT:.0%} above the lowest; falling if the last evaluation "
         f"lowered it by more than {FLAT:.0%}; else flat"
     )
+    row = partial(Row, signal="loss trend", rule=rule)
     losses = [row["loss"] for row in val_curve]
     if len(losses) < 3:
-        return Row(
-            signal="loss trend",
-            rule=rule,
+        return row(
             numbers=f"{len(losses)} evaluations",
             finding="unknown",
             suggestion="lower train.eval_every, so that at least three evaluations show a trend",
         )
     if not all(map(isfinite, losses)):
-        return Row(
-            signal="loss trend",
-            rule=rule,
+        return row(
             numbers=f"{sum(not isfinite(loss) for loss in losses)} of {len(losses)} losses are no finite number",
             finding="unknown",
             suggestion="a lower train.lr, or more train.warmup_steps: the loss has left the range of numbers",
@@ -97,7 +94,7 @@ def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
     else:
         finding, suggestion = "flat", "more steps of the same will not help"
     numbers = f"lowest {best:.3f}, last but one {before:.3f}, last {last:.3f} nats per supervised token"
-    return Row(signal="loss trend", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
+    return row(numbers=numbers, finding=finding, suggestion=suggestion)
 
 
 def answer_quality(scores: SystemScores, difference: Difference, score: str) -> Row:
@@ -107,11 +104,10 @@ def answer_quality(scores: SystemScores, difference: Difference, score: str) -> 
         f"better if the paired difference to {against} in {score_title(score)} has p up to {ALPHA:g} and missing "
         f"scores could not turn it; good from {GOOD:g} points"
     )
+    row = partial(Row, signal="answer quality", rule=rule)
     mean, change, p_value = scores.mean, difference.mean, difference.p_value
     if mean is None or change is None or p_value is None:
-        return Row(
-            signal="answer quality",
-            rule=rule,
+        return row(
             numbers="no answer has a score",
             finding="unknown",
             suggestion="better judging: mend the judge first",
@@ -124,27 +120,20 @@ def answer_quality(scores: SystemScores, difference: Difference, score: str) -> 
         finding, suggestion = "good", "what is left is a matter of preference"
     else:
         finding, suggestion = "better, not yet good", "more data, of the kinds with the lowest scores"
-    return Row(signal="answer quality", rule=rule, numbers=numbers, finding=finding, suggestion=suggestion)
+    return row(numbers=numbers, finding=finding, suggestion=suggestion)
 
 
 def score_plateau(scores: SystemScores, previous: SystemScores | None, movement: Movement | None = None) -> Row:
     """Whether the score moved against the run before."""
     if movement:
         rule = "rising or falling where `instruct compare` finds the score better or worse, else plateau"
-        found = FOUND[movement.verdict]
-        return Row(
-            signal="score plateau",
-            rule=rule,
-            numbers=movement.numbers,
-            finding=found,
-            suggestion=WHAT_THEN[found],
-        )
+        found, numbers = FOUND[movement.verdict], movement.numbers
+        return Row(signal="score plateau", rule=rule, numbers=numbers, finding=found, suggestion=WHAT_THEN[found])
     rule = "plateau if the two means' 95 % intervals each hold the other mean; `instruct compare` is the sharper test"
+    row = partial(Row, signal="score plateau", rule=rule)
     before, now = _ends(previous), _ends(scores)
     if before is None or now is None:
-        return Row(
-            signal="score plateau",
-            rule=rule,
+        return row(
             numbers="one run",
             finding="unknown",
             suggestion="run a second one (`dvc exp run -S train.epochs=2`) and compare",
@@ -154,7 +143,7 @@ def score_plateau(scores: SystemScores, previous: SystemScores | None, movement:
         finding = "plateau"
     else:
         finding = "rising" if now[0] > before[0] else "falling"
-    return Row(signal="score plateau", rule=rule, numbers=numbers, finding=finding, suggestion=WHAT_THEN[finding])
+    return row(numbers=numbers, finding=finding, suggestion=WHAT_THEN[finding])
 
 
 def judge_noise(scores: SystemScores, difference: Difference) -> Row:
@@ -163,6 +152,7 @@ def judge_noise(scores: SystemScores, difference: Difference) -> Row:
         f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, the spread of repeats moves the mean by more "
         f"than the half-width of the difference's interval, or that half-width exceeds {WIDE:g} points"
     )
+    row = partial(Row, signal="judge noise", rule=rule)
     total = scores.scored + scores.unscored
     share = scores.unscored / max(total, 1)
     if difference.mean is None or difference.low is None or difference.high is None:
@@ -177,14 +167,8 @@ def judge_noise(scores: SystemScores, difference: Difference) -> Row:
         reasons += ["the interval is wide"] * (half > WIDE)
     if reasons:
         suggestion = "better judging: another judge or rubric, more repeats, more test records"
-        return Row(
-            signal="judge noise",
-            rule=rule,
-            numbers=numbers,
-            finding=f"noisy: {', '.join(reasons)}",
-            suggestion=suggestion,
-        )
-    return Row(signal="judge noise", rule=rule, numbers=numbers, finding="quiet", suggestion="the scores can be used")
+        return row(numbers=numbers, finding=f"noisy: {', '.join(reasons)}", suggestion=suggestion)
+    return row(numbers=numbers, finding="quiet", suggestion="the scores can be used")
 
 
 def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: float, best: float) -> Row:

@@ -6,8 +6,7 @@ from typing import Any
 
 from instruct.report.failure_modes import FailureMode
 from instruct.report.stop_or_go import Row as Signal
-from instruct.report.verdict import system_title
-from instruct.results.headline import headline_rows, score_title
+from instruct.results.headline import headline_rows, score_title, system_title
 from instruct.results.schema import CORPUS_MEASURES, MEASURES, Agreement, JudgeResults, Results, Unscored
 from instruct.results.scores import Slice
 

@@ -12,7 +12,7 @@ def groups(records):
     check = Contradictions()
     for record in records:
         check.add(record)
-    return [[check.id_of(place) for place in members.tolist()] for members in check.groups()]
+    return [[check.ids[place] for place in members] for members in check.groups()]
 
 
 def record(i, instruction, input, output):

@@ -1,4 +1,4 @@
-"""Checks a data set record by record in one pass, in bounded memory, and reports the findings."""
+"""Checks a data set record by record in one pass and reports the findings."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ OTHERS = "(others)"
 class QualityCheck:
     """Takes records one by one; `report` sums up the findings.
 
-    Holds about 60 bytes per record, `listed` records per finding, and the lengths of at most `token_sample` records.
+    Holds the id and two hashes of each record, `listed` records per finding, and `token_sample` lengths at most.
     Without a tokenizer there are no lengths and no check for `unspellable`.
     """
 
@@ -134,20 +134,19 @@ class QualityCheck:
         """All records of prompts with several answers, counted by part, and the first of them."""
         found: Counter[tuple[str, str]] = Counter()
         listed: list[dict[str, Any]] = []
-        for members in self._contradictions.groups():
-            places = members.tolist()
+        for places in self._contradictions.groups():
             for place in places:
                 found["contradictory_answers", self._part_at(place)[0]] += 1
             if len(listed) < self.params.listed:
-                listed.append(self._contradiction(places, self._contradictions.answers_of(members)))
+                listed.append(self._contradiction(places, self._contradictions.answers_of(places)))
         return found, listed
 
     def _contradiction(self, places: list[int], answers: int) -> dict[str, Any]:
         part, start = self._part_at(places[0])
-        others = [self._contradictions.id_of(place) for place in places[1:]]
+        others = [self._contradictions.ids[place] for place in places[1:]]
         shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
         what = f"is one of {answers} answers to one prompt; the others: {shown}"
-        id_ = self._contradictions.id_of(places[0])
+        id_ = self._contradictions.ids[places[0]]
         return {"id": id_, "part": part, "index": places[0] - start, "field": "output", "what": what}
 
     def _part_at(self, place: int) -> tuple[str, int]:

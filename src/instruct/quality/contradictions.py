@@ -1,11 +1,9 @@
-"""Records with the same prompt and different answers, in 36 bytes per record."""
+"""Records with the same prompt and different answers."""
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Sequence
 from hashlib import blake2b
-
-import numpy as np
 
 from instruct.core.records import Example
 
@@ -17,52 +15,26 @@ class Contradictions:
     """Hashes of all prompts and answers; ignores blanks, case and an answer's punctuation."""
 
     def __init__(self) -> None:
-        self._prompts, self._answers = array("Q"), array("Q")
-        self._ids = bytearray()
-        self._ends = array("Q")
+        self._members: dict[int, list[int]] = {}  # numbers of records by the hash of their prompt
+        self._answers, self.ids = array("Q"), list[str]()
 
     def add(self, example: Example) -> None:
-        """Add one record."""
         before = "".join(
             f"{_fold(text)}\x1e" for text in (example.system, *(t for turn in example.history for t in turn))
         )
         asked = f"{_fold(example.instruction)}\x1f{_fold(example.input)}"
-        self._prompts.append(_hash(before + asked if before.strip("\x1e") else asked))
+        prompt = _hash(before + asked if before.strip("\x1e") else asked)
+        self._members.setdefault(prompt, []).append(len(self.ids))
         self._answers.append(_hash(_fold(_MARKS.sub("", example.output))))
-        self._ids += example.id.encode("utf-8")
-        self._ends.append(len(self._ids))
+        self.ids.append(example.id)
 
-    def groups(self) -> list[np.ndarray]:
+    def groups(self) -> list[list[int]]:
         """For each prompt with more than one answer, the numbers of its records in the order they were added."""
-        if not self._prompts:
-            return []
-        prompts = np.frombuffer(self._prompts, dtype=np.uint64)
-        answers = np.frombuffer(self._answers, dtype=np.uint64)
-        order = np.argsort(prompts, kind="stable")
-        borders = np.flatnonzero(np.diff(prompts[order])) + 1
-        found = []
-        for start, end in _runs(borders, len(order)):
-            members = order[start:end]
-            if len(np.unique(answers[members])) > 1:
-                found.append(members)
-        return sorted(found, key=lambda members: int(members[0]))
+        return [members for members in self._members.values() if self.answers_of(members) > 1]
 
-    def id_of(self, place: int) -> str:
-        """The id of the record that was added as number `place`."""
-        start = self._ends[place - 1] if place else 0
-        return self._ids[start : self._ends[place]].decode("utf-8")
-
-    def answers_of(self, members: np.ndarray) -> int:
+    def answers_of(self, members: Sequence[int]) -> int:
         """How many different answers the records of a group have."""
-        return len({self._answers[place] for place in members.tolist()})
-
-
-def _runs(borders: np.ndarray, total: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each run of two or more equal prompts."""
-    starts = np.concatenate(([0], borders))
-    ends = np.concatenate((borders, [total]))
-    several = ends - starts > 1
-    return zip(starts[several].tolist(), ends[several].tolist(), strict=True)
+        return len({self._answers[place] for place in members})
 
 
 def _fold(text: str) -> str:

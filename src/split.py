@@ -14,7 +14,7 @@ from instruct.core.files import write_json
 from instruct.core.params import load_params
 from instruct.core.records import group_lines, part_rows, write_records
 from instruct.core.stage import run_stage
-from instruct.formats.rows import LEFT_OUT, left_out_lines, stream_rows
+from instruct.formats.rows import LEFT_OUT, Rows, left_out_lines
 from instruct.splitting.checks import checks_of_parts, count_checks, join_checks
 from instruct.splitting.partition import PARTS, SplitParams, divide, take_parts
 from instruct.splitting.summary import find_warnings, summarise
@@ -26,7 +26,7 @@ def main(split: Path, metrics: Path) -> None:
     """Validate every record, split the good ones, and count the outcome for all."""
     params = load_params("split", SplitParams)
     data = Path(params.data)  # not from the command line, where a shell would split its blanks and quotes
-    rows = stream_rows(data, params.columns)
+    rows = Rows(data, params.columns)
     examples, bad = part_rows(rows)
     lines = group_lines([line for found in bad.values() for line in found])
     if bad and params.invalid == "raise":

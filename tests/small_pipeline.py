@@ -3,9 +3,13 @@
 import os
 import shutil
 import subprocess
+from functools import reduce
 
 import pytest
 import warm
+from ruamel.yaml import YAML
+
+from instruct.tools.smoke import overlay
 
 
 def run(*command, cwd, **environment):
@@ -20,6 +24,33 @@ def git(folder, *arguments):
     done = run("git", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def leaves(values, prefix=""):
+    """Each setting by its dotted name, with its value."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nested(settings):
+    """Dotted keys as the nested mapping that params.yaml has."""
+    values = {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        reduce(lambda place, name: place.setdefault(name, {}), above, values)[last] = value
+    return values
+
+
+def edit_params(source, path, changes):
+    """Write the settings of `source` with `changes`, by dotted name, to `path`."""
+    yaml = YAML()
+    values = yaml.load(source.read_text(encoding="utf-8"))
+    overlay(values, nested(changes))
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
 
 
 def commit_all(folder):

@@ -1,5 +1,4 @@
 import ast
-import io
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import pytest
 import typer.main
 import yaml as pyyaml
 from ruamel.yaml import YAML
-from small_pipeline import commit_all, git
+from small_pipeline import commit_all, edit_params, git, leaves
 
 from instruct import cli
 
@@ -45,18 +44,8 @@ def write_data(workspace, rows):
 
 
 def set_params(workspace, **changes):
-    yaml = YAML()
     path = workspace / "params.yaml"
-    values = yaml.load((path if path.exists() else ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        *above, last = key.split(".")
-        place = values
-        for name in above:
-            place = place[name]
-        place[last] = value
-    out = io.StringIO()
-    yaml.dump(values, out)
-    path.write_text(out.getvalue(), encoding="utf-8")
+    edit_params(path if path.exists() else ROOT / "params.yaml", path, changes)
 
 
 @pytest.fixture
@@ -72,14 +61,6 @@ def instruct(monkeypatch, capsys):
         return stop.value.code or 0, out, err
 
     return run
-
-
-def leaves(values, prefix=""):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def test_check_prints_every_effective_setting_and_what_is_in_the_data(workspace, instruct):

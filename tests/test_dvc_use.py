@@ -19,9 +19,8 @@ import pytest
 import yaml
 from evaluation.ollama_server import OllamaServer
 from ruamel.yaml import YAML
-from small_pipeline import run
+from small_pipeline import leaves, nested, run
 
-from instruct.tools.recipes import as_overlay
 from instruct.tools.smoke import overlay
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +150,7 @@ def look(lock, language_models):
         language_models.server.requests.clear()
         changes = json.loads(json.dumps(changes).replace(ADDRESS, language_models.server.url))
         params = YAML(typ="safe").load(folder / "params.yaml")
-        overlay(params, as_overlay(changes))
+        overlay(params, nested(changes))
         with (folder / "params.yaml").open("w") as file:
             YAML(typ="safe").dump(params, file)
         command = lock[stage]["cmd"].replace("data/smoke.json", params["split"]["data"])
@@ -225,14 +224,6 @@ def lasting(names):
     return {name for name in names if not any(part.startswith(".") for part in name.split("/"))}
 
 
-def leaves(values, prefix=""):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def used_settings(stage, lock, spied):
     """The settings that a stage, or another one with the same script, asks for."""
     alike = [name for name in STAGES if name in lock and script_of(name, lock) == script_of(stage, lock)]
@@ -251,7 +242,7 @@ def declared_settings(stage, lock):
     """The settings, and the entries of other files of settings as `file:entry`."""
     others = {name: values for name, values in lock[stage]["params"].items() if name != "params.yaml"}
     entries = {f"{name}:{entry}" for name, values in others.items() for entry in values}
-    return entries | set(leaves(lock[stage]["params"]["params.yaml"]))
+    return entries | {name for name, _ in leaves(lock[stage]["params"]["params.yaml"])}
 
 
 def idle_settings(stage, lock, used):
@@ -378,7 +369,7 @@ def test_a_remark_in_a_module_runs_the_stages_that_use_it_and_no_other(workplace
 
 
 # The checks themselves find what dvc.yaml does not know, though the stage works in spite of it.
-BEFORE = {"split": "    rows = stream_rows(", "plot": "    run = read_finished("}
+BEFORE = {"split": "    rows = Rows(", "plot": "    run = read_finished("}
 HIDDEN = {
     ("plot", "settings"): {
         "from instruct.core import params as p; p.read_params()['train']['seed']": "params.yaml",

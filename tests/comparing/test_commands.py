@@ -130,7 +130,7 @@ def test_recorded_seeds_tell_how_often_they_alone_would_be_called_different(seed
     assert f"in {rates[0]:.0f} % of such pairs" in unescape((clone / "report/report.html").read_text())
     (clone / "metrics/seeds.json").write_text('{"scores": {"similarity": {"seeds": "two"}}}')
     status, _, err = instruct(clone, "compare", "origin/a1", "origin/b1")
-    assert status == 1 and "metrics/seeds.json: scores.similarity.seeds must be a number from 0" in err
+    assert status == 1 and "metrics/seeds.json: scores.similarity.seeds must be" in err
 
 
 def read_scores(root, name):

@@ -1,4 +1,3 @@
-import io
 import math
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import yaml as pyyaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from small_pipeline import edit_params
 
 from instruct.core.errors import ParamsError
 from instruct.core.params import build, load_params, read_params, require
@@ -218,17 +218,9 @@ def test_wrong_encoding_is_one_message(tmp_path):
 
 
 def project_params(tmp_path, section, changes):
-    yaml = YAML()
-    values = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        *above, last = key.split(".")
-        place = values[section]
-        for name in above:
-            place = place[name]
-        place[last] = value
-    out = io.StringIO()
-    yaml.dump(values, out)
-    return write(tmp_path, out.getvalue())
+    path = tmp_path / "params.yaml"
+    edit_params(ROOT / "params.yaml", path, {f"{section}.{key}": value for key, value in changes.items()})
+    return path
 
 
 @pytest.mark.parametrize("section", list(SECTIONS))

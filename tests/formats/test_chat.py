@@ -7,7 +7,7 @@ import pytest
 from instruct.core.errors import ParamsError
 from instruct.core.records import read_examples, write_records
 from instruct.formats.columns import USUAL, pick_fields
-from instruct.formats.rows import stream_rows
+from instruct.formats.rows import Rows
 
 
 def chat(*turns):
@@ -146,14 +146,14 @@ def test_a_thousand_chats_are_the_same_records_as_sharegpt_and_as_messages(tmp_p
             lines.append(json.dumps({list_name: messages}))
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
         columns = replace(USUAL, turns="all", messages=list_name, role=role, content=content)
-        return list(stream_rows(tmp_path / name, columns))
+        return list(Rows(tmp_path / name, columns))
 
     records = write("messages.jsonl", "messages", "role", "content", ("user", "assistant"))
     assert records == write("sharegpt.jsonl", "conversations", "from", "value", ("human", "gpt"))
     assert [len(record.turns) for record in records] == [len(texts) // 2 for texts in chats]
     assert [[text for turn in record.turns for text in turn if text] for record in records] == chats
     write_records(tmp_path / "again.json", records)
-    assert read_examples(tmp_path / "again.json") == records == list(stream_rows(tmp_path / "again.json"))
+    assert read_examples(tmp_path / "again.json") == records == list(Rows(tmp_path / "again.json"))
 
 
 @pytest.mark.parametrize(

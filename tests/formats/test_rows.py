@@ -16,7 +16,7 @@ from pyarrow import parquet
 from instruct.core.errors import DataError
 from instruct.core.records import Example, check_examples
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import check_rows, format_of, left_out_lines, read_rows, stream_rows
+from instruct.formats.rows import Rows, check_rows, format_of, left_out_lines, read_rows
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
@@ -85,7 +85,7 @@ def test_every_format_compressed_or_not_holds_the_same_records(tmp_path, suffix,
 
 
 def test_rows_can_be_read_again_and_again(tmp_path):
-    rows = stream_rows(write(tmp_path, "data.csv.gz", gzip.compress(as_csv(ROWS))))
+    rows = Rows(write(tmp_path, "data.csv.gz", gzip.compress(as_csv(ROWS))))
     assert list(rows) == list(rows)
     assert next(iter(rows)).instruction == "Name a bird."
     assert len(list(rows)) == 3
@@ -178,12 +178,12 @@ def test_what_is_left_out_of_good_records_is_counted(tmp_path):
 
     rows = [chat(1), chat(2), chat(3, True), chat(4, True, score=1), chat(5, score=None), {"messages": []}]
     path = write(tmp_path, "chats.jsonl", as_json_lines(rows))
-    found = stream_rows(path, replace(USUAL, turns="first", system="ignore", others="ignore"))
+    found = Rows(path, replace(USUAL, turns="first", system="ignore", others="ignore"))
     for _ in range(2):  # counted once, however often it is read
         assert sum(isinstance(row, Example) for row in found) == 5
         assert found.left_out == {"turns": 4, "system": 2, "columns": 1}
     assert len(left_out_lines(found)) == 3
-    nothing = stream_rows(write(tmp_path, "plain.json", as_json(ROWS)))
+    nothing = Rows(write(tmp_path, "plain.json", as_json(ROWS)))
     assert (len(list(nothing)), left_out_lines(nothing)) == (3, [])
 
 
@@ -352,11 +352,11 @@ def test_parquet_null_is_a_field_that_is_not_there_and_wrong_bytes_are_named(tmp
 PEAK = """
 import resource, sys
 from pathlib import Path
-from instruct.formats.rows import stream_rows
+from instruct.formats.rows import Rows
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
-    count = sum(1 for row in stream_rows(Path(path)))
+    count = sum(1 for row in Rows(Path(path)))
     print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from small_pipeline import git, run
+from small_pipeline import git, nested, run
 
 from instruct.backbones.catalog import read_table
 from instruct.core.errors import InstructError, ParamsError
@@ -15,7 +15,6 @@ from instruct.tools.import_data import read_sources
 from instruct.tools.recipes import (
     GROUPS,
     Recipe,
-    as_overlay,
     choose,
     command_line,
     dvc_arguments,
@@ -40,7 +39,7 @@ def recipe(name="probe", **settings):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_changes_known_settings_to_valid_values(name, tmp_path):
     values = YAML(typ="safe").load(ROOT / "params.yaml")
-    overlay(values, as_overlay(RECIPES[name].set))
+    overlay(values, nested(RECIPES[name].set))
     with (tmp_path / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(values, file)
     assert check_params(tmp_path / "params.yaml")[1] == []

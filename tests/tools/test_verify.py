@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from small_pipeline import commit_all, git, run
+from small_pipeline import commit_all, git, leaves, run
 
 from instruct.core.errors import InstructError
 from instruct.tools.verify import (
@@ -47,14 +47,6 @@ def test_result_that_a_second_run_does_not_give_is_named(workplace):
         "dvc.lock: evaluate: metrics/evaluate.json has other bytes; here it begins, the inputs of evaluate are the same"
     )
     assert lines[0] == first
-
-
-def leaves(values, prefix=""):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @pytest.mark.parametrize("hook", ["pre-commit", "pre-push"])

@@ -6,7 +6,7 @@ hidden dependency: the table pins each file by sha256, DVC tracks the table's en
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,7 @@ import platformdirs
 
 from instruct.core.errors import BackboneError, DataError, ParamsError
 from instruct.core.files import sha256_of
-from instruct.core.params import build, did_you_mean, require
-from instruct.core.parsing import read_yaml
+from instruct.core.params import build_table, did_you_mean, require
 
 TABLE = Path("models/backbones.yaml")
 CACHE_VARIABLE = "INSTRUCT_CACHE"
@@ -118,7 +117,6 @@ class Backbone:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files on this machine."""
         return cache_folder() / self.name
 
 
@@ -131,21 +129,9 @@ def cache_folder() -> Path:
 def read_table(table: Path = TABLE) -> dict[str, Backbone]:
     """All backbones by name; raises BackboneError if the table is not valid."""
     try:
-        entries = read_yaml(table)
-    except DataError as error:
+        return build_table(Backbone, table)
+    except (DataError, ParamsError) as error:
         raise BackboneError(str(error)) from None
-    if not isinstance(entries, Mapping):
-        raise BackboneError(f"{table}: must map the names of backbones to their entries")
-    try:
-        return {str(name): _build_entry(str(name), entry, table) for name, entry in entries.items()}
-    except ParamsError as error:
-        raise BackboneError(str(error)) from None
-
-
-def _build_entry(name: str, entry: Any, table: Path) -> Backbone:
-    where = f"{table}: {name}"
-    named = {**entry, "name": name} if isinstance(entry, Mapping) else entry
-    return build(Backbone, named, where=where)
 
 
 def find_backbone(name: str, table: Path = TABLE) -> Backbone:

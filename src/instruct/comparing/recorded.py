@@ -1,23 +1,22 @@
 """metrics/seeds.json: how far seeds alone moved each score in runs that were once compared, for those with one seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot
 from pathlib import Path
-from typing import Any
 
 from scipy.special import ndtr, ndtri
 
 from instruct.comparing.seeds import Components, split_variance
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.files import read_json, write_json
+from instruct.core.params import build, require
 from instruct.core.parsing import mapping
 from instruct.results.runs import Run
 from instruct.statistics import ALPHA
 
 RECORD = Path("metrics/seeds.json")
 REMEDY = "record it again with `instruct variance RUN RUN --record`"
-NUMBERS = ("seeds", "records", "seed_sd", "seed_sd_most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,10 @@ class SeedSpread:
     records: int
     seed_sd: float
     seed_sd_most: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require(name, value, 0 <= value < 1e9, "a number from 0")
 
 
 def record_seeds(runs: Sequence[Run], scores: Sequence[str], root: Path) -> Path:
@@ -50,16 +53,10 @@ def read_recorded(root: Path) -> dict[str, SeedSpread]:
     if not (root / RECORD).is_file():
         return {}
     scores = mapping(mapping(read_json(root / RECORD)).get("scores"))
-    return {str(name): _read(name, one) for name, one in scores.items()}
-
-
-def _read(name: str, value: Any) -> SeedSpread:
-    numbers = value if isinstance(value, Mapping) else {}
-    for key in NUMBERS:
-        one = numbers.get(key)
-        if not isinstance(one, int | float) or isinstance(one, bool) or not 0 <= one < 1e9:
-            raise DataError(f"{RECORD}: scores.{name}.{key} must be a number from 0; {REMEDY}")
-    return SeedSpread(**{key: numbers[key] for key in NUMBERS})
+    try:
+        return {name: build(SeedSpread, one, where=f"{RECORD}: scores.{name}") for name, one in scores.items()}
+    except ParamsError as error:
+        raise DataError(f"{error}; {REMEDY}") from None
 
 
 def rate_of_seeds_alone(error: float, seed_sd: float) -> float:

@@ -66,6 +66,21 @@ def build(cls: type[T], values: Any, *, where: str) -> T:
         raise ParamsError(f"{where}.{error}") from None
 
 
+def build_table(cls: type[T], path: Path) -> dict[str, T]:
+    """The entries of a YAML file by name, each a dataclass with the field `name`.
+
+    Raises DataError for a file that is no YAML, and ParamsError for anything else in it.
+    """
+    entries = read_yaml(path)
+    if not isinstance(entries, Mapping):
+        raise ParamsError(f"{path}: must map the names of entries to their settings, is {describe(entries)}")
+    table = {}
+    for name, entry in entries.items():
+        named = {**entry, "name": str(name)} if isinstance(entry, Mapping) else entry
+        table[str(name)] = build(cls, named, where=f"{path}: {name}")
+    return table
+
+
 def convert(value: Any, wanted: Any, *, where: str) -> Any:
     """`value` as the annotated type `wanted`; only an integer that is wanted as a float changes its type."""
     origin = get_origin(wanted)

@@ -42,7 +42,7 @@ class Rows:
     """
 
     path: Path
-    columns: Columns
+    columns: Columns = USUAL
     left_out: Counter[str] = field(default_factory=Counter)
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -64,11 +64,6 @@ class Rows:
             raise DataError(f"{self.path}: holds no records; add at least one")
 
 
-def stream_rows(path: Path, columns: Columns = USUAL) -> Rows:
-    """The records of a data file, re-iterable."""
-    return Rows(path, columns)
-
-
 def left_out_lines(rows: Rows) -> list[str]:
     """A line for each kind of content that good records lost."""
     return [
@@ -78,7 +73,7 @@ def left_out_lines(rows: Rows) -> list[str]:
 
 def check_rows(path: Path, columns: Columns = USUAL) -> tuple[list[Example], dict[int, list[str]]]:
     """The good records of a data file, and for each bad one its index and its problems, ready to print."""
-    return part_rows(stream_rows(path, columns))
+    return part_rows(Rows(path, columns))
 
 
 def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:

@@ -18,12 +18,13 @@ from instruct.core.records import Example, group_lines, part_rows
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import left_out_lines, stream_rows
+from instruct.formats.rows import Rows, left_out_lines
 from instruct.generation.settings import GenerateParams
 from instruct.pairs.settings import PairsParams
 from instruct.preference.settings import PreferParams
 from instruct.quality.settings import QualityParams
 from instruct.report.settings import PlotParams
+from instruct.results.lock import flatten
 from instruct.servers.settings import ServersParams
 from instruct.serving.settings import ServeParams
 from instruct.splitting.partition import PARTS, SplitParams, divide
@@ -131,33 +132,33 @@ def setting_lines(settings: Mapping[str, Any], path: Path, *, every: bool, sound
 
     That none differs is only said of a `sound` file, of which all sections can be read.
     """
-    now = [line for name, values in settings.items() for line in flatten(name, asdict(values))]
+    now = flatten({name: asdict(values) for name, values in settings.items()})
     before = None if every else _committed(path)
     if before is None:
-        return now
-    changed = []
-    for line in now:
-        key, value = line.split(" = ", 1)
-        if before.get(key) != value:
-            changed.append(f"{line} (committed: {before.get(key, 'not set')})")
+        return [f"{key} = {value}" for key, value in now.items()]
+    changed = [
+        f"{key} = {value} (committed: {before.get(key, 'not set')})"
+        for key, value in now.items()
+        if str(before.get(key, "not set")) != str(value)
+    ]
     same = [f"{path}: all settings are as committed; `instruct check --all` prints them"] if sound else []
     return changed or same
 
 
-def _committed(path: Path) -> dict[str, str] | None:
-    """The settings of HEAD as `flatten` spells them; None if they are missing or cannot be read."""
+def _committed(path: Path) -> dict[str, Any] | None:
+    """The settings of HEAD by dotted name; None if they are missing or cannot be read."""
     text = ask_git(path.parent, "show", f"HEAD:./{path.name}")
     try:
         values = mapping(parse_yaml(text, "HEAD")) if text is not None else {}
     except DataError:
         return None
-    lines = []
+    sections: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
         try:
-            lines += flatten(name, asdict(build(cls, values.get(name), where="HEAD")))
+            sections[name] = asdict(build(cls, values.get(name), where="HEAD"))
         except ParamsError:  # a section of another version: its values as they are
-            lines += flatten(name, mapping(values.get(name)))
-    return dict(line.split(" = ", 1) for line in lines) or None
+            sections[name] = mapping(values.get(name))
+    return flatten(sections) or None
 
 
 def backbone_lines(name: str) -> list[str]:
@@ -175,7 +176,7 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
     if own and not source.exists():
         checked.problems.append(f"{source}: there is no such file; put your data there, or correct split.data")
         return
-    rows = stream_rows(source, settings["split"].columns if "split" in settings else USUAL)
+    rows = Rows(source, settings["split"].columns if "split" in settings else USUAL)
     try:
         examples, bad = part_rows(rows)
     except InstructError as error:
@@ -247,12 +248,3 @@ def _tokenizer(backbone: Backbone, *, exact: bool) -> tuple[Tokenizer, int | Non
 def verify_size(path: Path, size: int | None) -> bool:
     """Whether a file is missing or of another size; the sha256 is checked when it is loaded."""
     return not path.is_file() or path.stat().st_size != size
-
-
-def flatten(prefix: str, values: dict[str, Any]) -> list[str]:
-    """`a.b.c = value` lines of nested settings."""
-    lines = []
-    for name, value in values.items():
-        key = f"{prefix}.{name}"
-        lines += flatten(key, value) if isinstance(value, dict) else [f"{key} = {value}"]
-    return lines

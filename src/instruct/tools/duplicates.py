@@ -7,6 +7,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.records import Example, group_lines, shown, write_records
+from instruct.core.shown import printable
 from instruct.formats.columns import Columns
 from instruct.formats.rows import check_rows
 from instruct.splitting.near_duplicates import DuplicatesParams, compared_text, find_duplicates, name_groups
@@ -73,12 +74,7 @@ def describe_groups(
         lines.append(f"group of {len(those)}")
         for i in those[:SHOWN_MEMBERS]:
             text = texts[i] if len(texts[i]) <= SHOWN_TEXT else texts[i][: SHOWN_TEXT - 1] + "…"
-            lines.append(f"  {places[i][0]} {shown(places[i][1])}: {escape(text)}")
+            lines.append(f"  {places[i][0]} {shown(places[i][1])}: {printable(text)}")
         if len(those) > SHOWN_MEMBERS:
             lines.append(f"  and {len(those) - SHOWN_MEMBERS} more")
     return lines
-
-
-def escape(text: str) -> str:
-    """The text with unprintable characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.files import sha256_of
-from instruct.core.params import build, did_you_mean
-from instruct.core.parsing import read_yaml
+from instruct.core.params import build_table, did_you_mean
 
 SOURCES = Path("data/sources.yaml")
 
@@ -17,6 +16,7 @@ SOURCES = Path("data/sources.yaml")
 class Source:
     """One entry of data/sources.yaml."""
 
+    name: str
     about: str
     licence: str
     url: str
@@ -28,9 +28,8 @@ class Source:
 def read_sources(sources: Path = SOURCES) -> dict[str, Source]:
     """All known data sets by name."""
     try:
-        entries = read_yaml(sources)
-        return {name: build(Source, entry, where=f"{sources}: {name}") for name, entry in entries.items()}
-    except (ParamsError, AttributeError) as error:
+        return build_table(Source, sources)
+    except ParamsError as error:
         raise DataError(f"{sources}: not a table of sources ({error})") from None
 
 

@@ -9,11 +9,16 @@ from typing import Any
 
 from instruct.core.files import read_text
 from instruct.core.parsing import mapping, parse_yaml
+from instruct.results.lock import flatten
 from instruct.tools.programs import git_names
 
 
 def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
-    """The deps in dvc.yaml that no stage writes, with settings filled in; leaves out those whose setting is missing."""
+    """The deps in dvc.yaml that no stage writes, with settings filled in; leaves out those whose setting is missing.
+
+    The settings are nested or by dotted name.
+    """
+    params = flatten(params)
     listed = [stage for stage in mapping(mapping(pipeline).get("stages")).values() if isinstance(stage, Mapping)]
     stages = [mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if exists(stage, params)]
     made = {name for stage in stages for key in ("outs", "metrics", "plots") for name in _names(stage.get(key))}
@@ -25,7 +30,7 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
 def exists(stage: Any, params: Any) -> bool:
     """Whether DVC knows a stage: `foreach` over an empty list makes none."""
     each = mapping(stage).get("foreach")
-    return each is None or bool(_value(each.strip("${} "), params) if isinstance(each, str) else each)
+    return each is None or bool(flatten(mapping(params)).get(each.strip("${} ")) if isinstance(each, str) else each)
 
 
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:
@@ -72,18 +77,10 @@ def _lies_in(name: str, folder: str) -> bool:
     return name == folder or name.startswith(f"{folder}/")
 
 
-def _value(name: str, params: Mapping[str, Any]) -> Any:
-    """The setting of a dotted name, or None."""
-    value: Any = mapping(params)
-    for key in name.strip().split("."):
-        value = mapping(value).get(key)
-    return value
-
-
 def _filled(name: str, params: Mapping[str, Any]) -> str | None:
     """A path with its `${section.setting}` replaced; None where a setting is missing."""
     for found in re.findall(r"\$\{([^}]*)\}", name):
-        value = _value(found, params)
+        value = params.get(found.strip())
         if not isinstance(value, str):
             return None
         name = name.replace(f"${{{found}}}", value)

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.git import Experiment, list_experiments
-from instruct.core.params import build, did_you_mean, require
+from instruct.core.params import build_table, did_you_mean, require
 from instruct.core.parsing import mapping, read_yaml
+from instruct.results.lock import flatten
 from instruct.tools.own_data import own_data, untracked
 from instruct.tools.programs import git_names, run_dvc, run_git
 
@@ -48,14 +49,7 @@ class Recipe:
 
 def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
     """All recipes by name, in the file's order; raises ParamsError if the file is invalid."""
-    entries = read_yaml(path)
-    if not isinstance(entries, Mapping):
-        raise ParamsError(f"{path}: must map the names of recipes to their settings")
-    recipes = {}
-    for name, entry in entries.items():
-        named = {**entry, "name": str(name)} if isinstance(entry, Mapping) else entry
-        recipes[str(name)] = build(Recipe, named, where=f"{path.name}: {name}")
-    return recipes
+    return build_table(Recipe, path)
 
 
 def other_seeds(recipes: Mapping[str, Recipe]) -> dict[int, str]:
@@ -144,19 +138,13 @@ def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[s
         if recipe.name in done and done[recipe.name].baseline == head:
             lines.append(f"{recipe.name}: has been run; `dvc exp remove {recipe.name}` forgets it")
             continue
-        if missing := untracked(root, own_data(pipeline, overlaid(params, recipe))):
+        if missing := untracked(root, own_data(pipeline, flatten(mapping(params)) | recipe.set)):
             first = f"; first `{recipe.needs}`" if recipe.needs else ""
             raise InstructError("\n".join(f"{recipe.name}: {line}{first}" for line in missing))
         if run_dvc(root, *dvc_arguments(recipe, queue=queue)):
             raise InstructError(f"{recipe.name}: DVC failed; its own message is above")
         lines.append(f"{recipe.name}: {'queued' if queue else 'done'}")
     return lines
-
-
-def overlaid(params: Any, recipe: Recipe) -> dict[str, Any]:
-    """The settings of params.yaml with a recipe's own: as far as one level, where paths are."""
-    changes = as_overlay(recipe.set)
-    return {name: {**mapping(values), **mapping(changes.get(name))} for name, values in mapping(params).items()}
 
 
 def list_lines(recipes: Mapping[str, Recipe]) -> list[str]:
@@ -168,19 +156,3 @@ def list_lines(recipes: Mapping[str, Recipe]) -> list[str]:
         seeds = f"; {recipe.seeds} seeds" if recipe.seeds > 1 else ""
         lines.append(f"{recipe.name:{width}}  {recipe.about} ({recipe.changes}{seeds}{needs})")
     return lines
-
-
-def as_overlay(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as the nested mapping that params.yaml has.
-
-    >>> as_overlay({"train.lora.r": 16, "train.lr": 0.001})
-    {'train': {'lora': {'r': 16}, 'lr': 0.001}}
-    """
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        *above, last = key.split(".")
-        place = nested
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return nested

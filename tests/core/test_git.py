@@ -34,8 +34,8 @@ def test_git_answers_for_the_folder_and_not_for_the_hook_it_runs_in(repository, 
     git(tmp_path, "init", "--quiet", str(other))
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index.lock"))
-    assert ask_git(repository, "ls-files") == "file\n"
-    assert ask_git(repository, "rev-parse", "--show-toplevel").strip() == str(repository.resolve())
+    assert ask_git(repository, "ls-files") == "file"
+    assert ask_git(repository, "rev-parse", "--show-toplevel") == str(repository.resolve())
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ def read_git(root: Path, *arguments: str) -> bytes | None:
 
 
 def ask_git(root: Path, *arguments: str) -> str | None:
-    """The output of `ask_git` as text; replaces bytes that are not UTF-8."""
+    """The output of `read_git` as text, without blanks around it; replaces bytes that are not UTF-8."""
     said = read_git(root, *arguments)
-    return None if said is None else said.decode("utf-8", "replace")
+    return None if said is None else said.decode("utf-8", "replace").strip()
 
 
 def complaint_of(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -59,7 +59,6 @@ class Source:
 
     @property
     def template_name(self) -> TemplateName:
-        """The name of the template."""
         return self.prompt.template
 
     @property
@@ -72,11 +71,6 @@ class Source:
         """The texts of the tokens that end an answer, the model's own end token first."""
         ids = sorted(self.tokenizer.stop_ids, key=lambda id_: (id_ != self.tokenizer.eos_id, id_))
         return tuple(map(self.tokenizer.spell, ids))
-
-    @property
-    def eos(self) -> str:
-        """The text of the token that ends an answer."""
-        return self.stop_tokens[0]
 
 
 def open_source(root: Path, checkpoint: Path, template: str | None = None) -> Source:
@@ -167,6 +161,6 @@ def _entry(root: Path, base: str) -> tuple[str, str]:
 
 def commit_of(root: Path) -> str:
     """The commit of the project, marked if tracked files differ from it; empty outside Git."""
-    commit = (ask_git(root, "rev-parse", "HEAD") or "").strip()
+    commit = ask_git(root, "rev-parse", "HEAD") or ""
     changed = ask_git(root, "status", "--porcelain", "--untracked-files=no")
     return f"{commit}+changes" if commit and changed else commit

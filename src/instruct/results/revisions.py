@@ -40,13 +40,15 @@ def list_revisions(root: Path, asked: Sequence[str] = ()) -> list[Revision]:
         Revision(name=one.name, kind="experiment", commit=one.commit, baseline=one.baseline, when=one.when)
         for one in list_experiments(root)
     ]
-    branch = _git(root, "symbolic-ref", "--quiet", "--short", "HEAD") or "HEAD"
-    usual = {name: _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") for name in (branch, *TRUNKS)}
+    branch = ask_git(root, "symbolic-ref", "--quiet", "--short", "HEAD") or "HEAD"
+    usual = {
+        name: ask_git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") for name in (branch, *TRUNKS)
+    }
     of_experiments = {one.commit for one in experiments}
     new = {name: commit for name, commit in wanted.items() if commit not in of_experiments}
     for name, commit in (*usual.items(), *new.items()):
         if commit and commit not in {one.commit for one in found}:
-            when = utc_time(_git(root, "show", "-s", "--format=%ct", commit) or "0")
+            when = utc_time(ask_git(root, "show", "-s", "--format=%ct", commit) or "0")
             found.append(Revision(name=name, kind="revision", commit=commit, when=when))
     return found + experiments
 
@@ -56,7 +58,7 @@ def find_commit(name: str, root: Path) -> str:
     if commit := _commit_of(name, root):
         return commit
     named = [one for one in list_experiments(root) if one.name == name]
-    head = (ask_git(root, "rev-parse", "HEAD") or "").strip()
+    head = ask_git(root, "rev-parse", "HEAD")
     found = {one.commit for one in named if one.baseline == head} or {one.commit for one in named}
     if len(found) == 1:
         return found.pop()
@@ -77,12 +79,12 @@ def find_commit(name: str, root: Path) -> str:
 def _commit_of(revision: str, root: Path) -> str:
     """The commit that Git knows by this name, or nothing; `^main`, all that main lacks, does not count."""
     said = ask_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}") or ""
-    return said.strip() if re.fullmatch(r"[0-9a-f]{40,64}", said.strip()) else ""
+    return said if re.fullmatch(r"[0-9a-f]{40,64}", said) else ""
 
 
 def _how_to_bring(name: str, root: Path) -> str:
     """What brings a revision that this clone lacks: a fetch where the clone is shallow and the name can be one's."""
-    if (ask_git(root, "rev-parse", "--is-shallow-repository") or "").strip() != "true":
+    if ask_git(root, "rev-parse", "--is-shallow-repository") != "true":
         return "see `git branch -a`"
     branch, *steps = re.split(r"(?=[~^])", name)
     if steps and _commit_of(branch, root):
@@ -97,7 +99,7 @@ def _how_to_bring(name: str, root: Path) -> str:
 def names_of_commits(root: Path, revisions: Iterable[Revision]) -> dict[str, str]:
     """A word for each commit: the branch at its tip where there is one, else seven digits."""
     names = {one.baseline: one.baseline[:7] for one in revisions if one.baseline}
-    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads") or ""
+    listed = ask_git(root, "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads") or ""
     for commit, name in (line.split(" ", 1) for line in listed.splitlines()):
         if commit in names:
             names[commit] = name
@@ -138,9 +140,3 @@ def _blobs(output: bytes) -> Iterable[bytes | None]:
         size = int(header.rsplit(b" ", 1)[1])
         yield output[at : at + size]
         at += size + 1
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What Git prints, without the end of its last line; None where it refuses or does not exist."""
-    said = ask_git(root, *arguments)
-    return None if said is None else said.strip()

@@ -19,7 +19,7 @@ from instruct.core.files import write_json
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.pairs import Pair
 from instruct.core.params import load_params
-from instruct.core.records import Example, read_examples, write_records
+from instruct.core.records import read_examples, write_records
 from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.core.stage import run_stage
 from instruct.evaluation.reference import compare
@@ -71,8 +71,9 @@ def make_pairs(
     if not shards.is_main:
         return [], {}
     if params.source == "rewrite":
+        examples = read_examples(split / "train.json")
         with Asking(load_params("servers", ServersParams), params.rewrite.server) as asking:
-            pairs, without = pair_rewritings(train_of(split), asking.ask, params.rewrite, params.seed)
+            pairs, without = pair_rewritings(examples, asking.ask, params.rewrite, params.seed)
             return pairs, {"without": without, "server": asking.identity}
     file = Path(params.file)
     pairs, invalid, others = read_file(file, drop=params.invalid == "drop")
@@ -95,7 +96,7 @@ def sample_pairs(
     files = [split / "train.json", *sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])]
     started = start_runtime(runtime)
     model, tokenizer = load_trained(checkpoint, started.device)
-    examples = train_of(split)
+    examples = read_examples(split / "train.json")
     asked = ask_again(examples, own.samples)
     if shards.is_main:
         log.info("%s", what_comes(len(asked), str(checkpoint), drawn, started, shards.world_size))
@@ -120,11 +121,6 @@ def sample_pairs(
     )
     pairs, without = pair_samples(examples, answers, ranking, own)
     return pairs, {"without": without}
-
-
-def train_of(split: Path) -> list[Example]:
-    """The records to learn from."""
-    return read_examples(split / "train.json")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[O
     outcomes: list[Outcome] = []
     instructions = []
     for reply in ask(openings):
-        instruction = first_line(reply.text)
+        # The first line that is not empty, as in the book's notebook.
+        instruction = next((line.strip() for line in reply.text.splitlines() if line.strip()), "")
         # Only the first line counts, so a reply may be cut off after it.
         cut_behind = reply.stop == "length" and "\n" in reply.text.strip()
         if reply.problem and not cut_behind:
@@ -46,8 +47,3 @@ def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[O
         else:
             outcomes.append(Draft(method="magpie", parent=None, instruction=instruction, input="", output=answer))
     return outcomes
-
-
-def first_line(text: str) -> str:
-    """The first line that is not empty, as in the book's notebook."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -53,7 +53,6 @@ class Rewriting:
         return Request(messages=(("user", text),), schema=schema, max_tokens=max_tokens, seed=seed)
 
     def read(self, example: Example, reply: Reply) -> Outcome:
-        """The draft in a reply."""
         if reply.problem:
             return Skipped(reason="unanswered")
         texts = read_texts(reply.text, self.fields)

@@ -19,9 +19,12 @@ _MORE_THAN_ONE_SENTENCE = re.compile(r"[.?!:;]\s|\n")
 
 def reword(example: Example, seed: int) -> Outcome:
     """One suitable rephrasing of the example, chosen by a hash of its id; Skipped if there is none."""
-    wordings = [wording for rule in (_please, _could_you, _inline) if (wording := rule(example))]
-    if not wordings:
+    if not (order := _order(example.instruction)):
         return Skipped(reason="unsuitable")
+    wordings = [(f"Please {order}.", example.input), (f"Could you {order}?", example.input)]
+    given = example.input.strip()
+    if given and "\n" not in given:  # the input after the command on one line, as people type it
+        wordings.append((f"{order[0].upper()}{order[1:]}: {given}", ""))
     digest = sha256(f"{seed}\x1f{example.id}".encode()).digest()
     instruction, input_ = wordings[int.from_bytes(digest[:8]) % len(wordings)]
     return Draft(method="rules", parent=example, instruction=instruction, input=input_, output=example.output)
@@ -33,21 +36,3 @@ def _order(text: str) -> str:
     if not _VERB.fullmatch(text.partition(" ")[0]) or _MORE_THAN_ONE_SENTENCE.search(text) or text[-1] in "?!:":
         return ""
     return text[0].lower() + text[1:].removesuffix(".")
-
-
-def _please(example: Example) -> tuple[str, str] | None:
-    order = _order(example.instruction)
-    return (f"Please {order}.", example.input) if order else None
-
-
-def _could_you(example: Example) -> tuple[str, str] | None:
-    order = _order(example.instruction)
-    return (f"Could you {order}?", example.input) if order else None
-
-
-def _inline(example: Example) -> tuple[str, str] | None:
-    """The input after the command on one line, as people type it."""
-    order = _order(example.instruction)
-    if not order or not example.input.strip() or "\n" in example.input.strip():
-        return None
-    return f"{order[0].upper()}{order[1:]}: {example.input.strip()}", ""

@@ -84,7 +84,8 @@ def _convert(checkpoint: TensorFlowCheckpoint, shape: Mapping[str, int], source:
     problems = [
         f"the variable {theirs} has no place in it" for ours, theirs in sorted(names.items()) if ours not in wanted
     ]
-    problems += [f"the tensor {name} is missing" for name in sorted(wanted) if name not in names and _is_stored(name)]
+    lacking = (name for name in sorted(wanted) if name not in names and not name.endswith(".attn.bias"))  # the masks
+    problems += [f"the tensor {name} is missing" for name in lacking]
     for ours, theirs in sorted(names.items()):
         if ours in wanted and _squeezed(found := checkpoint.variables[theirs].shape) != wanted[ours]:
             problems.append(f"the variable {theirs} has the shape {found}")
@@ -126,11 +127,6 @@ def _shapes(shape: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"h.{layer}.{part}.weight", (into * width, out * width)
             yield f"h.{layer}.{part}.bias", (out * width,)
     yield from {"ln_f.weight": (width,), "ln_f.bias": (width,)}.items()
-
-
-def _is_stored(name: str) -> bool:
-    """Whether OpenAI's folder has it: attention masks are computed, not learnt."""
-    return not name.endswith(".attn.bias")
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

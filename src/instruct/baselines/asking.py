@@ -64,7 +64,6 @@ class Ways:
         return OwnChat(self._own, self._tokenizer, shots)
 
     def _longest(self, shots: Sequence[Example], test: Sequence[Example]) -> int:
-        """The tokens of the longest prompt."""
         way = self._with_shots(shots)
         return max(self._length(way, one) for one in test)
 

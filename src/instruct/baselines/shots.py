@@ -25,13 +25,10 @@ def choose_shots(train: Sequence[Example], test: Sequence[Example], params: Base
         if len(chosen) == params.shots:
             break
         group = one.group or one.id
-        if group not in chosen and not _resembles(question_of(one), questions):
-            chosen[group] = one
+        if group not in chosen:
+            resembled = process.extractOne(question_of(one), questions, scorer=fuzz.ratio, score_cutoff=RESEMBLES)
+            chosen |= {} if resembled else {group: one}
     return list(chosen.values())
-
-
-def _resembles(question: str, questions: Sequence[str]) -> bool:
-    return process.extractOne(question, questions, scorer=fuzz.ratio, score_cutoff=RESEMBLES) is not None
 
 
 def most_that_fit(count: int, longest: Callable[[int], int], room: int) -> int:
@@ -62,7 +59,6 @@ class ShotsAsText:
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Those of the template."""
         return self.template.stop_strings
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:

@@ -28,17 +28,12 @@ def find_changes(a: Run, b: Run, scores: Collection[str]) -> Iterator[str]:
     for name in judges:
         if name in scores:
             yield from _judge_changes(name, a, b)
-    parts = [part for name in scores for part in _parts_of(name)]
+    parts = [part for name in scores for part in (OF_SIMILARITY if name in (REFERENCE, SIMILARITY) else (name,))]
     signatures = [
         {name: text for name, text in results.signatures.items() if name.partition(".")[0] in parts}
         for results in (one, other)
     ]
     yield from _changes("the measure", signatures[0], signatures[1], a, b)
-
-
-def _parts_of(score: str) -> tuple[str, ...]:
-    """The measures whose signatures say how a score was computed."""
-    return OF_SIMILARITY if score in (REFERENCE, SIMILARITY) else (score,)
 
 
 def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:

@@ -60,13 +60,6 @@ def check_one_recipe(runs: Sequence[Run]) -> None:
         raise ParamsError(f"{names}: two of them have the same seeds, so the same answers; give each run once")
 
 
-def check_comparable(runs: Sequence[Run], scores: Sequence[str]) -> None:
-    """Raise DataError where the guard finds a change between the first run and another."""
-    if lines := changes_among(runs, scores):
-        names = ", ".join(run.name for run in runs)
-        raise DataError("\n".join([f"{names}: are not comparable:", *(f"  {line}" for line in lines)]))
-
-
 def split_variance(runs: Sequence[Run], score: str) -> Components:
     """The components of one score over the items that every run has a score for (Searle et al., 1992, ch. 4).
 
@@ -74,7 +67,9 @@ def split_variance(runs: Sequence[Run], score: str) -> Components:
     scored item.
     """
     check_one_recipe(runs)
-    check_comparable(runs, [score])
+    if lines := changes_among(runs, [score]):
+        names = ", ".join(run.name for run in runs)
+        raise DataError("\n".join([f"{names}: are not comparable:", *(f"  {line}" for line in lines)]))
     cells, groups = _cells(runs, score)  # (seeds, verdicts, items)
     seeds, verdicts, items = cells.shape
     if items < 2 or seeds * verdicts < 2:
@@ -106,7 +101,7 @@ def most_of_seed(variance: float, error: float, seeds: int) -> float:
     leave in one. A chi-square quantile bounds the sum of both (Searle et al., 1992, ch. 3.5), and what the items
     explain is taken off. Seeds that came out closer than that error says leave UNSEEN of it as the limit.
     """
-    total = variance * upper_spread(seeds - 1) ** 2
+    total = variance * (seeds - 1) / (2 * float(gammaincinv((seeds - 1) / 2, 1 - POWER)))
     return max(_root(total - error**2), UNSEEN * error)
 
 
@@ -181,11 +176,6 @@ def by_training(runs: Sequence[Run], score: str, ids: Sequence[str]) -> Array:
     seeds = [str(_seeds(run)[SEED]) for run in runs]
     rows = [[place for place, own in enumerate(seeds) if own == seed] for seed in dict.fromkeys(seeds)]
     return np.stack([table[places].mean(axis=0) for places in rows])
-
-
-def upper_spread(freedom: float) -> float:
-    """How many times larger than its estimate a standard deviation is at most, in 8 cases of 10."""
-    return float((freedom / (2 * float(gammaincinv(freedom / 2, 1 - POWER)))) ** 0.5)
 
 
 def residuals(table: Array) -> Array:

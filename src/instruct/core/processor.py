@@ -39,7 +39,6 @@ class Processor:
 
     @property
     def described(self) -> str:
-        """Its name and instructions in words."""
         known = [flag for flag in WIDE if flag in (self.flags or ())]
         return f"{self.name} ({', '.join(known) or 'instructions unknown'})"
 

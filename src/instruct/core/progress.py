@@ -47,7 +47,6 @@ class Progress:
             log.info(self.line(now - self._begun) + (f", {note}" if note else ""))
 
     def line(self, seconds: float) -> str:
-        """The progress after `seconds`, in words."""
         new = self.done - self._known
         rate = new / seconds if seconds > 0 else 0.0
         of = f" of {self.total}" if self.total is not None else ""

@@ -49,7 +49,6 @@ class Rubric:
 
     @property
     def scale(self) -> Scale:
-        """The scale of its scores."""
         return Scale(self.low, self.high)
 
     @cached_property

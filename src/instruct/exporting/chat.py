@@ -11,7 +11,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from instruct.core.records import Example
 from instruct.text.prompts import Template
 
-_TRIALS = (("Name a bird.", ""), ("Spell it.", "recieve"))
+_TRIALS = (
+    Example(id="", instruction="Name a bird.", input="", output=""),
+    Example(id="", instruction="Spell it.", input="recieve", output=""),
+)
 
 
 def go_template(template: Template) -> str:
@@ -51,12 +54,8 @@ def same_prompts(source: str, template: Template) -> bool:
     """Whether a chat template makes the same prompts as one of ours."""
     try:
         return bool(source) and all(
-            render_jinja(source, messages_of(_example(*trial), template)) == template.render(*trial)
-            for trial in _TRIALS
+            render_jinja(source, messages_of(one, template)) == template.render(one.instruction, one.input)
+            for one in _TRIALS
         )
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError):
         return False
-
-
-def _example(instruction: str, input: str) -> Example:
-    return Example(id="", instruction=instruction, input=input, output="")

@@ -114,21 +114,17 @@ def _side(row: Mapping[str, Any], side: str) -> _Side:
     """The record with the answer in `row[side]`; raises ValueError where there is no way to tell its prompt."""
     prompt, answer = row.get("prompt"), row[side]
     if "instruction" in row:
-        return _own_fields(row, answer)
+        values = {"instruction": row["instruction"], "input": row.get("input", ""), "output": answer}
+        return _Side({**values, **{name: row[name] for name in CHAT if row.get(name)}}, {})
     if isinstance(answer, list):
         return _messages([*(prompt if isinstance(prompt, list) and not _has_user(answer) else []), *answer], side)
     if isinstance(prompt, list):
         return _messages([*prompt, {"role": "assistant", "content": answer}], side)
-    if isinstance(answer, str) and _is_transcript(prompt, answer):
+    if isinstance(answer, str) and _BEGINS.match(prompt if isinstance(prompt, str) else answer):
         return _messages(_transcript(_joined(prompt, answer), side), side)
     if prompt is None:
         raise ValueError('"prompt" is missing; add it, or an "instruction"')
     return _Side({"instruction": prompt, "input": "", "output": answer}, {"instruction": "prompt"})
-
-
-def _own_fields(row: Mapping[str, Any], answer: Any) -> _Side:
-    values = {"instruction": row["instruction"], "input": row.get("input", ""), "output": answer}
-    return _Side({**values, **{name: row[name] for name in CHAT if row.get(name)}}, {})
 
 
 def _has_user(messages: list[Any]) -> bool:
@@ -139,10 +135,6 @@ def _has_user(messages: list[Any]) -> bool:
 def _messages(messages: list[Any], side: str) -> _Side:
     found = read_messages(messages, _CHAT, side)
     return _Side(found.values, {**found.called, "output": side})
-
-
-def _is_transcript(prompt: Any, answer: str) -> bool:
-    return bool(_BEGINS.match(prompt if isinstance(prompt, str) else answer))
 
 
 def _joined(prompt: Any, answer: str) -> str:

@@ -30,7 +30,6 @@ class EncodedPair:
 
     @property
     def sides(self) -> tuple[EncodedExample, EncodedExample]:
-        """Chosen and rejected."""
         return self.chosen, self.rejected
 
     @property

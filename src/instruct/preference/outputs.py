@@ -37,7 +37,6 @@ class PreferOutputs(Outputs):
         self._rules = in_words(rules)
 
     def show(self, point: ValPoint) -> None:
-        """Print an evaluation."""
         if self._parallel.is_main:
             accuracy, *others = (point.measures[name] for name in ("accuracy", "margin", "chosen_log_prob", "kl"))
             told = "step %d: held-out loss %.4f, accuracy %.2f (%s), margin %.3f, chosen log-prob %.3f a token, kl %.4f"

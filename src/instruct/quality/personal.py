@@ -49,18 +49,14 @@ def find_personal(example: Example) -> Iterator[Hit]:
         # Cards, accounts and phone numbers are runs of digits; one quick search skips the rest for most texts.
         if _DIGITS.search(text):
             if found := _card(text):
-                yield _account(name, found)
+                called = "a card number" if found.group()[0].isdigit() else "a bank account number"
+                yield _hit("pii_card", name, called, found)
             elif phone := _phone(text):
                 yield _hit("pii_phone", name, "a phone number", phone)
         for beginning, pattern, called in _KEYS:
             if beginning in text and (key := _secret(pattern, text)):
                 yield _hit("pii_key", name, called, key)
                 break
-
-
-def _account(name: str, found: re.Match[str]) -> Hit:
-    """A hit for a card number or a bank account number."""
-    return _hit("pii_card", name, "a card number" if found.group()[0].isdigit() else "a bank account number", found)
 
 
 def _hit(finding: str, name: str, called: str, found: re.Match[str]) -> Hit:

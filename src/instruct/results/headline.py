@@ -111,8 +111,10 @@ def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
     for name in results.names:
         means = [one.scores_of(name) for one in scores]
         cells = ["none" if one.mean is None else f"{one.mean:.1f} ({one.low:.1f} to {one.high:.1f})" for one in means]
-        further = (_step(scores[0], name), f"{results.system(name).mean_tokens:.1f}") if previous else ()
-        yield (name, *cells, _against(scores[0], name, results.against), *further)
+        against = "best baseline" if name == results.against else _change(scores[0].difference_of(name))
+        step = scores[0].step_of(name)
+        further = (_change(step) if step else "", f"{results.system(name).mean_tokens:.1f}") if previous else ()
+        yield (name, *cells, against, *further)
 
 
 def judge_lines(results: Results) -> Iterator[str]:
@@ -130,17 +132,6 @@ def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*known, strict=True)]
     for row in known:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _against(first: ScoreResults, name: str, against: str) -> str:
-    if name == against:
-        return "best baseline"
-    return _change(first.difference_of(name))
-
-
-def _step(first: ScoreResults, name: str) -> str:
-    step = first.step_of(name)
-    return _change(step) if step else ""
 
 
 def _change(one: Difference) -> str:

@@ -68,7 +68,6 @@ class Run:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each record's kind."""
         return self.table.kinds
 
 

@@ -206,7 +206,6 @@ class Results:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The systems' names in order."""
         return tuple(one.name for one in self.systems)
 
     @property
@@ -251,7 +250,6 @@ class Results:
         return next((judge for judge in self.judges if judge.name == REFERENCE), self.judges[0])
 
     def system(self, name: str) -> System:
-        """The system of this name."""
         return next(one for one in self.systems if one.name == name)
 
     def judge(self, name: str) -> JudgeResults | None:

@@ -147,7 +147,6 @@ class ScoreResults:
         return self.differences[0].against
 
     def scores_of(self, system: str) -> SystemScores:
-        """The scores of a system."""
         return next(one for one in self.systems if one.system == system)
 
     def difference_of(self, system: str) -> Difference:

@@ -30,17 +30,14 @@ def summary_of(results: Results) -> dict[str, float]:
         numbers["unscored"] = sum(one.unscored for one in judge.systems)
         others += [] if judge is first else [judge]
     for one in others:
+        known = {found.system: found.mean for found in one.systems}
         both = (results.primary, results.previous or results.against)
-        numbers |= {_name(one, system): one.scores_of(system).mean for system in both if _knows(one, system)}
+        numbers |= {_name(one, system): known[system] for system in both if system in known}
     shown = dict.fromkeys([results.primary, results.against, *results.names])  # first to last to stay where many
     numbers |= {
         _name(first, system): first.scores_of(system).mean for system in list(shown)[: max(0, MOST - len(numbers))]
     }
     return {name: value for name, value in list(numbers.items())[:MOST] if value is not None}
-
-
-def _knows(score: ScoreResults, system: str) -> bool:
-    return any(one.system == system for one in score.systems)
 
 
 def _name(score: ScoreResults, system: str) -> str:

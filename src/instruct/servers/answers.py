@@ -20,11 +20,12 @@ def one_line(text: Any) -> str:
 def json_object(body: bytes) -> dict[str, Any] | None:
     """The JSON object in a body, or the sum of a stream's lines; None if there is none."""
     try:
-        return _object(json.loads(body))
+        value = json.loads(body)
     except RecursionError:
         return None
     except ValueError:
         return _joined(_lines_of(body))
+    return value if isinstance(value, dict) else None
 
 
 def _lines_of(body: bytes) -> list[dict[str, Any]]:
@@ -51,10 +52,6 @@ def _joined(objects: list[dict[str, Any]]) -> dict[str, Any] | None:
     texts = [one["message"].get("content") for one in objects if isinstance(one.get("message"), dict)]
     content = "".join(text for text in texts if isinstance(text, str))
     return failed or {**objects[-1], "message": {"role": "assistant", "content": content}}
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    return value if isinstance(value, dict) else None
 
 
 def objects_in(value: Any) -> list[dict[str, Any]]:

@@ -79,7 +79,6 @@ class _Run:
             self._take_answer()
 
     def replies(self) -> list[Reply]:
-        """All replies, in order."""
         return [self._replies[key] for key in self._keys]
 
     def kept(self) -> str:

@@ -87,15 +87,12 @@ class Server(Protocol):
     @property
     def identity(self) -> dict[str, str]:
         """The identity of the answering model: server, version, model, digest, context. Connects."""
-        ...
 
     def check(self, longest: Request | None = None) -> ServerState:
         """Check that server and model exist, load the model, and try whether `longest` and its reply fit."""
-        ...
 
     def key(self, request: Request) -> str:
         """The sha256 of everything that decides the reply: model digest, prompt, schema, options, repeat. Connects."""
-        ...
 
     def ask(self, request: Request) -> Reply:
         """One reply, after as many retries as the settings allow.
@@ -103,8 +100,6 @@ class Server(Protocol):
         A failed request gives a reply with a `problem`; an error that affects every request (no such model, no
         permission) is a ServerError.
         """
-        ...
 
     def close(self) -> None:
         """Close connections and any server in this process."""
-        ...

@@ -71,11 +71,9 @@ class ReplyCache:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
         self._database.close()
 
     def count(self) -> int:
-        """The number of replies."""
         with self._usable():
             return int(self._database.execute("SELECT count(*) FROM replies").fetchone()[0])
 

@@ -47,7 +47,6 @@ class LlamaCpp:
         }
 
     def check(self, longest: Request | None = None) -> ServerState:
-        """See `Server`."""
         state = ServerState(where="llama.cpp in this process", model=self._params.gguf)
         try:
             if not _version():
@@ -91,7 +90,6 @@ class LlamaCpp:
         return sha256_of(self._file)
 
     def _as_openai(self, url: str) -> OpenAIParams:
-        """How to talk to it."""
         return OpenAIParams(
             url=url, model=self._file.name, key_variable="", schema="json_schema", workers=self.workers,
             body=BODY, digest=self._digest,

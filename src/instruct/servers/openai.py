@@ -62,7 +62,6 @@ class OpenAI:
         return key_of("openai", weights, chat_body(self._params, request), request.repeat)
 
     def ask(self, request: Request) -> Reply:
-        """One reply."""
         read = partial(_read, probabilities=request.top_logprobs > 0)
         return self._http.ask("/chat/completions", chat_body(self._params, request), read)
 

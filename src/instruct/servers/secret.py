@@ -19,7 +19,6 @@ class Mask:
         self._pattern = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE) if forms else None
 
     def text(self, text: str) -> str:
-        """The text without the key."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
     def value(self, value: Any) -> Any:

@@ -51,7 +51,8 @@ class OllamaParams:
     def __post_init__(self) -> None:
         _require_server(self.url, self.model, self.workers)
         require("num_ctx", self.num_ctx, self.num_ctx >= 256, "at least 256 tokens")
-        require("digest", self.digest, not self.digest or _is_digest(self.digest), "12 to 64 hexadecimal digits")
+        valid = not self.digest or bool(_DIGEST.fullmatch(self.digest))
+        require("digest", self.digest, valid, "12 to 64 hexadecimal digits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,3 @@ def _require_server(url: str, model: str, workers: int) -> None:
     require("url", url, is_address(url), "an address like http://127.0.0.1:11434, without name, key or query")
     require("model", model, bool(model.strip()), "the tag of a model")
     require("workers", workers, 1 <= workers <= 256, "from 1 to 256")
-
-
-def _is_digest(text: str) -> bool:
-    return _DIGEST.fullmatch(text) is not None

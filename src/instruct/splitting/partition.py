@@ -58,7 +58,6 @@ class SplitParams:
 
     @property
     def fractions(self) -> dict[str, float]:
-        """The share of each part."""
         return {part: getattr(self, part) for part in PARTS}
 
 

@@ -95,7 +95,6 @@ class Placer:
             self._shares.add(kind, part)
 
     def part_of(self, record: int) -> str:
-        """The part of a record's group."""
         return self._parts[self._groups[record]]
 
     def _merge(self, groups: set[int], record: int) -> str:

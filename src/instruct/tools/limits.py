@@ -27,7 +27,6 @@ class Length:
 
     @property
     def total(self) -> int:
-        """Tokens of the whole."""
         return self.prompt + self.response
 
 

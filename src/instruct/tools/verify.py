@@ -87,7 +87,9 @@ def missing_from_commit(folder: Path) -> list[str]:
     return lines + [
         f"{path}: {LOCK} names it, the commit lacks it; run dvc repro and commit"
         for path in lock_outs(values[LOCK])
-        if _is_for_git(folder, path) and not run_git(folder, "--literal-pathspecs", "ls-files", "--", path)
+        # Git, and so no cache of DVC's, keeps what lies in the repository and is not ignored.
+        if call_git(folder, "check-ignore", "--quiet", "--", path).returncode == 1
+        and not run_git(folder, "--literal-pathspecs", "ls-files", "--", path)
     ]
 
 
@@ -97,11 +99,6 @@ def _stage_names(values: Mapping[str, Any], name: str) -> dict[str, None]:
     if not isinstance(stages, Mapping):
         raise InstructError(f'{name}: holds no mapping "stages"; correct it')
     return dict.fromkeys(str(stage).partition("@")[0] for stage in stages)
-
-
-def _is_for_git(folder: Path, path: str) -> bool:
-    """Whether Git, and so no cache of DVC's, keeps this path: it lies in the repository and Git does not ignore it."""
-    return call_git(folder, "check-ignore", "--quiet", "--", path).returncode == 1
 
 
 def stale_stages(folder: Path) -> list[str]:

@@ -26,7 +26,6 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The revision's name."""
         return self.revision.name
 
 

@@ -16,6 +16,7 @@ from instruct.viewing.collect import Entry, finite
 from instruct.viewing.differences import compare_with
 
 SHOWN_SETTINGS = 3  # columns of settings that are shown at first; all others can be switched on
+MEANS = MEASURES | CORPUS_MEASURES
 Value = float | str | None
 
 
@@ -34,6 +35,13 @@ class Column:
     def head(self) -> Markup:
         """The label with places to break the line inside a setting's name."""
         return Markup("{}").format(self.label).replace(".", Markup(".<wbr>")).replace("_", Markup("_<wbr>"))
+
+
+TRAINING = (
+    Column(key="val_loss", label="best val loss", best="ascending", title="nats per supervised token"),
+    Column(key="train_loss", label="last train loss", shown=False, best="ascending"),
+    Column(key="steps", label="steps", shown=False),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ def build_table(entries: Sequence[Entry], names: Mapping[str, str], against: int
     params = [one.params for one in entries]
     settings = varying_settings(params)
     scores = rank_scores(runs)
-    columns = [*score_columns(scores, entries[against].name), *training_columns(), *measure_columns(scores)]
+    columns = [*score_columns(scores, entries[against].name), *TRAINING, *measure_columns(scores)]
     columns += [
         Column(key=f"set:{name}", label=name, number=_all_numbers(params, name), shown=place < SHOWN_SETTINGS)
         for place, name in enumerate(settings)
@@ -144,24 +152,11 @@ def score_columns(scores: Sequence[str], against: str) -> list[Column]:
     return columns
 
 
-def training_columns() -> list[Column]:
-    """Losses and steps."""
-    return [
-        Column(key="val_loss", label="best val loss", best="ascending", title="nats per supervised token"),
-        Column(key="train_loss", label="last train loss", shown=False, best="ascending"),
-        Column(key="steps", label="steps", shown=False),
-    ]
-
-
 def measure_columns(scores: Sequence[str]) -> list[Column]:
     """Means of measures of similarity to the reference answer, but for those that are among the scores."""
     there = {SIMILARITY if name == REFERENCE else name for name in scores}
-    rest = {key: label for key, label in _measures().items() if key not in there}
+    rest = {key: label for key, label in MEANS.items() if key not in there}
     return [Column(key=f"measure:{key}", label=label, shown=False) for key, label in rest.items()]
-
-
-def _measures() -> dict[str, str]:
-    return MEASURES | CORPUS_MEASURES
 
 
 def _run_cells(run: Run, scores: Sequence[str]) -> dict[str, Cell]:
@@ -172,7 +167,7 @@ def _run_cells(run: Run, scores: Sequence[str]) -> dict[str, Cell]:
         "steps": _number(run.train.get("steps"), "{:.0f}"),
     }
     measures = run.results.system(run.results.primary).measures
-    cells |= {f"measure:{key}": _number(measures.get(key), "{:.1f}") for key in _measures()}
+    cells |= {f"measure:{key}": _number(measures.get(key), "{:.1f}") for key in MEANS}
     for name in scores:
         cells |= _score_cells(run, name)
     return cells

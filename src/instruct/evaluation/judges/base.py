@@ -46,15 +46,12 @@ class Judge(Protocol):
     @property
     def identity(self) -> Identity:
         """Which judge this is."""
-        ...
 
     def prepare(self, *groups: Answers, perhaps: Sequence[Answers] = ()) -> None:
         """Raise JudgeError where judging these answers cannot succeed, before the first verdict.
 
         Those of `perhaps` may never be asked about.
         """
-        ...
 
     def judge(self, answers: Answers) -> dict[str, list[Verdict]]:
         """A verdict on every response of every system, in order."""
-        ...

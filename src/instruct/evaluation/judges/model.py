@@ -85,7 +85,6 @@ class ModelJudge:
             raise JudgeError(f"{self.name}: {state.problem}{hint}")
 
     def _ask(self, prompts: Sequence[str]) -> list[list[Reply]]:
-        """The replies to each prompt."""
         requests = list(self._requests(prompts))  # a list, so that the progress knows how many there are
         replies = ask_all(
             self._server, requests, cache=self._cache, workers=self._server.workers, unit=f"{self.name} verdict"

@@ -91,15 +91,6 @@ def test_no_commit_is_shown_twice_whatever_names_it_is_asked_for_by(repository):
     assert names(collect_runs(repository.folder, asked)) == ["main", "lower-lr"]
 
 
-def test_a_branch_that_only_origin_has_is_found_by_its_name(repository, tmp_path_factory):
-    clone = tmp_path_factory.mktemp("clone") / "project"
-    git(repository.folder, "branch", "theirs")
-    repository.write(mean=70.0, seed=3)
-    repository.commit()
-    git(repository.folder, "clone", "--quiet", str(repository.folder), str(clone))
-    assert names(collect_runs(clone, ["theirs"])) == ["main", "theirs"]
-
-
 def test_the_newest_experiment_comes_first_whatever_time_zone_it_ended_in(repository, monkeypatch):
     times = {
         "noon": "2026-03-01T12:00:00+0000",
@@ -132,26 +123,6 @@ def test_without_git_the_workspace_is_shown_alone(tmp_path):
     assert names(collect_runs(repository.folder)) == ["workspace"]
     with pytest.raises(ParamsError, match=r"^project: is not a Git repository"):
         collect_runs(repository.folder, ["main"])
-
-
-@pytest.mark.parametrize(
-    ("path", "content"),
-    [
-        ("params.yaml", "a: [1\n"),
-        ("dvc.lock", "{{{"),
-        ("metrics/evaluate.json", "{"),
-        ("metrics/evaluate.json", '{"bleu": 3}'),
-        ("metrics/train.json", "NaN{"),
-        ("metrics/scores.csv", "id\n"),
-        ("metrics/curves/val.csv", "step\n1\n"),
-    ],
-)
-def test_a_broken_file_is_named_and_gives_no_number(repository, path, content):
-    repository.put(path, content)
-    workspace, main, _ = collect_runs(repository.folder)
-    (line,) = workspace.missing
-    assert workspace.run is None and line.startswith(f"{path} of workspace")
-    assert main.run and not main.missing
 
 
 @pytest.mark.slow

@@ -106,20 +106,6 @@ def test_against_the_workspace_is_the_workspace_or_the_head_that_it_equals(repos
     assert against_of(repository, "workspace") == ""
 
 
-def test_of_two_experiments_with_one_name_the_one_of_head_is_meant_and_else_none(repository):
-    commits = []
-    for seed in (1, 2):
-        repository.write(lr=1e-4, seed=seed)
-        commits.append(repository.keep_as_experiment("twice"))
-        repository.commit()
-    git(repository.folder, "reset", "--quiet", "--hard", f"{commits[0]}^")
-    assert against_of(repository, "twice") == commits[0]
-    repository.commit("neither's baseline")
-    with pytest.raises(ParamsError, match=r'^"twice" names 2 experiments; give the commit'):
-        against_of(repository, "twice")
-    assert against_of(repository, commits[1][:10]) == commits[1]
-
-
 def test_a_workspace_without_a_run_says_so_where_its_report_would_stand(repository):
     (repository.folder / "metrics/train.json").unlink()
     output = repository.folder / "view.html"
@@ -154,6 +140,7 @@ BROKEN = [
     (text_with("metrics/train.json", "{", "[" * 100_000), "metrics/train.json of workspace"),
     (text_with("metrics/curves/val.csv", "loss", "lost"), "metrics/curves/val.csv of workspace"),
     (text_with("params.yaml", "lr: ", "lr: 2020-13-13 #"), "params.yaml of workspace"),
+    (text_with("dvc.lock", "schema", "{{{"), "dvc.lock of workspace"),
     (text_with("data/responses.json", '"truncated_tokens": 0', '"truncated_tokens": NaN'), "data/responses.json"),
     (text_with("data/responses.json", '"r0"', '["r0"]'), "data/responses.json"),
 ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import warm
 from browser import Browser, find_chromium
+from hypothesis import HealthCheck, settings
 from small_pipeline import commit_all, content_of, copy_tracked, git
 
 from instruct.backbones.catalog import Backbone, find_backbone
@@ -17,6 +18,9 @@ from instruct.model.pretrained import load_backbone, load_tokenizer_of
 from instruct.tools.smoke import run_smoke
 
 ROOT = Path(__file__).parents[1]
+# A busy machine is no failure: hypothesis looks at no clock, neither while a test runs nor while it draws the inputs.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 # Files of few tests that take long: begun first, so that the last worker does not end long after the others. The first
 # of them makes the smoke run that others share.
 LONG = (

@@ -37,7 +37,7 @@ TRACKED_DATA = {
 }
 # Packages whose `__init__` is more than a docstring.
 WITH_CODE = {"src/instruct/cli/__init__.py"}
-WAYS = {"parse_yaml", "read_yaml", "read_params", "PARAMS_FILE"}
+WAYS = {"parse_yaml", "read_yaml", "load_entries", "read_params", "PARAMS_FILE"}
 YAML_READERS = {"yaml", "ruamel", "omegaconf", "dvc"}
 # Modules of stages that read YAML.
 READERS = {

@@ -15,7 +15,7 @@ import platformdirs
 
 from instruct.core.errors import BackboneError, DataError, ParamsError
 from instruct.core.files import sha256_of
-from instruct.core.params import build_table, did_you_mean, require
+from instruct.core.params import did_you_mean, load_entries, require
 
 TABLE = Path("models/backbones.yaml")
 CACHE_VARIABLE = "INSTRUCT_CACHE"
@@ -129,7 +129,7 @@ def cache_folder() -> Path:
 def read_table(table: Path = TABLE) -> dict[str, Backbone]:
     """All backbones by name; raises BackboneError if the table is not valid."""
     try:
-        return build_table(Backbone, table)
+        return load_entries(Backbone, table)
     except (DataError, ParamsError) as error:
         raise BackboneError(str(error)) from None
 

@@ -66,10 +66,10 @@ def build(cls: type[T], values: Any, *, where: str) -> T:
         raise ParamsError(f"{where}.{error}") from None
 
 
-def build_table(cls: type[T], path: Path) -> dict[str, T]:
+def load_entries(cls: type[T], path: Path) -> dict[str, T]:
     """The entries of a YAML file by name, each a dataclass with the field `name`.
 
-    Raises DataError for a file that is no YAML, and ParamsError for anything else in it.
+    Raises DataError for a file that is not YAML, and ParamsError for anything else in it.
     """
     entries = read_yaml(path)
     if not isinstance(entries, Mapping):

@@ -17,7 +17,7 @@ def typed_lines(ask: Callable[[str], str]) -> Iterator[str]:
         try:
             line = ask(prompt)
         except EOFError:
-            print()  # what comes next gets a line of its own
+            print()  # so that what comes next begins a line
             return
         except KeyboardInterrupt:
             prompt = f"\nCtrl-D or /quit ends the chat\n{PROMPT}"

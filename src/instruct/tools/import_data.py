@@ -7,7 +7,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.files import sha256_of
-from instruct.core.params import build_table, did_you_mean
+from instruct.core.params import did_you_mean, load_entries
 
 SOURCES = Path("data/sources.yaml")
 
@@ -28,7 +28,7 @@ class Source:
 def read_sources(sources: Path = SOURCES) -> dict[str, Source]:
     """All known data sets by name."""
     try:
-        return build_table(Source, sources)
+        return load_entries(Source, sources)
     except ParamsError as error:
         raise DataError(f"{sources}: not a table of sources ({error})") from None
 

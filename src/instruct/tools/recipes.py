@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.git import Experiment, list_experiments
-from instruct.core.params import build_table, did_you_mean, require
+from instruct.core.params import did_you_mean, load_entries, require
 from instruct.core.parsing import mapping, read_yaml
 from instruct.results.lock import flatten
 from instruct.tools.own_data import own_data, untracked
@@ -49,7 +49,7 @@ class Recipe:
 
 def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
     """All recipes by name, in the file's order; raises ParamsError if the file is invalid."""
-    return build_table(Recipe, path)
+    return load_entries(Recipe, path)
 
 
 def other_seeds(recipes: Mapping[str, Recipe]) -> dict[int, str]:

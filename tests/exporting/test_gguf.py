@@ -14,21 +14,18 @@ from text.test_tokenizer import HOSTILE
 
 from instruct.core.errors import CheckpointError
 from instruct.exporting.export import make_export
-from instruct.exporting.gguf_names import FAMILIES as NAMES
-from instruct.exporting.gguf_names import stored_name
 from instruct.exporting.gguf_writer import TYPES, write_gguf
 from instruct.exporting.greedy import answer_ours
 from instruct.exporting.llamacpp import gguf_export, llamacpp_runner
 from instruct.exporting.proof import prove
 from instruct.exporting.running import request_of, run_export
-from instruct.model.checkpoint import HEAD, random_model
+from instruct.model.checkpoint import random_model
 from instruct.model.gguf_file import GGUFFile
 from instruct.model.llama import RopeScaling
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ARCHITECTURES = {name: gguf.MODEL_ARCH[name.upper()] for name in FAMILIES}
 
 
 def written(source, path, kind="f32"):
@@ -38,16 +35,6 @@ def written(source, path, kind="f32"):
 
 def fields_of(path):
     return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_names_are_those_of_llama_cpps_own_converter(family, tmp_path):
-    source = small_source(tmp_path, family)
-    theirs = gguf.get_tensor_name_map(ARCHITECTURES[family], 2)
-    for name in source.model.state_dict():
-        theirs_name = name if name == HEAD else source.model.prefix + name
-        wanted = theirs.get_name(theirs_name, try_suffixes=(".weight", ".bias"))
-        assert stored_name(NAMES[family], name) == wanted
 
 
 @pytest.mark.parametrize(("family", "layout"), [("llama", "smollm"), ("qwen2", "qwen2"), ("qwen3", "qwen2")])

@@ -9,7 +9,8 @@ from exporting.small import FAMILIES, check_of, made_to_end, records, small_sour
 
 from instruct.exporting.export import make_export
 from instruct.exporting.proof import prove
-from instruct.exporting.running import call_program, request_of, run_export
+from instruct.exporting.runners.graph import Graph
+from instruct.exporting.running import request_of, run_export
 from instruct.exporting.tensors import DEPRECATED, onnx_export, torch_export
 from instruct.model.decoder import KVCache
 
@@ -24,13 +25,13 @@ def export_of(program, source, cache):
     return torch_export(source, cache=cache, legacy=program == "torchscript")
 
 
-def theirs(runner, ids, mask, split, folder):
+def theirs(graph, ids, mask, split):
     """The logits of the program, asked in two passes where there is a cache."""
-    wanted = {"ids": ids.tolist(), "mask": mask.tolist(), "split": split}
-    request = {**runner.options, "path": str(runner.path), "vocab_size": 10**6, "threads": 1, "logits": wanted}
-    (folder / "request.json").write_text(json.dumps(request))
-    call_program("graph", folder / "request.json", folder / "reply.npy")
-    return np.load(folder / "reply.npy")
+    parts, past = [], graph.empty(len(ids))
+    for begin, end in ((0, split), (split, ids.shape[1])) if split else ((0, ids.shape[1]),):
+        logits, past = graph.step(ids[:, begin:end], mask[:, :end], past)
+        parts.append(logits)
+    return np.concatenate(parts, axis=1)
 
 
 def ours(model, ids, padding):
@@ -48,12 +49,13 @@ def write(export, folder):
 
 
 def agree(source, export, folder, cache):
-    generator = torch.Generator().manual_seed(3)
+    generator, runner = torch.Generator().manual_seed(3), export.runner(folder / "out")
+    graph = Graph({**runner.options, "path": str(runner.path), "vocab_size": 10**6, "threads": 1})
     for rows, length, padding in ((1, 1, [0]), (1, 200, [0]), (3, 2, [0, 0, 1]), (3, 57, [0, 11, 56])):
         ids = torch.randint(0, 250, (rows, length), generator=generator)
         mask = (torch.arange(length)[None] >= torch.tensor(padding)[:, None]).long()
         split = length // 2 if cache else 0
-        found = theirs(export.runner(folder / "out"), ids, mask, split, folder)
+        found = theirs(graph, ids.numpy(), mask.numpy(), split)
         seen = mask.bool().numpy()
         assert np.abs(found - ours(source.model, ids, padding))[seen].max() < 1e-4
 

@@ -1,13 +1,14 @@
-"""llama.cpp's names for the tensors of each family, and its metadata fields for their shape.
+"""llama.cpp's names for the tensors of each family, by gguf's own table, and its metadata fields for their shape.
 
-A family is one entry of `FAMILIES`, by the `model_type` of its config.json. A tensor's name is looked up without
-`.weight` or `.bias`, so biases need no entries of their own.
+A family is one entry of `FAMILIES`, by the `model_type` of its config.json.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+import gguf
 import torch
 from torch import Tensor
 
@@ -29,28 +30,11 @@ class Family:
     """
 
     architecture: str
-    layers: str
-    names: Mapping[str, str]
-    parts: Mapping[str, str]
     whole: Fields
     real: Fields
     heads: Fields = field(default_factory=dict)
 
 
-_LLAMA_PARTS = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_LLAMA_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 _LLAMA_WHOLE = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -63,16 +47,6 @@ _LLAMA_REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_ba
 FAMILIES: Mapping[str, Family] = {
     "gpt2": Family(
         architecture="gpt2",
-        layers="h",
-        names={"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"},
-        parts={
-            "ln_1": "attn_norm",
-            "attn.c_attn": "attn_qkv",
-            "attn.c_proj": "attn_output",
-            "ln_2": "ffn_norm",
-            "mlp.c_fc": "ffn_up",
-            "mlp.c_proj": "ffn_down",
-        },
         whole={
             "context_length": "n_positions",
             "embedding_length": "n_embd",
@@ -83,21 +57,13 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "llama": Family(
         architecture="llama",
-        layers="layers",
-        names=_LLAMA_NAMES,
-        parts=_LLAMA_PARTS,
         whole=_LLAMA_WHOLE,
         real=_LLAMA_REAL,
         heads={"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"},
     ),
-    **{
-        name: Family(
-            architecture=name, layers="layers", names=_LLAMA_NAMES, parts=_LLAMA_PARTS, whole=_LLAMA_WHOLE,
-            real=_LLAMA_REAL,
-        )  # Qwen keeps the pairs half a head apart, like our model
-        for name in ("qwen2", "qwen3")
-    },
-}  # fmt: skip
+    # Qwen keeps the pairs half a head apart, like our model.
+    **{name: Family(architecture=name, whole=_LLAMA_WHOLE, real=_LLAMA_REAL) for name in ("qwen2", "qwen3")},
+}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -129,14 +95,19 @@ def shape_fields(family: Family, config: Mapping[str, Any]) -> dict[str, int | f
 
 def stored_name(family: Family, name: str) -> str:
     """llama.cpp's name for one of our tensors; raises CheckpointError if it has none."""
-    module, _, kind = name.rpartition(".")
-    if module in family.names:
-        return f"{family.names[module]}.{kind}"
-    layers, _, rest = module.partition(".")
-    layer, _, part = rest.partition(".")
-    if layers != family.layers or part not in family.parts:
+    layer = next((int(part) for part in name.split(".") if part.isdecimal()), 0)
+    known = _known_names(family.architecture, layer)
+    stored = known.get_name(name, (".weight", ".bias")) or known.get_name(f"model.{name}", (".weight", ".bias"))
+    if stored is None:
         raise CheckpointError(f"the tensor {name} has no name in llama.cpp's {family.architecture}")
-    return f"blk.{layer}.{family.parts[part]}.{kind}"
+    return stored
+
+
+@cache
+def _known_names(architecture: str, layer: int) -> gguf.TensorNameMap:
+    """Gguf's names of the tensors outside of layers and in the layers up to this one."""
+    by_name = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+    return gguf.get_tensor_name_map(by_name[architecture], layer + 1)
 
 
 def stored_tensors(model: Model) -> Iterator[tuple[str, Tensor]]:

@@ -38,10 +38,13 @@ def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: 
     Raises CheckpointError before anything is written if the shapes do not allow the type.
     """
     check_shapes(source, kind)
-    writer = gguf.GGUFWriter(path, family_of(source.model.config.to_huggingface()).architecture)
+    config = source.model.config.to_huggingface()
+    family = family_of(config)
+    writer = gguf.GGUFWriter(path, family.architecture)
     try:
         _add_general(writer, source, kind, name, about)
-        _add_shape(writer, source)
+        for key, value in shape_fields(family, config).items():
+            writer.add_uint32(key, value) if isinstance(value, int) else writer.add_float32(key, value)
         _add_tokenizer(writer, source)
         for stored, weight in tensors_of(source):
             own = stored_kind(stored, weight, kind)
@@ -102,12 +105,6 @@ def _add_general(writer: gguf.GGUFWriter, source: Source, kind: GGUFType, name: 
     for key, value in about.items():
         if value:
             writer.add_string(f"instruct.{key}", value)
-
-
-def _add_shape(writer: gguf.GGUFWriter, source: Source) -> None:
-    config = source.model.config.to_huggingface()
-    for key, value in shape_fields(family_of(config), config).items():
-        writer.add_uint32(key, value) if isinstance(value, int) else writer.add_float32(key, value)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, source: Source) -> None:

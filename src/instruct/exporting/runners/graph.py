@@ -22,12 +22,9 @@ Run = Callable[[list[Any]], list[Any]]
 
 
 def main(request: Path, reply: Path) -> None:
-    """Answer every prompt of the request greedily, or return logits if it asks for them."""
+    """Answer every prompt of the request greedily."""
     asked = json.loads(request.read_text(encoding="utf-8"))
     graph = Graph(asked)
-    if wanted := asked.get("logits"):
-        _write_logits(graph, wanted, reply)
-        return
     answers, started = [], time.perf_counter()
     for prompt in asked["prompts"]:
         tokens = graph.greedy(prompt["ids"], set(asked["stop_ids"]), asked["max_new_tokens"])
@@ -59,7 +56,6 @@ class Graph:
         return tokens
 
     def empty(self, rows: int) -> list[Any]:
-        """An empty cache."""
         if not self._cache:
             return []
         shape = (rows, self._cache["heads"], 0, self._cache["size"])
@@ -103,17 +99,6 @@ def _open_onnx(asked: dict[str, Any]) -> tuple[Run, dict[str, str]]:
         return session.run(None, dict(zip(names, inputs, strict=True)))
 
     return run, {"name": "onnxruntime", "version": version("onnxruntime")}
-
-
-def _write_logits(graph: Graph, wanted: dict[str, Any], reply: Path) -> None:
-    """The logits of the last positions of (B, T) ids with a mask, in two passes if `split` is set; for tests."""
-    ids, mask = np.array(wanted["ids"]), np.array(wanted["mask"])
-    split = wanted.get("split") or ids.shape[1]
-    parts, past = [], graph.empty(len(ids))
-    for begin, end in ((0, split), *([(split, ids.shape[1])] if split < ids.shape[1] else [])):
-        logits, past = graph.step(ids[:, begin:end], mask[:, :end], past)
-        parts.append(logits)
-    np.save(reply, np.concatenate(parts, axis=1))
 
 
 def _ours() -> list[str]:

@@ -2,7 +2,7 @@
 
 python tests/benchmarks/bench_ask.py
 
-Each start is a process of its own. The files are in the page cache, as after training: an unmeasured start reads them.
+Each start is a new process. The files are in the page cache, as after training: an unmeasured start reads them.
 `first` has an empty cache folder each time, as the first question after training, and checks the tokenizer;
 `again` finds it checked. Run it in a folder with models/sft/best, with nothing beside it.
 """

@@ -37,7 +37,7 @@ def checked_tokenizer(path: Path, eos_id: int) -> Tokenizer:
 def checked_meanwhile(folder: Path) -> Iterator[None]:
     """Check the tokenizer of a checkpoint in another process, if this code has not checked it before.
 
-    Opening the checkpoint finds and says what is wrong with it.
+    It reports nothing: opening the checkpoint finds what is wrong with it.
     """
     wanted = _unchecked(folder)
     if wanted is None:

@@ -17,7 +17,7 @@ def typed_lines(ask: Callable[[str], str]) -> Iterator[str]:
         try:
             line = ask(prompt)
         except EOFError:
-            print()  # so that what comes next begins a line
+            print()  # what comes next begins a line
             return
         except KeyboardInterrupt:
             prompt = f"\nCtrl-D or /quit ends the chat\n{PROMPT}"

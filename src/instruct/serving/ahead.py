@@ -38,7 +38,7 @@ def _read_ahead(place: Path) -> None:
 
 @contextmanager
 def without_garbage() -> Iterator[None]:
-    """Look for no garbage within it, and never among what it makes: torch's half a million objects are all in use.
+    """Look for no garbage within it, and never among what it makes: torch's 180,000 objects are all in use.
 
     Python would look through them several times before the first token, and again at the end.
     """

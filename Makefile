@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 INSTALL := pip install -q --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro smoke test test-slow test-fuzz test-gpu lint reference format bench bench-train bench-generate bench-judge bench-prefer bench-serve serve lock clean bench-data report view plots screenshot docs animations verify experiments
+.PHONY: help install repro smoke test test-slow test-fuzz test-gpu lint reference format bench bench-train bench-generate bench-judge bench-prefer bench-serve bench-ask serve lock clean bench-data report view plots screenshot docs animations verify experiments
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,8 @@ bench-judge: $(VENV)/.dev  ## time asking a judge against a local server with a 
 	python tests/benchmarks/bench_judge.py $(ARGS)
 bench-serve: $(VENV)/.dev  ## time the server at 1, 8 and 32 clients against llama-server and transformers
 	python tests/benchmarks/bench_serve.py $(ARGS)
+bench-ask: $(VENV)/.dev  ## time instruct ask from a cold start to its first character
+	python tests/benchmarks/bench_ask.py $(ARGS)
 bench-data: $(VENV)/.dev $(VENV)-bench/.done  ## time the search for near-duplicates and the split of a million records
 	python tests/benchmarks/bench_data.py $(ARGS)
 # What `make bench` measures against, in an environment of its own.

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SRC = Path(__file__).parents[2] / "src"
 HOSTILE = "\x1b]0;title\x07\x1b[31mred\x9b2J\r\u202e"
 
@@ -34,6 +36,16 @@ def test_nothing_that_is_printed_logged_or_refused_steers_the_terminal():
     shown = "\\x1b]0;title\\x07\\x1b[31mred\\x9b2J\\r\\u202e"
     assert done.stdout == f"one {shown}\n\ttwo\nthree {shown}\n"
     assert done.stderr == f"four {shown}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes it")
+def test_a_command_needs_no_open_output():
+    code = "import sys; sys.argv[1:] = ['ask', ' ']\nfrom instruct.cli import run; run()"
+    script = 'exec "$0" -c "$1" >&-'
+    command = ["sh", "-c", script, sys.executable, code]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(SRC)}, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "question" in done.stderr
 
 
 def test_help_is_text():

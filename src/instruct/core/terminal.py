@@ -32,7 +32,8 @@ def guard_output() -> None:
 
     Standard error stays unchanged for progress bars; `print_error` escapes errors.
     """
-    sys.stdout = cast(TextIO, _Shown(sys.stdout))
+    if sys.stdout is not None:  # it may be closed, as by `>&-`
+        sys.stdout = cast(TextIO, _Shown(sys.stdout))
 
 
 def print_error(text: object) -> None:

@@ -9,4 +9,4 @@ TIMES = int(os.environ.get("FUZZ", "1"))
 
 def examples(count: int) -> settings:
     """So many inputs, times FUZZ."""
-    return settings(deadline=None, max_examples=count * TIMES)
+    return settings(max_examples=count * TIMES)

@@ -79,7 +79,7 @@ def test_the_test_of_groups_is_scipys_test_of_their_sums(sizes):
 
 
 @given(st.lists(st.sampled_from([-40.0, -0.3, 0.0, 0.1, 0.2, 55.5]), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_interval_holds_0_exactly_where_the_test_does_not_reject(differences):
     paired = paired_test([0.0] * len(differences), differences, resamples=300, seed=1)
     low, high = paired.difference.low, paired.difference.high
@@ -124,7 +124,7 @@ def test_without_a_difference_the_test_errs_about_5_times_of_100():
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_identical_systems_are_never_distinguished(scores, seed):
     paired = paired_test(scores, scores, resamples=200, seed=seed)
     assert paired.p_value == 1

@@ -157,7 +157,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(value=JSON_VALUES)
 def test_json_written_is_json_read(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "written.json"
@@ -292,7 +292,7 @@ def test_csv_reads_in_the_standard_library_and_back(tmp_path):
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.text("'=+-@\t\r\n,\"1.e/:a ", max_size=6)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rows=st.lists(st.fixed_dictionaries({"a": TEXTS, "=b": TEXTS}), max_size=3))
 def test_csv_written_is_csv_read_whatever_the_text(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "written.csv"

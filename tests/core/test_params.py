@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 import yaml as pyyaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from small_pipeline import edit_params
@@ -141,7 +141,6 @@ class Settings:
     x: float
 
 
-@settings(deadline=None)
 @given(value=st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats() | st.text() | st.lists(st.none()))
 def test_a_number_is_a_number_and_nothing_else_is(value):
     numeric = isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))

@@ -31,7 +31,7 @@ def test_our_own_files_are_read_as_dvc_reads_them(name):
 PLAIN = st.text(st.sampled_from("0123456789+-_.eExXobBAf~TtrueFalsNnI"), max_size=9)
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(text=PLAIN)
 @example(text="1e-05")
 @example(text="1e5")
@@ -72,7 +72,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(value=VALUES)
 def test_what_dvc_writes_is_read_back(value):
     from dvc.utils.serialize import dumps_yaml

@@ -204,7 +204,7 @@ EXAMPLES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(examples=EXAMPLES)
 def test_examples_written_are_examples_read(tmp_path_factory, examples):
     path = tmp_path_factory.getbasetemp() / "examples.json"
@@ -212,7 +212,7 @@ def test_examples_written_are_examples_read(tmp_path_factory, examples):
     assert read_examples(path) == examples
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     rows=st.lists(
         st.dictionaries(

@@ -95,7 +95,7 @@ words = st.lists(st.sampled_from(["ab", "b", "ca", "7", "1,5", "é"]), max_size=
 
 
 @given(words, words)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rouge_l_equals_a_dynamic_programme(ours, theirs):
     common = longest_common_subsequence(ours, theirs)
     expected = 100 * 2 * common / (len(ours) + len(theirs)) if common else 0.0
@@ -111,7 +111,7 @@ def test_rouge_l_asks_for_the_order_and_token_f1_does_not():
 @given(texts | answers, texts | answers)
 @example("", "a")
 @example("a", "b")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_chrf_is_the_sentence_score_of_sacrebleu(response, reference):
     assert compare(response, reference).chrf == CHRF().sentence_score(response, [reference]).score
 
@@ -122,7 +122,7 @@ def test_chrf_of_a_worked_example():
 
 
 @given(texts | answers, texts | answers)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_measure_lies_between_0_and_100(response, reference):
     measured = compare(response, reference)
     for measure in REFERENCE_METRICS:
@@ -136,7 +136,7 @@ def test_every_measure_lies_between_0_and_100(response, reference):
 @example("😀")
 @example("न")
 @example("\u0301")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_identical_text_is_100_by_every_measure(text):
     measured = compare(text, text)
     assert [getattr(measured, measure) for measure in REFERENCE_METRICS if measure != "chrf"] == [100] * 4
@@ -189,7 +189,7 @@ def test_similarity_is_the_mean_of_three_measures_unless_the_match_is_exact():
 
 
 @given(answers, answers)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_token_measures_are_symmetric_and_blind_to_case(response, reference):
     one, other = compare(response, reference), compare(reference.upper(), response.upper())
     assert one.token_f1 == pytest.approx(other.token_f1)
@@ -198,7 +198,7 @@ def test_token_measures_are_symmetric_and_blind_to_case(response, reference):
 
 
 @given(answers)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_composed_and_decomposed_letters_are_the_same_tokens(text):
     assert tokens(unicodedata.normalize("NFD", text)) == tokens(unicodedata.normalize("NFC", text))
 

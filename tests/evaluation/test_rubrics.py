@@ -57,7 +57,7 @@ def test_the_books_wording_is_the_books():
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_text_closes_its_fence_or_fills_another_place(task, reference, response):
     rubric = find_rubric("score-0-100")
     texts = {"task": task, "reference": reference, "response": response}

@@ -51,7 +51,7 @@ records = st.lists(
 ).map(lambda rows: [example(i, text, kind=kind) for i, (text, kind) in enumerate(rows)])
 
 
-@settings(deadline=None, max_examples=70)
+@settings(max_examples=70)
 @given(examples=records, cut=st.integers(3, 39), seed=st.integers(0, 50), stratify=st.booleans())
 def test_appending_moves_no_record_but_those_reported_and_none_out_of_test(examples, cut, seed, stratify):
     params = with_duplicates(replace(EVEN, seed=seed, stratify=stratify), similarity=70.0)
@@ -65,7 +65,7 @@ def test_appending_moves_no_record_but_those_reported_and_none_out_of_test(examp
         assert HELD_OUT_FIRST.index(whole.parts[record]) <= HELD_OUT_FIRST.index(part)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(examples=records, seed=st.integers(0, 50))
 def test_no_group_straddles_parts(examples, seed):
     params = with_duplicates(replace(EVEN, seed=seed), similarity=70.0)

@@ -52,7 +52,7 @@ def with_copies(texts, seed, changes=3):
     return mixed
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.text("ab ", max_size=12).map(normalise), max_size=25),
     similarity=st.sampled_from([50.0, 75.0, 80.0, 90.0, 100.0]),

@@ -69,7 +69,7 @@ def test_sizes_follow_the_fractions(count, fractions, sizes, strategy):
     assert sorted(order) == list(range(count))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     count=st.integers(3, 300),
     cuts=st.tuples(st.integers(1, 98), st.integers(1, 98)).filter(lambda c: c[0] != c[1]),

@@ -266,7 +266,7 @@ def test_the_work_grows_no_faster_than_the_reply(parse, piece):
 
 @given(st.text(max_size=60) | st.text(alphabet='0159 ./-%{}":,escor\n', max_size=40))
 @example("{")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_whatever_the_reply_the_score_is_none_or_a_whole_number_that_stands_there(reply):
     score = parse_score(reply)
     assert score is None or (type(score) is int and 0 <= score <= 100 and str(score) in reply)
@@ -279,7 +279,7 @@ def test_markup_between_two_digits_does_not_join_them(mark):
 
 
 @given(st.integers(-1000, 1000), st.text(max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_json_with_the_asked_for_schema_is_always_read(score, reason):
     expected = score if 0 <= score <= 100 else None
     value = {"score": score, "reason": reason}
@@ -289,7 +289,7 @@ def test_json_with_the_asked_for_schema_is_always_read(score, reason):
 
 
 @given(st.integers(0, 100))
-@settings(max_examples=101, deadline=None)
+@settings(max_examples=101)
 def test_every_score_is_read_in_every_form(score):
     for form in ("{}", "{}.", "{}/100", "Score: {}", "I give it {} out of 100.", '{{"score": {}}}'):
         assert parse_score(form.format(score)) == score
@@ -399,6 +399,6 @@ def test_a_choice_is_read_where_it_is_plain(reply, choice):
 
 
 @given(st.text(max_size=60) | st.text(alphabet='AB abtie.[]{}winer:"\n', max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_the_reply_the_choice_is_one_of_three_or_none(reply):
     assert parse_choice(reply) in ("A", "B", "tie", None)

@@ -1,5 +1,6 @@
 """The files around the code: what they promise to a fresh machine."""
 
+import ast
 import configparser
 import os
 import re
@@ -295,6 +296,29 @@ def test_every_relative_link_of_the_root_pages_leads_somewhere(name):
 def anchors_of(markdown):
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", markdown, flags=re.M | re.S), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def defined_in(path):
+    """All names that a module assigns, defines or imports, at its top level or below."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def test_scripts_that_no_type_check_reads_import_names_that_exist():
+    for script in [*ROOT.glob("docs/**/*.py"), *ROOT.glob("tests/benchmarks/*.py"), *ROOT.glob("tests/gpu/*.py")]:
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("instruct."):
+                continue
+            module = ROOT / "src" / node.module.replace(".", "/")
+            known = {path.stem for path in module.glob("*")}
+            file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+            missing = {alias.name for alias in node.names} - known - set(defined_in(file))
+            assert not missing, f"{script.relative_to(ROOT)}: {node.module} has no {', '.join(missing)}"
 
 
 def test_nothing_of_the_code_unpickles_or_needs_a_path_of_its_own():

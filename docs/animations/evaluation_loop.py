@@ -9,7 +9,6 @@ from canvas import Canvas, line, rect, text, wrap
 from instruct.report.stop_or_go import stop_or_go
 from instruct.results.headline import score_title, system_title
 from instruct.results.runs import Run, read_run
-from instruct.results.schema import primary_measure
 from instruct.results.scores import Difference
 from instruct.results.table import Scores
 
@@ -36,7 +35,7 @@ def find(root: Path) -> Found:
     results = run.results
     shown = dict.fromkeys(["base", results.against, results.primary])
     rows = {system: row_of(root / answers_path(run, system)) for system in shown}
-    measure = primary_measure(results)
+    measure = results.headline[0].name
     return Found(
         run=run,
         difference=results.headline[0].difference_of(results.primary),

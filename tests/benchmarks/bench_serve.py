@@ -194,21 +194,20 @@ async def one_round(
         started = time.perf_counter()
         await asyncio.gather(*(work(place) for place in range(clients)))
         seconds = time.perf_counter() - started
-    tokens = sum(map(count_tokens, answers)) if options.until_end else len(answers) * options.tokens
+    tokens = len(answers) * options.tokens
+    if options.until_end:  # without the end token, which only some servers count
+        tokenizer = tokenizer_of(options.checkpoint)
+        tokens = sum(len(tokenizer.encode(answer)) for answer in answers)
     return {"tokens_per_s": tokens / seconds, "first_token_s": firsts, "tokens": tokens}
 
 
-def count_tokens(text: str) -> int:
-    """Those of an answer without its end, which only some servers count."""
-    return len(default_tokenizer().encode(text))
-
-
 @cache
-def default_tokenizer() -> Any:
-    """The default model's, whose answers are counted."""
+def tokenizer_of(checkpoint: Path) -> Any:
+    """The tokenizer of the model that all servers run."""
     from instruct.text.tokenizer import load_tokenizer
 
-    return load_tokenizer(Path("models/sft/best/tokenizer.json"), 2)
+    eos_id = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    return load_tokenizer(checkpoint / "tokenizer.json", eos_id)
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, options: argparse.Namespace) -> tuple[float, str]:

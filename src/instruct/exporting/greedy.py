@@ -10,7 +10,7 @@ from instruct.core.runtime import Runtime
 from instruct.exporting.running import Said
 from instruct.exporting.source import Source
 from instruct.generation.decode import generate
-from instruct.generation.rows import StopReason, repeats
+from instruct.generation.rows import StopReason, cut_at, repeats
 from instruct.generation.settings import GenerateParams
 
 
@@ -68,7 +68,7 @@ def answer_theirs(source: Source, example: Example, said: Said, reason: StopReas
     """An answer of an export as a record, with its text cut as generation cuts it."""
     text = source.tokenizer.decode(said.tokens)
     if reason == "stop_string":
-        text = text[: min(text.find(stop) for stop in source.template.stop_strings if stop in text)]
+        text = cut_at(text, source.template.stop_strings)
     return example.answered(text.strip(), reason, len(said.prompt), len(said.tokens))
 
 

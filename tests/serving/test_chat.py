@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from serving.conftest import make_system
 from serving.test_commands import WITH_SOURCE
 
 from instruct.cli.use import chat as run_chat
+from instruct.generation.decode import generate
 from instruct.serving import talking
 from instruct.serving.chat import Chat
 from instruct.serving.keyboard import ctrl_c_stops, typed_lines
 from instruct.serving.messages import Said
 from instruct.serving.talking import Manner, Talker
+from instruct.text.encoding import encode_prompt
 
 MANNER = Manner(max_tokens=8, temperature=1.0, seed=1)
 
@@ -173,3 +176,41 @@ def test_a_prompt_beyond_the_context_is_told_and_how_a_conversation_gets_room_ag
     beyond = "word " * chat.talker.system.model.block_size
     assert "/new" not in (alone := answer(chat, beyond)) and "tokens" in alone
     assert "conversation" in answer(chat, "Hello", beyond) and len(chat.said) == 2
+
+
+@pytest.mark.parametrize(
+    ("question", "max_tokens", "reason"),
+    [
+        ("Name a bird.", 8, "length"),
+        ("word " * 180, 200, "length"),  # the context ends first
+        ("Name a bird.", 8, "repetition"),
+        ("Name a bird.", 8, "stop_string"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_told_with_the_reason(question, max_tokens, reason, caplog):
+    system, said = make_system("sft", 2), [Said(role="user", content=question)]
+    manner = replace(MANNER, temperature=0.0, max_tokens=max_tokens)
+    system = replace(system, params=replace(system.params, temperature=0.0, max_repeats=3))
+    if reason == "repetition":
+        with torch.no_grad():
+            for weight in system.model.parameters():
+                weight.zero_()  # every token is the first one then
+    if reason == "stop_string":
+        first = "".join(Talker(system).say(said, manner))[:1]
+        system = replace(system, template=replace(system.template, stop_strings=(first,)))
+    prompt = {"0": system.template.render(question, "")}
+    room = system.model.block_size - len(encode_prompt(system.tokenizer, prompt["0"]))
+    found = generate(
+        system.model, system.tokenizer, prompt, prefix=system.template.prefix_pieces,
+        stop_strings=system.template.stop_strings, params=replace(system.params, max_new_tokens=min(max_tokens, room)),
+        runtime=system.runtime, shown=False,
+    )["0"]  # fmt: skip
+    assert found.stop_reason == reason
+    talker = Talker(system)
+    assert "".join(talker.say(said, manner)) == found.text
+    numbers = [int(number) for number in re.findall(r"\d+", talker.cut)]
+    assert bool(talker.cut) == (reason != "stop_string")
+    assert numbers == ([found.tokens] if reason == "length" else [])
+    assert ("max_tokens" in talker.cut) == (reason == "length" and room > max_tokens)
+    answer(Chat(talker=talker, manner=manner, open_named=lambda name: talker), question)
+    assert caplog.messages == ([talker.cut] if talker.cut else [])

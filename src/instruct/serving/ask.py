@@ -1,5 +1,6 @@
 """`instruct ask`: one question, answered by one system or by all of them, streamed."""
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from instruct.core.errors import ParamsError
@@ -10,6 +11,8 @@ from instruct.serving.messages import Said
 from instruct.serving.policy import read_policy
 from instruct.serving.settings import ServeParams
 from instruct.serving.systems import choose
+
+log = logging.getLogger(__name__)
 
 
 def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iterator[str]:
@@ -24,11 +27,15 @@ def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iter
         from instruct.serving.talking import Manner, Talker
 
     manner = Manner(max_tokens=serve.max_tokens, temperature=params.temperature, seed=params.seed)
+
+    def answer(name: str) -> Iterator[str]:
+        talker = Talker(open_alone(name))  # gone when the answer ends, so before the next model is read
+        yield from talker.say([Said(role="user", content=question)], manner, input=input, policy=policy)
+        yield "\n"
+        if talker.cut:
+            log.warning("%s (serve.max_tokens is %d)", talker.cut, serve.max_tokens)
+
     for name in chosen:
         if len(chosen) > 1:
-            yield f"{name}:\n"
-        # The talker has no name here, so that no model is in memory while the next one is read.
-        yield from Talker(open_alone(name)).say(
-            [Said(role="user", content=question)], manner, input=input, policy=policy
-        )
-        yield "\n" if name == chosen[-1] else "\n\n"
+            yield f"{name}:\n" if name == chosen[0] else f"\n{name}:\n"
+        yield from answer(name)

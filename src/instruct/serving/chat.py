@@ -1,6 +1,7 @@
 """`instruct chat`: questions and answers in a terminal or through a pipe."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -13,6 +14,8 @@ from instruct.serving.keyboard import ctrl_c_stops
 from instruct.serving.messages import Said, knows_turns
 from instruct.serving.policy import Policy
 from instruct.serving.talking import Manner, Talker
+
+log = logging.getLogger(__name__)
 
 HELP = """/system NAME   ask base, sft or dpo
 /set NAME VALUE  max_tokens, temperature or seed
@@ -65,6 +68,8 @@ class Chat:
         self.said = [*before, asked, Said(role="assistant", content=answer)]
         self.manner = manner
         yield "\n"
+        if self.talker.cut:
+            log.warning(self.talker.cut)
 
     def _command(self, name: str = "", rest: str = "") -> Iterator[str]:
         match name:

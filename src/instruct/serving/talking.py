@@ -1,9 +1,10 @@
 """One streamed answer at a time, in this process: shared by `instruct ask` and `instruct chat`; no web stack."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from instruct.core.errors import DataError, InstructError
+from instruct.generation.rows import StopReason
 from instruct.generation.settings import GenerateParams
 from instruct.serving.lanes import Event, Job, Lane, lane_for, lanes_of
 from instruct.serving.messages import Said, render_chat
@@ -23,25 +24,34 @@ class Manner:
 
 
 class Talker:
-    """A system that answers one question at a time; it keeps what the engine computed of the template."""
+    """A system that answers one question at a time; it keeps what the engine computed of the template.
+
+    `cut` says why the last answer is not whole, in words for the user; it is empty if the model ended the answer.
+    """
 
     def __init__(self, system: System) -> None:
-        self.system = system
+        self.system, self.cut = system, ""
         self._lanes: list[Lane] = []
 
     def say(
         self, messages: Sequence[Said], manner: Manner, *, input: str = "", policy: Policy | None = None
     ) -> Iterator[str]:
         """The answer piece by piece; raises DataError if the prompt leaves no room for one."""
+        self.cut = ""
         system, messages = self.system, [replace(one, content=_passed(policy, one.content)) for one in messages]
         prompt = render_chat(system.template, system.template_name, messages, _passed(policy, input))
         ids, most = encode_prompt(system.tokenizer, prompt), system.model.block_size
         if len(ids) >= most:
             cure = "shorten it, or begin a new conversation" if len(messages) > 1 else "shorten it"
             raise DataError(f"the prompt has {len(ids)} tokens, and the model reads at most {most}; {cure}")
-        yield from self._stream(ids, _params(system, manner, most - len(ids)), manner.seed, policy)
+        params = _params(system, manner, most - len(ids))
+        reason = yield from self._stream(ids, params, manner.seed, policy)
+        self.cut = _why_cut(reason, params.max_new_tokens, manner)
 
-    def _stream(self, ids: Sequence[int], params: GenerateParams, seed: int, policy: Policy | None) -> Iterator[str]:
+    def _stream(
+        self, ids: Sequence[int], params: GenerateParams, seed: int, policy: Policy | None
+    ) -> Generator[str, None, StopReason | None]:
+        """Yield the text; gives why the answer ended, or None if the policy ended it."""
         system, stops = self.system, self.system.template.stop_strings
         lanes = self._lanes or lanes_of(system, slots=1, cache_tokens=2 * system.model.block_size)
         self._lanes = []  # an answer that is broken off leaves its lane in use
@@ -50,18 +60,33 @@ class Talker:
         lane.waiting.append(
             Job(system=system.name, ids=ids, params=params, stop_strings=stops, deliver=_nobody, seed=seed)
         )
+        reason: StopReason | None = None
         while lane.busy and not filtered.blocked:
             for _, event in lane.turn():
+                reason = event.reason
                 yield _text_of(event, stream, filtered)
         if filtered.blocked:
             yield f" [{filtered.blocked.message or 'blocked'}]"
-        else:
-            self._lanes = lanes
+            return None
+        self._lanes = lanes
+        return reason
 
 
 def _params(system: System, manner: Manner, room: int) -> GenerateParams:
     wanted = min(manner.max_tokens, room)
     return replace(system.params, max_new_tokens=wanted, temperature=manner.temperature, num_samples=1)
+
+
+def _why_cut(reason: StopReason | None, most: int, manner: Manner) -> str:
+    if reason == "repetition":
+        return "the model repeated itself, so the answer was ended there"
+    if reason != "length":
+        return ""
+    if most < manner.max_tokens:
+        return (
+            f"the answer is cut after {most} tokens, where the model's context ends; a shorter prompt leaves more room"
+        )
+    return f"the answer is cut after {most} tokens, which is max_tokens"
 
 
 def _nobody(_: Event) -> None:

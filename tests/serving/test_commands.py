@@ -54,7 +54,7 @@ def test_ask_says_what_the_engine_says_and_the_newest_model_is_asked(here, offli
 
 
 def test_ask_tells_beside_the_answer_that_it_is_cut_and_by_which_setting(here, caplog):
-    "".join(asking.ask(QUESTION, "", [], every=False))
+    list(asking.ask(QUESTION, "", [], every=False))
     (told,) = caplog.messages
     assert "serve.max_tokens" in told and "12" in told
 

@@ -33,7 +33,7 @@ def ask(question: str, input: str, names: Sequence[str], *, every: bool) -> Iter
         yield from talker.say([Said(role="user", content=question)], manner, input=input, policy=policy)
         yield "\n"
         if talker.cut:
-            log.warning("%s (serve.max_tokens is %d)", talker.cut, serve.max_tokens)
+            log.warning(talker.cut)
 
     for name in chosen:
         if len(chosen) > 1:

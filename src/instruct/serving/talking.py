@@ -86,7 +86,7 @@ def _why_cut(reason: StopReason | None, most: int, manner: Manner) -> str:
         return (
             f"the answer is cut after {most} tokens, where the model's context ends; a shorter prompt leaves more room"
         )
-    return f"the answer is cut after {most} tokens, which is max_tokens"
+    return f"the answer is cut after {most} tokens: raise serve.max_tokens, or in a chat /set max_tokens"
 
 
 def _nobody(_: Event) -> None:

@@ -81,6 +81,29 @@ def test_the_rule_agrees_with_98_of_100_answers_that_another_reader_labelled():
     assert sum(not a for a, right in said if right) <= 1
 
 
+@pytest.mark.parametrize("doubt", ["Maybe {}", "Perhaps {}", "It is possibly {}"])
+def test_no_answer_in_doubt_is_right(doubt):
+    assert [row["output"] for row in closed() if judge(row, doubt.format(row["output"]))] == []
+
+
+def test_no_denied_number_or_order_is_right():
+    numbers = [row for row in closed() if row["check"]["type"] == "number" and isinstance(row["check"]["value"], int)]
+    denied = [(row, f"It is not {row['check']['value']}.") for row in numbers]
+    denied += [(row, f"It is not {row['output']}") for row in closed() if row["check"]["type"] == "order"]
+    assert len(denied) > 150 and [answer for row, answer in denied if judge(row, answer)] == []
+
+
+@pytest.mark.parametrize("form", ["- {}\n- banana", "1. banana\n2. {}"])
+def test_no_answer_in_a_list_with_a_wrong_item_is_right(form):
+    rows = [row for row in closed() if row["check"]["type"] in ("accept", "set", "order")]
+    assert [row["output"] for row in rows if judge(row, form.format(row["output"]))] == []
+
+
+@pytest.mark.parametrize("form", ["**{}**", "The answer is: {}", "Answer:\n\n{}"])
+def test_every_reference_answer_is_right_in_another_form(form):
+    assert [row["output"] for row in closed() if not judge(row, form.format(row["output"]))] == []
+
+
 def number(value, **more):
     return {"type": "number", "value": value, **more}
 
@@ -116,8 +139,96 @@ def test_right_wrong_hedged_several_denied_and_other_units(check, question, answ
     assert is_right(parse_check(check, "here"), answer, question) is right
 
 
+PERU = "What is the capital of Peru?"
+
+
+def accept(*texts):
+    return {"type": "accept", "accept": list(texts)}
+
+
+def one_of(answer, *others):
+    return {"type": "one_of", "answer": answer, "options": [answer, *others]}
+
+
+def exact(text):
+    return {"type": "exact", "accept": [text]}
+
+
 @pytest.mark.parametrize(
-    "answer", ["...", "\n", "?!", "1" * 6000 + "/3", "3/" + "9" * 6000, "1/0", "\ud83d", "9" * 6000]
+    ("check", "question", "answer", "right"),
+    [
+        (accept("Lima"), PERU, "- Lima\n- Quito\n- Bogota", False),
+        (accept("Lima"), PERU, "1. Lima\n2. Quito", False),
+        (accept("Lima"), PERU, "Quito\nLima", False),
+        (accept("Lima"), "Is it Lima, Quito or Bogota?", "1. Lima\n2. Quito\n3. Bogota", False),
+        (accept("Lima"), PERU, "- Lima", True),
+        (accept("Lima"), PERU, "Lima\n\nLima is the capital of Peru.", True),
+        (accept("Lima"), PERU, "1. Lima is the capital of Peru.\n2. It has many people.", True),
+        (accept("Lima"), PERU, "Lima is not the capital of Peru.", False),
+        (accept("Lima"), PERU, "Lima isn't the capital of Peru.", False),
+        (accept("lend"), "Opposite of borrow?", "lend, not borrow", True),
+        (accept("Lima"), PERU, "Lima, Peru", True),
+        (accept("Lima"), "Is it Lima or Quito?", "Lima, Quito", False),
+        (accept("1776"), "When?", "July 4, 1776", True),
+        (accept("1776"), "When?", "1776, 1777", False),
+        (accept("cat"), "Which is the odd one out?", "The word that does not belong is cat.", True),
+        (one_of("Lisbon", "Rome"), "Which is not in Italy: Rome or Lisbon?", "Lisbon is not in Italy.", True),
+        (one_of("Lisbon", "Rome"), "Which is not in Italy: Rome or Lisbon?", "It is not Lisbon.", False),
+        (one_of(">", "<", "="), "Which sign?", ">", True),
+        (one_of(">", "<", "="), "Which sign?", "<", False),
+        (one_of("C", "C++", "C#"), "Which language?", "C++", False),
+        (one_of("C++", "C", "C#"), "Which language?", "It is C++.", True),
+        (accept("दिन"), "Which word?", "दीन", False),
+        (exact("-5"), "Solve it.", "5", False),
+        (exact("x > 3"), "Solve it.", "x < 3", False),
+        (exact("x > 3"), "Solve it.", "x > 3.", True),
+    ],
+)
+def test_lists_denials_places_dates_and_signs(check, question, answer, right):
+    assert is_right(parse_check(check, "here"), answer, question) is right
+
+
+@pytest.mark.parametrize(
+    ("check", "question", "answer", "right"),
+    [
+        (number(7), "3 + 4?", "7 is not right.", False),
+        (number(7), "3 + 4?", "No, it is 7.", True),
+        (number(-5, unit="celsius"), "How cold?", "minus 5 degrees Celsius", True),
+        (number(5), "How cold?", "minus 5", False),
+        (number(-5), "How cold?", "negative five", True),
+        (number(3), "12 minus 9?", "12 minus 9 is 3", True),
+        (number(3), "How much?", "3,14", False),
+        (number(3.14), "How much?", "3,14", True),
+        (number(12, unit="meters"), "How long?", "12,5 meters", False),
+        (number(1250), "How much?", "1,2500", False),
+        (number(3), "The score?", "2-3", False),
+        (number(3), "How much?", "5-2 = 3", True),
+        (number(10), "How much?", "10²", False),
+        (number(9, unit="meters"), "How long?", "9 m²", False),
+        (number(20, unit="m²"), "What area?", "20 m²", True),
+        (number(20, unit="m²"), "What area?", "20 m", False),
+        (number(60, unit="miles per hour"), "How fast?", "60 miles", False),
+        (number(60, unit="miles per hour"), "How fast?", "60 mph", True),
+        (number(60, unit="miles per hour"), "How fast?", "60", True),
+        (number(40, unit="minutes"), "The average?", "40 minutes per day", True),
+        (number(72, unit="legs"), "How many?", "72 in all", True),
+        (number(365, unit="days"), "How many?", "There are 365 in a year", True),
+        (number(5, unit="feet"), "How wide?", "5 in wide", False),
+        (number(1989), "When did the Berlin Wall fall?", "The Berlin Wall fell on November 9, 1989.", True),
+        (number(1989), "When did the Berlin Wall fall?", "on the 9th of November 1989", True),
+        (number(1989), "When did the Berlin Wall fall?", "November 9, 1990", False),
+        (number(7_000_000), "How much?", "7 million", True),
+        (number(2_500_000), "How much?", "2.5 million", True),
+        (number([45, 54, 63]), "Go on.", "45,54,63", True),
+    ],
+)
+def test_signs_commas_powers_rates_and_dates_of_numbers(check, question, answer, right):
+    assert is_right(parse_check(check, "here"), answer, question) is right
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["...", "\n", "?!", "1" * 6000 + "/3", "3/" + "9" * 6000, "1/0", "\ud83d", "9" * 6000, "hundred " * 3000, "<", "-"],
 )
 def test_no_answer_of_a_model_is_more_than_wrong(answer):
     checks = [row["check"] for row in records().values() if row["check"]["type"] != "open"]
@@ -135,6 +246,16 @@ def test_no_answer_of_a_model_is_more_than_wrong(answer):
         ("15 %", 15, "percent"),
         ("28 square centimetres", 28, "square centimeters"),
         ("5 m/s", 5, "meters per second"),
+        ("60 miles an hour", 60, "miles per hour"),
+        ("9.8 m/s²", 9.8, "meters per square second"),
+        ("$2.50 per hour", 2.5, "dollars per hour"),
+        ("42 cm²", 42, "square centimeters"),
+        ("42 cm^2", 42, "square centimeters"),
+        ("42 cm2.", 42, "square centimeters"),
+        ("30 cm³", 30, "cubic centimeters"),
+        ("7½ hours", 7.5, "hours"),
+        ("minus 40 °F", -40, "fahrenheit"),
+        ("$3 billion", 3e9, "dollars"),
         ("one hundred and twenty-five days", 125, "days"),
         ("2 1/2 hours", 2.5, "hours"),
     ],

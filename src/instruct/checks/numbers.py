@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from instruct.checks.words import clean
 
@@ -14,14 +15,26 @@ twenty thirty forty fifty sixty seventy eighty ninety
 """
 _WORTH = {word: i for i, word in enumerate(_SMALL.split())}
 _WORTH |= {word: 10 * (i + 2) for i, word in enumerate(_TENS.split())}
-_SCALE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+_SCALE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _IN_WORDS = re.compile(
-    rf"\b(?:{'|'.join([*_WORTH, *_SCALE])})\b(?:[ -]+(?:and +)?(?:{'|'.join([*_WORTH, *_SCALE])})\b)*"
+    rf"\b(?:{'|'.join([*_WORTH, *_SCALE])})\b(?:[ -]+(?:and +)?(?:{'|'.join([*_WORTH, *_SCALE])})\b){{0,20}}"
 )
+_SCALED = re.compile(rf"(?<![\w.,/])(\d{{1,3}}(?:,\d{{3}}){{1,5}}|\d{{1,15}}(?:\.\d{{1,15}})?) ({'|'.join(_SCALE)})\b")
+_MINUS = re.compile(r"\b(?:minus|negative) +(?=\d)")
+_MINUEND = re.compile(r"\d\S*(?: (?!is\b|are\b|was\b|equals\b)[a-z°%]+)? $")
+_LIST = re.compile(r"(?<![\w.,/])(?!\d{1,3}(?:,\d{3})+(?!,?\d))\d+(?:,\d+){2,}(?!\w)")
+_START = r"(?<![\w.,/^])-?"
+# A single comma that does not part thousands is a decimal comma; what has more points or commas is not a number.
 _DIGITS = re.compile(
-    r"(?P<mixed>(?<![\w.,/])-?\d+ \d+/\d+)|(?P<fraction>(?<![\w.,/])-?\d+/\d+)"
-    r"|(?P<plain>(?<![\w.,/])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)"
+    rf"(?P<mixed>{_START}\d+ \d+/\d+)|(?P<fraction>{_START}\d+/\d+)"
+    rf"|(?P<plain>{_START}(?:[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?|\d+(?:[.,]\d+)?))(?![\d^]|[.,]\d)"
 )
+_MONTHS = """
+january february march april may june july august september october november december
+"""
+_MONTH = "|".join(rf"{name}|{name[:3]}\.?" for name in _MONTHS.split())
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+_FULL_DATE = re.compile(rf"\b(?:({_MONTH}) {_DAY}|{_DAY} (?:of )?({_MONTH}))(?:, ?| )(?=\d{{4}}\b)", re.IGNORECASE)
 _UNITS = {
     "meters": "m meter meters metre metres",
     "centimeters": "cm centimeter centimeters centimetre centimetres",
@@ -64,12 +77,19 @@ _UNITS = {
     "newtons": "n newton newtons",
     "hectares": "ha hectare hectares",
     "degrees": "° degree degrees",
+    "miles per hour": "mph",
+    "kilometers per hour": "kph kmh",
 }
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+_POWER = r"(?:(?:\s*\^)?([23])(?!\w|\.\d))?"
+_IN = r"in\b(?=\s+(?!long|wide|high|tall|deep|thick|is|are|or|and|by)[a-z])"  # the preposition, as in "8 in total"
 _AFTER = re.compile(
-    r"\s*(?:(us|square|cubic|metric|sq)\.?\s+)?(?:(°|degrees?)\s*)?([a-z]+|%|\$|€|¢)?(?:\s*(²|³)|\s*/\s*(s)\b|\s+per\s+(second))?"
+    rf"\s*(?:(us|square|cubic|metric|sq|cu)\.?\s+)?(?:(°|degrees?)\s*)?(?:{_IN}|([a-z]+|%|\$|€|¢))?{_POWER}"
+    rf"(?:(?:\s*/\s*|\s+(?:per|an?)\s+)([a-z]+){_POWER})?"
 )
-_OPERATORS = re.compile(r"\s*(?:[+×x*÷/=-]|plus|minus|times|divided|multiplied|equals?|is\b|and that)")
+_OPERATORS = re.compile(
+    r"\s*(?:[+×x*÷/=]|-(?=.*(?:=|\bis\b|\bequals?\b))|plus|minus|times|divided|multiplied|equals?|is\b|and that)"
+)
 
 
 @dataclass(frozen=True)
@@ -88,18 +108,41 @@ def numbers_of(text: str) -> list[Number]:
     >>> [(one.value, one.unit) for one in numbers_of("Twenty-five feet, or $1,250.50, or 2 1/2 square meters")]
     [(25.0, 'feet'), (1250.5, 'dollars'), (2.5, 'square meters')]
     """
-    plain = _spell_out(clean(text).casefold())
+    plain = in_digits(text)
     found = []
     for match in _DIGITS.finditer(plain):
         after = plain[match.end() :]
         sign = plain[: match.start()].rstrip()[-1:]
-        unit = _UNIT_OF[sign] if sign in ("$", "€") else _unit_after(after)
-        found.append(Number(_value(match), match[0].replace(",", ""), unit, bool(_OPERATORS.match(after))))
+        unit = _unit_after(f"{sign}{after}" if sign in ("$", "€") else after)
+        found.append(Number(_value(match), _spelling(match), unit, bool(_OPERATORS.match(after))))
     return found
 
 
+def in_digits(text: str) -> str:
+    """The text in lower case, its numbers in digits with signs: "minus five" is "-5", "7 million" is "7000000"."""
+    plain = _SCALED.sub(lambda match: _scaled(match[1], match[2]), clean(text).casefold())
+    plain = _IN_WORDS.sub(lambda match: str(_worth(match[0])), plain)
+    plain = _MINUS.sub(lambda match: match[0] if _MINUEND.search(plain[: match.start()][-60:]) else "-", plain)
+    return _LIST.sub(lambda match: match[0].replace(",", ", "), plain)
+
+
+def without_days(text: str) -> str:
+    """The text with only month and year of its full dates.
+
+    >>> without_days("It fell on November 9, 1989.")
+    'It fell on November 1989.'
+    """
+    return _FULL_DATE.sub(lambda match: f"{match[1] or match[2]} ", text)
+
+
+def _spelling(match: re.Match[str]) -> str:
+    """A number without commas between thousands, and with a decimal point."""
+    text = match[0]
+    return text.replace(",", "" if re.match(r"-?[1-9]\d{0,2}(?:,\d{3})+(?!\d)", text) else ".")
+
+
 def _value(match: re.Match[str]) -> float:
-    text = match[0].replace(",", "")
+    text = _spelling(match)
     if match["plain"] is not None:
         return float(text)
     whole, _, fraction = text.rpartition(" ")
@@ -114,25 +157,27 @@ def _unit_after(after: str) -> str:
     """The unit after a number, or "" if it is unknown."""
     match = _AFTER.match(after)
     assert match is not None
-    form, degree, word, power, *speed = match.groups()
+    form, degree, word, power, per, per_power = match.groups()
     unit = _UNIT_OF.get(word or "", "degrees" if degree else "")
     if degree and unit not in ("celsius", "fahrenheit"):
         return "degrees"
-    if unit and (form in ("square", "sq") or power == "²"):
-        return f"square {unit}"
-    if unit and (form == "cubic" or power == "³"):
-        return f"cubic {unit}"
-    return f"{unit} per second" if unit and any(speed) else unit
+    unit = _raised(unit, {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}.get(form or "", power))
+    return f"{unit} per {_raised(_UNIT_OF[per].removesuffix('s'), per_power)}" if unit and per in _UNIT_OF else unit
+
+
+def _raised(unit: str, power: str | None) -> str:
+    return f"{'square' if power == '2' else 'cubic'} {unit}" if unit and power else unit
 
 
 def canonical_unit(unit: str) -> str:
     """The normalised spelling of a check's unit; unchanged if the table lacks it."""
-    return _unit_after(f" {unit.casefold()}") or unit.casefold()
+    plain = clean(unit).casefold()
+    return _unit_after(f" {plain}") or plain
 
 
-def _spell_out(text: str) -> str:
-    """Numbers in words as digits."""
-    return _IN_WORDS.sub(lambda match: str(_worth(match[0])), text)
+def _scaled(number: str, scale: str) -> str:
+    value = Decimal(number.replace(",", "")) * _SCALE[scale]
+    return f"{value:f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
 
 
 def _worth(phrase: str) -> int:

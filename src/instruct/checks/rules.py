@@ -1,12 +1,12 @@
 """Decides whether an answer is right: strictly, deterministically, and without a model.
 
-A full sentence around the right answer is right. A right answer among wrong ones, after "or", or denied is wrong.
+A full sentence around the right answer is right. A right answer among wrong ones, in doubt or denied is wrong.
 """
 
 import re
 from collections.abc import Sequence
 
-from instruct.checks.numbers import Number, canonical_unit, numbers_of
+from instruct.checks.numbers import Number, canonical_unit, in_digits, numbers_of, without_days
 from instruct.checks.schema import Check
 from instruct.checks.words import FUNCTION_WORDS, clean, find_phrase, same_word, words_of
 
@@ -30,9 +30,12 @@ _DENIALS = frozenset(
     ]
 )
 _LEAD_IN = re.compile(r'^[^:"]{0,80}:\s+(?=\S)')
-_LINK = re.compile(r"\s*(?:,|/|;|\n|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
+_LINK = re.compile(r"\s*(?:,|/|;|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
 _CONCLUSIONS = frozenset(("so", "then", "therefore", "thus", "hence", "total"))
-_REACH = 3  # words before an answer in which a denial makes it wrong
+_LIST_MARK = re.compile(r"(?:[-*•]|\d+[.)])\s+")
+_OPENING_NO = re.compile(r"\W*no\s*[,.;:!]\s*\w+\s", re.IGNORECASE)  # "No, it is Lima." but not "No, Lima."
+_AUXILIARIES = frozenset(["is", "are", "was", "were", "does", "do", "did", "has", "have", "had", "can", "will"])
+_REACH = 3  # words before an answer in which a denial makes it wrong, and by which another list item may be longer
 
 
 def is_right(check: Check, answer: str, question: str) -> bool:
@@ -64,7 +67,7 @@ def _copies(check: Check, answer: str, question: str) -> bool:
     if check.type == "set" and any(len(line) > 4 and find_phrase(words, line) for line in lines):
         return True
     right = [words_of(text) for text in (*check.accept, *(text for item in check.items for text in item))]
-    enough = 2 if check.type == "number" and not words[-1][0].isdigit() else 1  # a number may have its unit
+    enough = 2 if check.type == "number" and not words[-1].lstrip("-")[0].isdigit() else 1  # a number may have its unit
     return len(words) > enough and words not in right and bool(find_phrase(asked, words))
 
 
@@ -85,7 +88,7 @@ def _same_marks(text: str, wanted: str) -> bool:
 def _accept(check: Check, answer: str, question: str) -> bool:
     words = words_of(answer)
     spans = _spans(words, check.accept)
-    if not spans or _is_denied(words, spans, check.accept) or _hedges(words, question, check.accept):
+    if not spans or _is_denied(answer, spans, check.accept, question) or _hedges(words, question, check.accept):
         return False
     return not _rivals(answer, question, check.accept)
 
@@ -97,13 +100,17 @@ def _one_of(check: Check, answer: str, question: str) -> bool:
     named = set()
     for option in sorted(check.options, key=lambda one: -len(words_of(one))):
         phrase = words_of(option)
+        spans = []
         for start in _find_loosely(words, phrase):
             if not taken & set(range(start, start + len(phrase))):
                 taken |= set(range(start, start + len(phrase)))
-                named.add(option)
-                if _is_denied(words, [(start, start + len(phrase))], [option]):
-                    return False
-    return named == {check.accept[0]}
+                spans.append((start, start + len(phrase)))
+        if spans:
+            named.add(option)
+        if _is_denied(answer, spans, [option], question):
+            return False
+    # "or" is allowed here, because a second option would be named.
+    return named == {check.accept[0]} and not _hedges(words, question, (*check.options, "or", "either"))
 
 
 def _find_loosely(words: list[str], phrase: list[str]) -> list[int]:
@@ -115,14 +122,20 @@ def _find_loosely(words: list[str], phrase: list[str]) -> list[int]:
 def _number(check: Check, answer: str, question: str) -> bool:
     """The last numbers are the right ones; others may only repeat the question or be steps on the way."""
     wanted, given = check.values, numbers_of(question)
-    found = [one for one in numbers_of(answer) if _counts(one, wanted, given)]
+    claims = answer if len(wanted) > 1 else without_days(answer)
+    found = [one for one in numbers_of(claims) if _counts(one, wanted, given)]
     last = found[-len(wanted) :]
-    if len(last) < len(wanted) or _hedges(words_of(answer), question, ()):
+    if len(last) < len(wanted):
+        return False
+    text = in_digits(claims)
+    words = words_of(text)
+    spans = [max(places) for one in last if (places := _spans(words, [one.text]))]
+    if _hedges(words, question, ()) or _is_denied(text, spans, (), question):
         return False
     if not all(_equals(one, value, check.tolerance) for one, value in zip(last, wanted, strict=True)):
         return False
     units = zip(last, (canonical_unit(unit) for unit in check.units), strict=False)
-    if not all(one.unit == unit or _goes_without(one, unit, given) for one, unit in units):
+    if not all(_fits(one, unit) or _goes_without(one, unit, given) for one, unit in units):
         return False
     rest = [one for one in found[: -len(wanted)] if not _is_step(one, answer)]
     return all(any(_equals(one, value, check.tolerance) for value in wanted) for one in rest)
@@ -133,6 +146,11 @@ def _is_step(number: Number, answer: str) -> bool:
     after = clean(answer).casefold().rpartition(number.text)[2]
     again = sum(one.text == number.text for one in numbers_of(answer)) > 1
     return number.in_sum or again or any(word in _CONCLUSIONS for word in words_of(after))
+
+
+def _fits(number: Number, unit: str) -> bool:
+    """Whether a number has this unit or a rate of it: "40 minutes per day" is an answer in minutes."""
+    return number.unit == unit or number.unit.startswith(f"{unit} per ")
 
 
 def _goes_without(number: Number, unit: str, given: Sequence[Number]) -> bool:
@@ -159,7 +177,7 @@ def _set(check: Check, answer: str, question: str) -> bool:
     everything = [text for item in check.items for text in item]
     if not all(_spans(words, item) for item in check.items):
         return False
-    if _is_denied(words, _spans(words, everything), everything) or _hedges(words, question, everything):
+    if _is_denied(answer, _spans(words, everything), everything, question) or _hedges(words, question, everything):
         return False
     return not _rivals(answer, question, everything)
 
@@ -174,8 +192,11 @@ def _order(check: Check, answer: str, question: str) -> bool:
             return False
         at = min(starts)[1]
     everything = [text for item in check.items for text in item]
-    counts = sum(len(_spans(words, item)) for item in check.items)
-    return counts == len(check.items) and not _rivals(answer, question, everything)
+    if sum(len(_spans(words, item)) for item in check.items) != len(check.items):
+        return False
+    if _is_denied(answer, _spans(words, everything), everything, question) or _hedges(words, question, everything):
+        return False
+    return not _rivals(answer, question, everything)
 
 
 def _spans(words: list[str], phrases: Sequence[str]) -> list[tuple[int, int]]:
@@ -191,9 +212,29 @@ def _spans(words: list[str], phrases: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
-def _is_denied(words: list[str], spans: Sequence[tuple[int, int]], phrases: Sequence[str]) -> bool:
-    own = {word for phrase in phrases for word in words_of(phrase)}
-    return any(word in _DENIALS - own for start, _ in spans for word in words[max(0, start - _REACH) : start])
+def _is_denied(answer: str, spans: Sequence[tuple[int, int]], phrases: Sequence[str], question: str) -> bool:
+    """Whether a denial is shortly before a span of words or in the verb after it, and is not the question's own."""
+    words, asked = words_of(answer), words_of(question)
+    places = set()
+    for start, end in spans:
+        places |= {place for place in range(max(0, start - _REACH), start) if not _is_relative(words, place, start)}
+        verb = words[end] if end < len(words) else ""
+        places |= {end} if verb.endswith(("n't", "cannot")) else {end + 1} if verb in _AUXILIARIES else set()
+    if _OPENING_NO.match(answer):
+        places.discard(0)
+    denials = _DENIALS - {word for phrase in phrases for word in words_of(phrase)}
+    denied = [place for place in places if place < len(words) and words[place] in denials]
+    return not all(_asks_denied(asked, words[place + 1 : place + 2]) for place in denied)
+
+
+def _is_relative(words: list[str], place: int, start: int) -> bool:
+    """Whether a denial is in a relative clause that ends before the answer: "the one that does not fit is ..."."""
+    return bool({"that", "which", "who"} & set(words[max(0, place - 2) : place])) and "is" in words[place:start]
+
+
+def _asks_denied(asked: list[str], denied: list[str]) -> bool:
+    """Whether the question denies the same word, as in "Which city is not in Italy?"."""
+    return any(word in _DENIALS and asked[i + 1 : i + 1 + len(denied)] == denied for i, word in enumerate(asked))
 
 
 def _hedges(words: list[str], question: str, phrases: Sequence[str]) -> bool:
@@ -205,13 +246,16 @@ def _hedges(words: list[str], question: str, phrases: Sequence[str]) -> bool:
 
 
 def _rivals(answer: str, question: str, right: Sequence[str]) -> list[str]:
-    """Claims beside the right answer: words linked to it by a comma, "and" or "or", and other names beside a name."""
-    text = clean(answer).replace(" \n", "\n")
+    """Claims beside the right answer: linked by a comma, "and" or "or", in a list, and other names beside a name."""
+    text = without_days(clean(answer))
     allowed = {word for one in right for word in words_of(one)} | FUNCTION_WORDS
     asked = set(words_of(question))
-    rivals = [word for word in _linked(text, right) if not any(same_word(word, one) for one in allowed)]
-    # A word of the question linked to the answer is one of several offered, unless it is the subject of a sentence.
-    rivals = [word for word in rivals if word not in asked or len(words_of(text)) <= 2 * len(right) + 2]
+    # The question's words are rivals only if it offers the answer too, and not as the subject of a sentence.
+    offered = bool(_spans(words_of(question), right))
+    is_short = len(words_of(text)) <= 2 * len(right) + 2
+    rivals = [word for word in _linked(text, right) if (offered and is_short) or word not in asked]
+    rivals += [word for word in _listed(answer, right) if offered or word not in asked]
+    rivals = [word for word in rivals if not any(same_word(word, one) for one in allowed)]
     if all(one[:1].isupper() for one in right):
         known = allowed | asked
         names = re.findall(r"(?<=[\w,;] )[A-Z]\w+", text)
@@ -233,3 +277,21 @@ def _linked(text: str, right: Sequence[str]) -> list[str]:
             ):
                 found.append(before[1].casefold())
     return found
+
+
+def _listed(answer: str, right: Sequence[str]) -> list[str]:
+    """The words of the other items where a list has an accepted answer; without list marks, short lines are items."""
+    lines = [line for line in map(clean, answer.splitlines()) if line]
+    marked = [_LIST_MARK.sub("", line, count=1) for line in lines if _LIST_MARK.match(line)]
+    items = marked or [line for line in lines if not _is_sentence(line, 0)]
+    others = [item for item in items if not _spans(words_of(item), right)]
+    if len(others) == len(items):
+        return []
+    short = max(len(words_of(one)) for one in right) + _REACH
+    claims = [words_of(item) for item in others if not _is_sentence(item, 3)]
+    return [word for words in claims if len(words) <= short for word in words]
+
+
+def _is_sentence(line: str, size: int) -> bool:
+    """Whether a line is a heading, or ends like a sentence and has more than `size` words."""
+    return line.startswith("#") or (line.endswith((".", "!", "?", ":")) and len(words_of(line)) > size)

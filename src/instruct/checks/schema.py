@@ -9,11 +9,12 @@
 {"type": "order", "items": ["egg", "larva", "adult"]}              all of them, in this order
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instruct.checks.words import words_of
 from instruct.core.errors import DataError
 from instruct.core.files import read_json
 
@@ -70,9 +71,9 @@ def read_check_values(path: Path) -> dict[str, Any]:
 
 def parse_check(value: Any, where: str) -> Check:
     """Read a record's `check`; raises DataError that begins with `where` and names the field."""
-    if not isinstance(value, Mapping) or value.get("type") not in TYPES:
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if not isinstance(kind, str) or kind not in TYPES:
         raise DataError(f'{where}: check: "type" must be one of {", ".join(TYPES)}')
-    kind = str(value["type"])
     required, optional = TYPES[kind]
     for name in required:
         if name not in value:
@@ -91,6 +92,7 @@ def _fields(kind: str, value: Mapping[str, Any], where: str) -> dict[str, Any]:
         answer = _texts([value["answer"]], where.format("answer"))
         if answer[0] not in options:
             raise DataError(f"{where.format('answer')}: is not among the options")
+        _must_differ(options, where.format("options"))
         return {"accept": answer, "options": options}
     if kind in ("set", "order"):
         items = value["items"]
@@ -132,4 +134,17 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else None
     if not texts or not all(isinstance(one, str) and one.strip() for one in texts):
         raise DataError(f"{where}: must be a list of texts, none of them empty")
+    for one in texts:
+        if not words_of(one):
+            raise DataError(f'{where}: "{one}" has no letters or digits, so no answer can match it. Write it in words.')
     return tuple(texts)
+
+
+def _must_differ(options: Sequence[str], where: str) -> None:
+    """Refuse options that differ only in case or punctuation: no answer could name just one of them."""
+    seen: dict[tuple[str, ...], str] = {}
+    for option in options:
+        words = tuple(words_of(option))
+        if words in seen:
+            raise DataError(f'{where}: "{seen[words]}" and "{option}" count as the same answer. Remove or reword one.')
+        seen[words] = option

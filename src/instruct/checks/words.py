@@ -3,10 +3,19 @@
 import re
 import unicodedata
 
-_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "´": "'", "–": "-", "—": "-", "−": "-", "‑": "-"})
+_MARKS = str.maketrans(
+    {"’": "'", "‘": "'", "“": '"', "”": '"', "´": "'", "–": "-", "—": "-", "−": "-", "‑": "-", "⁄": "/"}
+)
+_SUPERSCRIPT = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_MIXED = re.compile("(?<=\\d)(?=[¼½¾⅐-⅞])")
 _MARKDOWN = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)")
-# A word: letters and digits, with inner apostrophes, points, commas, slashes, plus signs or colons between digits.
-_WORD = re.compile(r"\d[\d,]*(?:[.:/]\d+)+|\d[\d,]*|\w+(?:'\w+)*")
+# A number may have a sign, commas between groups of three digits, and points, colons or slashes between digits.
+_NUMBER = r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:[.:/]\d+)*"
+# `re` has no class for combining marks, which are part of a letter in Hindi, Thai and many other scripts.
+_COMBINING = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code)).startswith("M"))
+_LETTERS = rf"\w[\w{_COMBINING}]*"
+# "C++", "C#" and "A+" keep their ending. Signs that compare or add are words, but arrows are not.
+_WORD = re.compile(rf"{_NUMBER}|{_LETTERS}(?:'{_LETTERS})*(?:[+#]+(?!\w))?|(?<![-=])[<>≤≥≠=+](?!>)")
 
 _FUNCTION_WORDS = """
 a an the this that these those it its it's is are was were be been being am has have had do does did will
@@ -18,8 +27,9 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def clean(text: str) -> str:
-    """One form for quotes, dashes, Markdown and white space."""
-    plain = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    """One form for quotes, dashes, powers, fractions, Markdown and white space."""
+    spaced = _SUPERSCRIPT.sub(r"^\1", _MIXED.sub(" ", text))  # before NFKC makes 102 of 10² and 71/2 of 7½
+    plain = unicodedata.normalize("NFKC", spaced).translate(_MARKS)
     return " ".join(_MARKDOWN.sub("", plain).split())
 
 
@@ -29,7 +39,7 @@ def words_of(text: str) -> list[str]:
     >>> words_of("It's **1,250** metres, twenty-one!")
     ["it's", '1250', 'metres', 'twenty', 'one']
     """
-    return [word.replace(",", "") if word[0].isdigit() else word for word in _WORD.findall(clean(text).casefold())]
+    return [word.replace(",", "") for word in _WORD.findall(clean(text).casefold())]
 
 
 def find_phrase(words: list[str], phrase: list[str]) -> list[int]:

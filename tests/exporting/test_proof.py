@@ -305,6 +305,15 @@ def test_the_card_says_what_is_known_and_the_upload_is_only_printed(proved, tmp_
     assert push_line("me/a b", tmp_path) == f"hf upload 'me/a b' {tmp_path} ."
 
 
+@pytest.mark.parametrize(
+    ("licence", "line"), [("Apache-2.0", "license: apache-2.0"), ("Llama-3.2", "license: llama3.2"), ("", "---")]
+)
+def test_the_card_names_the_licence_by_the_hubs_id(proved, licence, line):
+    folder, source, check, _ = proved
+    card = model_card(replace(source, origin=replace(source.origin, licence=licence)), "fp32", check, "n", folder)
+    assert ("license:" in card) == bool(licence) and line in card.splitlines()
+
+
 def test_the_card_of_the_sft_model_has_its_own_difference_whatever_the_judges_know(proved, monkeypatch):
     """A judge of pairs compares the best baseline with the model that was tuned further, and knows no other."""
     folder, source, check, _ = proved

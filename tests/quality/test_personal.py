@@ -123,6 +123,18 @@ def test_keys_are_found(key):
 
 
 @pytest.mark.parametrize(
+    ("text", "called"),
+    [
+        (f"{ACCOUNTS[0]}, or {CARDS[0]}", "a bank account number at character 0"),
+        (f"{CARDS[0]}, or {ACCOUNTS[0]}", "a card number at character 0"),
+        (f"{KEYS[8]}, or {KEYS[0]}", "a Slack token at character 0"),
+    ],
+)
+def test_a_hit_tells_the_first_of_its_kind(text, called):
+    assert [hit.what for hit in find_personal(example(text))] == [f"holds what looks like {called}"]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "AKIAIOSFODNN7EXAMPLE",

@@ -192,5 +192,16 @@ def test_a_stream_gives_the_text_of_all_tokens_whatever_the_pieces(system, strip
         assert given == (expected.strip() if strip else expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "shown"), [(" YEAR", " YEAR", ""), ("\n\n###", "\n\n###", ""), (" One\n\n###", "\n\n###", "One")]
+)
+def test_a_stop_string_may_begin_with_the_white_space_that_an_answer_is_stripped_of(system, text, stop, shown):
+    ids = system.tokenizer.encode(text)
+    stream = TextStream(system.tokenizer, [stop], strip=True)
+    given = "".join(stream.push([token]) for token in ids[:-1])
+    stream.push_only(ids[-1:])
+    assert given + stream.finish("stop_string") == stream.text == shown
+
+
 def test_nothing_is_held_back_that_cannot_be_a_stop():
     assert [held_back(text, ["</s>"]) for text in ("a", "a<", "a</", "a</s", "a</sx")] == [0, 1, 2, 3, 0]

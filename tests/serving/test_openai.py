@@ -13,6 +13,8 @@ import torch
 from generation.conftest import GENERATE
 from serving.conftest import ALPACA
 
+from instruct.core.files import write_json
+from instruct.core.locks import lock
 from instruct.text.prompts import Turn
 
 QUESTIONS = [f"Tell me about the {word}." for word in ("sun", "moon", "river", "tree", "stone", "cloud", "fire", "sea")]
@@ -122,6 +124,22 @@ def test_an_echo_without_new_tokens_ends_also_without_logprobs(raw, server, more
     assert server.served.engine.unfinished == 0
 
 
+@pytest.mark.parametrize("more", [{}, {"echo": True}, {"echo": True, "max_tokens": 0}, {"echo": True, "n": 2}])
+@pytest.mark.parametrize("prompt", ["The sun is", "Sun"])  # a prompt of one token has no score
+def test_streamed_logprobs_are_those_of_the_whole_answer(raw, prompt, more):
+    body = {"model": "base", "prompt": prompt, "max_tokens": 5, "temperature": 0, "logprobs": 2, **more}
+    whole = raw.post("/v1/completions", json=body).json()["choices"]
+    got = raw.post("/v1/completions", json={**body, "stream": True}).text.split("\n\n")[:-2]
+    pieces = [json.loads(line[6:])["choices"][0] for line in got]
+    for choice in whole:
+        own = [one for one in pieces if one["index"] == choice["index"]]
+        assert "".join(one["text"] for one in own) == choice["text"]
+        assert [one["finish_reason"] for one in own if one["finish_reason"]] == [choice["finish_reason"]]
+        told = [one["logprobs"] for one in own if one["logprobs"]]
+        for name, expected in choice["logprobs"].items():
+            assert expected and [value for one in told for value in one[name]] == expected
+
+
 @pytest.mark.parametrize("field", ["instruction", "output"])
 def test_no_record_is_kept_that_the_data_checks_would_refuse_as_empty(raw, field):
     got = raw.post("/mine", json={"instruction": "Name a bird.", "output": "An owl.", field: " \n"})
@@ -161,6 +179,23 @@ def test_a_template_that_knows_turns_reads_them_as_rendered(client, systems, off
     got = client.chat.completions.create(model="dpo", messages=said)
     rendered = system.template.prompt([Turn(QUESTIONS[0], "", first), Turn("Why?")])
     assert got.choices[0].message.content == offline(system, {"0": rendered})["0"]
+
+
+def test_an_answer_of_the_sdk_is_a_message_of_the_next_request(client):
+    answered = chat(client, QUESTIONS[0], "dpo").choices[0].message
+    said = [{"role": "user", "content": QUESTIONS[0]}, answered.model_dump(), {"role": "user", "content": "Why?"}]
+    got = client.chat.completions.create(model="dpo", messages=said)
+    said[1] = {"role": "assistant", "content": answered.content}
+    assert got.choices[0].message == client.chat.completions.create(model="dpo", messages=said).choices[0].message
+
+
+@pytest.mark.parametrize("field", ["refusal", "annotations", "audio", "function_call", "tool_calls"])
+def test_what_a_message_asks_for_is_refused_and_its_empty_fields_are_not(raw, field):
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, *SAID]
+    for value, status in ((None, 200), ([], 200), ([{"type": "x"}], 400), ({"id": "x"}, 400), ("No.", 400)):
+        said[1][field] = value
+        got = raw.post("/v1/chat/completions", json={"model": "dpo", "messages": said})
+        assert got.status_code == status and (status == 200 or field in got.json()["error"]["message"])
 
 
 SAID = [{"role": "user", "content": "Hello"}]
@@ -224,11 +259,11 @@ def test_sdk_sees_its_own_errors(client, serving):
         chat(client, "word " * 400)
     assert caught.value.code == "context_length_exceeded"
     locked = serving(key="secret")
-    wrong = openai.OpenAI(base_url=f"{locked.url}/v1", api_key="guess", max_retries=0)
-    with pytest.raises(openai.AuthenticationError):
+    address = {"base_url": f"{locked.url}/v1", "max_retries": 0}
+    with openai.OpenAI(**address, api_key="guess") as wrong, pytest.raises(openai.AuthenticationError):
         wrong.models.list()
-    right = openai.OpenAI(base_url=f"{locked.url}/v1", api_key="secret", max_retries=0)
-    assert [one.id for one in right.models.list()] == ["base", "sft", "dpo"]
+    with openai.OpenAI(**address, api_key="secret") as right:
+        assert [one.id for one in right.models.list()] == ["base", "sft", "dpo"]
 
 
 def test_requests_from_elsewhere_are_refused(raw):
@@ -326,6 +361,44 @@ def test_a_server_that_ends_finishes_what_runs_and_refuses_new_requests(serving)
     assert (got.status_code, got.json()["error"]["code"]) == (503, "shutting_down")
     thread.join()
     assert texts == [200]
+
+
+def test_a_client_that_never_reads_does_not_keep_the_server_from_ending(serving):
+    one = serving()
+    host, port = one.url.removeprefix("http://").split(":")
+    body = {"model": "sft", "messages": SAID, "max_tokens": 200, "n": 16, "ignore_eos": True, "stream": True}
+    text = json.dumps({**body, "logprobs": True, "top_logprobs": 20})
+    head = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect((host, int(port)))
+        deaf.sendall("\r\n".join([*head, f"Content-Length: {len(text)}", "", text]).encode())
+        for running in (True, False):
+            until = time.monotonic() + 60
+            while bool(one.served.engine.unfinished) != running and time.monotonic() < until:
+                time.sleep(0.01)
+        assert one.served.guard.running == 1, "it waits for the client"
+        closing = threading.Thread(target=one.close)
+        closing.start()
+        closing.join(30)
+        ended = not closing.is_alive()
+    assert ended
+
+
+def test_a_record_that_waits_for_the_file_keeps_no_other_request_waiting(serving, tmp_path):
+    (tmp_path / "data/split").mkdir(parents=True)
+    for part in ("val", "test"):
+        record = {"id": part, "instruction": f"Name the largest {part} of all.", "input": "", "output": "One."}
+        write_json(tmp_path / f"data/split/{part}.json", [record])
+    one = serving()
+    body = {"instruction": "Name a bird.", "output": "An owl."}
+    with ThreadPoolExecutor(1) as pool:
+        with (tmp_path / "data/mine.jsonl").open("a") as file:
+            lock(file.fileno(), wait=True)
+            kept = pool.submit(httpx.post, f"{one.url}/mine", json=body, timeout=60)
+            time.sleep(1)  # it has reached the lock
+            assert httpx.get(f"{one.url}/health", timeout=10).status_code == 200 and not kept.done()
+        assert kept.result().status_code == 200
 
 
 def test_metrics_count_what_was_served(serving):

@@ -225,6 +225,17 @@ def test_a_wrong_key_is_told_and_a_right_one_asks(browser, serving):
     browser._call("Network.setBlockedURLs", urls=["http://*", "https://*"])
 
 
+def test_no_answer_is_edited_where_a_policy_could_not_check_the_rest(browser, serving, tmp_path):
+    (tmp_path / "policy.yaml").write_text("[{name: no, action: block, pattern: bomb}]")
+    page = Page(browser, serving(policy=str(tmp_path / "policy.yaml")).url)
+    page.open()
+    page.ask("Tell me about zinc.")
+    assert all(text for _, text in page.texts())
+    assert page.browser.run("state.cards.every(card => card.edit.disabled && card.edit.title.includes('policy'))")
+    assert page.browser.run("state.cards.every(card => !card.look.disabled)")
+    browser._call("Network.setBlockedURLs", urls=["http://*", "https://*"])
+
+
 def test_the_token_view_shows_the_prompt_and_each_tokens_chances(page, systems):
     page.open()
     page.ask("Tell me about wind.", max_tokens="6")

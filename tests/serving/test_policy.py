@@ -91,6 +91,49 @@ def test_a_stream_shows_no_part_of_a_long_web_token():
     assert in_pieces(policy, text)[0] == filter_text(policy, text, "answers")[0] == text.replace(token, MASK)
 
 
+IBAN, CARD, PHONE = "DE89 3704 0044 0532 0130 00", "4111 1111 1111 1111", "+44 20 7946 0958"
+SLACK, GITHUB = "xoxb-123456789012-abcdefGHIJKL", "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
+GITLAB, AWS, OTHER = "glpat-abcdEFGH1234ijklMNOP", "AKIAQWERTYUIOPASDFGH", "sk-abcdEFGH1234ijklMNOPqr"
+GOOGLE = "AIzaabcdefghijklmnopqrstuvwxyz012345678"
+
+
+@pytest.mark.parametrize("first_last", [1, -1])
+@pytest.mark.parametrize(
+    ("kind", "pair"),
+    [
+        ("pii_card", (IBAN, CARD)),
+        ("pii_key", (SLACK, GITHUB)),
+        ("pii_key", (GITLAB, AWS)),
+        ("pii_key", (OTHER, GOOGLE)),
+        ("pii_email", ("jo@nord.de", "an@nord.de")),
+        ("pii_phone", (PHONE, "212-736-5000")),
+    ],
+)
+def test_personal_data_is_found_in_any_order(kind, pair, first_last):
+    first, second = pair[::first_last]
+    text = f"It is {first} or {second} today."
+    for action, shown in (("mask", f"It is {MASK} or {MASK} today."), ("block", "It is ")):
+        policy = Policy(rules=(Rule(name="personal", action=action, personal=kind),))
+        assert in_pieces(policy, text)[0] == filter_text(policy, text, "answers")[0] == shown
+
+
+def test_a_key_that_another_one_runs_into_is_masked_to_its_end():
+    token = "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.dozjgNryP4J3jVmN"
+    policy = Policy(rules=(Rule(name="keys", action="mask", personal="pii_key"),))
+    assert filter_text(policy, f"Use {OTHER}-{token}.", "answers")[0] == f"Use {MASK}."
+
+
+def test_addresses_that_touch_are_all_masked():
+    assert filter_text(POLICY, "jo@nord.de+an@nord.de", "answers")[0] == MASK * 2
+
+
+def test_a_stream_shows_no_part_of_a_long_address():
+    address = f"{'jo' * 20}@{'.'.join(['sub' * 20] * 3)}.de"
+    text = f"Write to {address}, please. {'It is long. ' * 20}"
+    assert len(address) > 220
+    assert in_pieces(POLICY, text)[0] == filter_text(POLICY, text, "answers")[0] == text.replace(address, MASK)
+
+
 def test_rules_for_prompts_alone_leave_answers_as_they_are():
     policy = Policy(rules=(Rule(name="no", action="block", pattern="bomb", on=("prompts",)),))
     assert in_pieces(policy, "A bomb, you say?")[0] == "A bomb, you say?"

@@ -19,9 +19,12 @@ app = typer.Typer(
 )
 
 Checkpoint = Annotated[Path, typer.Option(help="the folder of the checkpoint")]
-Out = Annotated[Path | None, typer.Option(help="the folder to write (default: build/export/KIND)")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="the folder to write (default: build/export/KIND, or KIND-TYPE where there is a type)"),
+]
 CheckN = Annotated[str, typer.Option("--check", help="test records to answer: a number, all, or 0 to skip the check")]
-Template = Annotated[str | None, typer.Option(help="alpaca or phi3, if the checkpoint is not this project's")]
+Template = Annotated[str | None, typer.Option(help="alpaca, phi3 or chatml, if the checkpoint is not this project's")]
 Data = Annotated[Path, typer.Option(help="the test set; what makes an answer right is in checks.json beside it")]
 Name = Annotated[str, typer.Option(help="the name of the model")]
 Cache = Annotated[bool, typer.Option("--kv-cache/--no-kv-cache", help="the graph takes and returns keys and values")]

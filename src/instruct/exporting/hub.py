@@ -64,6 +64,8 @@ def model_card(source: Source, kind: HubType, check: Check, name: str, root: Pat
         name=name,
         kind=kind,
         origin=source.origin,
+        # The Hub's ids are SPDX's in lower case, except those of Meta's licences: llama3.2.
+        licence_id=source.origin.licence.lower().replace("llama-", "llama"),
         template_name=source.template_name,
         prompt=source.template.render("{instruction}", "{input}"),
         stops=(*source.template.stop_strings, *source.stop_tokens),

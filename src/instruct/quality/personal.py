@@ -5,6 +5,8 @@ A hit is a warning, not a proof. It says where it is and never quotes the text, 
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from instruct.core.records import Example
 from instruct.quality.hits import TEXTS, Hit
@@ -25,85 +27,75 @@ _PHONE = re.compile(
 )
 # Numbers reserved for fiction, and common placeholders.
 _FICTION = re.compile(r"555[ .-]?01\d\d$|^\D*(?:1\D)?555\D*555|(\d)(?:\D*\1){5}|1?\D*234\D*567\D*8901$")
-_KEYS = (
-    ("-----BEGIN", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"), "a private key"),
-    ("AKIA", re.compile(r"\bAKIA[A-Z2-7]{16}\b"), "an AWS access key"),
-    ("ASIA", re.compile(r"\bASIA[A-Z2-7]{16}\b"), "an AWS access key"),
-    ("AIza", re.compile(r"\bAIza[\w-]{35}(?![\w-])"), "a Google API key"),
-    ("gh", re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}\b"), "a GitHub token"),
-    ("github_pat_", re.compile(r"\bgithub_pat_\w{40,}\b"), "a GitHub token"),
-    ("glpat-", re.compile(r"\bglpat-[\w-]{20,}"), "a GitLab token"),
-    ("hf_", re.compile(r"\bhf_[A-Za-z]{34}\b"), "a Hugging Face token"),
-    ("sk", re.compile(r"\bsk[-_](?:live_|ant-|proj-)?[\w-]{20,}"), "a secret key"),
-    ("xox", re.compile(r"\bxox[abeoprs]-[\w-]{10,}"), "a Slack token"),
-    ("eyJ", re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"), "a JSON web token"),
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """One form of personal data: every match contains `part` and passes `is_real`."""
+
+    part: str
+    pattern: re.Pattern[str]
+    called: str
+    is_real: Callable[[str], bool]
+
+
+class Span(NamedTuple):
+    """Where something personal is, and what it is called."""
+
+    start: int
+    end: int
+    called: str
 
 
 def find_personal(example: Example) -> Iterator[Hit]:
     """`pii_email`, `pii_phone`, `pii_card` and `pii_key`, at most one of each per field."""
     for name in TEXTS:
         text: str = getattr(example, name)
-        if "@" in text and (email := _email(text)):
-            yield _hit("pii_email", name, "an e-mail address", email)
         # Cards, accounts and phone numbers are runs of digits; one quick search skips the rest for most texts.
-        if _DIGITS.search(text):
-            if found := _card(text):
-                called = "a card number" if found.group()[0].isdigit() else "a bank account number"
-                yield _hit("pii_card", name, called, found)
-            elif phone := _phone(text):
-                yield _hit("pii_phone", name, "a phone number", phone)
-        for beginning, pattern, called in _KEYS:
-            if beginning in text and (key := _secret(pattern, text)):
-                yield _hit("pii_key", name, called, key)
-                break
+        numbers = _first("pii_card", text) or _first("pii_phone", text) if _DIGITS.search(text) else None
+        for found in (_first("pii_email", text), numbers, _first("pii_key", text)):
+            if found:
+                kind, span = found
+                yield Hit(kind, name, f"holds what looks like {span.called} at character {span.start}")
 
 
-def _hit(finding: str, name: str, called: str, found: re.Match[str]) -> Hit:
-    return Hit(finding, name, f"holds what looks like {called} at character {found.start()}")
+def _first(kind: str, text: str) -> tuple[str, Span] | None:
+    span = min(spans(kind, text), default=None)
+    return span and (kind, span)
 
 
-def _email(text: str) -> re.Match[str] | None:
-    return next((found for found in _EMAIL.finditer(text) if not _EXAMPLE_DOMAIN.search(found.group())), None)
+def spans(kind: str, text: str) -> Iterator[Span]:
+    """All places in a text that look like one of `KINDS`, form by form; those of two forms may overlap."""
+    for form in _FORMS[kind]:
+        if form.part in text:
+            yield from _spans_of(form, text)
 
 
-def _card(text: str) -> re.Match[str] | None:
-    for found in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", found.group())
-        if _CARD_ISSUER.match(digits) and len(set(digits)) > 1 and _luhn(digits):
-            return found
-    return next((found for found in _IBAN.finditer(text) if _is_iban(found.group())), None)
+def _spans_of(form: _Form, text: str) -> Iterator[Span]:
+    """After each match the search starts again as if the text did, so that what precedes it cannot hide the next."""
+    start = 0
+    while found := next((one for one in form.pattern.finditer(text[start:]) if form.is_real(one.group())), None):
+        yield Span(start + found.start(), start + found.end(), form.called)
+        start += found.end()
 
 
-def _phone(text: str) -> re.Match[str] | None:
-    for found in _PHONE.finditer(text):
-        number = found.group()
-        digits = re.sub(r"\D", "", number)
-        if (8 if number[0] == "+" else 10) <= len(digits) <= 15 and not _FICTION.search(number):
-            return found
-    return None
+def _is_email(text: str) -> bool:
+    return not _EXAMPLE_DOMAIN.search(text)
 
 
-def _secret(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """A key with as many distinct characters as a random one; placeholders (`sk-xxxxx`) have fewer."""
-    for found in pattern.finditer(text):
-        key = found.group()
-        if "EXAMPLE" not in key and (key.startswith("-----") or len(set(key)) >= 12):
-            return found
-    return None
+def _is_card(text: str) -> bool:
+    digits = re.sub(r"\D", "", text)
+    return bool(_CARD_ISSUER.match(digits)) and len(set(digits)) > 1 and _luhn(digits)
 
 
-def _key(text: str) -> re.Match[str] | None:
-    return next((key for part, pattern, _ in _KEYS if part in text and (key := _secret(pattern, text))), None)
+def _is_phone(text: str) -> bool:
+    digits = re.sub(r"\D", "", text)
+    return (8 if text[0] == "+" else 10) <= len(digits) <= 15 and not _FICTION.search(text)
 
 
-# The first place in a text that looks like each kind, or None.
-LOOKS: Mapping[str, Callable[[str], re.Match[str] | None]] = {
-    "pii_email": _email,
-    "pii_phone": _phone,
-    "pii_card": _card,
-    "pii_key": _key,
-}
+def _is_key(text: str) -> bool:
+    """Whether a key has as many distinct characters as a random one; placeholders (`sk-xxxxx`) have fewer."""
+    return "EXAMPLE" not in text and (text.startswith("-----") or len(set(text)) >= 12)
 
 
 def _luhn(digits: str) -> bool:
@@ -118,3 +110,31 @@ def _is_iban(text: str) -> bool:
     if not 15 <= len(account) <= 34:
         return False
     return int("".join(str(int(c, 36)) for c in account[4:] + account[:4])) % 97 == 1
+
+
+def _key(part: str, pattern: str, called: str) -> _Form:
+    return _Form(part=part, pattern=re.compile(pattern), called=called, is_real=_is_key)
+
+
+_FORMS: Mapping[str, tuple[_Form, ...]] = {
+    "pii_email": (_Form(part="@", pattern=_EMAIL, called="an e-mail address", is_real=_is_email),),
+    "pii_phone": (_Form(part="", pattern=_PHONE, called="a phone number", is_real=_is_phone),),
+    "pii_card": (
+        _Form(part="", pattern=_CARD, called="a card number", is_real=_is_card),
+        _Form(part="", pattern=_IBAN, called="a bank account number", is_real=_is_iban),
+    ),
+    "pii_key": (
+        _key("-----BEGIN", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----", "a private key"),
+        _key("AKIA", r"\bAKIA[A-Z2-7]{16}\b", "an AWS access key"),
+        _key("ASIA", r"\bASIA[A-Z2-7]{16}\b", "an AWS access key"),
+        _key("AIza", r"\bAIza[\w-]{35}(?![\w-])", "a Google API key"),
+        _key("gh", r"\bgh[pousr]_[A-Za-z0-9]{36,}\b", "a GitHub token"),
+        _key("github_pat_", r"\bgithub_pat_\w{40,}\b", "a GitHub token"),
+        _key("glpat-", r"\bglpat-[\w-]{20,}", "a GitLab token"),
+        _key("hf_", r"\bhf_[A-Za-z]{34}\b", "a Hugging Face token"),
+        _key("sk", r"\bsk[-_](?:live_|ant-|proj-)?[\w-]{20,}", "a secret key"),
+        _key("xox", r"\bxox[abeoprs]-[\w-]{10,}", "a Slack token"),
+        _key("eyJ", r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}", "a JSON web token"),
+    ),
+}
+KINDS = tuple(_FORMS)

@@ -28,6 +28,7 @@ class Shape:
             "system_fingerprint": asked.system.digest,
         }
         self._kind = kind
+        self._lengths: dict[int, int] = {}  # of the tokens that a stream has scored, in characters, by choice
 
     def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
@@ -50,14 +51,21 @@ class Shape:
         scores = one.scores if new is None else new
         return {"content": [_chat_score(self._asked.system.tokenizer, score) for score in scores], "refusal": None}
 
-    def _completion_scores(self, one: Choice, new: Sequence[Score] | None = None) -> dict[str, Any] | None:
+    def _completion_scores(self, one: Choice) -> dict[str, Any] | None:
         if self._best is None:
             return None
-        if new is not None:
-            return completion_scores(self._asked.system.tokenizer, new, first=None)
         first = one.ids[0] if one.echo else None
         scores = [*one.prompt_scores, *one.scores] if one.echo else one.scores
         return completion_scores(self._asked.system.tokenizer, scores, first=first)
+
+    def _next_scores(self, one: Choice, scores: Sequence[Score], first: int | None) -> dict[str, Any] | None:
+        """The scores of a stream's next piece; their offsets go on from the piece before."""
+        if self._best is None or (first is None and not scores):
+            return None
+        start = self._lengths.get(one.index, 0)
+        told = completion_scores(self._asked.system.tokenizer, scores, first=first, start=start)
+        self._lengths[one.index] = start + sum(map(len, told["tokens"]))
+        return told
 
     @property
     def openings(self) -> int:
@@ -73,10 +81,13 @@ class Shape:
             for one in self._asked.choices:
                 if self._chat:
                     yield event({**common, "choices": [self._piece(one, {"role": "assistant", "content": ""}, ())]})
-                elif one.echo:
+                elif one.echo and self._best is None:
                     yield event({**common, "choices": [self._piece(one, one.prompt, ())]})
             async for one, text, news in self._asked.news():
-                if text or news.scores or one.reason:
+                if one.echo and self._best is not None and one.index not in self._lengths:
+                    scores = [*one.prompt_scores, *news.scores]  # the prompt waits for its scores, the first news
+                    yield event({**common, "choices": [self._piece(one, one.prompt + text, scores, first=one.ids[0])]})
+                elif text or news.scores or one.reason:
                     said: Any = ({"content": text} if text else {}) if self._chat else text
                     yield event({**common, "choices": [self._piece(one, said, news.scores)]})
         except Problem as problem:
@@ -86,12 +97,12 @@ class Shape:
             yield event({**common, "choices": [], "usage": self._asked.usage})
         yield DONE
 
-    def _piece(self, one: Choice, said: Any, scores: Sequence[Score]) -> dict[str, Any]:
+    def _piece(self, one: Choice, said: Any, scores: Sequence[Score], first: int | None = None) -> dict[str, Any]:
         ended = {**self._applied(one)} if one.reason else {}
         piece = {"index": one.index, "finish_reason": one.reason, **ended}
         if self._chat:
             return {**piece, "delta": said, "logprobs": self._chat_scores(one, scores) if scores else None}
-        return {**piece, "text": said, "logprobs": self._completion_scores(one, scores) if scores else None}
+        return {**piece, "text": said, "logprobs": self._next_scores(one, scores, first)}
 
 
 def event(value: Any) -> bytes:
@@ -109,8 +120,13 @@ def _chat_score(tokenizer: Tokenizer, score: Score) -> dict[str, Any]:
     return {**_named(tokenizer, score.token, score.logprob), "top_logprobs": best}
 
 
-def completion_scores(tokenizer: Tokenizer, scores: Sequence[Score], *, first: int | None) -> dict[str, Any]:
-    """The old form: four lists of the same length; the `first` token of a prompt has no probability."""
+def completion_scores(
+    tokenizer: Tokenizer, scores: Sequence[Score], *, first: int | None, start: int = 0
+) -> dict[str, Any]:
+    """The old form: four lists of the same length; the `first` token of a prompt has no probability.
+
+    The offsets count from `start`.
+    """
     tokens = ([] if first is None else [first]) + [score.token for score in scores]
     spelled = [tokenizer.decode([token]) for token in tokens]
     unknown: list[None] = [] if first is None else [None]
@@ -126,5 +142,5 @@ def completion_scores(tokenizer: Tokenizer, scores: Sequence[Score], *, first: i
         "tokens": spelled,
         "token_logprobs": [*unknown, *(score.logprob for score in scores)],
         "top_logprobs": [*unknown, *best],
-        "text_offset": list(accumulate(map(len, spelled), initial=0))[:-1],
+        "text_offset": list(accumulate(map(len, spelled), initial=start))[:-1],
     }

@@ -234,12 +234,13 @@ def _add_page(app: FastAPI, desk: Desk, feedback: Feedback) -> None:
         }
         return HTMLResponse(page, headers=headers)
 
+    # Not async: both wait for a lock on the file, and the server goes on meanwhile.
     @app.post("/preferences")
-    async def prefer(body: PreferenceRequest) -> dict[str, Any]:
+    def prefer(body: PreferenceRequest) -> dict[str, Any]:
         return feedback.prefer(body)
 
     @app.post("/mine")
-    async def mine(body: MineRequest) -> dict[str, Any]:
+    def mine(body: MineRequest) -> dict[str, Any]:
         return feedback.keep(body)
 
 

@@ -15,14 +15,19 @@ from typing import Any, Literal
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import build, require
 from instruct.core.parsing import read_yaml
-from instruct.quality.personal import LOOKS
+from instruct.quality.personal import KINDS, spans
 
 Action = Literal["block", "mask", "flag"]
 Side = Literal["prompts", "answers"]
 MASK = "[removed]"
 LONGEST = 500  # characters that a pattern may match; streaming lags by this much
 LONGEST_PERSONAL = 128
-_WEB_TOKEN = re.compile(r"\beyJ[\w-]*(?:\.[\w-]*){0,2}\Z")
+# The end of a text that may become a match longer than LONGEST_PERSONAL: a web token has no match before its third
+# part, and an e-mail address ends with its domain.
+_GROWING = {
+    "pii_key": re.compile(r"\beyJ[\w-]*(?:\.[\w-]*){0,2}\Z"),
+    "pii_email": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9.-]*\Z"),
+}
 # Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
 _LOOK_ALIKE = str.maketrans(
     "АВЕЗКМНОРСТУХІЈЅаеорсухіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧαιονρυ",
@@ -45,7 +50,7 @@ class Rule:
     def __post_init__(self) -> None:
         require("name", self.name, bool(self.name), "given")
         require("pattern", self.pattern, bool(self.pattern) != bool(self.personal), "given, unless personal is")
-        require("personal", self.personal, not self.personal or self.personal in LOOKS, f"one of {', '.join(LOOKS)}")
+        require("personal", self.personal, not self.personal or self.personal in KINDS, f"one of {', '.join(KINDS)}")
         require("on", self.on, bool(self.on) and set(self.on) <= {"prompts", "answers"}, "of prompts and answers")
         if self.pattern:
             object.__setattr__(self, "_compiled", _compile(self.pattern))
@@ -55,12 +60,11 @@ class Rule:
         """The most characters that it matches and looks at beyond them."""
         return LONGEST_PERSONAL if self.personal else _reach(self.pattern)
 
-    def search(self, text: str, start: int) -> re.Match[str] | None:
-        """The first match from `start` on."""
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where it matches; not where it matches nothing at all, as a pattern behind a lookbehind may."""
         if self._compiled:
-            return self._compiled.search(text, start)
-        found = LOOKS[self.personal](text[start:])
-        return found and re.compile(re.escape(found.group())).search(text, start)
+            return [one.span() for one in self._compiled.finditer(text) if one.group()]
+        return [(one.start, one.end) for one in spans(self.personal, text)]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -113,31 +117,20 @@ class Policy:
         return max((rule.longest for rule in self.rules if side in rule.on), default=0)
 
     def unfinished(self, normal: str, side: Side) -> int:
-        """Where a web token begins that may go on, else the length: it is long, and no match before its third part."""
-        looked_for = any(rule.personal == "pii_key" and side in rule.on for rule in self.rules)
-        found = _WEB_TOKEN.search(normal) if looked_for else None
-        return found.start() if found else len(normal)
+        """Where personal data of any length begins that may go on, else the length of the text."""
+        growing = [_GROWING[rule.personal] for rule in self.rules if side in rule.on and rule.personal in _GROWING]
+        return min((found.start() for one in growing if (found := one.search(normal))), default=len(normal))
 
     def find(self, text: str, side: Side) -> list[Finding]:
         """All matches of the rules for one side, in text order."""
         normal, places = normalise(text)
         found = [
-            Finding(rule=rule, start=places[match.start()], end=places[match.end() - 1] + 1)
+            Finding(rule=rule, start=places[start], end=places[end - 1] + 1)
             for rule in self.rules
             if side in rule.on
-            for match in _all_matches(rule, normal)
+            for start, end in rule.places(normal)
         ]
         return sorted(found, key=lambda one: (one.start, -one.end))
-
-
-def _all_matches(rule: Rule, text: str) -> list[re.Match[str]]:
-    """The matches that have a length: behind a lookbehind, a pattern may match nothing at all."""
-    found, start = list[re.Match[str]](), 0
-    while match := rule.search(text, start):
-        start = max(match.end(), match.start() + 1)
-        if match.group():
-            found.append(match)
-    return found
 
 
 def normalise(text: str) -> tuple[str, list[int]]:

@@ -26,6 +26,7 @@ def _text(value: str) -> str:
 Text = Annotated[StrictStr, AfterValidator(_text)]
 Stop = Annotated[Text, Field(min_length=1, max_length=256)]
 Neutral = Annotated[float | None, AfterValidator(_neutral)]
+Unsupported = Annotated[Any, AfterValidator(_neutral)]
 
 
 class Strict(BaseModel):
@@ -83,11 +84,16 @@ class TextPart(Strict):
 
 
 class Message(Strict):
-    """One message; lm-eval also sends its type."""
+    """One message; lm-eval also sends its type, and the SDK the empty fields of an answer that becomes a message."""
 
     role: Text
     content: Text | list[TextPart]
     type: Literal["text"] | None = None
+    refusal: Unsupported = None
+    annotations: Unsupported = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    tool_calls: Unsupported = None
 
     def said(self) -> Said:
         """The message with its parts as one text."""

@@ -25,6 +25,8 @@ from instruct.serving.settings import ServeParams
 from instruct.serving.systems import System, open_system
 
 LOOK_S = 0.05
+CLOSE_S = 1
+"""Seconds for what still runs after `grace`: connections that a client keeps open, answers that nobody reads."""
 
 
 def key_for(params: ServeParams) -> str:
@@ -78,7 +80,13 @@ class Server(uvicorn.Server):
 
     def __init__(self, served: Served) -> None:
         config = uvicorn.Config(
-            served.guard, log_level=logging.WARNING, access_log=False, server_header=False, lifespan="on", http="h11"
+            served.guard,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            http="h11",
+            timeout_graceful_shutdown=CLOSE_S,
         )
         super().__init__(config)
         self._served = served
@@ -92,11 +100,18 @@ class Server(uvicorn.Server):
         asyncio.get_event_loop().create_task(self.drain())
 
     async def drain(self) -> None:
-        """Exit once no answer is running, or after `grace` seconds."""
+        """Exit once no answer is running, or after `grace` seconds; the answers that then still run are cancelled."""
         until = asyncio.get_running_loop().time() + self._served.params.grace
         while self._served.guard.running and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(LOOK_S)
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Shut down, and drop the connections of clients that do not read: to close one takes a client that does."""
+        await super().shutdown(sockets)
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 def serve(names: Sequence[str], params: ServeParams) -> None:

@@ -21,14 +21,14 @@ class TextStream:
     @property
     def text(self) -> str:
         """All text given out so far."""
-        return self._seen[: self._given]
+        return (self._seen.lstrip() if self._strip else self._seen)[: self._given]
 
     def push(self, tokens: Sequence[int]) -> str:
         """The text that is final after these tokens."""
         self.push_only(tokens)
         certain = cut_at(self._seen, self._stops)
         certain = certain[: len(certain) - held_back(certain, self._stops)]
-        return self._give(certain.rstrip() if self._strip else certain)
+        return self._give(certain)
 
     def push_only(self, tokens: Sequence[int]) -> None:
         """Take in tokens without giving out text yet."""
@@ -38,16 +38,14 @@ class TextStream:
     def finish(self, reason: StopReason | None) -> str:
         """The rest, once the answer has ended."""
         self._add(self._decoder.decode(b"", final=True))
-        text = cut_at(self._seen, self._stops) if reason == "stop_string" else self._seen
-        return self._give(text.rstrip() if self._strip else text)
+        return self._give(cut_at(self._seen, self._stops) if reason == "stop_string" else self._seen)
 
     def _add(self, text: str) -> None:
         self._seen += text
-        if self._strip and not self._given:
-            self._seen = self._seen.lstrip()
 
     def _give(self, certain: str) -> str:
-        new = certain[self._given :]
+        """The new part; a stop string may begin with white space, so it is looked for before any is stripped."""
+        new = (certain.strip() if self._strip else certain)[self._given :]
         self._given += len(new)
         return new
 

@@ -32,6 +32,7 @@ def workspace(tmp_path, monkeypatch):
     shutil.copy(ROOT / "models" / "backbones.yaml", tmp_path / "models")
     (tmp_path / "data").mkdir()
     write_data(tmp_path, RECORDS * 4)
+    (tmp_path / "data/checks.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
     set_params(tmp_path, **{"split.data": "data/tiny.json", "model.backbone": "gpt2-tiny-random"})
@@ -313,6 +314,11 @@ def test_fetch_without_a_name_lists_every_backbone(workspace, instruct):
 
 def test_fetch_of_a_backbone_without_files_says_so(workspace, instruct):
     assert instruct("fetch", "gpt2-tiny-random") == (0, "gpt2-tiny-random: needs no files\n", "")
+
+
+@pytest.mark.parametrize("option", [("--from", "weights"), ("--pin",)], ids=str)
+def test_fetch_without_a_name_ignores_no_option(workspace, instruct, option):
+    assert instruct("fetch", *option) == (1, "", f"instruct: {option[0]} needs the name of a backbone; give one\n")
 
 
 def test_fetch_of_an_unknown_name_gives_the_nearest(workspace, instruct):

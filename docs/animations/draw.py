@@ -10,6 +10,10 @@ from pathlib import Path
 import evaluation_loop
 import sft_flow
 
+from instruct.core.errors import InstructError
+from instruct.core.files import write_text
+from instruct.core.terminal import print_error
+
 DRAWINGS = {"sft-flow.svg": sft_flow.draw, "evaluation-loop.svg": evaluation_loop.draw}
 
 
@@ -17,9 +21,13 @@ def main(folder: Path) -> None:
     """Write each drawing and say how large it is."""
     for name, draw in DRAWINGS.items():
         path = folder / name
-        path.write_text(draw(Path.cwd()), encoding="utf-8", newline="\n")
+        write_text(path, draw(Path.cwd()))
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    try:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    except InstructError as error:
+        print_error(f"draw.py: {error}")
+        sys.exit(1)

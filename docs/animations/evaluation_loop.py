@@ -1,11 +1,12 @@
 """The evaluation loop, drawn from the answers and the metrics of the committed run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from canvas import Canvas, line, rect, text, wrap
 
+from instruct.core.errors import DataError
+from instruct.core.files import read_json
 from instruct.report.stop_or_go import stop_or_go
 from instruct.results.headline import score_title, system_title
 from instruct.results.runs import Run, read_run
@@ -53,8 +54,11 @@ def answers_path(run: Run, system: str) -> str:
 
 def row_of(path: Path) -> dict[str, str]:
     """The followed record with a system's answer."""
-    rows: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-    return next(row for row in rows if row["id"] == FOLLOWED)
+    rows: list[dict[str, str]] = read_json(path)
+    for row in rows:
+        if row["id"] == FOLLOWED:
+            return row
+    raise DataError(f"{path}: lacks the record {FOLLOWED}; run `dvc checkout`, or change FOLLOWED")
 
 
 def draw(root: Path) -> str:

@@ -1,6 +1,5 @@
 """The data flow of supervised fine-tuning, drawn from the first optimizer step of the committed run."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from canvas import MONO, Canvas, line, rect, text, wrap
 
 from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.files import read_csv
 from instruct.core.params import load_params
 from instruct.core.records import Example, read_examples
 from instruct.model.pretrained import load_tokenizer_of
@@ -55,8 +55,7 @@ def first_step(root: Path) -> Step:
 
 def curve_of(path: Path) -> list[Row]:
     """The rows of a curve in metrics/curves."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [{name: float(value) for name, value in row.items()} for row in read_csv(path)]
 
 
 def draw(root: Path) -> str:

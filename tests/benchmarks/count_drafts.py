@@ -4,12 +4,15 @@ python tests/benchmarks/count_drafts.py data/responses.json [--spare 3]
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench_serve import tokenizer_of
 
+from instruct.core.errors import CheckpointError, DataError, InstructError
 from instruct.core.records import Response, read_responses
+from instruct.core.terminal import print_error
 from instruct.generation.drafts import Lookup
 from instruct.generation.engine import FEW
 from instruct.text.encoding import encode_prompt
@@ -26,8 +29,13 @@ def main() -> None:
     parser.add_argument("answers", type=Path)
     parser.add_argument("--spare", type=int, default=FEW[0] - 1, help="rows of a step that check a draft")
     options = parser.parse_args()
-    tokenizer = tokenizer_of(CHECKPOINT)
     answers = read_responses(options.answers)
+    if not answers:
+        raise DataError(f"{options.answers}: holds no answers; run `dvc repro generate`")
+    for name in ("config.json", "tokenizer.json"):
+        if not (CHECKPOINT / name).is_file():
+            raise CheckpointError(f"{CHECKPOINT / name}: there is no such file; run `dvc repro train` or `dvc pull`")
+    tokenizer = tokenizer_of(CHECKPOINT)
     counts = [count(own_part(one, tokenizer), answer_of(one, tokenizer), options.spare) for one in answers]
     tokens, steps = (sum(column) for column in zip(*counts, strict=True))
     print(f"{len(answers)} answers: {tokens} tokens in {steps} steps, {tokens / steps:.2f} a step")
@@ -59,4 +67,8 @@ def count(own: Sequence[int], answer: Sequence[int], spare: int) -> tuple[int, i
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InstructError as error:
+        print_error(f"count_drafts.py: {error}")
+        sys.exit(1)

@@ -1,9 +1,14 @@
 """The count of drafts: what a hand counts on short texts."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from results.sample import answer
+
+from instruct.core.records import write_records
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +33,20 @@ def drafts():
 )
 def test_each_step_gives_one_token_and_those_drafted_right(drafts, own, answer, spare, counted):
     assert drafts.count(own, answer, spare) == counted
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (None, "answers.json: there is no such file"),
+        ([], "answers.json: holds no answers"),
+        ([answer("a", "b")], "models/sft/best/config.json: there is no such file; run"),
+    ],
+)
+def test_what_is_missing_is_one_line(tmp_path, answers, words):
+    if answers is not None:
+        write_records(tmp_path / "answers.json", answers)
+    command = [sys.executable, Path(__file__).with_name("count_drafts.py"), "answers.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("count_drafts.py: ") and words in done.stderr

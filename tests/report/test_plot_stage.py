@@ -1,5 +1,7 @@
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -242,6 +244,24 @@ def test_every_missing_file_is_named(tmp_path, name):
     make_run(tmp_path, [0.0], [0.0])
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=f"^{name}: "):
+        draw(tmp_path)
+
+
+def test_an_animation_without_results_is_one_line(tmp_path):
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    command = [sys.executable, ROOT / "docs/animations/draw.py", tmp_path / "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("draw.py: ") and "there is no such file" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_curve_without_steps_is_named(tmp_path, part, kept):
+    make_run(tmp_path, [0.0], [0.0])
+    path = tmp_path / f"metrics/curves/{part}.csv"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:kept]))
+    with pytest.raises(DataError, match=f"^metrics/curves/{part}.csv of workspace: holds no steps; "):
         draw(tmp_path)
 
 

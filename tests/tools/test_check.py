@@ -149,6 +149,8 @@ def folder(tmp_path, monkeypatch):
         text = re.sub(rf"^  {name}: [^ \n]+", f"  {name}: {value}", text, count=1, flags=re.M)
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "mine.json").write_text(json.dumps(DATA), encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/checks.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
     git("init", "--quiet")
@@ -257,3 +259,59 @@ def test_numbers_of_preference_tuning_that_is_off_are_named(tmp_path):
     assert [line.split(": ")[0] for line in left_over([], tmp_path / "none", tmp_path)] == [
         str(tmp_path / name) for name in ("pairs.json", "val.csv")
     ]
+
+
+# What stages would refuse
+
+
+PAIR = {"prompt": "Name a bird.", "chosen": "An owl.", "rejected": "A bat."}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "begins", "names"),
+    [
+        ("rubric: ", "rubric: nope #", "evaluate.rubric: nope is not a rubric", ""),
+        ("checks: ", "checks: none.json #", "split.checks: none.json: there is no such file", ""),
+        ("checks: ", "checks: models #", "split.checks: models: is a folder", ""),
+        ("checks: ", "checks: broken.json #", "split.checks: broken.json:1:", "not JSON"),
+        ("checks: ", "checks: list.json #", "split.checks: list.json: must be an object", ""),
+        ("  generate: ", "  generate: nope x #", "launch.generate: there is no program nope", "install it"),
+        ("launch:", "launch: {train: A=1 no/where, generate: python} #", "launch.train: there is no program no/wh", ""),
+        ("  generate: ", "  generate: '' #", "launch.generate: names no program", ""),
+        ("  generate: ", "  generate: 'a \"b' #", "launch.generate: ", "quote"),
+        ("data: mine.json", 'data: ""', "params.yaml: split.data is empty", ""),
+    ],
+)
+def test_a_setting_that_would_stop_a_stage_is_one_problem(folder, old, new, begins, names):
+    (folder / "broken.json").write_text("{")
+    (folder / "list.json").write_text("[]")
+    if old == "launch:":
+        change("  train: python\n  generate: python\n", "")
+    change(old, new)
+    (problem,) = check_all(None).problems
+    assert problem.startswith(begins) and names in problem
+
+
+@pytest.mark.parametrize("command", ["python", "OMP_NUM_THREADS=1 python -u", "sh -c", "exec python", "$PYTHON -u"])
+def test_a_program_that_the_shell_finds_is_no_problem(folder, command):
+    change("  generate: python", f"  generate: {command}")
+    assert check_all(None).problems == []
+
+
+def test_a_file_of_pairs_is_read_only_where_a_method_asks_for_it(folder):
+    place = folder / "data/preferences.jsonl"
+    for content in (None, "", '{"prompt": "a"}\n'):
+        if content is not None:
+            place.write_text(content)
+        assert check_all(None).problems == []
+    change("  methods: []               # [] (none", "  methods: [dpo] # (none")
+    assert all(line.startswith("pairs.file: data/preferences.jsonl:") for line in check_all(None).problems)
+    for content in ("", '{"prompt": "a"}\n'):
+        place.write_text(content)
+        first, *_ = check_all(None).problems
+        assert "data/preferences.jsonl" in first and "pairs.file" in first
+    place.write_text(json.dumps(PAIR) + "\n")
+    assert check_all(None).problems == []
+    place.write_text("")
+    change("source: file ", "source: on-policy ")
+    assert check_all(None).problems == []

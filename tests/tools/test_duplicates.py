@@ -59,6 +59,7 @@ def test_drop_writes_the_first_of_each_group_and_group_marks_all(instruct, tmp_p
     ("arguments", "message"),
     [
         (["--mode", "drop"], "--out goes with --mode drop and --mode group, which need it"),
+        (["--mode", "drop", "--out", "x.csv"], "--out x.csv: the records are written as JSON"),
         (["--mode", "drip", "--out", "x.json"], "duplicates.mode must be one of report, drop, group"),
         (["--similarity", "30"], "duplicates.similarity must be from 50 to 100, is 30.0"),
         (["--on", "answer"], "duplicates.on must be one of instruction, input, output, prompt, whole"),

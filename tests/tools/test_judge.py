@@ -173,6 +173,7 @@ def test_the_reference_judge_is_checked_without_a_server(folder, instruct):
     ("arguments", "words"),
     [
         ((), "--dry-run"),
+        (("--dry-run", "--check"), "one of --dry-run and --check"),
         (("--check", "--judge", "olama"), "did you mean ollama?"),
         (("--check", "--judge", "ollama", "--rubric", "score-1-6"), "did you mean score-1-5?"),
         (("--check", "--scoring", "guess"), "--scoring"),

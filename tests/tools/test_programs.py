@@ -1,13 +1,15 @@
 """DVC's table of locks, cut short by a kill, is mended; one that is in use is not."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 from small_pipeline import commit_all, git, run
 
-from instruct.tools.programs import LOCK, RWLOCK, git_names, mend, mend_rwlock
+from instruct.core.errors import InstructError
+from instruct.tools.programs import LOCK, RWLOCK, git_names, mend, mend_rwlock, require_new
 
 HELD = '{"read": {}, "write": {"/data": {"pid": 1, "cmd": "dvc repro"}}}'
 
@@ -100,7 +102,22 @@ def test_lock_cut_at_any_byte_is_one_that_dvc_accepts_after_mending(tmp_path):
         assert "  one:" in kept or length < LOCKED.index("  two:"), "a whole stage is lost"
 
 
-@pytest.mark.parametrize("text", [LOCKED, LOCKED.replace("  two:", "<<<<<<< mine\n  two:"), "stages: [", "a: b\n"])
+CONFLICT = "<<<<<<< HEAD\n      size: 1\n=======\n      size: 2\n>>>>>>> other\n"
+LAST = LOCKED.rindex("      size: 1\n")  # of the last stage, where a cut file breaks off too
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LOCKED,
+        LOCKED.replace("  two:", "<<<<<<< mine\n  two:"),
+        LOCKED[:LAST] + CONFLICT,
+        LOCKED[: LOCKED.index("  two:")].replace("      size: 1\n", CONFLICT),
+        "stages: [",
+        "a: b\n",
+    ],
+    ids=["whole", "conflict before a stage", "in the last stage", "in the only stage", "no table", "no lock"],
+)
 def test_lock_that_no_kill_cut_stays(tmp_path, text):
     (tmp_path / LOCK).write_text(text, encoding="utf-8")
     mend(tmp_path)
@@ -119,3 +136,23 @@ def test_names_that_git_quotes_come_as_they_are(tmp_path, hermetic):
         (tmp_path / name).write_text(json.dumps(name))
     commit_all(tmp_path)
     assert set(git_names(tmp_path, "ls-files", "-z")) == names
+
+
+def test_a_folder_to_keep_is_new_or_empty(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "in/a/new"):
+        require_new(tmp_path / name)
+        assert (tmp_path / name).is_dir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("missing")
+    for name, reason in {
+        ".": "is not empty",
+        "file": "is a file",
+        "file/in": "cannot be made",
+        "loop": "is a link to no folder",
+        "nowhere": "is a link to no folder",
+        "loop/in": "cannot be made",
+    }.items():
+        with pytest.raises(InstructError, match=f"^{re.escape(str(tmp_path / name))}: {reason}.*; give a new folder$"):
+            require_new(tmp_path / name)

@@ -19,6 +19,7 @@ def check(tmp_path, monkeypatch, capsys):
     """Run `instruct check` on records with some settings changed; gives exit status, output, errors."""
     shutil.copytree(ROOT / "models", tmp_path / "models", ignore=lambda _, names: set(names) - {"backbones.yaml"})
     (tmp_path / "data").mkdir()
+    (tmp_path / "data/checks.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
     yaml = YAML()

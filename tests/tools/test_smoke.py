@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from instruct.tools.smoke import make_small, overlay
+from instruct.core.errors import InstructError
+from instruct.tools.smoke import make_small, overlay, run_smoke
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(60)]
@@ -48,3 +49,11 @@ def test_overlay_goes_into_nested_settings():
     values = {"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": 4}
     overlay(values, {"a": {"c": {"e": 5}}, "f": 6})
     assert values == {"a": {"b": 1, "c": {"d": 2, "e": 5}}, "f": 6}
+
+
+def test_a_place_that_is_no_new_folder_is_refused_before_anything_is_copied(tmp_path):
+    (tmp_path / "mine").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (("mine", "is a file"), ("loop", "is a link to no folder")):
+        with pytest.raises(InstructError, match=f"{name}: {reason}; give a new folder$"):
+            run_smoke(ROOT, tmp_path / name)

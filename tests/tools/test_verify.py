@@ -176,6 +176,9 @@ def test_folder_that_is_not_empty_is_refused(workplace, tmp_path):
         verify(workplace, tmp_path / "kept")
     with pytest.raises(InstructError, match="mine: is a file; give a new folder"):
         verify(workplace, tmp_path / "kept/mine")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InstructError, match="loop: is a link to no folder; give a new folder"):
+        verify(workplace, tmp_path / "loop")
 
 
 def test_outside_of_the_root_is_one_line(workplace, tmp_path):

@@ -24,7 +24,7 @@ def judge(
 
     params = judging.load_settings(name, rubric, scoring)
     if dry_run == check:
-        raise ParamsError("instruct judge needs --dry-run or --check; to judge, run `dvc repro evaluate`")
+        raise ParamsError("instruct judge needs one of --dry-run and --check; to judge, run `dvc repro evaluate`")
     if dry_run:
         for line in judging.dry_run(params, record):
             print(line)

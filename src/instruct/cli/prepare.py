@@ -77,6 +77,8 @@ def fetch(
     from instruct.text.tokenizer import GPT2_FILES
 
     if name is None:
+        if source or pin:
+            raise ParamsError(f"{'--from' if source else '--pin'} needs the name of a backbone; give one")
         for backbone in read_table().values():
             megabytes = sum(file.size or 0 for file in backbone.files) / 1e6
             size = "not pinned" if unpinned(backbone) else f"{megabytes:7.0f} MB"

@@ -95,14 +95,14 @@ def load_run(name: str, files: Mapping[str, bytes], *, commit: str = "") -> Run:
         params=params,
         results=results,
         table=load_table(texts[SCORES], f"{SCORES} of {name}", results),
-        curves={part: _curve(texts[path], f"{path} of {name}") for part, path in CURVES.items() if texts.get(path)},
+        curves={part: _curve(texts[path], f"{path} of {name}") for part, path in CURVES.items() if path in texts},
         lock=lock,
         train=_document(texts, TRAIN, name),
         split=_document(texts, SPLIT, name),
         quality=_document(texts, QUALITY, name),
         pairs=_document(texts, PAIRS, name),
         prefer=_document(texts, PREFER, name),
-        rewards=_curve(texts[REWARDS], f"{REWARDS} of {name}") if texts.get(REWARDS) else [],
+        rewards=_curve(texts[REWARDS], f"{REWARDS} of {name}") if REWARDS in texts else [],
         stale=tuple(stale_lines(params, _digests(files, results), lock)),
     )
 
@@ -151,8 +151,10 @@ def _details(found: Any) -> dict[str, Any]:
 
 
 def _curve(text: str, where: str) -> list[dict[str, float]]:
-    """The rows of a curve as numbers, with `step` and `loss` in each."""
+    """The rows of a curve as numbers, with `step` and `loss` in each; raises DataError where there are none."""
     columns, rows = parse_csv(text, where)
+    if not rows:
+        raise DataError(f"{where}: holds no steps; run `dvc repro` there")
     if not {"step", "loss"} <= set(columns):
         raise DataError(f"{where}: lacks the columns step and loss; run `dvc repro` there")
     curve = []

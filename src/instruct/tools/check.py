@@ -1,4 +1,4 @@
-"""Validates settings, backbone and data before a stage runs, in about a second and without torch."""
+"""Validates settings, backbone and data before a stage runs, in seconds and without torch."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,16 +33,8 @@ from instruct.text.prompts import PromptParams
 from instruct.text.tokenizer import Tokenizer, gpt2_tokenizer
 from instruct.tools.limits import Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.tools.own_data import untracked
+from instruct.tools.stops import LaunchParams, stops
 from instruct.training.settings import TrainParams
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchParams:
-    """The section `launch` of params.yaml: the program that dvc.yaml starts a stage's script with."""
-
-    train: str
-    generate: str
-
 
 SECTIONS: dict[str, type[Any]] = {
     "launch": LaunchParams,
@@ -122,7 +114,10 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = Fals
         checked.add(lambda: (backbone_lines(settings["model"].backbone), []))
     if "prefer" in settings:
         checked.add(lambda: ([], left_over(settings["prefer"].methods)))
-    if source := data or (Path(settings["split"].data) if "split" in settings else None):
+    checked.problems.extend(stops(settings))
+    if data is None and "split" in settings and not settings["split"].data.strip():
+        checked.problems.append(f"{path}: split.data is empty; name your data file")
+    elif source := data or (Path(settings["split"].data) if "split" in settings else None):
         _check_data(checked, source, settings, own=data is None)
     return checked
 

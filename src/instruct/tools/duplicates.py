@@ -22,12 +22,14 @@ def find_in_files(
 ) -> list[str]:
     """What was found, in lines; `drop` and `group` write `out`.
 
-    Raises DataError for an invalid record, and ParamsError if `out` is missing or superfluous.
+    Raises DataError for an invalid record, and ParamsError if `out` is missing, superfluous or not a .json file.
     """
     if (params.mode == "report") != (out is None):
         raise ParamsError("--out goes with --mode drop and --mode group, which need it")
     if out and len(files) > 1:
         raise ParamsError(f"--mode {params.mode} writes the records of one file; give one, or leave --mode out")
+    if out and out.suffix != ".json":
+        raise ParamsError(f"--out {out}: the records are written as JSON; give a name that ends in .json")
     places, examples = _read_all(files, columns)
     texts = [compared_text(example, params.on) for example in examples]
     found = find_duplicates(texts, params.similarity, params.method)

@@ -17,6 +17,7 @@ from instruct.core.git import call_git, complaint_of, outside_hooks
 from instruct.core.parsing import parse_yaml
 
 RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
+_CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # what Git leaves where two branches differ
 _LOCK_BEGINS = "schema: '2.0'\nstages:\n"
 
 
@@ -34,6 +35,21 @@ def git_names(folder: Path, *arguments: str) -> list[str]:
     if done.returncode:
         raise InstructError(f"{folder}: git {arguments[0]} failed ({complaint_of(done)})")
     return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def require_new(folder: Path) -> None:
+    """Make an empty folder of this name, if there is none; raises InstructError for anything else that is there."""
+    try:
+        if folder.is_dir():
+            if any(folder.iterdir()):
+                raise InstructError(f"{folder}: is not empty; give a new folder")
+        elif folder.is_symlink():
+            raise InstructError(f"{folder}: is a link to no folder; give a new folder")
+        elif folder.exists():
+            raise InstructError(f"{folder}: is a file; give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InstructError(f"{folder}: cannot be made ({error.strerror or error}); give a new folder") from None
 
 
 def run_dvc(folder: Path, *arguments: str) -> int:
@@ -70,7 +86,7 @@ def mend_lock(root: Path) -> None:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return
-    if _is_whole_lock(text):
+    if _is_whole_lock(text) or _CONFLICT.search(text):
         return
     begins = [found.start() for found in re.finditer(r"^  \S", text, re.MULTILINE)]
     kept = text[: begins[-1]] if begins else ""

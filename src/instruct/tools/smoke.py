@@ -19,7 +19,7 @@ from instruct.core.parsing import read_yaml
 from instruct.formats.columns import USUAL, Columns
 from instruct.formats.rows import picked_rows
 from instruct.tools.check import check_params
-from instruct.tools.programs import run_dvc
+from instruct.tools.programs import require_new, run_dvc
 
 OVERLAY = Path(__file__).with_name("smoke.yaml")
 RECORDS = 40
@@ -37,8 +37,7 @@ def run_smoke(root: Path, keep: Path | None = None, *, prefer: bool = False) -> 
     Raises InstructError if a stage fails, after the stage printed its own message.
     """
     if keep:
-        if keep.exists() and any(keep.iterdir()):
-            raise InstructError(f"{keep}: is not empty; give a new folder")
+        require_new(keep)
         return _run_in(root, keep, prefer)
     with tempfile.TemporaryDirectory(prefix="instruct-smoke-") as folder:
         return _run_in(root, Path(folder), prefer)

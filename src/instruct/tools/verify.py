@@ -16,7 +16,7 @@ from instruct.core.git import call_git, complaint_of
 from instruct.core.parsing import parse_yaml
 from instruct.results.lock import LOCK, PARAMS, lock_outs
 from instruct.tools.own_data import exists, outs_of_dvc_files, own_data, untracked
-from instruct.tools.programs import ask_dvc, git_names, run_dvc, run_git
+from instruct.tools.programs import ask_dvc, git_names, require_new, run_dvc, run_git
 
 PIPELINE = "dvc.yaml"
 
@@ -32,8 +32,7 @@ def verify(root: Path, keep: Path | None = None, *, lock_only: bool = False) -> 
         reason = f"git refuses it ({complaint_of(place)})" if place.returncode else "is a folder inside a repository"
         raise InstructError(f"{root}: {reason}; run from the repository's root")
     if keep:
-        if keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
-            raise InstructError(f"{keep}: is {'not empty' if keep.is_dir() else 'a file'}; give a new folder")
+        require_new(keep)
         return _verify_in(root, keep, lock_only)
     with tempfile.TemporaryDirectory(prefix="instruct-verify-") as folder:
         try:

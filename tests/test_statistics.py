@@ -87,6 +87,18 @@ def test_the_interval_holds_0_exactly_where_the_test_does_not_reject(differences
     assert low <= paired.difference.mean <= high
 
 
+@pytest.mark.parametrize("resamples", [100, 1000])
+@pytest.mark.parametrize("differing", range(1, 6))
+def test_drawn_flips_of_few_that_differ_come_to_no_less_than_all_flips(differing, resamples):
+    """All flips of the others change nothing, so what counts is those few: p is 2 of all their signs."""
+    for seed in range(60):
+        places = np.random.default_rng(seed).choice(60, differing, replace=False)
+        after = np.isin(np.arange(60), places) * 100.0
+        found = paired_test([0.0] * 60, after, resamples=resamples, seed=seed)
+        assert found.p_value >= 2 ** (1 - differing)
+        assert (found.p_value > 0.05) == (found.difference.low <= 0 <= found.difference.high)
+
+
 def test_groups_of_one_change_nothing_and_the_order_of_items_hardly():
     names = [f"item {i}" for i in range(len(SCORES))]
     other = SCORES[3:] + SCORES[:3]
@@ -246,10 +258,11 @@ def test_the_standard_error_is_scipys_and_with_groups_that_of_their_means():
         ([5.0, -2.0, 9.0, 4.0, 1.0], None),
         (SCORES[:9], None),
         ([2.0] * 30, None),
+        ([(score + 0.1) - score for score in np.linspace(5, 90, 30)], None),
         ([4.0, 9.0] * 20, ["a", "b"] * 20),
         ([100.0, -100.0] * 6, None),
     ],
-    ids=["one item", "five items", "nine items", "nothing varies", "two groups", "beyond 100 points"],
+    ids=["one item", "five items", "nine items", "nothing varies", "nor but for rounding", "two groups", "beyond 100"],
 )
 def test_where_nothing_could_be_found_no_smallest_difference_is_invented(differences, groups):
     assert smallest_detectable(differences, groups=groups) is None

@@ -128,8 +128,9 @@ def _paired(differences: Array, sums: Array, sizes: Array, flips: Array, drawn: 
     bounds = (-100.0, 100.0)
     interval = _interval(sums, sizes, totals, counts, bounds)
     differing = int(np.count_nonzero(sums))
-    if differing < LEAST:
-        interval = _allow_for_unseen(interval, differing, sizes, bounds)  # of so few no flips reject 0
+    if differing < LEAST:  # of so few no flips reject 0
+        interval = _allow_for_unseen(interval, differing, sizes, bounds)
+        p_value = max(p_value, min(1.0, 2.0 ** (1 - differing)))  # drawn flips alone may fall below the exact one
     elif (apart := _apart(sums, sizes, drawn)) is not None:
         interval = _allow_for_unseen(interval, apart, sizes, bounds)
         p_value = max(p_value, _p_of_unseen(interval.mean, apart, sizes, bounds))
@@ -172,7 +173,7 @@ def _bootstrap_t(sums: Array, sizes: Array, drawn: Array, bounds: tuple[float, f
     are its own, so that a long tail on one side widens the interval on the other.
     """
     mean, error = (float(one[0]) for one in _means(_columns(sums, sizes).sum(axis=0)[None], len(sums)))
-    if error <= 1e-9 * float(np.abs(sums).max(initial=0.0)):
+    if error <= _dust(sums):
         return None
     means, errors = _means(drawn, len(sums))
     shift = means - mean
@@ -222,8 +223,13 @@ def standard_error(values: Sequence[float], groups: Sequence[str] | None = None)
         return 0.0, 0.0
     total = sizes.sum()
     residuals = sums - sizes * sums.sum() / total
-    error = sqrt(float((residuals**2).sum()) * len(sums) / (len(sums) - 1)) / total
-    return float(error), float(max(total**2 / (sizes**2).sum() - 1, 1.0))
+    error = float(sqrt(float((residuals**2).sum()) * len(sums) / (len(sums) - 1)) / total)
+    return error if error > _dust(sums) else 0.0, float(max(total**2 / (sizes**2).sum() - 1, 1.0))
+
+
+def _dust(sums: Array) -> float:
+    """The standard error up to which the sums are alike but for rounding: tenths are not exact in floating point."""
+    return 1e-9 * float(np.abs(sums).max(initial=0.0))
 
 
 def smallest_detectable(

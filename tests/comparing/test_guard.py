@@ -66,6 +66,23 @@ def test_a_win_share_is_comparable_over_the_same_answers_only(digests, same):
     assert all(line.startswith("what the judge llama compared with: base's answers") for line in lines)
 
 
+@pytest.mark.parametrize(("of_base", "of_sft"), [(("1", "1"), ("1", "2")), (("1", "2"), ("1", "1"))])
+def test_a_win_share_over_the_model_before_is_comparable_over_that_models_answers_only(of_base, of_sft):
+    """The judge of two trained models never saw the baseline that everything else is compared with."""
+    sides = [
+        make_run(
+            name,
+            {"chrf": {"base": SCORES, "sft": SCORES, "dpo": HIGHER}, "llama": {"sft": SCORES, "dpo": HIGHER}},
+            identities={"llama": IDENTITY}, md5s={"base": base, "sft": sft, "dpo": name},
+        )
+        for name, base, sft in zip("ab", of_base, of_sft, strict=True)
+    ]  # fmt: skip
+    assert {one.results.against for one in sides} == {"base"}
+    lines = refusals(*map(of_pairs, sides), ["llama"])
+    assert (lines == []) == (of_sft[0] == of_sft[1])
+    assert all(line.startswith("what the judge llama compared with: sft's answers") for line in lines)
+
+
 @pytest.mark.parametrize(("digests", "same"), [(("1", "1"), True), (("1", ""), False), (("", ""), False)])
 def test_two_digests_that_are_empty_are_not_the_same(digests, same):
     sides = [

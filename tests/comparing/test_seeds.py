@@ -191,6 +191,24 @@ def test_planned_runs_are_judged_once_however_often_these_were():
     assert spread.item == pytest.approx((2 * (8.0**2 + 6.0**2)) ** 0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("verdicts", [2, 5])
+def test_planned_verdicts_on_one_training_differ_by_all_that_the_judge_does(verdicts):
+    table = simulate(np.random.default_rng(5), 4000, 1, verdicts, judge=6.0)
+    spread, _ = spread_of(runs_of(table), "")
+    assert spread.item == pytest.approx((2 * 6.0**2) ** 0.5, rel=0.05)
+
+
+def test_a_score_that_no_two_records_have_everywhere_is_left_out_and_told():
+    """People scored an answer that one of the seeds gave, and the others not."""
+    runs = [run_of([5, 9, 7], seed=1), run_of([6, 8, 8], seed=2)]
+    for run, scores in zip(runs, ({"r0": 90.0}, {"r1": 80.0}), strict=True):
+        run.table.scores["human"] = {"sft": dict.fromkeys(run.groups) | scores}
+    lines = variance_lines(runs, [])
+    assert any(line.startswith("x: mean") for line in lines) and any(line.startswith("human: fewer") for line in lines)
+    with pytest.raises(DataError, match="human"):
+        variance_lines(runs, ["human"])
+
+
 def test_seeds_judged_by_another_judge_are_not_split():
     runs = [run_of([5, 9, 7], seed=1), run_of([6, 8, 8], seed=2)]
     (judge,) = RESULTS.judges

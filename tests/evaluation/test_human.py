@@ -2,6 +2,7 @@ import pytest
 from evaluation.answers import answer
 
 from instruct.core.errors import DataError
+from instruct.core.records import Turn
 from instruct.evaluation.human import (
     COLUMNS,
     answer_key,
@@ -62,6 +63,25 @@ def test_the_key_is_of_task_reference_and_answer():
     assert answer_key(one) == answer_key(answer("x", "a", kind="other", stop_reason="length"))
     for other in (answer("x", "b"), answer("x", "a", output="c"), answer("y", "a"), answer("x", "a", input="i")):
         assert answer_key(other) != answer_key(one)
+
+
+def test_answers_to_one_question_after_different_turns_are_different_tasks():
+    """A person sees what a model judge sees: the system prompt and the turns before the question."""
+    asked = {"instruction": "Is it large?", "output": "Yes."}
+    canada = answer("r1", "Yes.", **asked, history=(Turn("Tell me about Canada.", "", "It is a country."),))
+    sun = answer("r2", "Yes.", **asked, system="Be brief.", history=(Turn("What is the sun?", "In a word", "A star."),))
+    rows = {row["answer"]: row["instruction"] for row in blank_rows({"sft": [canada, sun]}, 2, 1)}
+    assert len(rows) == 2
+    for part in ("Tell me about Canada.", "It is a country.", "Is it large?"):
+        assert part in rows[answer_key(canada)]
+    for part in ("Be brief.", "What is the sun?", "In a word", "A star.", "Is it large?"):
+        assert part in rows[answer_key(sun)]
+    scored = [{**row, "score": "90"} for row in blank_rows({"sft": [canada]}, 1, 1)]
+    assert human_scores(scored, {"sft": [canada, sun]})[0]["sft"] == {"r1": 90.0, "r2": None}
+
+
+def test_keys_of_single_questions_are_those_of_files_that_people_have_filled_in():
+    assert answer_key(answer("r1", "Paris")) == "b4967b95b140"
 
 
 def test_a_new_blank_keeps_what_was_scored():

@@ -63,6 +63,16 @@ def test_a_recipe_that_changes_the_form_alone_gains_similarity_and_no_accuracy_a
     assert [line for line in lines if "does not beat base model" in line]
 
 
+def test_of_right_answers_that_rise_by_what_may_be_chance_it_is_said_that_nothing_is_shown():
+    some = [one if n % 10 else right for n, (one, right) in enumerate(zip(FORM, said(str), strict=True))]
+    results = results_of(base=WRONG, sft=some)
+    right = results.measured[0].difference_of("sft")
+    assert right.mean > 0 and right.verdict == "not distinguishable"
+    assert results.measured[2].difference_of("sft").verdict == "better"
+    (line,) = form_lines(results)
+    assert "whether more answers are right is not shown" in line and "truth" not in line
+
+
 def test_a_recipe_that_finds_the_truth_is_better_whatever_its_form():
     results = results_of(base=FORM, sft=TRUE)
     assert results.measured[0].difference_of("sft").verdict == "better"

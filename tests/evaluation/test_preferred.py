@@ -1,11 +1,13 @@
 """A preference-tuned system is compared with the one it was made from; without one nothing of it is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from evaluation.answers import answer
 from evaluation.test_measured import TRUE, WRONG, results_of, said
+from results.sample import make_judge, make_table
 
 from instruct.evaluation.judges.base import Identity, Verdict
 from instruct.evaluation.measured import choose_judged, score_all
@@ -78,6 +80,14 @@ def test_a_judge_of_pairs_is_asked_about_the_last_two_trained_systems():
     assert judge.asked == ["sft", "dpo"]
     alone = Systems(files={"base": Path("b"), "sft": Path("s")}, baselines=("base",))
     assert choose_judged(score_all({"base": WRONG, "sft": TRUE}, {}), alone) == ("base", "sft")
+
+
+def test_a_tie_of_pairs_is_told_as_half_a_win_and_not_as_a_preference():
+    results = results_of(base=WRONG, sft=HALF, dpo=TRUE)
+    ties = make_judge("pairs", make_table({"pairs": dict.fromkeys(("sft", "dpo"), [50.0] * len(TRUE))}), {"judge": "x"})
+    ties = replace(ties, systems=tuple(replace(one, orders=len(TRUE), consistent=len(TRUE)) for one in ties.systems))
+    (line,) = [line for line in step_lines(replace(results, judges=(*results.judges, ties))) if "both orders" in line]
+    assert "50.0 % of the wins, a tie being half" in line and "prefers" not in line
 
 
 def test_answers_in_the_folder_of_preference_tuning_are_systems_after_the_sft_model(tmp_path, monkeypatch):

@@ -50,6 +50,17 @@ def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs):
     assert cell.small.startswith("the test set: ")
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_gain_that_missing_scores_could_turn_has_no_colour(runs, turned):
+    run = runs["far"].run
+    (judge,) = run.results.judges
+    gain = replace(judge.differences[0], mean=9.0, p_value=0.001, worst_case=-1.0 if turned else 1.0, best_case=10.0)
+    judged = replace(judge, differences=(gain, *judge.differences[1:]))
+    other = replace(runs["far"], run=replace(run, results=replace(run.results, judges=(judged,))))
+    _, rows = build_table([runs["main"], other], {}, 0)
+    assert rows[1].cells["gain:reference"].tone == ("" if turned else "good")
+
+
 def test_a_damaged_run_has_no_number_and_stops_no_other(runs):
     damaged = Entry(revision=replace(runs["far"].revision, name="damaged"), missing=("no metrics",))
     _, rows = build_table([runs["main"], damaged, runs["close"]], {}, 0)

@@ -48,7 +48,7 @@ def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:
     if (one.rubric or other.rubric) and len({(test.template, test.template_sha256) for test in tests}) > 1:
         yield f"the template: {_template(tests[0])} in {a.name}, {_template(tests[1])} in {b.name}"
     if _of_pairs(one) or _of_pairs(other):
-        against = [run.results.system(run.results.against) for run in (a, b)]
+        against = [run.results.system(judge.against) for run, judge in ((a, one), (b, other))]
         answers = [{f"{side.name}'s answers by md5": side.md5} for side in against]
         yield from _changes(f"what the judge {name} compared with", answers[0], answers[1], a, b)
 

@@ -109,7 +109,9 @@ def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
         parts = split_variance(runs, name)
         if not parts.error and not parts.judge:
             raise DataError(f"{name}: these runs show no spread from record to record; give runs that differ")
-        again = (parts.judge or 0.0) ** 2 * (1 - 1 / parts.verdicts)  # a planned run is judged once
+        # A planned run is judged once. What a mean of the verdicts leaves is in the error between seeds, if there are.
+        among = 1 / parts.verdicts if parts.seeds > 1 else 0.0
+        again = (parts.judge or 0.0) ** 2 * (1 - among)
         item = (2 * (parts.items * parts.error**2 + again)) ** 0.5
         return Spread(item=item, seed=parts.seed, most=parts.seed_most), [
             f"{name}, from {len(runs)} runs of one recipe over {parts.items} records"

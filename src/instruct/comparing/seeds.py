@@ -117,6 +117,7 @@ def error_of_means(rest: Array, groups: Sequence[str] | None) -> float:
 def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
     """What `instruct variance` prints: a line for each score."""
     names = chosen or scores_in_common(runs)
+    left_out = [] if chosen else [name for name in runs[0].scores if name not in names]
     parts = [split_variance(runs, name) for name in names]
     lines = [
         f"{parts[0].seeds} training seeds, {parts[0].verdicts} verdicts each; standard deviations in points"
@@ -128,6 +129,7 @@ def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
         said = ", ".join(f"{what} {'unknown' if sd is None else f'{sd:.2f}'}" for what, sd in known)
         most = "" if one.seed_most is None else f"; 8 times of 10 the seed's is below {one.seed_most:.2f}"
         lines.append(f"{name}: mean {one.mean:.1f} over {one.items} records: {said}{most}")
+    lines += [f"{name}: fewer than two records have this score in every run, so left out" for name in left_out]
     if parts and parts[0].judge is None:
         lines.append("each answer was judged once, so `item by seed` holds the judge's share")
     if parts and parts[0].seeds == 1:
@@ -136,8 +138,9 @@ def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
 
 
 def scores_in_common(runs: Sequence[Run]) -> list[str]:
-    """The scores that every run has."""
-    return [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    """The scores that every run has of two records or more, the same in all."""
+    everywhere = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    return [name for name in everywhere if len(records_with(runs, name)) > 1]
 
 
 def records_with(runs: Sequence[Run], score: str) -> list[str]:

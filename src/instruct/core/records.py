@@ -75,6 +75,15 @@ class Example:
         )
 
 
+def earlier_turns(record: Example) -> list[tuple[str, str]]:
+    """Who said what before the last question, in order; empty for a record of one question."""
+    said = [("system", record.system)] if record.system else []
+    for turn in record.history:
+        asked = "\n".join(part for part in (turn.instruction, turn.input) if part)
+        said += [("user", asked), ("assistant", turn.output)]
+    return said
+
+
 E = TypeVar("E", bound=Example)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError
 from instruct.core.files import read_csv, write_csv
-from instruct.core.records import Response
+from instruct.core.records import Response, earlier_turns
 from instruct.evaluation.judges.base import Answers
 from instruct.results.table import Scores
 
@@ -21,8 +21,11 @@ Row = dict[str, str]
 
 
 def answer_key(response: Response) -> str:
-    """12 hexadecimal digits that stand for a task and the answer given to it."""
-    text = "\x1f".join((response.instruction, response.input, response.output, response.response))
+    """12 hexadecimal digits that stand for a task, what was said before it, and the answer given to it."""
+    parts = [response.instruction, response.input, response.output, response.response]
+    if response.system or response.history:  # a single question's key is as it was before there were chats
+        parts += [response.system, *(part for turn in response.history for part in turn)]
+    text = "\x1f".join(parts)
     return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
@@ -37,7 +40,7 @@ def blank_rows(answers: Answers, count: int, seed: int) -> list[Row]:
             "answer": key,
             "score": "",
             "note": "",
-            "instruction": one.instruction,
+            "instruction": _asked(one),
             "input": one.input,
             "reference": one.output,
             "response": one.response,
@@ -48,9 +51,16 @@ def blank_rows(answers: Answers, count: int, seed: int) -> list[Row]:
     return rows
 
 
+def _asked(record: Response) -> str:
+    """The instruction, behind what was said before it, if anything was."""
+    if not (earlier := earlier_turns(record)):
+        return record.instruction
+    return "\n\n".join(f"{who}: {said}" for who, said in [*earlier, ("user", record.instruction)])
+
+
 def merge_rows(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """The old rows that hold a score, then the new ones that are not among them."""
-    kept = [row for row in old if row["score"]]
+    """The old rows that hold a score or a note, then the new ones that are not among them."""
+    kept = [row for row in old if row["score"] or row["note"].strip()]
     there = {row["answer"] for row in kept}
     return kept + [row for row in new if row["answer"] not in there]
 

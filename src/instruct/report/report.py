@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from instruct.core.files import read_text, write_text
-from instruct.report.earlier import earlier_turns, name_earlier
+from instruct.core.records import earlier_turns
+from instruct.report.earlier import name_earlier
 from instruct.results.headline import system_title
 
 HERE = Path(__file__).parent

@@ -79,7 +79,10 @@ def step_lines(results: Results) -> Iterator[str]:
             yield describe_difference(step, f"the score by {judge.name}")
         if judge.against == results.previous and judge.scores_of(results.primary).orders:
             won = judge.scores_of(results.primary).mean
-            yield f"{judge.name}, asked in both orders, prefers the {system_title(results.primary)} in {won:.1f} %."
+            yield (
+                f"{judge.name}, asked in both orders, gives the {system_title(results.primary)} {won:.1f} % of "
+                "the wins, a tie being half."
+            )
     lengths = [
         f"{system_title(name)} {results.system(name).mean_tokens:.1f}" for name in (results.previous, results.primary)
     ]
@@ -87,16 +90,18 @@ def step_lines(results: Results) -> Iterator[str]:
 
 
 def form_lines(results: Results) -> Iterator[str]:
-    """A line where the answers to closed questions came nearer to the references and are no more often right."""
+    """A line where the answers to closed questions came nearer to the references, and not surely more often right."""
     found = {one.name: one.difference_of(results.primary) for one in results.measured}
     if not {ACCURACY, "closed_similarity"} <= set(found):
         return
     right, near = found[ACCURACY], found["closed_similarity"]
     if near.verdict == "better" and right.verdict != "better":
-        yield (
-            f"On closed questions similarity rises by {_numbers(near)}, right answers do not ({_numbers(right)}): "
-            "the answers gained form, not truth."
-        )
+        rises = f"On closed questions similarity rises by {_numbers(near)}"
+        if right.mean is None or right.mean > 0:
+            more = f" ({_numbers(right)})" if right.mean is not None else ""
+            yield f"{rises}; whether more answers are right is not shown{more}."
+        else:
+            yield f"{rises}, right answers do not ({_numbers(right)}): the answers gained form, not truth."
 
 
 def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:

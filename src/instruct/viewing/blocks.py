@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from instruct.core.records import Response
-from instruct.report.earlier import earlier_turns, name_earlier
+from instruct.core.records import Response, earlier_turns
+from instruct.report.earlier import name_earlier
 from instruct.results.runs import Run
 from instruct.viewing.collect import Entry, finite
 

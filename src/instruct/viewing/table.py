@@ -11,7 +11,6 @@ from instruct.comparing.tables import TONES
 from instruct.results.runs import Run
 from instruct.results.schema import ACCURACY, CORPUS_MEASURES, MEASURES, REFERENCE, SIMILARITY
 from instruct.results.scores import ScoreResults
-from instruct.statistics import ALPHA
 from instruct.viewing.collect import Entry, finite
 from instruct.viewing.differences import compare_with
 
@@ -190,8 +189,10 @@ def _score_cells(run: Run, name: str) -> dict[str, Cell]:
         small = f"{scores.low:.1f} to {scores.high:.1f}"
         cells[f"score:{name}"] = Cell(text=f"{scores.mean:.1f}", small=small, value=scores.mean)
     if gain.mean is not None and gain.p_value is not None:
-        tone = ("good" if gain.mean > 0 else "bad") if gain.p_value <= ALPHA else ""
         small = f"{gain.low:+.1f} to {gain.high:+.1f}"
+        if gain.against != run.results.against:
+            small += f", against {gain.against}"
+        tone = TONES.get(gain.verdict, "")
         cells[f"gain:{name}"] = Cell(text=f"{gain.mean:+.1f}", small=small, value=gain.mean, tone=tone)
     return cells
 

@@ -1,6 +1,7 @@
 """A language model behind a server as judge: prompts by a rubric, replies read by `parse`, nothing dropped."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, pstdev
@@ -30,7 +31,7 @@ class Asking:
     expected: bool
 
 
-class ModelJudge:
+class ModelJudge(ABC):
     """What judging one response and judging two against each other have in common."""
 
     def __init__(
@@ -61,9 +62,9 @@ class ModelJudge:
         }
         return Identity(about=about, rubric=self._rubric_name, rubric_sha256=self.rubric.sha256)
 
+    @abstractmethod
     def prompts(self, answers: Answers) -> list[str]:
         """Every prompt that judging these answers takes, in the order of asking."""
-        raise NotImplementedError
 
     def prepare(self, *groups: Answers, perhaps: Sequence[Answers] = ()) -> None:
         """Raise JudgeError where the server, the model or the room for the longest prompt is missing.

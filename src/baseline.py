@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The sections of params.yaml that this stage reads."""
+    """The sections of params.yaml that this stage reads; of `runtime` what was chosen on this machine."""
 
     baseline: BaselineParams
     generate: GenerateParams
     prompt: PromptParams
-    runtime: RuntimeParams
+    runtime: Runtime
     backbone: Backbone
 
 
@@ -52,20 +52,19 @@ def main(train: Path, test: Path, folder: Path) -> None:
         baseline=load_params("baseline", BaselineParams),
         generate=load_params("generate", GenerateParams),
         prompt=load_params("prompt", PromptParams),
-        runtime=load_params("runtime", RuntimeParams),
+        runtime=start_runtime(load_params("runtime", RuntimeParams)),
         backbone=find_backbone(load_params("model", ModelParams).backbone),
     )
-    runtime = start_runtime(settings.runtime)
     known, examples = read_examples(train), read_examples(test)
     systems = settings.baseline.systems
-    with join_shards(runtime.device) as shards:
+    with join_shards(settings.runtime.device) as shards:
         answers = {name: PLAIN[name](known, examples) for name in systems if name in PLAIN}
         # DVC empties the folder before it runs the stage again, so the journals are beside it.
         beside = {name: shards.journal_beside(folder.with_name(f"{folder.name}.{SYSTEM_OF[name]}")) for name in systems}
         fingerprint = take_fingerprint(vars(settings), [train, test])
         journals = {name: Journal(path, fingerprint) for name, path in beside.items()}
         if len(answers) < len(systems):
-            answers |= ask_model(settings, runtime, shards, known, examples, journals)
+            answers |= ask_model(settings, shards, known, examples, journals)
         if not answers:
             raise ParamsError("params.yaml: baseline.systems: nothing is left of them; add template, echo or nearest")
         if shards.is_main:
@@ -77,14 +76,13 @@ def main(train: Path, test: Path, folder: Path) -> None:
 
 def ask_model(
     settings: Settings,
-    runtime: Runtime,
     shards: Shards,
     known: Sequence[Example],
     examples: Sequence[Example],
     journals: Mapping[Baseline, Journal],
 ) -> dict[Baseline, list[Response]]:
     """The base model's answers, by system."""
-    backbone, params = settings.backbone, settings.generate
+    backbone, params, runtime = settings.backbone, settings.generate, settings.runtime
     model, tokenizer = load_backbone(backbone, runtime.device)
     answerer = make_ready(model, params.weights, runtime)
     template = settings.prompt.chosen

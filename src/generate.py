@@ -31,10 +31,9 @@ log = logging.getLogger(__name__)
 def main(test: Path, checkpoint: Path, responses: Path) -> None:
     """Answer every test record with a checkpoint."""
     params, prompt = load_params("generate", GenerateParams), load_params("prompt", PromptParams)
-    runtime_params = load_params("runtime", RuntimeParams)
-    runtime = start_runtime(runtime_params)
+    runtime = start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
-    settings = {"generate": params, "prompt": prompt, "runtime": runtime_params, "backbone": backbone}
+    settings = {"generate": params, "prompt": prompt, "runtime": runtime, "backbone": backbone}
     weights = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
     template, examples = prompt.chosen, read_examples(test)
     with join_shards(runtime.device) as shards:

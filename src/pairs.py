@@ -20,7 +20,7 @@ from instruct.core.fingerprint import take_fingerprint
 from instruct.core.pairs import Pair
 from instruct.core.params import load_params
 from instruct.core.records import read_examples, write_records
-from instruct.core.runtime import RuntimeParams, start_runtime
+from instruct.core.runtime import Runtime, RuntimeParams, start_runtime
 from instruct.core.stage import run_stage
 from instruct.evaluation.reference import compare
 from instruct.generation.journal import Journal
@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 def main(split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
     """Get pairs from where `pairs.source` says; only the train part of the split is ever asked about."""
     params = load_params("pairs", PairsParams)
-    runtime = load_params("runtime", RuntimeParams)
-    with join_shards(start_runtime(runtime).device) as shards:
+    runtime = start_runtime(load_params("runtime", RuntimeParams))
+    with join_shards(runtime.device) as shards:
         pairs, made = make_pairs(params, runtime, shards, split, checkpoint, folder)
         if shards.is_main:
             held_out = [record for part in ("val", "test") for record in read_examples(split / f"{part}.json")]
@@ -63,7 +63,7 @@ def main(split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
 
 
 def make_pairs(
-    params: PairsParams, runtime: RuntimeParams, shards: Shards, split: Path, checkpoint: Path, folder: Path
+    params: PairsParams, runtime: Runtime, shards: Shards, split: Path, checkpoint: Path, folder: Path
 ) -> tuple[list[Pair], dict[str, Any]]:
     """The pairs of the chosen source as they come, and what there is to say of them; only the SFT model is shared."""
     if params.source == "on-policy":
@@ -83,7 +83,7 @@ def make_pairs(
 
 
 def sample_pairs(
-    params: PairsParams, runtime: RuntimeParams, shards: Shards, split: Path, checkpoint: Path, folder: Path
+    params: PairsParams, runtime: Runtime, shards: Shards, split: Path, checkpoint: Path, folder: Path
 ) -> tuple[list[Pair], dict[str, Any]]:
     """Pairs of the SFT model's own answers to the train prompts."""
     generate, prompt = load_params("generate", GenerateParams), load_params("prompt", PromptParams)
@@ -94,29 +94,28 @@ def sample_pairs(
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     settings = {"generate": drawn, "samples": own.samples, "prompt": prompt, "runtime": runtime, "backbone": backbone}
     files = [split / "train.json", *sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])]
-    started = start_runtime(runtime)
-    model, tokenizer = load_trained(checkpoint, started.device)
+    model, tokenizer = load_trained(checkpoint, runtime.device)
     examples = read_examples(split / "train.json")
     asked = ask_again(examples, own.samples)
     if shards.is_main:
-        log.info("%s", what_comes(len(asked), str(checkpoint), drawn, started, shards.world_size))
+        log.info("%s", what_comes(len(asked), str(checkpoint), drawn, runtime, shards.world_size))
     # DVC empties the folder before it runs the stage again: the journal lies beside it.
     journal = Journal(shards.journal_beside(folder.with_name("pairs.sampled")), take_fingerprint(settings, files))
     answers = answer_together(
-        make_ready(model, drawn.weights, started),
+        make_ready(model, drawn.weights, runtime),
         with_end_of(prompt.chosen, tokenizer),
         asked,
         shards=shards,
         template=prompt.chosen,
         params=drawn,
-        runtime=started,
+        runtime=runtime,
         journal=journal,
     )
     shards.wait()
     journal.forget()
     ranking = Ranking(
         rank=own.rank,
-        checks=read_checks(split / "checks.json"),
+        checks=read_checks(split / "train-checks.json"),
         similarity=lambda answer, reference: compare(answer, reference).similarity,
     )
     pairs, without = pair_samples(examples, answers, ranking, own)

@@ -18,6 +18,7 @@ from instruct.preference.reference import made_from, measure, write_reference
 from instruct.preference.settings import Fit, PreferParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
+from instruct.training.quantised import quantise_frozen
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,13 @@ def main(pairs: Path, checkpoint: Path, reference: Path) -> None:
         batching=load_params("prefer", PreferParams).batching,
         max_length=load_params("prefer", PreferParams).max_length,
         over_long=load_params("prefer", PreferParams).over_long,
+        base=load_params("prefer", PreferParams).lora.base,
     )
     template = load_params("prompt", PromptParams).chosen
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     model, tokenizer = load_trained(checkpoint, runtime.device)
     tokenizer = with_end_of(template, tokenizer)
+    quantise_frozen(model, fit.base, PreferParams.section)
     fitted = fit_files(pairs, template, tokenizer, fit, model.block_size + 1)
     measured = {part: measure(model, found.pairs, fit, runtime, tokenizer.eos_id) for part, found in fitted.items()}
     write_reference(reference, made_from(pairs, checkpoint, template, fit, runtime), measured)

@@ -15,7 +15,7 @@ from instruct.core.params import load_params
 from instruct.core.records import group_lines, part_rows, write_records
 from instruct.core.stage import run_stage
 from instruct.formats.rows import LEFT_OUT, Rows, left_out_lines
-from instruct.splitting.checks import checks_of_parts, count_checks, join_checks
+from instruct.splitting.checks import checks_by_file, count_checks, join_checks
 from instruct.splitting.partition import PARTS, SplitParams, divide, take_parts
 from instruct.splitting.summary import find_warnings, summarise
 
@@ -38,7 +38,8 @@ def main(split: Path, metrics: Path) -> None:
     checks, unknown = join_checks(Path(params.checks), rows.checks, examples)
     for part, those in parts.items():
         write_records(split / f"{part}.json", those)
-    write_json(split / "checks.json", checks_of_parts(parts, checks))
+    for file, found in checks_by_file(parts, checks).items():
+        write_json(split / file, found)
     counts = summarise(division, examples, params, refused=len(bad))
     counts["left_out"] = {name: rows.left_out[name] for name in LEFT_OUT}
     counts["checks"] = count_checks(parts, checks, unknown)

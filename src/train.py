@@ -59,7 +59,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         # The number of processes and the time of saving are not part of a run: it resumes with others.
         alone = replace(params, parallel="none", save_minutes=0.0)
         settings = {"train": alone, "prompt": prompt, "runtime": runtime, "backbone": backbone}
-        store = ResumeStore(models.parent / "resume", take_fingerprint(settings, list(files.values())))
+        store = ResumeStore(models.parent / "resume" / models.name, take_fingerprint(settings, list(files.values())))
         sample = SamplePrompt(examples["val"][0], template, params.sample_tokens)
         outputs = TrainOutputs(model, tokenizer, backbone, parallel, store, sample)
         trainer = Trainer(

@@ -74,8 +74,8 @@ def test_git_ignores_what_dvc_keeps_and_nothing_else(ignores):
 
 def test_git_ignores_what_an_interrupted_run_leaves(ignores):
     for name in (
-        "models/resume/state.safetensors",
-        "models/resume/best/config.json",
+        "models/resume/sft/state.safetensors",
+        "models/resume/dpo/best/config.json",
         "data/.responses.json.0-of-1.partial",
     ):
         assert ignores(name), name

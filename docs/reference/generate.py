@@ -42,7 +42,7 @@ def settings_page(root: Path) -> str:
         "",
         "All settings are in [params.yaml](../../params.yaml), one section per stage. The values below are the",
         "committed ones. Change one for a single run with `dvc exp run -S train.lr=1e-4`, or for good in the file.",
-        "`instruct check` validates all of them in a second and refuses an unknown setting with the nearest right",
+        "`instruct check` validates all of them in seconds and refuses an unknown setting with the nearest right",
         "name.",
     ]
     for name, section in SECTIONS.items():

@@ -90,6 +90,20 @@ def test_text_is_the_answered_examples_then_the_question_with_one_opening(name):
     assert any(stop in template.before_instruction for stop in way.stop_strings)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_record_with_its_own_system_prompt_has_the_form_of_a_chat_of_as_many_turns(name):
+    """The examples stand where earlier turns of the same chat would."""
+    template = TEMPLATES[name]
+    shots = [example("a", "Name a city.", output="Paris"), example("b", "Add.", "1 and 2", "3")]
+    text = as_text(ShotsAsText(template=template, shots=shots).prompt([Turn("Name a river.")], "Be brief."))
+    earlier = [Turn(one.instruction, one.input, one.output) for one in shots]
+    if template.before_system:
+        assert text == as_text(template.prompt([*earlier, Turn("Name a river.")], "Be brief."))
+    else:
+        asked = as_text(template.prompt([Turn("Name a river.")], "Be brief.")).removeprefix(template.prefix)
+        assert text.endswith(asked) and text.count("Be brief.") == 1
+
+
 def test_without_shots_the_text_is_that_of_the_template():
     for template in TEMPLATES.values():
         way = ShotsAsText(template=template, shots=[])

@@ -7,7 +7,7 @@ from instruct.core import runtime
 from instruct.core.errors import ParamsError
 from instruct.core.processor import read_processor, this_processor
 from instruct.core.runtime import RuntimeParams, start_runtime
-from instruct.model.kernels import BLAS, MIXED, ONEDNN, choose_kernels
+from instruct.model.kernels import BLAS, ONEDNN, TABLE, choose_kernels
 
 NAPLES = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -25,8 +25,8 @@ GRAVITON = "processor : 0\nFeatures : fp asimd bf16 i8mm\n"
 @pytest.mark.parametrize(
     ("cpuinfo", "machine", "instructions", "bf16", "int8", "chosen"),
     [
-        (NAPLES, "x86_64", "avx2", False, False, MIXED),
-        (GENOA, "x86_64", "avx512", True, True, ONEDNN),
+        (NAPLES, "x86_64", "avx2", False, False, TABLE["AuthenticAMD", "avx2"]),
+        (GENOA, "x86_64", "avx512", True, True, TABLE["AuthenticAMD", "avx512"]),
         (CASCADE, "x86_64", "avx512", False, True, ONEDNN),
         (GRAVITON, "aarch64", "", True, False, BLAS),
         ("", "AMD64", "", None, True, ONEDNN),  # Windows does not tell

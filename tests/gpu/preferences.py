@@ -125,7 +125,7 @@ def draw_pairs(
         num_samples=1, seed=settings.seed,
     )  # fmt: skip
     ranking = Ranking(
-        rank=own.rank, checks=read_checks(ROOT / "data" / "split" / "checks.json"),
+        rank=own.rank, checks=read_checks(ROOT / "data" / "checks.json"),
         similarity=lambda text, reference: compare(text, reference).similarity,
     )  # fmt: skip
     responses = [

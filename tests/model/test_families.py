@@ -425,3 +425,23 @@ def test_weights_of_another_family_are_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**values, "model_type": "llama"}))
     with pytest.raises(CheckpointError, match=r"q_proj\.bias has no place|k_proj\.bias has no place"):
         load_folder(tmp_path)
+
+
+def test_keys_have_the_type_of_values_where_autocast_norms_in_float32(monkeypatch):
+    """As autocast does on a GPU, not on a CPU: a cache holds both in one tensor."""
+    config = LlamaConfig(
+        family="qwen3", vocab_size=97, num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model, norm = random_model(config, seed=1), nn.RMSNorm.forward
+    monkeypatch.setattr(nn.RMSNorm, "forward", lambda self, x: norm(self, x.float()))
+    types = []
+
+    def attend(layer, q, k, v):
+        types.append((q.dtype, k.dtype, v.dtype))
+        return attend_causally(layer, q, k, v)
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ids = torch.tensor([[1, 2, 3]])
+        model.hidden_states(ids, torch.arange(3)[None], attend)
+    assert set(types) == {(torch.bfloat16,) * 3}

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from instruct.core.processor import this_processor
 from instruct.model import linear as linear_module
-from instruct.model.kernels import MIXED, ONEDNN
+from instruct.model.kernels import BLAS, ONEDNN, TABLE
 from instruct.model.linear import PackedLinear, can_pack, linear
 
 SHAPES = [(64, 192), (768, 2304), (3072, 768), (576, 192), (1536, 576), (192, 5000)]
@@ -35,13 +35,45 @@ def test_product_and_gradients_equal_torch_in_double_precision(shape, with_bias)
 
 
 @needs_onednn
-@pytest.mark.parametrize("chosen", [ONEDNN, MIXED], ids=["onednn", "mixed"])
-def test_gradient_of_the_input_is_the_same_by_either_kernel(monkeypatch, chosen):
+@pytest.mark.parametrize("frozen", ["nothing", "weight", "input"])
+@pytest.mark.parametrize("chosen", [BLAS, ONEDNN, *TABLE.values()], ids=["blas", "onednn", *map("-".join, TABLE)])
+def test_gradients_are_the_same_by_any_processors_kernels(monkeypatch, chosen, frozen):
     monkeypatch.setattr(linear_module, "kernels", lambda: chosen)
-    x, weight, weighting = draw(7, 64).requires_grad_(), draw(48, 64, seed=1).requires_grad_(), draw(7, 48, seed=2)
-    (linear(x, weight) * weighting).sum().backward()
-    torch.testing.assert_close(x.grad, (weighting.double() @ weight.double()).float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(weight.grad, (weighting.double().t() @ x.double()).float(), rtol=1e-5, atol=1e-5)
+    wide = 16400  # one of these weights is narrow everywhere, the other nowhere
+    for outputs in (48, wide):
+        x, weight, weighting = draw(7, 64), draw(outputs, 64, seed=1), draw(7, outputs, seed=2)
+        x.requires_grad_(frozen != "input")
+        weight.requires_grad_(frozen != "weight")
+        product = linear(x, weight)
+        torch.testing.assert_close(product, (x.double() @ weight.double().t()).float(), rtol=1e-5, atol=1e-4)
+        (product * weighting).sum().backward()
+        if frozen != "input":
+            expected = (weighting.double() @ weight.detach().double()).float()
+            torch.testing.assert_close(x.grad, expected, rtol=1e-5, atol=1e-3)
+        if frozen != "weight":
+            expected = (weighting.double().t() @ x.detach().double()).float()
+            torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [ONEDNN, *TABLE.values()], ids=["onednn", *map("-".join, TABLE)])
+@pytest.mark.parametrize("outputs", [48, 16400])
+def test_a_processors_kernels_are_those_that_its_table_names(monkeypatch, chosen, outputs):
+    """Counted: oneDNN's product forward and for each gradient, or none of them."""
+    calls = []
+
+    def count(rows, weight, bias):
+        calls.append(1)
+        return F.linear(rows, weight, bias)
+
+    monkeypatch.setattr(linear_module, "kernels", lambda: chosen)
+    monkeypatch.setattr(linear_module, "onednn_product", count)
+    x, weight = draw(7, 64).requires_grad_(), draw(outputs, 64, seed=1).requires_grad_()
+    trained = outputs >= chosen.wide
+    linear(x, weight).sum().backward()
+    assert len(calls) == trained * (1 + chosen.gradient_of_input + chosen.gradient_of_weight)
+    with torch.no_grad():
+        linear(x, weight)
+    assert len(calls) == trained * (1 + chosen.gradient_of_input + chosen.gradient_of_weight) + 1
 
 
 def test_what_is_frozen_gets_no_gradient():

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from instruct.checks.schema import parse_check
 from instruct.core.errors import DataError
 from instruct.core.params import build
-from instruct.core.records import Example, Response
+from instruct.core.records import Example, Response, Turn
 from instruct.pairs.rewriting import is_polite, pair_rewritings
 from instruct.pairs.sampling import Ranking, ask_again, pair_samples
 from instruct.pairs.settings import PairsParams
@@ -75,6 +75,19 @@ def test_the_coin_depends_on_record_and_seed_and_both_sides_come():
     assert first == [is_polite(one, 123) for one in reversed(examples)][::-1]
     assert first != [is_polite(one, 124) for one in examples]
     assert 70 < sum(first) < 130
+
+
+def test_the_question_about_a_chats_answer_shows_what_was_said_before_it():
+    chat = replace(OPEN, system="Be a pirate.", history=(Turn("My name is Ana.", "", "Ahoy Ana!"),))
+    asked = []
+
+    def ask(requests):
+        asked.extend(request.messages[0][1] for request in requests)
+        return [Reply(text="please")] * len(requests)
+
+    pair_rewritings([chat, OPEN], ask, PARAMS.rewrite, 123)
+    assert all(part in asked[0] for part in ("Be a pirate.", "My name is Ana.", "Ahoy Ana!", "Say hello."))
+    assert "Task:\nSay hello.\n" in asked[1]
 
 
 def test_the_polite_one_of_a_rewriting_is_chosen_and_failures_are_counted():

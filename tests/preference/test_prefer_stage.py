@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import os
 import runpy
 import shutil
@@ -151,6 +152,18 @@ def test_stages_leave_checkpoints_or_adapters_whose_margin_is_the_logged_one(pla
     assert not (place / "models/resume/dpo").exists() and (place / "models/speed-dpo.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:bitsandbytes")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("base", ["int8", "nf4"])
+def test_the_reference_is_the_rounded_model_where_training_starts_from_a_rounded_one(place, base):
+    """DPO starts as its reference: no margin, and the loss of a coin."""
+    write_params(place, lora={**VALUES["lora"], "r": 2, "base": base})
+    reference()
+    prefer()
+    metrics = json.loads((place / "metrics/preferred/prefer.json").read_text())
+    assert metrics["initial_val_loss"] == round(math.log(2), 4) and metrics["details"][0]["initial"]["margin"] == 0
+
+
 def test_second_run_gives_the_same_bytes(place):
     reference()
     first = (place / "data/reference.json").read_bytes()
@@ -265,6 +278,7 @@ def change_template() -> None:
         (change_template, "another template;"),
         (lambda: write_records(Path("data/pairs/val.json"), pairs_of(7, start=16)), "another pairs of val;"),
         (lambda: write_params(Path(), max_length=100), "another prefer.max_length;"),
+        (lambda: write_params(Path(), lora={**VALUES["lora"], "r": 2, "base": "nf4"}), "another prefer.lora.base;"),
     ],
 )
 def test_reference_of_something_else_is_refused_by_name(place, change, name):

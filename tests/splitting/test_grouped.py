@@ -171,6 +171,18 @@ def test_drop_keeps_the_first_of_each_group_and_nothing_alike_is_left(own, strat
     assert counts["across"] == {"groups": 0, "val": {"equal": 0, "near": 0}, "test": {"equal": 0, "near": 0}}
 
 
+@pytest.mark.parametrize("link", ["group", "parent"])
+@pytest.mark.parametrize("strategy", ["grouped", "shuffled", "positional"])
+def test_groups_of_the_file_that_a_cut_tears_apart_are_told(own, strategy, link):
+    own = own[:200]
+    linked = [replace(e, **{link: own[i % 50].id}) if i >= 50 or link == "group" else e for i, e in enumerate(own)]
+    found, index = divided(linked, replace(PARAMS, strategy=strategy))
+    counts = summarise(found, index, PARAMS, refused=0)
+    lines = [line for line in find_warnings(found, counts, index, PARAMS) if '"group"' in line]
+    assert bool(lines) == (strategy != "grouped")
+    assert all("split.strategy: grouped" in line for line in lines)
+
+
 def test_report_finds_what_it_does_not_keep_together(own):
     own = own[:500]
     copies = [replace(e, id=f"copy {i}", instruction=e.instruction + " !") for i, e in enumerate(own)]

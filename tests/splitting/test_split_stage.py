@@ -130,7 +130,7 @@ def test_split_writes_the_same_bytes_every_time(folder):
         outputs.append({path.name: path.read_bytes() for path in sorted((folder / "split").iterdir())})
         shutil.rmtree(folder / "split")
     assert outputs[0] == outputs[1]
-    assert list(outputs[0]) == ["checks.json", "test.json", "train.json", "val.json"]
+    assert list(outputs[0]) == ["checks.json", "test.json", "train-checks.json", "train.json", "val.json"]
 
 
 def test_checks_go_with_the_tested_records_alone_and_change_no_other_byte(folder):
@@ -145,6 +145,7 @@ def test_checks_go_with_the_tested_records_alone_and_change_no_other_byte(folder
     assert json.loads((folder / "split/checks.json").read_text()) == {
         id_: accept for part in ("val", "test") for id_ in ids[part]
     }
+    assert json.loads((folder / "split/train-checks.json").read_text()) == dict.fromkeys(ids["train"], accept)
     counts = json.loads((folder / "metrics/split.json").read_text())["checks"]
     assert counts == {"unknown": 1, **{part: len(some) for part, some in ids.items()}}
     assert [line for line in done.stdout.splitlines() if "checks.json: 1 " in line]

@@ -52,7 +52,7 @@ def one_sgd_step(model, examples, **changes):
     module = LossModule(model)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     lr = 2.0**-10
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
     to_batch = batch_maker(params, FLOAT32, END)
     loss, norm = take_step(
         module, optimizer, examples, to_batch, lr=lr, params=params, runtime=FLOAT32, parallel=ALONE
@@ -89,7 +89,7 @@ def test_step_follows_the_gradient_of_the_token_mean(family):
 def test_clipping_bounds_the_step_and_reports_the_norm_before():
     model, params = small_model("gpt2"), train_params(max_grad_norm=0.5, micro_batch_size=8)
     before = torch.cat([weight.detach().clone().flatten() for weight in model.parameters()])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     to_batch = batch_maker(params, FLOAT32, END)
     _, norm = take_step(
         LossModule(model), optimizer, UNEVEN, to_batch, lr=2.0**-8, params=params, runtime=FLOAT32, parallel=ALONE

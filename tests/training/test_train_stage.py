@@ -204,7 +204,7 @@ def wait(happened: Callable[[], object], at_most: float) -> None:
 def state_file(folder: Path) -> tuple[int, int] | None:
     """What changes whenever a state is saved."""
     with suppress(FileNotFoundError):
-        state = (folder / "models/resume/state.safetensors").stat()
+        state = (folder / "models/resume/sft/state.safetensors").stat()
         return state.st_ino, state.st_mtime_ns
     return None
 
@@ -242,9 +242,13 @@ def test_run_killed_at_random_moments_ends_byte_identical(copy, nursery, unbroke
         if status == 0:
             assert outputs(copy) == unbroken
         clear(copy)
+    tuning = copy / "models/resume/dpo/state.safetensors"  # of a preference tuning that is not finished either
+    tuning.parent.mkdir(parents=True, exist_ok=True)
+    tuning.write_text("its own")
     nursery.run(copy)
+    assert not (copy / "models/resume/sft").exists() and tuning.read_text() == "its own"
+    tuning.unlink()
     assert outputs(copy) == unbroken
-    assert not (copy / "models/resume").exists()
 
 
 def interrupt(folder: Path, nursery: Nursery, sent_signal: signal.Signals) -> int:
@@ -257,7 +261,7 @@ def interrupt(folder: Path, nursery: Nursery, sent_signal: signal.Signals) -> in
     found = re.match(rf"train\.py: stopped; state saved after step (\d+) of {STEPS}; ", last)
     assert "`dvc repro`" in last and "`git restore metrics && dvc checkout`" in last
     assert found and 12 <= int(found[1]) < STEPS
-    assert not (folder / "models/sft").exists() and (folder / "models/resume/state.safetensors").exists()
+    assert not (folder / "models/sft").exists() and (folder / "models/resume/sft/state.safetensors").exists()
     return int(found[1])
 
 
@@ -278,10 +282,10 @@ def test_interrupt_saves_the_state_even_where_none_is_saved_otherwise(copy, nurs
     set_params(copy, save_minutes=0)
     life = nursery.start(copy)
     life.wait_for("step 12: val loss")
-    assert not (copy / "models/resume/state.safetensors").exists()
+    assert not (copy / "models/resume/sft/state.safetensors").exists()
     life.send(signal.SIGINT)
     assert life.wait() == 130
-    assert (copy / "models/resume/state.safetensors").exists()
+    assert (copy / "models/resume/sft/state.safetensors").exists()
 
 
 def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
@@ -290,7 +294,7 @@ def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
     life.wait_for("step 12: val loss")
     life.send(signal.SIGKILL)
     assert life.wait() == -signal.SIGKILL
-    assert (folder / "models/resume/state.safetensors").exists()
+    assert (folder / "models/resume/sft/state.safetensors").exists()
     clear(folder)
 
 
@@ -312,7 +316,7 @@ def short(stopped, workplace, nursery) -> dict[str, bytes]:
 def fresh_outputs(folder: Path, to: Path, nursery: Nursery) -> dict[str, bytes]:
     """What a run leaves in a copy of the folder without the state."""
     fresh = Path(shutil.copytree(folder, to))
-    shutil.rmtree(fresh / "models/resume")
+    shutil.rmtree(fresh / "models/resume/sft")
     assert "another run" not in nursery.run(fresh).log
     return outputs(fresh)
 
@@ -341,16 +345,16 @@ def test_state_of_another_run_is_refused_in_words_and_training_starts_anew(old_s
             file.write("# changed\n")
     expected = short if what == "code" else fresh_outputs(old_state, old_state.parent / "fresh", nursery)
     life = nursery.run(old_state)
-    assert f"models/resume holds the state of another run ({differs}); starting from the beginning\n" in life.log
+    assert f"models/resume/sft holds the state of another run ({differs}); starting from the beginning\n" in life.log
     assert "going on" not in life.log and "step 0: val loss" in life.log
     assert outputs(old_state) == expected
 
 
 def test_damaged_state_is_refused_in_words_and_training_starts_anew(old_state, nursery, short):
-    state = old_state / "models/resume/state.safetensors"
+    state = old_state / "models/resume/sft/state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     life = nursery.run(old_state)
-    assert re.search(r"models/resume/state\.safetensors is damaged \(.*\); starting from the beginning\n", life.log)
+    assert re.search(r"models/resume/sft/state\.safetensors is damaged \(.*\); starting from the beginning\n", life.log)
     assert outputs(old_state) == short
 
 
@@ -358,7 +362,7 @@ def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkey
     set_params(copy, epochs=1, r=2, dropout=0.2)
     fresh = Path(shutil.copytree(copy, copy.parent / "fresh"))
     stop_in_the_middle(copy, nursery)
-    with safe_open(copy / "models/resume/state.safetensors", framework="pt") as file:
+    with safe_open(copy / "models/resume/sft/state.safetensors", framework="pt") as file:
         assert all("lora_" in name for name in file.keys())  # noqa: SIM118
     nursery.run(copy)
     nursery.run(fresh)
@@ -389,7 +393,7 @@ def test_mistake_in_the_settings_ends_the_stage_with_one_message_and_status_1(co
     assert life.wait() == 1
     assert message in life.log
     assert "Traceback" not in life.log
-    assert not (copy / "models/sft").exists() and not (copy / "models/resume").exists()
+    assert not (copy / "models/sft").exists() and not (copy / "models/resume/sft").exists()
 
 
 def test_device_that_is_missing_is_refused(copy, nursery):
@@ -497,12 +501,12 @@ def test_dvc_repro_goes_on_after_everything_was_killed(copy, unbroken, signal_):
                 break
         process.stdout.read()
     assert process.returncode != 0
-    assert (copy / "models/resume/state.safetensors").exists()
+    assert (copy / "models/resume/sft/state.safetensors").exists()
     again = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr
     assert re.search(rf"going on after step \d+ of {STEPS}", again.stdout)
     found = outputs(copy)
     assert {name: found[name] for name in unbroken} == unbroken
-    assert not (copy / "models/resume").exists()
+    assert not (copy / "models/resume/sft").exists()
     third = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     assert "step 0" not in third.stdout and third.returncode == 0

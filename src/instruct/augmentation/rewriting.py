@@ -86,6 +86,11 @@ def read_texts(reply: str, fields: Sequence[str]) -> dict[str, str] | None:
     return texts if len(texts) == len(fields) and all(texts.values()) else None
 
 
+def _is_alone(example: Example) -> bool:
+    """Whether the question can be understood without a system prompt or turns before it, which no question shows."""
+    return not (example.system or example.history)
+
+
 def _is_sentence(example: Example) -> bool:
     about_voice = any(word in example.instruction.lower() for word in ("passive", "active", "voice"))
     return not about_voice and len(example.output.split()) >= 4 and example.output.rstrip()[-1] in ".!"
@@ -130,14 +135,14 @@ REWRITINGS = {
         Rewriting(name="passive", suits=_is_sentence, question=PASSIVE, fields=("text",), draft=_passive),
         Rewriting(
             name="reflect_instruction",
-            suits=lambda example: not example.input,
+            suits=lambda example: _is_alone(example) and not example.input,
             question=REFLECT_INSTRUCTION,
             fields=("instruction", "output"),
             draft=_new_instruction,
         ),
         Rewriting(
             name="reflect_answer",
-            suits=lambda example: True,
+            suits=_is_alone,
             question=REFLECT_ANSWER,
             fields=("output",),
             draft=_new_answer,

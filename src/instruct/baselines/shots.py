@@ -27,7 +27,8 @@ def choose_shots(train: Sequence[Example], test: Sequence[Example], params: Base
         group = one.group or one.id
         if group not in chosen:
             resembled = process.extractOne(question_of(one), questions, scorer=fuzz.ratio, score_cutoff=RESEMBLES)
-            chosen |= {} if resembled else {group: one}
+            if not resembled:
+                chosen[group] = one
     return list(chosen.values())
 
 
@@ -49,13 +50,8 @@ class ShotsAsText:
 
     @property
     def prefix_pieces(self) -> list[Piece]:
-        """The start of every prompt: the examples, up to the question."""
-        header = self.template.before_instruction
-        opening = self.template.prefix.removesuffix(header)
-        gap = "" if header.startswith("\n") else "\n"
-        earlier = [turn for one in self.shots for turn in one.turns]
-        turns = [header + self._question(one.instruction, one.input) + one.output + gap for one in earlier]
-        return [Piece(opening + "".join(turns) + header)]
+        """The start of every prompt without a system prompt of its own: the examples, up to the question."""
+        return [Piece(self._before_question(""))]
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -63,8 +59,17 @@ class ShotsAsText:
 
     def prompt(self, turns: Sequence[Turn], system: str = "") -> list[Piece]:
         """A chat after the examples, up to the start of its last response."""
+        own = system if self.template.before_system else ""  # else it is in the first instruction
+        start = as_text(self.template.opening(own)) + self.template.before_instruction
         chat = as_text(self.template.prompt(turns, system))
-        return [*self.prefix_pieces, Piece(chat.removeprefix(self.template.prefix))]
+        return [Piece(self._before_question(own)), Piece(chat.removeprefix(start))]
+
+    def _before_question(self, system: str) -> str:
+        header = self.template.before_instruction
+        end = self.template.turn_end + ("" if header.startswith("\n") else "\n")
+        earlier = [turn for one in self.shots for turn in one.turns]
+        turns = [header + self._question(one.instruction, one.input) + one.output + end for one in earlier]
+        return as_text(self.template.opening(system)) + "".join(turns) + header
 
     def _question(self, instruction: str, input: str) -> str:
         return self.template.render(instruction, input).removeprefix(self.template.prefix)

@@ -74,9 +74,9 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next allocation; does nothing without glibc.
 
     By default it returns every large tensor's memory to the system, and the next tensor faults it in page by page. The
-    settings are M_MMAP_MAX 0 (no separate mappings for large blocks) and the largest M_TRIM_THRESHOLD (mallopt(3)).
+    settings are M_MMAP_MAX 0 (no separate mappings for large blocks) and M_TRIM_THRESHOLD -1 (no return), mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)

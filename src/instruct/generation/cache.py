@@ -142,13 +142,17 @@ class DecodeAttend:
         self._used = whole_tiles(max(places) + 1)
         seen = torch.arange(self._used, device=cache.device) <= self.places[:, None]
         self._mask = mask_of(seen[:, None], cache.prefix_length)
+        self._into: Tensor | None = None
         self._bags: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values, attend to all tokens of each row up to its own."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        where = (self._slots[: self._stored], slice(None), self.places[: self._stored])
-        keys[where], values[where] = k[: self._stored, :, 0], v[: self._stored, :, 0]
+        if self._into is None:
+            begins = begins_of_heads(values, self._slots[: self._stored])
+            self._into = (begins + self.places[: self._stored, None]).flatten()
+        for stored, new in ((keys, k), (values, v)):
+            stored.flatten(0, 2).index_copy_(0, self._into, new[: self._stored].flatten(0, 2))
         own: Own
         if q.device.type == "cpu" and values.dtype is torch.float32:
             if self._bags is None:
@@ -214,14 +218,18 @@ class OwnSlots:
         return summed.view(*weights.shape[:3], -1)
 
 
+def begins_of_heads(values: Tensor, slots: Tensor) -> Tensor:
+    """Where in (slots, K, capacity, D) `values`, flat but for D, the heads of these (N,) slots begin: (N, K)."""
+    _, key_heads, capacity, _ = values.shape
+    return (slots[:, None] * key_heads + torch.arange(key_heads, device=slots.device)) * capacity
+
+
 def slot_bags(values: Tensor, slots: Tensor, used: int, *, groups: int) -> tuple[Tensor, Tensor]:
     """Where in (slots, K, capacity, D) `values`, flat but for D, each bag's `used` ones are, and where each bag begins.
 
     `slots` (N,) are those of the rows.
     """
-    _, key_heads, capacity, _ = values.shape
-    heads = slots[:, None] * key_heads + torch.arange(key_heads)  # (N, K)
-    begins = heads.flatten().repeat_interleave(groups) * capacity
+    begins = begins_of_heads(values, slots).flatten().repeat_interleave(groups)
     return (begins[:, None] + torch.arange(used)).flatten(), torch.arange(len(begins)) * used
 
 

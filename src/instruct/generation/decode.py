@@ -245,14 +245,14 @@ class Running:
         self, row: Row, draft: Sequence[int], logits: Tensor, likeliest: Sequence[int], broken: Sequence[bool]
     ) -> int:
         """Take the next token and those after it while they are the draft's → how many places were needed."""
-        for place, drafted in enumerate([*draft, None]):
+        for place in range(len(draft) + 1):
             if broken[place]:
                 return place  # the next step refuses it, unless the row ends before
             token = row.choose(logits[place], likeliest[place])
             row.take(token, self._tokenizer)
-            if row.stop_reason or token != drafted:
-                return place + 1
-        raise AssertionError("no token is None")
+            if row.stop_reason or [token] != list(draft[place : place + 1]):
+                break
+        return place + 1
 
     def leave(self) -> list[Row]:
         """Take out the rows that have stopped; those that go on hold the first slots again."""

@@ -57,7 +57,7 @@ class Row:
     lookup: Lookup = field(default_factory=Lookup, repr=False)
 
     def draft(self, most: int) -> list[int]:
-        """Up to so many tokens that may come after the next one's place, if there is room for them."""
+        """Up to so many tokens that may come next; the answer has room for them and one more."""
         self.lookup.read([*self.own, *self.answer])
         return self.lookup.draft(min(most, self.params.max_new_tokens - len(self.answer) - 1))
 

@@ -16,17 +16,25 @@ ROWS = 64  # for so many a weight is packed, which is a hint only
 
 @dataclass(frozen=True)
 class Kernels:
-    """Who multiplies in float32: oneDNN, or the BLAS library behind torch. The weight's gradient is always BLAS's."""
+    """Who multiplies in float32: oneDNN, or the BLAS library behind torch."""
 
     product: bool  # oneDNN: of what comes in and the weight
     gradient_of_input: bool  # oneDNN: of what comes back and the weight
+    gradient_of_weight: bool  # oneDNN: of what comes back and what came in
+    wide: int = 0  # training has fewer outputs than this multiplied by BLAS
 
 
-BLAS, ONEDNN, MIXED = Kernels(False, False), Kernels(True, True), Kernels(True, False)
-# In products of small language models oneDNN is up to twice as fast as BLAS, but for the gradient of what came in on
-# AMD without AVX-512 (EPYC, 2 cores, Gflop/s, oneDNN against BLAS: 300 x 3072 x 768 60 against 97, the head 40 against
-# 100). Intel with AVX-512 was measured; what is not listed was not, and is treated alike.
-TABLE = {("AuthenticAMD", "avx2"): MIXED}
+BLAS, ONEDNN = Kernels(False, False, False), Kernels(True, True, False)
+# In products of small language models oneDNN is up to twice as fast as BLAS. Where it is not, two cores of an EPYC,
+# Gflop/s, oneDNN against BLAS, rows of a training step:
+# - with AVX2 only: a block's layers 120 to 154 against 142 to 180, their gradients 60 to 97 against 97 to 120; the
+#   output head 110 to 132 against 87 to 108, its gradients 40 against 100
+# - with AVX-512: nowhere; a step of which it computes the weights' gradients too takes 2.11 s in place of 2.24
+# Intel with AVX-512 was measured without those; what is not listed was not, and is treated alike.
+TABLE = {
+    ("AuthenticAMD", "avx2"): Kernels(True, False, False, wide=16384),
+    ("AuthenticAMD", "avx512"): Kernels(True, True, True),
+}
 
 
 def choose_kernels(processor: Processor, *, onednn: bool) -> Kernels:

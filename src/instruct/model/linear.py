@@ -19,10 +19,11 @@ from instruct.model.kernels import kernels, onednn_pack, onednn_product
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., in) times (out, in) plus (out,) → (..., out)."""
-    if not _suits_onednn(x, weight):
+    trained = torch.is_grad_enabled()
+    if not _suits_onednn(x, weight) or (trained and len(weight) < kernels().wide):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    if torch.is_grad_enabled():
+    if trained:
         return _OneDNNLinear.apply(rows, weight, bias).view(*x.shape[:-1], -1)
     return onednn_product(rows, weight, bias).view(*x.shape[:-1], -1)
 
@@ -97,8 +98,9 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
-    return onednn_product(gradient, weight.t(), None) if kernels().gradient_of_input else gradient @ weight
+def _product(left: Tensor, right: Tensor, *, onednn: bool) -> Tensor:
+    """(M, K) times (K, N)."""
+    return onednn_product(left, right.t(), None) if onednn else left @ right
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -117,7 +119,7 @@ class _OneDNNLinear(torch.autograd.Function):
         rows, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         of_rows, of_weight, of_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
-            _gradient_of_input(gradient, weight) if of_rows else None,
-            gradient.t() @ rows if of_weight else None,
+            _product(gradient, weight, onednn=kernels().gradient_of_input) if of_rows else None,
+            _product(gradient.t(), rows, onednn=kernels().gradient_of_weight) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )

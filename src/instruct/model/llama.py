@@ -138,7 +138,7 @@ class Llama(Decoder):
         return self.layers
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every position's angles, each (B, 1, T, D)."""
+        """Cosine and signed sine of every position's angles, each (B, 1, T, D)."""
         return rotations(positions, self.config)
 
     def hidden_states(self, input_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -151,7 +151,10 @@ class Llama(Decoder):
 
 
 def rotations(positions: Tensor, config: LlamaConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, each (B, 1, T, D) (RoFormer, Su et al., 2021)."""
+    """Cosine of every position's angles, and sine with the sign that each place of a pair takes, each (B, 1, T, D).
+
+    As in RoFormer (Su et al., 2021).
+    """
     per_radian = unscaled_speeds(config, positions.device)
     if config.rope_scaling:
         per_radian = config.rope_scaling.slow(per_radian)
@@ -165,17 +168,16 @@ def unscaled_speeds(config: LlamaConfig, device: torch.device | None = None) -> 
 
 
 def turned(positions: Tensor, per_radian: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of (B, T) positions' angles, where so many positions are a radian."""
+    """Cosine and signed sine of (B, T) positions' angles, where so many positions are a radian."""
     angles = positions[:, None, :, None].float() / per_radian  # (B, 1, T, D/2)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (i, i + D/2) of (B, H, T, D) by its angle."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -217,7 +219,7 @@ class Attention(SameInput):
             for part in self.project(x)
         )
         if self.q_norm and self.k_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # on a GPU autocast norms in float32
         out = attend(self.layer, rotate(q, rotation), rotate(k, rotation), v)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, C)
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from instruct.core.params import require
 
+Base = Literal["fp32", "int8", "nf4"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraParams:
@@ -18,7 +20,7 @@ class LoraParams:
     alpha: float
     dropout: float
     target_modules: tuple[str, ...]
-    base: Literal["fp32", "int8", "nf4"]
+    base: Base
 
     def __post_init__(self) -> None:
         require("r", self.r, self.r >= 0, "at least 0")

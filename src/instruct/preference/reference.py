@@ -35,6 +35,7 @@ def made_from(pairs: Path, checkpoint: Path, template: Template, fit: Fit, runti
         "prefer.batching": fit.batching,
         "prefer.max_length": str(fit.max_length),
         "prefer.over_long": fit.over_long,
+        "prefer.lora.base": fit.base,
         "runtime.precision": str(runtime.dtype).removeprefix("torch."),
     }
 

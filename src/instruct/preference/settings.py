@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from instruct.core.params import require
+from instruct.model.settings import Base
 from instruct.training.settings import Batching, LoopParams
 
 Method = Literal["dpo"]
@@ -12,11 +13,12 @@ LossName = Literal["sigmoid", "ipo", "sigmoid_norm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How pairs become batches: all settings that reference log-probs depend on, so one file serves a sweep."""
+    """All settings that reference log-probs depend on, so that one file serves a sweep of the others."""
 
     batching: Batching
     max_length: int
     over_long: Literal["raise", "truncate", "drop"]
+    base: Base  # of the frozen layers: the reference is the model that training starts from, rounding and all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,8 @@ class PreferParams(LoopParams):
 
     @property
     def fit(self) -> Fit:
-        """The settings of batches alone."""
-        return Fit(batching=self.batching, max_length=self.max_length, over_long=self.over_long)
+        """The settings of batches and of the starting model alone."""
+        return Fit(batching=self.batching, max_length=self.max_length, over_long=self.over_long, base=self.lora.base)
 
     @property
     def evaluated(self) -> int:

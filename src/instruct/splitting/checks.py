@@ -1,4 +1,4 @@
-"""The checks for right answers, from their file or from the records, for the held-out records."""
+"""The checks for right answers, from their file or from the records, for the parts of a split."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 from instruct.checks.schema import parse_check, read_check_values
 from instruct.core.records import Example
 
-TESTED = ("val", "test")
+FILES = {"checks.json": ("val", "test"), "train-checks.json": ("train",)}
+"""The checks of these parts go into a file: fine-tuning and evaluation must not depend on those of train."""
 Checks = Mapping[str, Mapping[str, Any]]
 """A check for each record's id, as JSON values."""
 
@@ -23,9 +24,12 @@ def join_checks(path: Path, own: Checks, examples: Iterable[Example]) -> tuple[C
     return {id_: both[id_] for both in [{**given, **own}] for id_ in known if id_ in both}, unknown
 
 
-def checks_of_parts(parts: Mapping[str, Iterable[Example]], checks: Checks) -> dict[str, Any]:
-    """The checks of the held-out parts; training must not depend on a check."""
-    return {one.id: checks[one.id] for part in TESTED for one in parts[part] if one.id in checks}
+def checks_by_file(parts: Mapping[str, Iterable[Example]], checks: Checks) -> dict[str, dict[str, Any]]:
+    """For each of FILES the checks of its parts' records."""
+    return {
+        file: {one.id: checks[one.id] for part in names for one in parts[part] if one.id in checks}
+        for file, names in FILES.items()
+    }
 
 
 def count_checks(parts: Mapping[str, Iterable[Example]], checks: Checks, unknown: int) -> dict[str, int]:

@@ -33,15 +33,18 @@ def summarise(division: Division, examples: Sequence[Example], params: SplitPara
             "records": sum(size for size in sizes.values() if size > 1),
             "largest": max(sizes.values()),
         },
-        "across": {"groups": count_straddling(division), **{part: count_seen(division, part) for part in PARTS[1:]}},
+        "across": {
+            "groups": count_straddling(division.similar, division.parts),
+            **{part: count_seen(division, part) for part in PARTS[1:]},
+        },
         "moved": len(division.moved),
         "orphans": len(division.orphans),
     }
 
 
-def count_straddling(division: Division) -> int:
-    """How many groups of near-duplicates are in more than one part."""
-    seen = {(group, part) for group, part in zip(division.similar, division.parts, strict=True) if part != DROPPED}
+def count_straddling(groups: Sequence[int], parts: Sequence[str]) -> int:
+    """How many groups have records in more than one part; `groups` holds that of each record."""
+    seen = {(group, part) for group, part in zip(groups, parts, strict=True) if part != DROPPED}
     return sum(count > 1 for count in Counter(group for group, _ in seen).values())
 
 
@@ -72,6 +75,12 @@ def find_warnings(
                 f"warning: {seen} of {counts[part]} {part} records have a near-duplicate in train;"
                 f" set split.strategy: grouped, or split.duplicates.mode: drop"
             )
+    torn = count_straddling(division.groups, division.parts)  # near-duplicates and what the file says together
+    if torn > counts["across"]["groups"]:
+        lines.append(
+            f'warning: {torn} groups of records with one "group" or "parent" in the file, or near-duplicates, are in '
+            "several parts; set split.strategy: grouped"
+        )
     moves = [
         f"moved {examples[move.record].id} from {move.source} to {move.target}: {examples[move.joined_by].id} joins its"
         f" group to one in {move.target}"

@@ -57,7 +57,7 @@ class Template:
     @property
     def prefix_pieces(self) -> list[Piece]:
         """The start of every prompt whose chat has no system prompt of its own."""
-        return [*self._opening(""), *self._parts(self.before_instruction)]
+        return [*self.opening(""), *self._parts(self.before_instruction)]
 
     def render(self, instruction: str, input: str = "") -> str:
         """The prompt up to the start of the response, as text; an empty `input` leaves out its block."""
@@ -79,7 +79,7 @@ class Template:
         if system and not self.before_system:
             asked = "\n\n".join(filter(None, (turns[0].instruction, turns[0].input)))
             turns, system = [Turn(system, asked, turns[0].output), *turns[1:]], ""
-        pieces = self._opening(system)
+        pieces = self.opening(system)
         for place, turn in enumerate(turns):
             pieces += self._parts(self.between_turns * bool(place) + self.before_instruction)
             pieces.append(Piece(turn.instruction))
@@ -89,7 +89,8 @@ class Template:
             pieces += [Piece(turn.output, "answer"), Piece(self.turn_end, "end")]
         return pieces
 
-    def _opening(self, system: str) -> list[Piece]:
+    def opening(self, system: str) -> list[Piece]:
+        """What comes before the first instruction of a chat with this system prompt; "" is a chat without its own."""
         system = system or self.system
         if not (system and self.before_system):
             return self._parts(self.preamble)

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from instruct.core.runtime import Runtime
 from instruct.training.collate import B, Batch, collate, without_targets
@@ -123,19 +124,29 @@ def take_step(
             # DDP and FSDP average over ranks where the sum is wanted.
             (loss * parallel.world_size).backward()
         total += float(loss.detach())
-    grad_norm = clip(module, params.max_grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    if math.isfinite(grad_norm):
-        optimizer.step()
+    norm = clip_and_update(optimizer, params.max_grad_norm)
     optimizer.zero_grad(set_to_none=True)
-    return parallel.total(total), grad_norm
+    return parallel.total(total), float(norm)
 
 
-def clip(module: nn.Module, max_norm: float) -> float:
-    """Scale all gradients so that their common norm is at most `max_norm`; gives the norm before."""
-    norm: Tensor = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
-    return float(norm.full_tensor()) if hasattr(norm, "full_tensor") else float(norm)
+@torch.no_grad()
+def clip_and_update(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Update with gradients scaled so that their common norm is at most `max_norm`; gives the norm before, a scalar.
+
+    Both happen in the optimizer's own fused kernel, so that the gradients are not written again. A norm that is not
+    a number leaves the weights alone.
+    """
+    assert getattr(optimizer, "_step_supports_amp_scaling", False), "only a fused optimizer scales its gradients"
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+    vars(optimizer).update(grad_scale=scale, found_inf=(~norm.isfinite()).float())
+    optimizer.step()
+    return norm
 
 
 @torch.no_grad()

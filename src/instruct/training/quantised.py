@@ -4,16 +4,15 @@ Only training sees them: generation merges the adapter into the backbone's own w
 with rounding that it will not meet; `instruct compare` with a run on an fp32 base shows what that costs.
 """
 
-from typing import Literal
-
 from torch import nn
 
 from instruct.core.errors import ParamsError
 from instruct.model.decoder import Decoder
 from instruct.model.lora import replace_module
+from instruct.model.settings import Base
 
 
-def quantise_frozen(model: Decoder, base: Literal["fp32", "int8", "nf4"], section: str = "train") -> None:
+def quantise_frozen(model: Decoder, base: Base, section: str = "train") -> None:
     """Keep every frozen linear layer of the blocks in `base`; adapters, norms and the embedding stay fp32.
 
     Raises ParamsError where bitsandbytes is not installed.

@@ -15,14 +15,14 @@ from functools import partial
 from typing import Any, Generic
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from instruct.core.runtime import Runtime
 from instruct.training.buckets import Bucket, Slots, choose_buckets, join
 from instruct.training.collate import B
 from instruct.training.distributed import Parallel
-from instruct.training.loop import micro_batches, split_step
+from instruct.training.loop import clip_and_update, micro_batches, split_step
 from instruct.training.loss import LossModule, operations
 from instruct.training.objective import E, Objective
 from instruct.training.packing import TreeAttend
@@ -145,13 +145,8 @@ class RecordedStep(Generic[E, B]):
         loss.backward()
         self._loss.add_(loss.detach())
 
-    @torch.no_grad()
     def _update(self) -> None:
-        """Clip and update inside AdamW's own kernel, which leaves the weights alone if the norm is not a number."""
-        norm = nn.utils.get_total_norm(self._gradients)
-        scale = ((norm + 1e-6) / self._params.max_grad_norm).clamp(min=1.0)
-        vars(self._optimizer).update(grad_scale=scale, found_inf=(~norm.isfinite()).float())
-        self._optimizer.step()
+        norm = clip_and_update(self._optimizer, self._params.max_grad_norm)
         self._report.copy_(torch.stack((self._loss, norm.to(self._loss.dtype))))
         self._clear()
 

@@ -236,7 +236,8 @@ def test_params_of_a_stage_are_the_sections_that_its_script_reads(stage):
     listed = set(names_of(STAGES[stage]["params"]))
     reads = settings_read_by(script_of(stage))
     used = {section if section in listed else f"{section}.{setting}" for section, setting in reads}
-    assert listed - {"models/backbones.yaml"} == used
+    # What is read of a setting that has settings of its own, as of prefer.lora, is not looked at.
+    assert {".".join(name.split(".")[:2]) for name in listed - {"models/backbones.yaml"}} == used
     reads_table = "src/instruct/model/pretrained.py" in reached_from(script_of(stage))
     assert ("models/backbones.yaml" in listed) == reads_table
 

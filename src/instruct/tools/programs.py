@@ -38,7 +38,7 @@ def git_names(folder: Path, *arguments: str) -> list[str]:
 
 
 def require_new(folder: Path) -> None:
-    """Make an empty folder of this name, if there is none; raises InstructError for anything else that is there."""
+    """Make the folder; raises InstructError where anything but an empty folder is there already."""
     try:
         if folder.is_dir():
             if any(folder.iterdir()):

@@ -84,6 +84,13 @@ def earlier_turns(record: Example) -> list[tuple[str, str]]:
     return said
 
 
+def with_earlier(record: Example, question: str) -> str:
+    """The question behind what was said before it and by whom; the question alone if nothing was."""
+    if not (earlier := earlier_turns(record)):
+        return question
+    return "\n\n".join(f"{who}: {said}" for who, said in [*earlier, ("user", question)])
+
+
 E = TypeVar("E", bound=Example)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError
 from instruct.core.files import read_csv, write_csv
-from instruct.core.records import Response, earlier_turns
+from instruct.core.records import Response, with_earlier
 from instruct.evaluation.judges.base import Answers
 from instruct.results.table import Scores
 
@@ -21,7 +21,7 @@ Row = dict[str, str]
 
 
 def answer_key(response: Response) -> str:
-    """12 hexadecimal digits that stand for a task, what was said before it, and the answer given to it."""
+    """12 hexadecimal digits for a task, what was said before it, and the answer to it."""
     parts = [response.instruction, response.input, response.output, response.response]
     if response.system or response.history:  # a single question's key is as it was before there were chats
         parts += [response.system, *(part for turn in response.history for part in turn)]
@@ -40,7 +40,7 @@ def blank_rows(answers: Answers, count: int, seed: int) -> list[Row]:
             "answer": key,
             "score": "",
             "note": "",
-            "instruction": _asked(one),
+            "instruction": with_earlier(one, one.instruction),
             "input": one.input,
             "reference": one.output,
             "response": one.response,
@@ -49,13 +49,6 @@ def blank_rows(answers: Answers, count: int, seed: int) -> list[Row]:
     ]
     rng.shuffle(rows)
     return rows
-
-
-def _asked(record: Response) -> str:
-    """The instruction, behind what was said before it, if anything was."""
-    if not (earlier := earlier_turns(record)):
-        return record.instruction
-    return "\n\n".join(f"{who}: {said}" for who, said in [*earlier, ("user", record.instruction)])
 
 
 def merge_rows(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:

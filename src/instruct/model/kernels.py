@@ -25,11 +25,11 @@ class Kernels:
 
 
 BLAS, ONEDNN = Kernels(False, False, False), Kernels(True, True, False)
-# In products of small language models oneDNN is up to twice as fast as BLAS. Where it is not, two cores of an EPYC,
-# Gflop/s, oneDNN against BLAS, rows of a training step:
-# - with AVX2 only: a block's layers 120 to 154 against 142 to 180, their gradients 60 to 97 against 97 to 120; the
-#   output head 110 to 132 against 87 to 108, its gradients 40 against 100
-# - with AVX-512: nowhere; a step of which it computes the weights' gradients too takes 2.11 s in place of 2.24
+# In products of small language models oneDNN is up to twice as fast as BLAS. On two cores of an EPYC, in a training
+# step's sizes:
+# - With AVX2 only it is faster in the output head, and slower in gradients. In a block's layers BLAS was ahead in one
+#   session and level in another; a whole step takes as long either way.
+# - With AVX-512 it is faster throughout, and a step of which it computes the weights' gradients too was 6 % shorter.
 # Intel with AVX-512 was measured without those; what is not listed was not, and is treated alike.
 TABLE = {
     ("AuthenticAMD", "avx2"): Kernels(True, False, False, wide=16384),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct.checks import rules
 from instruct.checks.numbers import numbers_of
 from instruct.checks.rules import is_right
 from instruct.checks.schema import parse_check
@@ -224,6 +225,193 @@ def test_lists_denials_places_dates_and_signs(check, question, answer, right):
 )
 def test_signs_commas_powers_rates_and_dates_of_numbers(check, question, answer, right):
     assert is_right(parse_check(check, "here"), answer, question) is right
+
+
+SORT = "What is the median of 4, 9, 2, 7 and 5?"
+
+
+@pytest.mark.parametrize(
+    ("check", "question", "answer", "right"),
+    [
+        (number(5), SORT, "Sorted: 2, 4, 5, 7, 9. The median is 7.", False),
+        (number(5), SORT, "Sorted: 2, 4, 5, 7, 9. The median is 5.", True),
+        (number(5), SORT, "In order, the numbers are 2, 4, 5, 7 and 9. The median is 5.", True),
+        (number(5), SORT, "5 is the median of 4, 9, 2, 7 and 5.", True),
+        (number(23), "Which of 12, 18, 23, 30 is odd?", "The odd number among 12, 18, 23, 30 is 12.", False),
+        (
+            number(21, unit="meters"),
+            "What is the mean of 21, 19, 23, 20 and 22 meters?",
+            "The mean of 21, 19, 23, 20 and 22 meters is 20 meters.",
+            False,
+        ),
+        (number(3), "A pen is 5 dollars and a pad is 3 dollars. What is the pad?", "A pen is 5 and a pad is 3.", True),
+        (number(500), "Is 549 closer to 500 or 600?", "Of 500 and 600, it is 549.", False),
+        (number(2), "The mean of 2, 3, 1, 2, 2?", "The mean = (2 + 3 + 1 + 2 + 2", False),
+        (number(2), "The mean of 2, 3, 1, 2, 2?", "The mean = (2 + 3 + 1 + 2 + 2) / 5 = 2", True),
+        (number(7), "What number times 3 is 21?", "3 x 7 = 21", True),
+        (number(7), "3 + 4?", "The answer is 6 x 7", False),
+    ],
+)
+def test_a_wrong_number_of_the_question_and_a_sum_without_its_result_are_wrong(check, question, answer, right):
+    assert is_right(parse_check(check, "here"), answer, question) is right
+
+
+STEPS = "Tom has 3 bags with 4 apples. How many apples?"
+
+
+@pytest.mark.parametrize(
+    ("check", "question", "answer", "right"),
+    [
+        (number(42), "6 x 7?", "1. 42", True),
+        (number(42), "6 x 7?", "1) 42", True),
+        (number(42), "6 x 7?", "1. First think.\n2. The answer is 42.", True),
+        (number(42), "6 x 7?", "1. First think.\n2. The answer is forty-two.", True),
+        (number(42), "6 x 7?", "42. That is it.\nIt is 6 x 7.", True),
+        (number(1), "6 - 5?", "1. That is it.", True),
+        (number(1), "6 - 5?", "1. 42", False),
+        (number(42), "6 x 7?", "1. 41\n2. 42", False),
+        (number(12), STEPS, "Step 1: 4 + 4 = 8.\nStep 2: 8 + 4 = 12.", True),
+        (number(12), STEPS, "**Step 1:** 4 + 4 = 8.\n**Step 2:** 8 + 4 = 12.", True),
+        (number([3, 5, 9]), "Sort 9, 5, 3.", "1. 3\n2. 5\n3. 9", True),
+        ({"type": "order", "items": ["3", "5", "9"]}, "Sort 9, 5, 3.", "1. 3\n2. 5\n3. 9", True),
+        ({"type": "order", "items": ["1", "2", "3"]}, "Sort 3, 1, 2.", "1. 1\n2. 2\n3. 3", True),
+        ({"type": "order", "items": ["3", "5", "9"]}, "Sort 9, 5, 3.", "1. 3\n2. 9\n3. 5", False),
+        (number(42), "How many?", "42 (30 + 12)", True),
+        (number(7, unit="days"), "How long is a week?", "7 days, not 5", True),
+        (number(7, unit="days"), "How long is a week?", "5 days, not 7", False),
+        (number(60, unit="minutes"), "How many minutes are in an hour?", "60 minutes = 1 hour", True),
+        (number(60, unit="minutes"), "How many minutes are in an hour?", "60 minutes (3600 seconds)", True),
+        (number(100, unit="celsius"), "When does water boil?", "100°C (212°F)", True),
+        (number(100, unit="celsius"), "When does water boil?", "100°C (90°C)", False),
+    ],
+)
+def test_marks_of_steps_and_asides_are_no_claims(check, question, answer, right):
+    assert is_right(parse_check(check, "here"), answer, question) is right
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"),
+    [
+        (number(20, unit="dollars"), "£20"),
+        (number(20, unit="dollars"), "¥20"),
+        (number(20, unit="dollars"), "20 EUR"),
+        (number(20, unit="dollars"), "-$20"),
+        (number(5, unit="grams"), "5 micrograms"),
+        (number(5, unit="meters"), "5 nm"),
+        (number(5, unit="meters"), "5 μm"),
+        (number(5, unit="seconds"), "5 ms"),
+        (number(100, unit="watts"), "100 kilowatts"),
+        (number(8, unit="bytes"), "8 bits"),
+        (number(5, unit="hectares"), "5 acres"),
+        (number(30, unit="kilometers per hour"), "30 knots"),
+        (number(5), "x = - 5"),
+    ],
+)
+def test_another_currency_prefix_or_sign_is_wrong(check, answer):
+    assert not is_right(parse_check(check, "here"), answer, "How much?")
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "right"),
+    [
+        ({"type": "order", "items": ["2 kg", "1.5 kg", "750 g"]}, "2 kg, 1.5 kg, 750 g", True),
+        ({"type": "order", "items": ["1/8", "1/2", "2/3"]}, "1/8, 1/2, 2/3", True),
+        ({"type": "order", "items": ["-3", "0", "5"]}, "-3, 0, 5", True),
+        ({"type": "order", "items": ["9:15", "10:30"]}, "9:15, 10:30", True),
+        ({"type": "set", "items": ["0.5", "0.25"]}, "0.5 and 0.25", True),
+        ({"type": "set", "items": ["0.5", "0.25"]}, "0.5, 0.25 and 0.75", False),
+        ({"type": "order", "items": ["-3", "0", "5"]}, "-3, 0, 5, 7", False),
+        (accept("five thousand"), 'They are "five thousand" and "five hundred."', False),
+        (accept("five thousand"), "five hundred, five thousand", False),
+    ],
+)
+def test_what_is_linked_to_an_answer_is_compared_whole(check, answer, right):
+    assert is_right(parse_check(check, "here"), answer, "Which ones?") is right
+
+
+LETTERS = "Which one? A) x B) y C) z"
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "right"),
+    [
+        (one_of("A", "B", "C"), "This is a hard question.", False),
+        (one_of("A", "B", "C"), "I need a calculator", False),
+        (one_of("A", "B", "C"), "A dog is what I see.", False),
+        (accept("A"), "It is a dog.", False),
+        (one_of("B", "A", "C"), "The answer is B, because water is a liquid.", True),
+        (one_of("B", "A", "C"), "B. a liquid", True),
+        (one_of("B", "A", "C"), "A or B", False),
+        (one_of("B", "A", "C"), "Option A is wrong, B is right.", False),
+        *[(one_of("A", "B", "C"), answer, True) for answer in ("A", "a", "(A) x", "A) x", "**A**: x", "It is A.")],
+        (one_of("A", "B", "C"), "Option A has a liquid.", True),
+        (one_of("a", "an"), "a", True),
+        (one_of("an", "a"), "It is a apple.", False),
+    ],
+)
+def test_the_article_is_not_option_a(check, answer, right):
+    assert is_right(parse_check(check, "here"), answer, LETTERS) is right
+
+
+def strict(text):
+    return {**exact(text), "strict": True}
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "right"),
+    [
+        (exact("She left."), 'The past tense of "She leaves" is "She left."', True),
+        (exact("She left."), 'The past tense of "She leaves" is not "She left."', False),
+        (exact("She left."), 'The past tense of "She left" is "She leaves."', False),
+        (strict("She left."), 'The past tense is "She left."', True),
+        (strict("She left."), 'The past tense is "she left."', False),
+        (strict("a**b"), "ab", False),
+        (strict("a**b"), "a**b", True),
+        (strict("__init__"), "init", False),
+        (strict("__init__"), "`__init__`", True),
+        (strict("x * 3"), "x / 3", False),
+        (strict("if x:\n    y()\nz()"), "if x:\n    y()\n    z()", False),
+        (strict("if x:\n    y()\nz()"), "The code is:\n\n```python\nif x:\n    y()\nz()\n```", True),
+        (strict("It\u2019s late\u2026"), "**It's late...**", True),
+    ],
+)
+def test_strict_compares_what_is_written_and_a_quote_that_ends_the_answer_is_one(check, answer, right):
+    assert is_right(parse_check(check, "here"), answer, "Rewrite it.") is right
+
+
+WHALES = 'Choose three keywords from "Whales send their songs across the ocean."'
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("The keywords are: Whales send their songs across the ocean.", False),
+        ("1. Whales send their songs across the ocean\n2. Whales send their songs across the ocean", False),
+        ("The keywords are: whales, songs, ocean.", True),
+        ("1. whales\n2. songs\n3. ocean", True),
+    ],
+)
+def test_a_copied_line_of_the_question_names_no_keywords(answer, right):
+    check = {"type": "set", "items": ["whales", "songs", "ocean"]}
+    assert is_right(parse_check(check, "here"), answer, WHALES) is right
+
+
+def test_a_long_answer_is_read_as_often_as_a_short_one(monkeypatch):
+    """A loop of small sums, which weak models write, must not take time that grows with its square."""
+    read = []
+
+    def spy(text):
+        read.append(text)
+        return numbers_of(text)
+
+    monkeypatch.setattr(rules, "numbers_of", spy)
+    times = []
+    for size in (2, 60):
+        read.clear()
+        sums = " ".join(f"{i + 1} + 1 = {i + 2}." for i in range(size))
+        assert is_right(parse_check(number(size + 1), "here"), sums, "How many apples?")
+        times.append(len(read))
+    assert times[0] == times[1]
 
 
 @pytest.mark.parametrize(

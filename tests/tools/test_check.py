@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from instruct.core.params import load_params
-from instruct.core.records import Example, Turn, read_examples
+from instruct.core.records import Example, Ids, Turn, read_examples
 from instruct.generation.settings import GenerateParams
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
-from instruct.tools.check import check_all, left_over, setting_lines, tracking_lines
+from instruct.tools.check import check_all, left_over, reference_lines, setting_lines, tracking_lines
 from instruct.tools.limits import Length, Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.training.encode import encode_example
 from instruct.training.schedule import WarmupCosine
@@ -135,6 +135,18 @@ def test_steps_of_so_many_tokens_count_by_tokens():
     assert "5 steps" in warmup_lines(train, 100, 50.0)[0]
 
 
+def test_records_whose_reference_answer_fails_its_own_check_are_counted_and_named():
+    answers = {"r1": "Lima", "r2": "Quito", "r3": "It is not Lima.", "r4": "Lima"}
+    examples = [Example(id=id_, instruction="Capital of Peru?", input="", output=text) for id_, text in answers.items()]
+    checks = {id_: {"type": "accept", "accept": ["Lima"]} for id_ in ("r1", "r2", "r3")} | {"r4": {"type": "open"}}
+    (line,) = reference_lines(Path("mine.json"), examples, checks)
+    assert "mine.json" in line and "2 of 3" in line and line.endswith("r2, r3")
+    assert reference_lines(Path("mine.json"), examples[:1], checks) == []
+    assert reference_lines(Path("mine.json"), examples, {}) == []
+    (line,) = reference_lines(Path("mine.json"), examples[1:2] * 7, checks)
+    assert "7 of 7" in line and line.endswith("2 more")
+
+
 # A folder of one's own
 
 
@@ -244,6 +256,18 @@ def test_few_chats_under_one_system_message_are_told_a_setting_that_splits_them(
     assert check_all(None).problems == []
 
 
+def test_a_reference_answer_that_fails_is_found_by_a_check_in_the_record_or_in_the_file(folder):
+    first, second = DATA[:2]
+    wrong = {"type": "accept", "accept": ["zyzzyva"]}
+    rows = [{**first, "check": wrong}, *DATA[1:]]
+    Path("mine.json").write_text(json.dumps(rows), encoding="utf-8")
+    ids = Ids()
+    made = [ids.make(row) for row in (first, second)]
+    Path("data/checks.json").write_text(json.dumps({made[1]: wrong}), encoding="utf-8")
+    (line,) = [line for line in check_all(None).lines if "reference answers" in line]
+    assert all(id_ in line for id_ in made)
+
+
 def test_answers_of_a_method_that_is_off_are_named(tmp_path):
     for name in ("README.md", "dpo.json", "ipo.json"):
         (tmp_path / name).write_text("[]")
@@ -279,7 +303,7 @@ PAIR = {"prompt": "Name a bird.", "chosen": "An owl.", "rejected": "A bat."}
         ("launch:", "launch: {train: A=1 no/where, generate: python} #", "launch.train: there is no program no/wh", ""),
         ("  generate: ", "  generate: '' #", "launch.generate: names no program", ""),
         ("  generate: ", "  generate: 'a \"b' #", "launch.generate: ", "quote"),
-        ("data: mine.json", 'data: ""', "params.yaml: split.data is empty", ""),
+        ("data: mine.json", 'data: ""', "params.yaml: split.data", "empty"),
     ],
 )
 def test_a_setting_that_would_stop_a_stage_is_one_problem(folder, old, new, begins, names):

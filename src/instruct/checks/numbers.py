@@ -22,6 +22,7 @@ _IN_WORDS = re.compile(
 _SCALED = re.compile(rf"(?<![\w.,/])(\d{{1,3}}(?:,\d{{3}}){{1,5}}|\d{{1,15}}(?:\.\d{{1,15}})?) ({'|'.join(_SCALE)})\b")
 _MINUS = re.compile(r"\b(?:minus|negative) +(?=\d)")
 _MINUEND = re.compile(r"\d\S*(?: (?!is\b|are\b|was\b|equals\b)[a-z°%]+)? $")
+_FAR_MINUS = re.compile(r"(?<![\w.)])-([$€£¥₹])(?=\d)|(?<==)\s*-\s+(?=\d)")  # as in "-$5" and "= - 5"
 _LIST = re.compile(r"(?<![\w.,/])(?!\d{1,3}(?:,\d{3})+(?!,?\d))\d+(?:,\d+){2,}(?!\w)")
 _START = r"(?<![\w.,/^])-?"
 # A single comma that does not part thousands is a decimal comma; what has more points or commas is not a number.
@@ -37,22 +38,16 @@ _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _FULL_DATE = re.compile(rf"\b(?:({_MONTH}) {_DAY}|{_DAY} (?:of )?({_MONTH}))(?:, ?| )(?=\d{{4}}\b)", re.IGNORECASE)
 _UNITS = {
     "meters": "m meter meters metre metres",
-    "centimeters": "cm centimeter centimeters centimetre centimetres",
-    "millimeters": "mm millimeter millimeters millimetre millimetres",
-    "kilometers": "km kilometer kilometers kilometre kilometres",
     "inches": "in inch inches",
     "feet": "ft foot feet",
     "yards": "yd yard yards",
     "miles": "mi mile miles",
     "grams": "g gram grams",
-    "milligrams": "mg milligram milligrams",
-    "kilograms": "kg kilogram kilograms kilo kilos",
+    "kilograms": "kilo kilos",
     "metric tons": "ton tons tonne tonnes t",
-    "pounds": "lb lbs pound pounds",
+    "pounds": "lb lbs pound pounds gbp £",
     "ounces": "oz ounce ounces",
     "liters": "l liter liters litre litres",
-    "milliliters": "ml milliliter milliliters millilitre millilitres",
-    "centiliters": "cl centiliter centiliters centilitre centilitres",
     "gallons": "gallon gallons",
     "quarts": "quart quarts",
     "pints": "pint pints",
@@ -71,35 +66,76 @@ _UNITS = {
     "years": "year years",
     "centuries": "century centuries",
     "percent": "% percent percents",
-    "dollars": "$ dollar dollars",
+    "dollars": "$ dollar dollars usd",
     "cents": "¢ cent cents",
-    "euros": "€ euro euros",
+    "euros": "€ euro euros eur",
+    "pence": "pence",
+    "yen": "¥ yen jpy",
+    "rupees": "₹ rupee rupees inr",
     "newtons": "n newton newtons",
+    "watts": "w watt watts",
+    "volts": "volt volts",
+    "amperes": "ampere amperes amp amps",
+    "joules": "joule joules",
+    "calories": "calorie calories",
+    "hertz": "hz hertz",
+    "bits": "bit bits",
+    "bytes": "byte bytes",
     "hectares": "ha hectare hectares",
+    "acres": "acre acres",
+    "decades": "decade decades",
+    "radians": "radian radians",
     "degrees": "° degree degrees",
     "miles per hour": "mph",
     "kilometers per hour": "kph kmh",
+    "knots": "knot knots",
 }
+_PREFIXES = {"nano": "n", "micro": "μ", "milli": "m", "centi": "c", "deci": "d", "kilo": "k", "mega": "", "giga": ""}
+_PREFIXED = """
+meters grams liters seconds watts volts newtons joules calories hertz bits bytes
+"""
+_SHORT = {"meters": "m", "grams": "g", "liters": "l", "seconds": "s"}  # "mw" may be a megawatt or a milliwatt
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+for _prefix, _letter in _PREFIXES.items():
+    for _unit in _PREFIXED.split():
+        _UNIT_OF |= {f"{_prefix}{word}": f"{_prefix}{_unit}" for word in _UNITS[_unit].split() if len(word) > 3}
+    _UNIT_OF |= {f"{_letter}{symbol}": f"{_prefix}{unit}" for unit, symbol in _SHORT.items() if _letter}
+_A_UNIT = re.compile(rf"\ban? (?=(?:{'|'.join(word for word in _UNIT_OF if len(word) > 2)})\b)", re.IGNORECASE)
+_CURRENCIES = "$€£¥₹"
 _POWER = r"(?:(?:\s*\^)?([23])(?!\w|\.\d))?"
 _IN = r"in\b(?=\s+(?!long|wide|high|tall|deep|thick|is|are|or|and|by)[a-z])"  # the preposition, as in "8 in total"
 _AFTER = re.compile(
-    rf"\s*(?:(us|square|cubic|metric|sq|cu)\.?\s+)?(?:(°|degrees?)\s*)?(?:{_IN}|([a-z]+|%|\$|€|¢))?{_POWER}"
+    rf"\s*(?:(us|square|cubic|metric|sq|cu)\.?\s+)?(?:(°|degrees?)\s*)?(?:{_IN}|([a-zμ]+|[%¢{_CURRENCIES}]))?{_POWER}"
     rf"(?:(?:\s*/\s*|\s+(?:per|an?)\s+)([a-z]+){_POWER})?"
 )
 _OPERATORS = re.compile(
     r"\s*(?:[+×x*÷/=]|-(?=.*(?:=|\bis\b|\bequals?\b))|plus|minus|times|divided|multiplied|equals?|is\b|and that)"
 )
+_SIGNS = r"(?:[+×*÷]|x|plus\b|minus\b|times\b|(?:divided|multiplied) by\b)"
+_SIGN_AFTER = re.compile(rf"\s*(?:(?!{_SIGNS})[a-z%]+\s+)?{_SIGNS}\s*[({_CURRENCIES}]*-?\d")
+_SIGN_BEFORE = re.compile(rf"[\d)](?:\s*[a-z%]+)?\s*{_SIGNS}\s*[({_CURRENCIES}]*$")
+_CLAIM_BEFORE = re.compile(
+    rf"(?:(?:(?<=[^.?!] )(?:is|are|was|were|equals?)|\bit's)\s+(?:(?:about|only|the number)\s+)?|=\s*)[{_CURRENCIES}]?$"
+)
+_LISTED_AFTER = re.compile(r"\s*(?:,|and\b)\s*-?\d")
+_WINDOW = 80  # characters before and after a number in which its sign, unit, operator and verb are
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a text: its value, its spelling, its normalised unit, and whether an operator follows."""
+    """One number of a text: its value, its spelling and its normalised unit.
+
+    `end` is where it ends in the text in digits. It is `in_sum` if an operator or "is" follows, an `operand` if an
+    operator is on either side, and `stated` if it follows "is", "=" or the like and does not begin a list.
+    """
 
     value: float
     text: str
     unit: str
+    end: int
     in_sum: bool
+    operand: bool
+    stated: bool
 
 
 def numbers_of(text: str) -> list[Number]:
@@ -111,10 +147,20 @@ def numbers_of(text: str) -> list[Number]:
     plain = in_digits(text)
     found = []
     for match in _DIGITS.finditer(plain):
-        after = plain[match.end() :]
-        sign = plain[: match.start()].rstrip()[-1:]
-        unit = _unit_after(f"{sign}{after}" if sign in ("$", "€") else after)
-        found.append(Number(_value(match), _spelling(match), unit, bool(_OPERATORS.match(after))))
+        before = _before(match)
+        after = plain[match.end() : match.end() + _WINDOW]
+        sign = before.rstrip()[-1:]
+        found.append(
+            Number(
+                value=_value(match),
+                text=_spelling(match),
+                unit=_unit_after(f"{sign}{after}" if sign in _CURRENCIES else after),
+                end=match.end(),
+                in_sum=bool(_OPERATORS.match(after)),
+                operand=bool(_SIGN_AFTER.match(after) or _SIGN_BEFORE.search(before)),
+                stated=bool(_CLAIM_BEFORE.search(before)) and not _LISTED_AFTER.match(after),
+            )
+        )
     return found
 
 
@@ -122,8 +168,14 @@ def in_digits(text: str) -> str:
     """The text in lower case, its numbers in digits with signs: "minus five" is "-5", "7 million" is "7000000"."""
     plain = _SCALED.sub(lambda match: _scaled(match[1], match[2]), clean(text).casefold())
     plain = _IN_WORDS.sub(lambda match: str(_worth(match[0])), plain)
-    plain = _MINUS.sub(lambda match: match[0] if _MINUEND.search(plain[: match.start()][-60:]) else "-", plain)
+    plain = _MINUS.sub(lambda match: match[0] if _MINUEND.search(_before(match)) else "-", plain)
+    plain = _FAR_MINUS.sub(lambda match: f"{match[1] or ''}-", plain)
     return _LIST.sub(lambda match: match[0].replace(",", ", "), plain)
+
+
+def with_ones(text: str) -> str:
+    """The text with "1" for "a" before a unit, as in "How many minutes are in an hour?"."""
+    return _A_UNIT.sub("1 ", text)
 
 
 def without_days(text: str) -> str:
@@ -133,6 +185,10 @@ def without_days(text: str) -> str:
     'It fell on November 1989.'
     """
     return _FULL_DATE.sub(lambda match: f"{match[1] or match[2]} ", text)
+
+
+def _before(match: re.Match[str]) -> str:
+    return match.string[max(0, match.start() - _WINDOW) : match.start()]
 
 
 def _spelling(match: re.Match[str]) -> str:

@@ -4,11 +4,12 @@ A full sentence around the right answer is right. A right answer among wrong one
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from instruct.checks.numbers import Number, canonical_unit, in_digits, numbers_of, without_days
+from instruct.checks.numbers import Number, canonical_unit, in_digits, numbers_of, with_ones, without_days
 from instruct.checks.schema import Check
-from instruct.checks.words import FUNCTION_WORDS, clean, find_phrase, same_word, words_of
+from instruct.checks.words import FUNCTION_WORDS, as_written, clean, find_phrase, same_word, words_of
 
 HEDGES = frozenset(["or", "maybe", "perhaps", "possibly", "probably", "either", "unsure", "might", "could", "guess"])
 _DENIALS = frozenset(
@@ -29,12 +30,19 @@ _DENIALS = frozenset(
         "nor",
     ]
 )
-_LEAD_IN = re.compile(r'^[^:"]{0,80}:\s+(?=\S)')
-_LINK = re.compile(r"\s*(?:,|/|;|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
-_CONCLUSIONS = frozenset(("so", "then", "therefore", "thus", "hence", "total"))
-_LIST_MARK = re.compile(r"(?:[-*•]|\d+[.)])\s+")
+_LEAD_IN = re.compile(r'^[^:"]{0,80}:[*_]*\s+(?=\S)')
+_LAST_QUOTE = re.compile(r'\bis:?\s+"([^"]+)"\W*$')  # as in: The past tense of "She leaves." is "She left."
+_LINK = re.compile(r"[\s\"']*(?:,|/|;|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
+_CONCLUSION = re.compile(r"\b(?:so|then|therefore|thus|hence|total)\b")
+_LIST_MARK = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
+_STEP_MARK = re.compile(r"^[\s*#]*(?:(?:step|answer)\s+)?(\d{1,2})[.):]\**\s+", re.IGNORECASE | re.MULTILINE)
+_REJECTED = re.compile(r", (?:and )?not [$€£]?-?\d[\d.,/]*(?<![.,])")
+_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_ARTICLE = re.compile(r"\b(?:a|(?:(?<![^\n])|(?<=[.!?:]\s))A) +(?!(?:is|or|and|because)\b)(?=[a-z])")
+_WRAPPED = re.compile(r'```(?:\w*\n)?(.+?)\n?```|\*\*(.+)\*\*|`([^`]+)`|"(.+)"', re.DOTALL)
 _OPENING_NO = re.compile(r"\W*no\s*[,.;:!]\s*\w+\s", re.IGNORECASE)  # "No, it is Lima." but not "No, Lima."
 _AUXILIARIES = frozenset(["is", "are", "was", "were", "does", "do", "did", "has", "have", "had", "can", "will"])
+_LINKED = 100  # characters before and after an answer in which the words that are linked to it are
 _REACH = 3  # words before an answer in which a denial makes it wrong, and by which another list item may be longer
 
 
@@ -50,39 +58,67 @@ def is_right(check: Check, answer: str, question: str) -> bool:
     }
     if check.type not in rules:
         raise ValueError(f"a check of type {check.type} knows no right answer")
-    return (
-        bool(words_of(answer)) and not _copies(check, answer, question) and rules[check.type](check, answer, question)
-    )
+    said = _without_articles(answer) if "A" in _right_texts(check) + check.options else answer
+    return bool(words_of(said)) and not _copies(check, said, question) and rules[check.type](check, said, question)
+
+
+def _right_texts(check: Check) -> tuple[str, ...]:
+    return (*check.accept, *(text for item in check.items for text in item))
+
+
+def _without_articles(answer: str) -> str:
+    """The answer without "a", or "A" that begins a sentence, before another word: these are not the option A."""
+    return _ARTICLE.sub("", answer)
 
 
 def _copies(check: Check, answer: str, question: str) -> bool:
     """Whether an answer of several words is a piece of the question, and no text that counts as right by itself.
 
-    This excludes the options of a question, and keywords if they come with a line of the question.
+    This excludes the options of a question. Keywords must not come with a line of the question, or in a line that is a
+    piece of it.
     """
     if check.type == "one_of":
         return False
     words, asked = words_of(answer), words_of(question)
-    lines = [words_of(line) for line in question.splitlines()]
-    if check.type == "set" and any(len(line) > 4 and find_phrase(words, line) for line in lines):
-        return True
-    right = [words_of(text) for text in (*check.accept, *(text for item in check.items for text in item))]
+    if check.type == "set":
+        lines = [words_of(line) for line in question.splitlines()]
+        items = [words_of(_item(line)) for line in answer.splitlines()]
+        if any(len(line) > 4 and find_phrase(words, line) for line in lines):
+            return True
+        if any(len(item) > 4 and find_phrase(asked, item) for item in items):
+            return True
+    right = [words_of(text) for text in _right_texts(check)]
     enough = 2 if check.type == "number" and not words[-1].lstrip("-")[0].isdigit() else 1  # a number may have its unit
     return len(words) > enough and words not in right and bool(find_phrase(asked, words))
 
 
+def _item(line: str) -> str:
+    """A line without its list mark and lead-in."""
+    return _LEAD_IN.sub("", _LIST_MARK.sub("", clean(line), count=1), count=1)
+
+
 def _exact(check: Check, answer: str, question: str) -> bool:
-    """The whole answer, or the text after a lead-in such as "The sentence is:"."""
-    text = clean(answer)
-    shapes = {text, _LEAD_IN.sub("", text, count=1), text.strip('"')}
-    if check.strict:
-        return any(_same_marks(shape, wanted) for shape in shapes for wanted in check.accept)
-    return any(words_of(shape) == words_of(wanted) for shape in shapes for wanted in check.accept)
+    """The whole answer, the text after a lead-in such as "The sentence is:", or the quoted text after a final "is"."""
+    text = as_written(answer) if check.strict else clean(answer)
+    shapes = {text, _LEAD_IN.sub("", text, count=1), *_LAST_QUOTE.findall(text)}
+    same = _same_marks if check.strict else _same_words
+    return any(same(shape, wanted) for shape in shapes for wanted in check.accept)
+
+
+def _same_words(text: str, wanted: str) -> bool:
+    return words_of(text) == words_of(wanted)
 
 
 def _same_marks(text: str, wanted: str) -> bool:
-    """Whether letters, capitals and punctuation agree; quotes around the whole do not count."""
-    return clean(text) == clean(wanted) or clean(text).strip('"') == clean(wanted)
+    """Whether all characters agree; a code fence, bold type or quotes around the whole do not count."""
+    wanted = as_written(wanted)
+    for _ in range(3):
+        if wanted == (text if "\n" in wanted else " ".join(text.split())):
+            return True
+        if not (match := _WRAPPED.fullmatch(text)):
+            return False
+        text = match[match.lastindex or 0].strip()
+    return False
 
 
 def _accept(check: Check, answer: str, question: str) -> bool:
@@ -121,31 +157,60 @@ def _find_loosely(words: list[str], phrase: list[str]) -> list[int]:
 
 def _number(check: Check, answer: str, question: str) -> bool:
     """The last numbers are the right ones; others may only repeat the question or be steps on the way."""
-    wanted, given = check.values, numbers_of(question)
-    claims = answer if len(wanted) > 1 else without_days(answer)
-    found = [one for one in numbers_of(claims) if _counts(one, wanted, given)]
+    wanted, given = check.values, numbers_of(with_ones(question))
+    units = [canonical_unit(unit) for unit in check.units]
+    text = _without_asides(answer if len(wanted) > 1 else without_days(answer), units)
+    numbers = numbers_of(text)
+    steps = _steps(numbers, text)
+    while len(wanted) == 1 and numbers and numbers[-1].operand:
+        numbers.pop()  # a sum at the end lacks its result
+    found = _claims(numbers, wanted, given)
     last = found[-len(wanted) :]
     if len(last) < len(wanted):
         return False
-    text = in_digits(claims)
     words = words_of(text)
     spans = [max(places) for one in last if (places := _spans(words, [one.text]))]
     if _hedges(words, question, ()) or _is_denied(text, spans, (), question):
         return False
     if not all(_equals(one, value, check.tolerance) for one, value in zip(last, wanted, strict=True)):
         return False
-    units = zip(last, (canonical_unit(unit) for unit in check.units), strict=False)
-    if not all(_fits(one, unit) or _goes_without(one, unit, given) for one, unit in units):
+    if not all(_fits(one, unit) or _goes_without(one, unit, given) for one, unit in zip(last, units, strict=False)):
         return False
-    rest = [one for one in found[: -len(wanted)] if not _is_step(one, answer)]
+    rest = [one for one in found[: -len(wanted)] if one not in steps]
     return all(any(_equals(one, value, check.tolerance) for value in wanted) for one in rest)
 
 
-def _is_step(number: Number, answer: str) -> bool:
-    """Whether a number is part of a calculation: an operator follows, it is used again, or a conclusion follows."""
-    after = clean(answer).casefold().rpartition(number.text)[2]
-    again = sum(one.text == number.text for one in numbers_of(answer)) > 1
-    return number.in_sum or again or any(word in _CONCLUSIONS for word in words_of(after))
+def _without_asides(answer: str, units: Sequence[str]) -> str:
+    """The answer in digits without marks of steps, numbers after ", not", and brackets with other units than these."""
+    text = _REJECTED.sub("", in_digits(_without_marks(answer)))
+    return _BRACKETS.sub(lambda match: "" if units and _converts(match[0], units) else match[0], text)
+
+
+def _converts(bracket: str, units: Sequence[str]) -> bool:
+    numbers = numbers_of(bracket)
+    return bool(numbers) and all(one.unit not in ("", *units) for one in numbers)
+
+
+def _without_marks(answer: str) -> str:
+    """The answer without the numbers of its steps or list items (1, 2, 3), unless it has no others."""
+    last = 0
+
+    def drop(match: re.Match[str]) -> str:
+        nonlocal last
+        if int(match[1]) not in (1, last + 1):
+            return match[0]
+        last = int(match[1])
+        return "\n"
+
+    text = _STEP_MARK.sub(drop, answer)
+    return text if last and numbers_of(text) else answer
+
+
+def _steps(numbers: Sequence[Number], text: str) -> set[Number]:
+    """The numbers of a calculation: an operator follows, they are used again, or a conclusion follows."""
+    uses = Counter(one.text for one in numbers)
+    conclusion = max((match.start() for match in _CONCLUSION.finditer(text)), default=0)
+    return {one for one in numbers if one.in_sum or uses[one.text] > 1 or one.end <= conclusion}
 
 
 def _fits(number: Number, unit: str) -> bool:
@@ -159,10 +224,18 @@ def _goes_without(number: Number, unit: str, given: Sequence[Number]) -> bool:
     return silent and not any(one.value == number.value and one.unit not in ("", unit) for one in given)
 
 
-def _counts(number: Number, wanted: Sequence[float | str], given: Sequence[Number]) -> bool:
-    """Whether a number is a claim: the question's own numbers are none, unless one of them is the answer."""
-    repeated = number.text in {one.text for one in given} or number.value in {one.value for one in given}
-    return not repeated or any(_equals(number, value, 0.0) for value in wanted)
+def _claims(numbers: Sequence[Number], wanted: Sequence[float | str], given: Sequence[Number]) -> list[Number]:
+    """The numbers that are claims: the question's own are none, unless one is the answer and this one is stated."""
+    texts, values = {one.text for one in given}, {one.value for one in given}
+    offered = len(wanted) == 1 and any(_equals(one, wanted[0], 0.0) for one in given)
+    restated = {one.value for one in given if one.stated}
+    return [
+        one
+        for one in numbers
+        if not (one.text in texts or one.value in values)
+        or any(_equals(one, value, 0.0) for value in wanted)
+        or (offered and one.stated and not one.operand and one.value not in restated)
+    ]
 
 
 def _equals(number: Number, wanted: float | str, tolerance: float) -> bool:
@@ -174,7 +247,7 @@ def _equals(number: Number, wanted: float | str, tolerance: float) -> bool:
 
 def _set(check: Check, answer: str, question: str) -> bool:
     words = words_of(answer)
-    everything = [text for item in check.items for text in item]
+    everything = _right_texts(check)
     if not all(_spans(words, item) for item in check.items):
         return False
     if _is_denied(answer, _spans(words, everything), everything, question) or _hedges(words, question, everything):
@@ -184,17 +257,18 @@ def _set(check: Check, answer: str, question: str) -> bool:
 
 def _order(check: Check, answer: str, question: str) -> bool:
     """All items once, in this order; the words of one item do not count for another."""
-    words = words_of(answer)
+    listed = _without_marks(answer)
+    words = words_of(listed)
     at = 0
     for item in check.items:
         starts = [(start, end) for start, end in _spans(words, item) if start >= at]
         if not starts:
             return False
         at = min(starts)[1]
-    everything = [text for item in check.items for text in item]
+    everything = _right_texts(check)
     if sum(len(_spans(words, item)) for item in check.items) != len(check.items):
         return False
-    if _is_denied(answer, _spans(words, everything), everything, question) or _hedges(words, question, everything):
+    if _is_denied(listed, _spans(words, everything), everything, question) or _hedges(words, question, everything):
         return False
     return not _rivals(answer, question, everything)
 
@@ -264,18 +338,22 @@ def _rivals(answer: str, question: str, right: Sequence[str]) -> list[str]:
 
 
 def _linked(text: str, right: Sequence[str]) -> list[str]:
-    """The words that a comma, slash, "and" or "or" links to an accepted answer, on either side."""
+    """The words that a comma, slash, "and" or "or" links to an accepted answer, on either side as many as it has."""
     found = []
     for one in right:
-        inner = r"\W+".join(re.escape(word) for word in words_of(one))
+        words = words_of(one)
+        size = len(words)
+        phrase = rf"(?:\S*\w\s+){{0,{size - 1}}}\S*"
+        after = re.compile(phrase)
+        before = re.compile(rf"({phrase}\w)\W*(?:,|/|;|\band\b|\bor\b)\W*(?:(?:a|an|the)\W+)?$", re.IGNORECASE)
+        inner = r"\W+".join(map(re.escape, words))
         for match in re.finditer(rf"(?<!\w)(?<!\d/){inner}(?!\w|/\d)", text, re.IGNORECASE):
-            link = _LINK.match(text[match.end() :])
-            if link and (word := re.match(r"\w+", text[match.end() + link.end() :])):
-                found.append(word[0].casefold())
-            if before := re.search(
-                r"(\w+)\W*(?:,|/|;|\band\b|\bor\b)\W*(?:(?:a|an|the)\W+)?$", text[: match.start()], re.I
+            if (link := _LINK.match(text, match.end())) and (
+                linked := after.match(text, link.end(), link.end() + _LINKED)
             ):
-                found.append(before[1].casefold())
+                found += words_of(linked[0])[:size]
+            if linked := before.search(text[max(0, match.start() - _LINKED) : match.start()]):
+                found += words_of(linked[1])[-size:]
     return found
 
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 _MARKS = str.maketrans(
-    {"’": "'", "‘": "'", "“": '"', "”": '"', "´": "'", "–": "-", "—": "-", "−": "-", "‑": "-", "⁄": "/"}
+    {"’": "'", "‘": "'", "“": '"', "”": '"', "´": "'", "–": "-", "—": "-", "−": "-", "‑": "-", "⁄": "/", "…": "..."}
 )
 _SUPERSCRIPT = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _MIXED = re.compile("(?<=\\d)(?=[¼½¾⅐-⅞])")
@@ -31,6 +31,12 @@ def clean(text: str) -> str:
     spaced = _SUPERSCRIPT.sub(r"^\1", _MIXED.sub(" ", text))  # before NFKC makes 102 of 10² and 71/2 of 7½
     plain = unicodedata.normalize("NFKC", spaced).translate(_MARKS)
     return " ".join(_MARKDOWN.sub("", plain).split())
+
+
+def as_written(text: str) -> str:
+    """One form for quotes and dashes, without spaces around lines' ends; Markdown and indentation stay."""
+    plain = unicodedata.normalize("NFC", text).translate(_MARKS)
+    return "\n".join(line.rstrip() for line in plain.strip().splitlines())
 
 
 def words_of(text: str) -> list[str]:

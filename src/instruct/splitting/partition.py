@@ -50,6 +50,7 @@ class SplitParams:
     columns: Columns
 
     def __post_init__(self) -> None:
+        require("data", "empty", bool(self.data.strip()), "the path of your data file")
         require("checks", "empty", bool(self.checks), "a file; {} alone is a file without checks")
         for part in PARTS:
             require(part, getattr(self, part), 0 < getattr(self, part) < 1, "a fraction between 0 and 1")

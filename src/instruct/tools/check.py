@@ -9,12 +9,14 @@ from typing import Any
 from instruct.augmentation.settings import AugmentParams
 from instruct.backbones.catalog import Backbone, ModelParams, find_backbone, pin_first, unpinned
 from instruct.baselines.settings import BaselineParams
+from instruct.checks.rules import is_right
+from instruct.checks.schema import parse_check
 from instruct.core.errors import BackboneError, DataError, InstructError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.git import ask_git
 from instruct.core.params import PARAMS_FILE, build, load_params, read_params
 from instruct.core.parsing import mapping, parse_yaml
-from instruct.core.records import Example, group_lines, part_rows
+from instruct.core.records import Example, group_lines, part_rows, with_earlier
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
@@ -27,6 +29,7 @@ from instruct.report.settings import PlotParams
 from instruct.results.lock import flatten
 from instruct.servers.settings import ServersParams
 from instruct.serving.settings import ServeParams
+from instruct.splitting.checks import Checks, join_checks
 from instruct.splitting.partition import PARTS, SplitParams, divide
 from instruct.splitting.summary import find_warnings, summarise
 from instruct.text.prompts import PromptParams
@@ -54,6 +57,8 @@ SECTIONS: dict[str, type[Any]] = {
     "plot": PlotParams,
     "serve": ServeParams,
 }
+
+_NAMED = 5  # records that one line names
 
 
 def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
@@ -115,9 +120,7 @@ def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = Fals
     if "prefer" in settings:
         checked.add(lambda: ([], left_over(settings["prefer"].methods)))
     checked.problems.extend(stops(settings))
-    if data is None and "split" in settings and not settings["split"].data.strip():
-        checked.problems.append(f"{path}: split.data is empty; name your data file")
-    elif source := data or (Path(settings["split"].data) if "split" in settings else None):
+    if source := data or (Path(settings["split"].data) if "split" in settings else None):
         _check_data(checked, source, settings, own=data is None)
     return checked
 
@@ -182,12 +185,38 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
     (checked.lines if dropped else checked.problems).extend(found)
     checked.lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
     checked.lines.extend(left_out_lines(rows))
+    checked.lines.extend(reference_lines(source, examples, _known_checks(rows, examples, settings.get("split"))))
     if own:
         checked.add(lambda: (tracking_lines(Path.cwd(), source), []))
     if "split" in settings and not (bad and not dropped):
         checked.add(lambda: (split_lines(source, examples, settings["split"]), []))
     if examples and {"model", "prompt", "quality", "train", "generate"} <= set(settings):
         checked.add(lambda: look_at_records(source, examples, bad, settings, full=not own))
+
+
+def _known_checks(rows: Rows, examples: list[Example], params: SplitParams | None) -> Checks:
+    """The checks of the records; without those of `split.checks` if that file is not valid, which `stops` reports."""
+    if params is None:
+        return rows.checks
+    try:
+        return join_checks(Path(params.checks), rows.checks, examples)[0]
+    except DataError:
+        return rows.checks
+
+
+def reference_lines(source: Path, examples: list[Example], checks: Checks) -> list[str]:
+    """A warning that names the records whose reference answer their own check finds wrong, if there are any."""
+    parsed = [(one, parse_check(checks[one.id], one.id)) for one in examples if one.id in checks]
+    closed = [(one, check) for one, check in parsed if not check.is_open]
+    failing = [
+        one.id
+        for one, check in closed
+        if not is_right(check, one.output, with_earlier(one, f"{one.instruction}\n{one.input}"))
+    ]
+    if not failing:
+        return []
+    named = ", ".join(failing[:_NAMED]) + (f" and {len(failing) - _NAMED} more" if len(failing) > _NAMED else "")
+    return [f"warning: {source}: {len(failing)} of {len(closed)} reference answers fail their own check: {named}"]
 
 
 def split_lines(source: Path, examples: list[Example], params: SplitParams) -> list[str]:

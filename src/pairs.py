@@ -8,7 +8,7 @@ import instruct.core.beginning  # noqa: F401 - first: what it says about Ctrl-C 
 
 # isort: split
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,48 +43,59 @@ from instruct.text.prompts import PromptParams
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Pairs as they come, what there is to say of them, and the journal that is needed until they are written."""
+
+    pairs: list[Pair]
+    about: dict[str, Any]
+    journal: Journal | None = None
+
+
 def main(split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
     """Get pairs from where `pairs.source` says; only the train part of the split is ever asked about."""
     params = load_params("pairs", PairsParams)
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     with join_shards(runtime.device) as shards:
-        pairs, made = make_pairs(params, runtime, shards, split, checkpoint, folder)
+        made = make_pairs(params, runtime, shards, split, checkpoint, folder)
         if shards.is_main:
             held_out = [record for part in ("val", "test") for record in read_examples(split / f"{part}.json")]
-            checked = check_pairs(pairs, held_out, params)
+            checked = check_pairs(made.pairs, held_out, params)
             train, val = divide_pairs(checked.pairs, params.val, params.seed)
-            found = summarise_pairs(checked, train, val, {"source": params.source, **made}, params.seed)
+            found = summarise_pairs(checked, train, val, {"source": params.source, **made.about}, params.seed)
             write_records(folder / "train.json", train)
             write_records(folder / "val.json", val)
             write_json(metrics, found)
             for line in pair_lines(found):
                 log.info("%s", line)
         shards.wait()
+        if made.journal:
+            made.journal.forget()
 
 
 def make_pairs(
     params: PairsParams, runtime: Runtime, shards: Shards, split: Path, checkpoint: Path, folder: Path
-) -> tuple[list[Pair], dict[str, Any]]:
-    """The pairs of the chosen source as they come, and what there is to say of them; only the SFT model is shared."""
+) -> Made:
+    """The pairs of the chosen source; only the SFT model is shared among processes."""
     if params.source == "on-policy":
         return sample_pairs(params, runtime, shards, split, checkpoint, folder)
     if not shards.is_main:
-        return [], {}
+        return Made(pairs=[], about={})
     if params.source == "rewrite":
         examples = read_examples(split / "train.json")
         with Asking(load_params("servers", ServersParams), params.rewrite.server) as asking:
             pairs, without = pair_rewritings(examples, asking.ask, params.rewrite, params.seed)
-            return pairs, {"without": without, "server": asking.identity}
+            return Made(pairs=pairs, about={"without": without, "server": asking.identity})
     file = Path(params.file)
     pairs, invalid, others = read_file(file, drop=params.invalid == "drop")
     if others:
         log.info("%s: columns that are not used: %s", file, ", ".join(sorted(others)))
-    return pairs, {"without": {"invalid": invalid}}
+    return Made(pairs=pairs, about={"without": {"invalid": invalid}})
 
 
 def sample_pairs(
     params: PairsParams, runtime: Runtime, shards: Shards, split: Path, checkpoint: Path, folder: Path
-) -> tuple[list[Pair], dict[str, Any]]:
+) -> Made:
     """Pairs of the SFT model's own answers to the train prompts."""
     generate, prompt = load_params("generate", GenerateParams), load_params("prompt", PromptParams)
     own = params.on_policy
@@ -111,15 +122,13 @@ def sample_pairs(
         runtime=runtime,
         journal=journal,
     )
-    shards.wait()
-    journal.forget()
     ranking = Ranking(
         rank=own.rank,
         checks=read_checks(split / "train-checks.json"),
         similarity=lambda answer, reference: compare(answer, reference).similarity,
     )
     pairs, without = pair_samples(examples, answers, ranking, own)
-    return pairs, {"without": without}
+    return Made(pairs=pairs, about={"without": without}, journal=journal)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,19 @@ def said(text):
     return {"role": "assistant", "content": text}
 
 
+def asked(text):
+    return {"role": "user", "content": text}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def answers(*before):
+    """Both answers as messages, after those that they have in common."""
+    return {"chosen": [*before, said("Copper.")], "rejected": [*before, said("Oak.")]}
+
+
 FORMS = {
     "texts": {"prompt": "Name a metal.", "chosen": "Copper.", "rejected": "Oak."},
     "own fields": {"instruction": "Name a metal.", "input": "", "chosen": "Copper.", "rejected": "Oak."},
@@ -21,6 +34,19 @@ FORMS = {
     "messages": {"prompt": [USER], "chosen": [said("Copper.")], "rejected": [said("Oak.")]},
     "prompt in both": {"chosen": [USER, said("Copper.")], "rejected": [USER, said("Oak.")]},
     "messages and texts": {"prompt": [USER], "chosen": "Copper.", "rejected": "Oak."},
+    "text and messages": {"prompt": "Name a metal.", **answers()},
+    "prompt before and in both": {"prompt": [USER], **answers(USER)},
+    "ShareGPT": {
+        "prompt": [{"from": "human", "value": "Name a metal."}],
+        "chosen": [{"from": "gpt", "value": "Copper."}],
+        "rejected": [{"from": "gpt", "value": "Oak."}],
+    },
+    "ShareGPT and texts": {
+        "prompt": [{"from": "human", "value": "Name a metal."}],
+        "chosen": "Copper.",
+        "rejected": "Oak.",
+    },
+    "no input": {"prompt": "Name a metal.", "input": "<noinput>", "history": [], "system": "", **answers()},
     "UltraFeedback": {
         "prompt": "Name a metal.",
         "prompt_id": "ab",
@@ -69,9 +95,52 @@ def test_a_chat_keeps_its_turns_and_system_prompt_in_all_forms():
     assert {k: v for k, v in values.items() if k != "system"} == transcript and not problems
 
 
+TEXTS = {"chosen": "Copper.", "rejected": "Oak."}
+TURN = {"instruction": "Hello.", "input": "", "output": "Hi!"}
+BEFORE = (asked("Hello."), said("Hi!"))
+WHOLE = {
+    "system and text": ({"system": "Be brief.", "prompt": "Name a metal.", **TEXTS}, {"system"}),
+    "system and messages": ({"system": "Be brief.", **answers(USER)}, {"system"}),
+    "system twice": ({"system": "Be brief.", **answers(system("Be brief."), USER)}, {"system"}),
+    "system and transcript": ({"system": "Be brief.", **FORMS["HH"]}, {"system"}),
+    "system in the prompt": ({"prompt": [system("Be brief."), USER], **answers(USER)}, {"system"}),
+    "input": ({"prompt": "Name a metal.", "input": "Not tin.", **TEXTS}, {"input"}),
+    "history": ({"prompt": "Name a metal.", "history": [TURN], **TEXTS}, {"history"}),
+    "turn in the prompt": ({"prompt": list(BEFORE), **answers(USER)}, {"history"}),
+    "turns in prompt and answers": ({"prompt": [*BEFORE, USER], **answers(*BEFORE, USER)}, {"history"}),
+    "end of the prompt in the answers": ({"prompt": [*BEFORE, USER], **answers(USER)}, {"history"}),
+    "turn that the answers end": ({"prompt": [BEFORE[0]], **answers(BEFORE[1], USER)}, {"history"}),
+    "turn that the answers end, after a text": ({"prompt": "Hello.", **answers(BEFORE[1], USER)}, {"history"}),
+    "turn in a transcript before": ({"prompt": "\n\nHuman: Hello.\n\nAssistant: Hi!", **FORMS["HH"]}, {"history"}),
+    "all": ({"prompt": [system("Be brief."), *BEFORE], **answers(USER)}, {"system", "history"}),
+}
+SAID = {"system": "Be brief.", "input": "Not tin.", "history": [TURN]}
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_nothing_that_was_said_before_the_answers_is_lost(form):
+    row, given = WHOLE[form]
+    values, problems = read_pair(row)
+    expected = {"instruction": "Name a metal.", "input": "", "output": "Copper.", "rejected": "Oak."}
+    assert (values, problems) == (expected | {name: SAID[name] for name in given}, [])
+
+
+def test_an_answer_may_repeat_its_prompt():
+    values, problems = read_pair({"prompt": "Hi", "chosen": [said("Hello")], "rejected": [said("Hi")]})
+    assert (values["instruction"], values["rejected"], problems) == ("Hi", "Hi", [])
+
+
 @pytest.mark.parametrize(
     ("row", "field"),
     [
+        ({"system": "Be long.", **answers(system("Be brief."), USER)}, '"system"'),
+        ({"input": "Not tin.", **answers(USER)}, '"input"'),
+        ({"history": [TURN], **answers(USER)}, '"history"'),
+        ({"input": "Not tin.", **FORMS["HH"]}, '"input"'),
+        ({"prompt": [asked("Name a tree.")], **answers(USER)}, "prompt and chosen[1]"),
+        ({"prompt": "Name a tree.", **answers(USER)}, "prompt and chosen[1]"),
+        ({"prompt": [USER], "chosen": [], "rejected": []}, "chosen"),
+        ({"system": 3, "prompt": "a", **TEXTS}, '"system"'),
         ({"prompt": "a", "chosen": "b"}, "rejected"),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected"),
         ({"prompt": "a", "chosen": " ", "rejected": "b"}, "chosen"),
@@ -109,3 +178,5 @@ def test_an_empty_file_is_refused_and_unused_columns_are_counted(tmp_path):
     pairs, _, others = read_file(path, drop=False)
     assert others == {"prompt_id": 2, "score_chosen": 2}
     assert len({pair.id for pair in pairs}) == 2
+    path.write_text(json.dumps(FORMS["the chat page"]))
+    assert read_file(path, drop=False)[2] == {"prompt": 1, "chosen_system": 1, "seed": 1}

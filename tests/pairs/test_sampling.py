@@ -54,11 +54,15 @@ def test_closed_questions_go_by_truth_and_open_ones_by_similarity():
 
 def test_what_gives_no_pair_is_counted_by_its_reason():
     same = pair_samples([CLOSED], answer(CLOSED, "5", "6", "7"), ranked(), OWN)
-    assert same == ([], {"unranked": 0, "unended": 0, "no_margin": 1})
+    assert same == ([], {"unranked": 0, "unended": 0, "same_answers": 0, "no_margin": 1})
     cut = pair_samples([CLOSED], answer(CLOSED, "4", "5", "6", stop="length"), ranked(), OWN)
     assert cut[1]["unended"] == 1
     unknown = pair_samples([OPEN], answer(OPEN, "a", "b", "c"), ranked("checks"), OWN)
     assert unknown[1]["unranked"] == 1
+    for repeated in (("4", "4", "4"), ("4", "", " ")):
+        assert pair_samples([CLOSED], answer(CLOSED, *repeated), ranked(), OWN)[1]["same_answers"] == 1
+    one_ended = answer(CLOSED, "4") + answer(CLOSED, "5", "6", stop="length")
+    assert pair_samples([CLOSED], one_ended, ranked(), OWN)[1]["unended"] == 1
     near = replace(OWN, margin=60.0)
     assert pair_samples([OPEN], answer(OPEN, "hello", "bye", "no"), ranked(), near)[1]["no_margin"] == 1
 

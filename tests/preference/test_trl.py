@@ -35,9 +35,11 @@ LOSSES = {  # names, weights, label smoothing
     "ipo": (["ipo"], [1.0], 0.0),
     "sigmoid_norm": (["sigmoid_norm"], [1.0], 0.0),
     "with SFT": (["sigmoid", "sft"], [1.0, 0.7], 0.0),
-    # Over one pair TRL's aot sorts nothing: it is the conservative loss.
     "smoothed": (["aot"], [1.0], 0.2),
 }
+# These equal ours over one pair only. TRL's sft is the mean over all tokens of a batch, ours over those of each answer,
+# then over pairs. TRL's aot sorts the pairs of a batch; over one it is the conservative loss.
+SINGLE = ("with SFT", "smoothed")
 OURS = {
     "sigmoid": {},
     "ipo": {"loss": "ipo"},
@@ -123,7 +125,7 @@ def ours(checkpoints, template, pairs, **settings):
 )
 def test_loss_rewards_and_gradients_equal_trl(checkpoints_of, trainer_of, family, loss):
     checkpoints, trainer = checkpoints_of(family), trainer_of(family, "alpaca")
-    pairs = PAIRS[:1] if loss in ("smoothed", "with SFT") else PAIRS
+    pairs = PAIRS[:1] if loss in SINGLE else PAIRS
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
     trainer.loss_types, trainer.loss_weights, trainer.label_smoothing = LOSSES[loss]
     trainer.model.zero_grad()

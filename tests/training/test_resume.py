@@ -26,7 +26,7 @@ from instruct.core.fingerprint import Fingerprint
 from instruct.model.lora import add_lora
 from instruct.training import resume
 from instruct.training.loop import make_optimizer
-from instruct.training.resume import STATE, ResumeStore
+from instruct.training.resume import PROGRESS, STATE, VERSION, ResumeStore
 from instruct.training.snapshot import Snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,7 +82,18 @@ def test_state_of_an_adapter_run_holds_only_adapters(tmp_path):
     model, optimizer = trained(r=2)
     open_store(tmp_path).save(model, optimizer, {}, write=True)
     with safe_open(tmp_path / STATE, framework="pt") as file:
-        assert all(name.endswith((".lora_A", ".lora_B")) for name in file.keys())  # noqa: SIM118
+        assert all(name.endswith((".lora_A", ".lora_B")) for name in set(file.keys()) - {PROGRESS})
+
+
+def test_header_has_room_however_long_the_history(tmp_path):
+    """safetensors refuses a header of more than 100 MB."""
+    model, optimizer = trained()
+    store = open_store(tmp_path, code="1")
+    progress = {"train": [0.1] * 100_000}
+    store.save(model, optimizer, progress, write=True)
+    content = (tmp_path / STATE).read_bytes()
+    assert int.from_bytes(content[:8], "little") < 10_000 < len(json.dumps(progress)) < len(content)
+    assert store.load(model, optimizer) == progress
 
 
 def test_process_that_does_not_write_leaves_nothing(tmp_path):
@@ -225,6 +236,15 @@ def test_forgotten_state_is_gone(tmp_path):
     store.forget()
 
 
+def test_state_of_another_version_is_refused_in_words_and_not_used(tmp_path):
+    model, optimizer = trained()
+    stored = {"fingerprint": {"code": "1"}, "progress": {"step": 3}, "best": None}
+    save_file({}, tmp_path / STATE, metadata={"state": json.dumps(stored)})  # as version 1 had it
+    store = open_store(tmp_path, code="1")
+    assert store.refusal() == f"{tmp_path} holds the state of another version; starting from the beginning"
+    assert store.load(model, optimizer) is None
+
+
 # A state that is damaged
 
 
@@ -248,9 +268,18 @@ def empty(path):
     path.write_bytes(b"")
 
 
-def with_metadata(metadata):
+def without_metadata(path):
+    save_file({"model.x": torch.zeros(1)}, path)
+
+
+def without_progress(path):
+    save_file({"model.x": torch.zeros(1)}, path, metadata={"version": VERSION})
+
+
+def with_progress(text):
     def write(path):
-        save_file({"model.x": torch.zeros(1)}, path, metadata=metadata)
+        stored = torch.frombuffer(bytearray(text, "latin-1"), dtype=torch.uint8)
+        save_file({"model.x": torch.zeros(1), PROGRESS: stored}, path, metadata={"version": VERSION})
 
     return write
 
@@ -259,13 +288,13 @@ def with_metadata(metadata):
     "damage",
     [
         cut, one_byte_short, one_byte_too_many, garbage, empty,
-        with_metadata(None), with_metadata({"format": "pt"}), with_metadata({"state": "{"}),
-        with_metadata({"state": "[]"}), with_metadata({"state": "null"}), with_metadata({"state": "{}"}),
-        with_metadata({"state": '{"fingerprint": {}}'}),
-        with_metadata({"state": '{"fingerprint": [], "progress": {}}'}),
-        with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": 3}'}),
-        with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": {}}'}),
-        with_metadata({"state": '{"fingerprint": {"code": "1"}, "progress": {}, "best": "one"}'}),
+        without_metadata, without_progress,
+        with_progress("{"), with_progress("\xff"), with_progress("[]"), with_progress("null"), with_progress("{}"),
+        with_progress('{"fingerprint": {}}'),
+        with_progress('{"fingerprint": [], "progress": {}}'),
+        with_progress('{"fingerprint": {"code": "1"}, "progress": 3}'),
+        with_progress('{"fingerprint": {"code": "1"}, "progress": {}}'),
+        with_progress('{"fingerprint": {"code": "1"}, "progress": {}, "best": "one"}'),
     ],
 )  # fmt: skip
 def test_damaged_state_is_refused_in_words_and_training_starts_anew(tmp_path, damage):
@@ -349,7 +378,7 @@ def test_state_is_saved_when_so_many_minutes_have_passed(tmp_path, monkeypatch, 
         done = 0
         if path.exists():
             with safe_open(path, framework="pt") as file:
-                done = len(json.loads(file.metadata()["state"])["progress"]["train"])
+                done = len(json.loads(file.get_tensor(PROGRESS).numpy().tobytes())["progress"]["train"])
         if point.step:
             steps.append(done)
 

@@ -363,7 +363,7 @@ def test_adapter_run_is_gone_on_with_and_leaves_an_adapter(copy, nursery, monkey
     fresh = Path(shutil.copytree(copy, copy.parent / "fresh"))
     stop_in_the_middle(copy, nursery)
     with safe_open(copy / "models/resume/sft/state.safetensors", framework="pt") as file:
-        assert all("lora_" in name for name in file.keys())  # noqa: SIM118
+        assert all("lora_" in name for name in file.keys() if name != "progress")  # noqa: SIM118
     nursery.run(copy)
     nursery.run(fresh)
     assert outputs(copy) == outputs(fresh)

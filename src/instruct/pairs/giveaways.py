@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from instruct.core.pairs import Pair
-from instruct.pairs.dividing import group_of
+from instruct.pairs.dividing import groups_of
 
 FOLDS = 5
 Floats = npt.NDArray[np.float64]
@@ -49,10 +49,10 @@ def words_accuracy(pairs: Sequence[Pair], seed: int) -> float | None:
 
 def fold_of(pairs: Sequence[Pair], seed: int) -> npt.NDArray[np.int64]:
     """The fold of each pair; all pairs of a group are in one."""
-    groups = dict.fromkeys(map(group_of, pairs))
-    order = sorted(groups, key=lambda group: sha256(f"{seed}\x1ffold\x1f{group}".encode()).hexdigest())
+    groups = groups_of(pairs)
+    order = sorted(set(groups), key=lambda group: sha256(f"{seed}\x1ffold\x1f{group[1]}".encode()).hexdigest())
     place = {group: i % FOLDS for i, group in enumerate(order)}
-    return np.array([place[group_of(one)] for one in pairs], dtype=np.int64)
+    return np.array([place[group] for group in groups], dtype=np.int64)
 
 
 def word_differences(pairs: Sequence[Pair]) -> csr_matrix:

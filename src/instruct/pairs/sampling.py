@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from instruct.checks.rules import is_right
 from instruct.checks.schema import Check
 from instruct.core.pairs import Pair
-from instruct.core.records import Example, Response
+from instruct.core.records import Example, Response, with_earlier
 from instruct.pairs.settings import Rank, SampleParams
 
 ORIGIN = "on-policy"
@@ -30,7 +30,7 @@ class Ranking:
         """The score of an answer; None where this ranking has nothing to say of the record."""
         check = self.checks.get(example.id)
         if self.rank != "similarity" and check and not check.is_open:
-            return 100.0 * is_right(check, answer, f"{example.instruction}\n{example.input}")
+            return 100.0 * is_right(check, answer, with_earlier(example, f"{example.instruction}\n{example.input}"))
         return None if self.rank == "checks" else self.similarity(answer, example.output)
 
 
@@ -45,17 +45,21 @@ def pair_samples(
     """A pair for each example whose best and worst answer are far enough apart, and how many gave none, by reason.
 
     `answers` are those to `ask_again(examples)`. An answer that did not end by itself is left out: its end was never
-    drawn, so neither its likelihood nor its quality is the model's.
+    drawn, so neither its likelihood nor its quality is the model's. `unended` counts examples of which fewer than two
+    answers ended, and `same_answers` those of which fewer than two different ones, not empty, did.
     """
     pairs = []
-    without = {"unranked": 0, "unended": 0, "no_margin": 0}
+    without = {"unranked": 0, "unended": 0, "same_answers": 0, "no_margin": 0}
     for place, example in enumerate(examples):
         mine = answers[place * params.samples : (place + 1) * params.samples]
-        ended = list(dict.fromkeys(one.response for one in mine if one.stop_reason in ENDED and one.response.strip()))
-        scores = [ranking.score(example, answer) for answer in ended]
-        known = [(score, answer) for score, answer in zip(scores, ended, strict=True) if score is not None]
+        ended = [one.response for one in mine if one.stop_reason in ENDED]
+        different = list(dict.fromkeys(answer for answer in ended if answer.strip()))
+        scores = [ranking.score(example, answer) for answer in different]
+        known = [(score, answer) for score, answer in zip(scores, different, strict=True) if score is not None]
         if len(ended) < 2:
             without["unended"] += 1
+        elif len(different) < 2:
+            without["same_answers"] += 1
         elif not known:
             without["unranked"] += 1
         elif (best := max(known, key=_score))[0] - (worst := min(known, key=_score))[0] < params.margin:

@@ -52,7 +52,7 @@ class PairsParams:
     Pairs come from `file`, from the SFT model's answers (`on-policy`) or from a server (`rewrite`). Pairs whose two
     answers are `max_alike` or more alike are dropped, and so are (or are refused, by `on_leak`) those whose prompt
     resembles one of val or test by `max_similarity`; both are rapidfuzz's ratio from 0 to 100. A share `val` of the
-    prompts is held out.
+    pairs is held out, in whole groups.
     """
 
     source: Source

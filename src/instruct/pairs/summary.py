@@ -6,9 +6,9 @@ from typing import Any
 
 from rapidfuzz import fuzz
 
+from instruct.core.held_out import prompt_of
 from instruct.core.pairs import Pair
 from instruct.pairs.checking import Checked
-from instruct.pairs.dividing import group_of
 from instruct.pairs.giveaways import longer_chosen, words_accuracy
 
 SUSPECT = 65.0  # per cent of pairs told by a simple rule beyond which reward accuracy says little
@@ -26,7 +26,7 @@ def summarise_pairs(
         "dropped": checked.dropped,
         "contradictory": checked.contradictory,
         "pairs": len(checked.pairs),
-        "prompts": len(set(map(group_of, checked.pairs))),
+        "prompts": len(set(map(prompt_of, checked.pairs))),
         "train": len(train),
         "val": len(val),
         "median_alike": round(alike, 2),

@@ -91,8 +91,8 @@ def describe(sums: Sequence[float]) -> dict[str, float]:
     """Means over pairs, and of log-probs over tokens, from the sums of batches.
 
     `kl` is how far the policy is from the reference, in nats a token: what it took from the log-prob of the answers.
-    It estimates the divergence of the policy from the reference where the answers are the reference model's own, and
-    can be below 0 where they are not.
+    It estimates KL(reference || policy) where the answers are the reference model's own, though best and worst are a
+    selection of those, and can be below 0 where they are not.
     """
     pairs, chosen, rejected, right, chosen_sum, rejected_sum, chosen_tokens, rejected_tokens, lost = sums
     return {

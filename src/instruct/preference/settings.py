@@ -29,8 +29,9 @@ class PreferParams(LoopParams):
     ratio of policy to reference (`beta` times that is the reward) of the chosen answer exceeds that of the rejected
     one: `sigmoid` takes sums over an answer with its end token (DPO, Rafailov et al., 2023), `sigmoid_norm` and `ipo`
     (Azar et al., 2023) take means over its tokens, which `beta` must suit. `label_smoothing` is the share of pairs
-    that may be labelled the wrong way round (conservative DPO). `sft_weight` times the mean negative log-likelihood of
-    a chosen token is added. Evaluations use `eval_pairs` of the held-out pairs, always the same, or all (0).
+    that may be labelled the wrong way round (conservative DPO). `sft_weight` times the negative log-likelihood of the
+    chosen answers is added: the mean over the tokens of each, then over pairs. (SFT takes the mean over all tokens.)
+    Evaluations use `eval_pairs` of the held-out pairs, always the same, or all (0).
     """
 
     section: ClassVar[str] = "prefer"

@@ -32,6 +32,10 @@ from instruct.training.distributed import (
 from instruct.training.snapshot import Snapshot
 
 STATE = "state.safetensors"
+VERSION = "2"
+"""Of the layout of that file."""
+PROGRESS = "progress"
+"""The tensor in it with the bytes of a JSON, for which the header, 100 MB at most, has no room in a long run."""
 
 
 class ResumeStore:
@@ -92,7 +96,8 @@ class ResumeStore:
         try:
             if best and not self.best_file(best[0]).exists():
                 write_safetensors(self.best_file(best[0]), best[1].tensors())
-            write_safetensors(self.folder / STATE, present.tensors(), {"state": state})
+            stored = torch.frombuffer(bytearray(state.encode()), dtype=torch.uint8)
+            write_safetensors(self.folder / STATE, {**present.tensors(), PROGRESS: stored}, {"version": VERSION})
         except InstructError as error:
             raise CheckpointError(f"{error}; the state before it is untouched, run the stage again to go on") from None
         for older in self.folder.glob("best-*.safetensors"):
@@ -114,7 +119,9 @@ class ResumeStore:
             return None, ""
         try:
             with safe_open(path, framework="pt") as file:
-                stored = json.loads(file.metadata()["state"])
+                if file.metadata().get("version") != VERSION:
+                    return None, f"{self.folder} holds the state of another version; starting from the beginning"
+                stored = json.loads(file.get_tensor(PROGRESS).numpy().tobytes())
                 progress, different = dict(stored["progress"]), self._fingerprint.differences(stored["fingerprint"])
             best = stored["best"]
             if best is not None:

@@ -21,13 +21,13 @@ FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 MERGED = [b"th", b"in", b"the", b" t", b" the", b"er", b"on", b" i", b"##", b"###"]
 
 
-def small_tokenizer(kind="gpt2") -> Tokenizer:
-    """One token a byte, some merges, and two that are special: the end token is not `<|endoftext|>`."""
-    tokens = [*(bytes([value]) for value in range(256)), *MERGED, END_OF_TEXT.encode(), b"<|im_start|>", b"<|im_end|>"]
-    last = len(tokens) - 1
-    return make_tokenizer(
-        tokens, {END_OF_TEXT: last - 2, "<|im_start|>": last - 1, "<|im_end|>": last}, kind, eos_id=last
-    )
+def small_tokenizer(kind="gpt2", begin: str | None = None) -> Tokenizer:
+    """One token a byte, some merges, and added ones: the end token is not `<|endoftext|>`, `<think>` is not special."""
+    added = [END_OF_TEXT, "<|im_start|>", "<|im_end|>", "<think>", *filter(None, [begin])]
+    tokens = [*(bytes([value]) for value in range(256)), *MERGED]
+    ids = {name: len(tokens) + place for place, name in enumerate(added)}
+    tokens += [name.encode() for name in added]
+    return make_tokenizer(tokens, ids, kind, eos_id=ids["<|im_end|>"], begin=begin, written=["<think>"])
 
 
 def config_of(family: str, tokenizer: Tokenizer, *, spare: int = 0, width: int = 64):

@@ -47,6 +47,7 @@ def test_llama_and_qwen_are_read_back_bit_for_bit_by_our_reader(family, layout, 
     assert all(torch.equal(again[name], own[name]) for name in own)
     assert all(file.tokenizer().encode(text) == source.tokenizer.encode(text) for text in HOSTILE)
     assert file.tokenizer().stop_ids == source.tokenizer.stop_ids
+    assert file.tokenizer().written == source.tokenizer.written == ("<think>",)
 
 
 def scaled_source(folder, scaling, **shape):
@@ -155,6 +156,15 @@ def test_llama_cpp_gives_our_greedy_answers_token_for_token(family, tmp_path):
     assert proof.verdict == "the same answers" and proof.tokens > 6
 
 
+def test_llama_cpp_reads_the_begin_token_once_and_is_compared_by_the_prompt_it_reads(tmp_path):
+    pytest.importorskip("xllamacpp")
+    source = small_source(tmp_path, "llama", "chatml", tokenizer=small_tokenizer("llama3", "<|begin_of_text|>"))
+    check, path = check_of(tmp_path, records(3)), written(source, tmp_path / "a.gguf")
+    proof = prove(source, llamacpp_runner(source, path, "f32"), check, tmp_path)
+    assert (proof.prompts_alike, proof.same_tokens, proof.same_texts) == (3, 3, 3)
+    assert all(said.prompt.count(*source.tokenizer.begin_ids) == 1 for said in proof.run.said)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_that_ends_by_itself_ends_in_llama_cpp_too(family, tmp_path):
     pytest.importorskip("xllamacpp")
@@ -207,6 +217,14 @@ def ids_by_llama_cpp(path, texts):
         return json.load(opener.open(urllib.request.Request(f"{server.listening_address}/tokenize", body, head)))
 
     return [ask(text)["tokens"] for text in texts]
+
+
+def test_text_becomes_an_added_token_in_llama_cpp_only_if_it_does_here(tmp_path):
+    pytest.importorskip("xllamacpp")
+    source, texts = small_source(tmp_path, "llama"), ["a<think>b", "a<|im_end|>b"]
+    ids = ids_by_llama_cpp(written(source, tmp_path / "a.gguf"), texts)
+    assert ids == [source.tokenizer.encode(text) for text in texts]
+    assert list(map(len, ids)) == [3, len(texts[1])]
 
 
 @pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "smollm"])

@@ -25,11 +25,12 @@ with whole_folder(Path(sys.argv[1]), 0) as folder:
     print("half", flush=True)
     time.sleep(60)
 """
-# The command line, which waits in the program that checks the export, or without a check once the model is written.
+# The command line, which waits for the program that checks the export, or without a check once the model is written.
 REAL = f"""
 {START}
+from subprocess import Popen
 from instruct.exporting import running, tensors
-write, wait, running.__file__ = tensors.write_program, os.wait4, "programs/running.py"
+write, wait, running.__file__ = tensors.write_program, Popen.wait, "programs/running.py"
 
 def write_slowly(*values, **more):
     write(*values, **more)
@@ -37,11 +38,12 @@ def write_slowly(*values, **more):
         print("half", flush=True)
         time.sleep(60)
 
-def wait_aloud(*values):
-    print("half", flush=True)
-    return wait(*values)
+def wait_aloud(process, *values, **more):
+    if str(process.args[-1]).endswith("reply.json"):
+        print("half", flush=True)
+    return wait(process, *values, **more)
 
-tensors.write_program, os.wait4 = write_slowly, wait_aloud
+tensors.write_program, Popen.wait = write_slowly, wait_aloud
 from instruct.cli import run; run()
 """
 
@@ -107,7 +109,7 @@ def test_a_real_export_leaves_nothing_in_any_state(check, number, tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "test.json").write_text('[{"id": "a", "instruction": "Say it.", "input": "", "output": "It."}]')
     (tmp_path / "programs/runners").mkdir(parents=True)
-    (tmp_path / "programs/runners/graph.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "programs/runners/run.py").write_text("import time; time.sleep(60)")
     arguments = ["torch", "--checkpoint", "c", "--template", "alpaca", "--data", "test.json"]
     with started(REAL, "export", *arguments, "--check", check, cwd=tmp_path) as process:
         children = psutil.Process(process.pid).children()

@@ -1,15 +1,17 @@
-"""The prompt templates in Ollama's language, and whether a chat template makes the same prompts as one of ours.
+"""The prompt templates in Ollama's language, and which of them makes the prompts of a chat template.
 
 If a template has no place for a system message, the system message is the instruction and the user's the input.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instruct.core.records import Example
-from instruct.text.prompts import Template
+from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template
+from instruct.text.tokenizer import Tokenizer
 
 _TRIALS = (
     Example(id="", instruction="Name a bird.", input="", output=""),
@@ -17,28 +19,45 @@ _TRIALS = (
 )
 
 
-def go_template(template: Template) -> str:
-    """Ollama's TEMPLATE, in the subset that all versions support: .System, .Prompt, if, else, end."""
-    one = f"{template.before_instruction}{{{{ .Prompt }}}}"
+def go_template(template: Template, tokenizer: Tokenizer) -> str:
+    """Ollama's TEMPLATE, without the begin token, which Ollama adds.
+
+    It reads .Messages, because Ollama renders a template of .Prompt again for each turn, with its opening.
+    """
+    asked = f"{_text(template.before_instruction)}{_told(template)}{{{{ .Content }}}}{_text(template.before_response)}"
+    said = f"{{{{ .Content }}}}{_text(tokenizer.spell(tokenizer.eos_id) + template.between_turns)}"
+    turn = f'{{{{ if eq .Role "user" }}}}{asked}{{{{ else if eq .Role "assistant" }}}}{said}{{{{ end }}}}'
+    return f"{_opening(template)}{_text(template.preamble)}{{{{ range .Messages }}}}{turn}{{{{ end }}}}"
+
+
+def _opening(template: Template) -> str:
+    if not template.before_system:
+        return "{{ $system := .System }}"
+    before, after = _text(template.before_system), _text(template.after_system)
+    default = f"{before}{_text(template.system)}{after}" if template.system else ""
+    return f"{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ else }}}}{default}{{{{ end }}}}"
+
+
+def _told(template: Template) -> str:
+    """The system message before the first question, for a template without another place for it."""
     if template.before_system:
-        opening = f"{_system_block(template)}{template.preamble}"
-        return f"{opening}{one}{template.before_response}"
-    both = f"{template.before_instruction}{{{{ .System }}}}{template.before_input}{{{{ .Prompt }}}}"
-    return f"{template.preamble}{{{{ if .System }}}}{both}{{{{ else }}}}{one}{{{{ end }}}}{template.before_response}"
+        return ""
+    block = f'{{{{ $system }}}}{_text(template.before_input)}{{{{ $system = "" }}}}'
+    return f"{{{{ if $system }}}}{block}{{{{ end }}}}"
 
 
-def _system_block(template: Template) -> str:
-    own = f"{template.before_system}{{{{ .System }}}}{template.after_system}"
-    default = f"{template.before_system}{template.system}{template.after_system}" if template.system else ""
-    return f"{{{{ if .System }}}}{own}{{{{ else }}}}{default}{{{{ end }}}}"
+def _text(text: str) -> str:
+    """A fixed text in Go's language, where two braces begin an action."""
+    return text.replace("{", '{{ "{" }}')
 
 
 def messages_of(example: Example, template: Template) -> list[dict[str, str]]:
-    """The messages of one record, up to its last question."""
+    """The messages of one record, up to its last question, with the texts of `Template.chat`."""
     messages = [{"role": "system", "content": example.system}] if example.system else []
-    for turn in example.turns:
-        middle = template.before_input + turn.input if turn.input else ""
-        messages.append({"role": "user", "content": turn.instruction + middle})
+    told = bool(example.system and not template.before_system)
+    for place, turn in enumerate(example.turns):
+        joint = "\n\n" if told and place == 0 else template.before_input
+        messages.append({"role": "user", "content": turn.instruction + (joint + turn.input if turn.input else "")})
         messages.append({"role": "assistant", "content": turn.output})
     return messages[:-1]
 
@@ -50,12 +69,26 @@ def render_jinja(source: str, messages: Sequence[Mapping[str, str]], eos: str = 
     return environment.from_string(source).render(**values)
 
 
-def same_prompts(source: str, template: Template) -> bool:
-    """Whether a chat template makes the same prompts as one of ours."""
-    try:
-        return bool(source) and all(
-            render_jinja(source, messages_of(one, template)) == template.render(one.instruction, one.input)
-            for one in _TRIALS
-        )
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError):
-        return False
+def prompt_of(source: str, begin: str = "") -> PromptParams | None:
+    """The template and system prompt that make the same prompts as a chat template; None if none of ours does.
+
+    `begin` is the begin token, which a chat template may hold and no template of ours does.
+    """
+    for name, template in TEMPLATES.items():
+        try:
+            made = [render_jinja(source, messages_of(one, template)).removeprefix(begin) for one in _TRIALS]
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError):
+            return None
+        params = PromptParams(template=name, system=_system_in(made[0], template))
+        if made == [params.chosen.render(one.instruction, one.input) for one in _TRIALS]:
+            return params
+    return None
+
+
+def _system_in(prompt: str, template: Template) -> str:
+    """The system prompt in the prompt of the first trial, as a setting."""
+    if not template.before_system:
+        return DEFAULT
+    opening = prompt.removesuffix(replace(template, system="").render(_TRIALS[0].instruction))
+    system = opening.removeprefix(template.before_system).removesuffix(template.after_system)
+    return DEFAULT if system == template.system else system

@@ -173,7 +173,7 @@ def _open(checkpoint: Path, template: str | None, check: str, data: Path) -> "tu
 
 
 def _run(export: "Export", source: "Source", check: "Check", out: Path) -> None:
-    from instruct.core.stage import like_ctrl_c
+    from instruct.core.signals import like_ctrl_c
     from instruct.exporting.export import make_export
 
     with like_ctrl_c():

@@ -29,7 +29,7 @@ _PRE = {"gpt2": "gpt-2", "smollm": "smollm", "llama3": "llama-bpe", "qwen2": "qw
 """Our pre-tokenizers by llama.cpp's names; with a wrong name it silently reads other tokens."""
 _ALWAYS_F32 = ("position_embd.weight",)
 _OF_TOKENS = ("token_embd.weight", "output.weight")
-_NORMAL, _CONTROL = 1, 3
+_NORMAL, _CONTROL, _WRITTEN = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
 
 
 def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: Mapping[str, str]) -> None:
@@ -131,14 +131,18 @@ def _pre_of(tokenizer: Tokenizer) -> str:
 
 
 def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
-    """Every token in the spelling of vocabulary files, and its type."""
+    """Every token in the spelling of vocabulary files, and its type; llama.cpp prints nothing for a control token."""
     character = {value: key for key, value in bytes_by_character().items()}
-    special = {tokenizer.encoding.encode_single_token(name) for name in tokenizer.encoding.special_tokens_set}
-    tokens, types = [], []
+    special = {
+        tokenizer.encoding.encode_single_token(name): _WRITTEN if name in tokenizer.written else _CONTROL
+        for name in tokenizer.encoding.special_tokens_set
+    }
+    tokens: list[str] = []
+    types: list[int] = []
     for id_ in range(tokenizer.vocab_size):
         token = tokenizer.encoding.decode_single_token_bytes(id_)
         tokens.append(token.decode() if id_ in special else "".join(character[value] for value in token))
-        types.append(_CONTROL if id_ in special else _NORMAL)
+        types.append(special.get(id_, _NORMAL))
     return tokens, types
 
 

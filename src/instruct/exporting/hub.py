@@ -12,7 +12,7 @@ from instruct.core.files import read_json, write_json, write_text
 from instruct.exporting.export import Export
 from instruct.exporting.proof import Check
 from instruct.exporting.running import Runner
-from instruct.exporting.source import TRAINED, Source
+from instruct.exporting.source import TRAINED, TUNED, Source
 from instruct.model.checkpoint import save_checkpoint
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, read_run
@@ -23,7 +23,8 @@ HubType = Literal["fp32", "bf16"]
 CardRow = tuple[str, list[SystemScores | None], Difference | None]
 CARD = Path(__file__).parent / "card.md"
 """The template of the model card."""
-_SECTIONS = ("split", "train", "generate")  # sections of params.yaml that the card shows
+_SECTIONS = {"sft": ("split", "train", "generate"), "dpo": ("split", "train", "prefer", "generate")}
+"""The sections of params.yaml that the card of a system shows."""
 
 
 def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Path) -> Export:
@@ -59,7 +60,8 @@ def model_card(source: Source, kind: HubType, check: Check, name: str, root: Pat
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    run = _run_of(source, root)
+    system = _system_of(source, root)
+    run = _run_of(system, source, root)
     return environment.from_string(CARD.read_text(encoding="utf-8")).render(
         name=name,
         kind=kind,
@@ -72,35 +74,43 @@ def model_card(source: Source, kind: HubType, check: Check, name: str, root: Pat
         context=source.model.block_size,
         millions=sum(weight.numel() for weight in source.model.parameters()) / 1e6,
         check=check.words,
+        system=system,
         run=run,
-        settings=run and {key: run.params[key] for key in _SECTIONS if key in run.params},
-        scores=run and _scores_of(run),
+        settings={key: source.params[key] for key in _SECTIONS.get(system, ()) if key in source.params},
+        scores=run and _scores_of(run, system),
     )
 
 
-def _scores_of(run: Run) -> list[CardRow]:
+def _scores_of(run: Run, system: str) -> list[CardRow]:
     """Every score that the card shows: right answers and similarity, then the judges'.
 
-    Each by its name in print, with all systems' means and the difference of the model that the card is about. A judge
+    Each by its name in print, with all systems' means and the difference of the system that the card is about. A judge
     of pairs knows two of the systems.
     """
     measured = [(HEADLINE[one.name], one) for one in run.results.measured if one.name in HEADLINE]
-    return [_row(run, *one) for one in (*measured, *((j.name, j) for j in run.results.judges if j.name != REFERENCE))]
+    judged = [(judge.name, judge) for judge in run.results.judges if judge.name != REFERENCE]
+    return [_row(run, system, *one) for one in (*measured, *judged)]
 
 
-def _row(run: Run, name: str, score: ScoreResults) -> CardRow:
+def _row(run: Run, system: str, name: str, score: ScoreResults) -> CardRow:
     known = {one.system: one for one in score.systems}
     differences = {(one.system, one.against): one for one in score.differences}
-    means = [known.get(system) for system in run.results.names]
-    return name, means, differences.get((run.results.trained[0], run.results.against))
+    means = [known.get(one) for one in run.results.names]
+    return name, means, differences.get((system, run.results.against))
 
 
-def _run_of(source: Source, root: Path) -> Run | None:
-    """The run that trained this checkpoint, with its scores; None if it is missing or its results are out of date."""
-    if not source.folder.resolve().is_relative_to((root / TRAINED).resolve()):
+def _system_of(source: Source, root: Path) -> str:
+    """The system whose training made this checkpoint; empty for a checkpoint from elsewhere."""
+    folders = {made.name: (root / made).resolve() for made in (TRAINED, TUNED)}
+    return next((name for name, made in folders.items() if source.folder.resolve().is_relative_to(made)), "")
+
+
+def _run_of(system: str, source: Source, root: Path) -> Run | None:
+    """The run whose answers are this checkpoint's; None if it is missing or its results are out of date."""
+    if source.folder.resolve() not in [(root / made / "best").resolve() for made in (TRAINED, TUNED)]:
         return None
     try:
         run = read_run(WORKSPACE, root)
     except InstructError:
         return None
-    return None if run.stale else run
+    return run if system in run.results.trained and not run.stale else None

@@ -10,7 +10,7 @@ def modelfile(source: Source, weights: str, context: int) -> str:
 
     `repeat_penalty` 1 turns off an Ollama default that changes greedy answers too.
     """
-    origin, template = source.origin, go_template(source.template)
+    origin, template = source.origin, go_template(source.template, source.tokenizer)
     stops = (*source.template.stop_strings, *source.stop_tokens)
     made = f"instruct, commit {origin.commit or 'unknown'}, base model {origin.base or 'unknown'}"
     if '"""' in template or any('"' in stop for stop in stops):

@@ -65,7 +65,8 @@ class Check:
 class Proof:
     """The result of the check; `rounding` and `how` are the runner's.
 
-    The program generated so many `tokens`; its answers are cut where generation would have ended them.
+    The program generated so many `tokens`; its answers are cut where generation would have ended them. `same_tokens`
+    counts no answer to a prompt that the program read as other tokens.
     """
 
     run: Run
@@ -109,18 +110,18 @@ def prove(source: Source, runner: Runner, check: Check, folder: Path, known: Seq
     """
     request = request_of(source, check.examples, check.generate.max_new_tokens, check.threads)
     run = run_export(runner, request, folder.parent)
-    ids = [tuple(prompt["ids"]) for prompt in request["prompts"]]
     cut = [cut_answer(source, said, check.generate) for said in run.said]
     theirs = [answer_theirs(source, one, said, reason) for one, (said, reason) in zip(check.examples, cut, strict=True)]
     answers = {CHECKPOINT: answer_rest(source, check, known), EXPORT: theirs}
     partings = [find_parting(source, said, runner.rounding) for said, _ in cut]
+    alike = [said.prompt == tuple(one["ids"]) for said, one in zip(run.said, request["prompts"], strict=True)]
     return Proof(
         run=replace(run, said=tuple(said for said, _ in cut)),
         tokens=sum(len(said.tokens) for said in run.said),
         rounding=runner.rounding,
         how=runner.how,
-        prompts_alike=sum(said.prompt == one for said, one in zip(run.said, ids, strict=True)),
-        same_tokens=partings.count(None),
+        prompts_alike=sum(alike),
+        same_tokens=sum(same and parting is None for same, parting in zip(alike, partings, strict=True)),
         same_texts=sum(a.response == b.response for a, b in zip(*answers.values(), strict=True)),
         partings=tuple(one for one in partings if one),
         results=write_scores(source, answers, check, folder),

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from instruct.text.encoding import encode_prompt
 RunnerName = Literal["llamacpp", "graph", "hub"]
 EXTRA = "pip install -e '.[export]'"
 _LINES = 5  # lines of a program's error output shown to the user
+_SLACK = 256  # a program may read a prompt as more tokens than we do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,14 @@ def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int,
     for one in examples:
         ids = encode_prompt(source.tokenizer, source.template.prompt(one.turns, one.system))
         prompts.append({"id": one.id, "messages": messages_of(one, source.template), "ids": ids})
+    longest = max((len(prompt["ids"]) for prompt in prompts), default=0)
     return {
         "prompts": prompts,
         "stop_ids": sorted(source.tokenizer.stop_ids),
         "vocab_size": source.tokenizer.vocab_size,
         "max_new_tokens": max_new_tokens,
         "threads": threads,
-        "context": source.model.block_size,
+        "context": min(source.model.block_size, longest + max_new_tokens + _SLACK),
     }
 
 
@@ -91,7 +92,7 @@ def run_export(runner: Runner, request: Mapping[str, Any], scratch: Path | None 
     with TemporaryDirectory(prefix="instruct-export-", dir=scratch) as folder:
         asked, replied = Path(folder) / "request.json", Path(folder) / "reply.json"
         asked.write_text(json.dumps({**request, **runner.options, "path": str(runner.path)}), encoding="utf-8")
-        peak = call_program(runner.script, asked, replied)
+        call_program(runner.script, asked, replied)
         done = json.loads(replied.read_text(encoding="utf-8"))
     said = [
         Said(id=one["id"], prompt=tuple(one["prompt"]), tokens=tuple(one["tokens"]), ended=one["ended"])
@@ -101,27 +102,19 @@ def run_export(runner: Runner, request: Mapping[str, Any], scratch: Path | None 
         said=tuple(said),
         runtime=done["runtime"],
         seconds=done["seconds"],
-        peak_bytes=peak,
+        peak_bytes=done["peak_bytes"],
         imported=tuple(done.get("imported", ())),
     )
 
 
-def call_program(script: RunnerName, asked: Path, replied: Path) -> int:
-    """Run a program from the folder `runners`; returns its peak memory in bytes."""
-    program = Path(__file__).parent / "runners" / f"{script}.py"
+def call_program(script: RunnerName, asked: Path, replied: Path) -> None:
+    """Run a program from the folder `runners` in its own process."""
+    program = Path(__file__).parent / "runners" / "run.py"
     with (asked.parent / "log").open("w+", encoding="utf-8", errors="replace") as log:
         # -I: the working directory and PYTHONPATH do not change its imports.
-        command = [sys.executable, "-I", str(program), str(asked), str(replied)]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # a signal to this process alone
-            process.kill()
-            process.wait()
-            raise
-        process.returncode = os.waitstatus_to_exitcode(status)
+        command = [sys.executable, "-I", str(program), script, str(asked), str(replied)]
+        status = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
         log.seek(0)
         lines = log.read().strip().splitlines()
-    if process.returncode or not replied.is_file():
+    if status or not replied.is_file():
         raise InstructError(f"{script} cannot run the export: {' | '.join(lines[-_LINES:]) or 'it was killed'}")
-    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)

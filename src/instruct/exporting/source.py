@@ -13,7 +13,7 @@ from instruct.core.files import read_json, read_text, sha256_of
 from instruct.core.git import ask_git
 from instruct.core.params import did_you_mean, read_params
 from instruct.core.parsing import mapping, read_yaml
-from instruct.exporting.chat import same_prompts
+from instruct.exporting.chat import prompt_of
 from instruct.model.checkpoint import Model, weight_files
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from instruct.model.pretrained import is_folder, load_trained
@@ -32,7 +32,7 @@ class Origin:
     """Where a checkpoint comes from; unknown fields are empty.
 
     `commit` is the project's, with `+changes` if tracked files differ from it. `lock_sha256` is the hash of dvc.lock,
-    `weights_sha256` the hash of the concatenated weight files.
+    `weights_sha256` the hash of each weight file.
     """
 
     commit: str
@@ -81,9 +81,8 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
     require_checkpoint(root, checkpoint)
     folder = root / checkpoint
     settings = settings_of(root, checkpoint)
-    name = _template_name(folder, template, settings)
-    prompt = PromptParams(template=name, system=str(mapping(settings.get("prompt")).get("system", DEFAULT)))
     model, tokenizer = load_trained(folder, torch.device("cpu"))
+    prompt = _prompt_of(folder, template, settings, begin="".join(map(tokenizer.spell, tokenizer.begin_ids)))
     return Source(
         folder=folder,
         model=model.requires_grad_(False),
@@ -111,12 +110,19 @@ def settings_of(root: Path, checkpoint: Path) -> dict[str, Any]:
     return dict(trained_with) if trained_with else read_params(root / PARAMS)
 
 
-def _template_name(folder: Path, given: str | None, settings: Mapping[str, Any]) -> TemplateName:
-    """The requested template, else the one from training, else the one that matches the checkpoint's chat template."""
-    wanted = given or mapping(settings.get("prompt")).get("template")
-    for name, template in TEMPLATES.items():
-        if wanted == name or (wanted is None and same_prompts(_stored_chat_template(folder), template)):
-            return name
+def _prompt_of(folder: Path, given: str | None, settings: Mapping[str, Any], begin: str) -> PromptParams:
+    """The requested template, else the one from training, else the one that matches the checkpoint's chat template.
+
+    The system prompt is the one from training, else the one in the checkpoint's chat template.
+    """
+    trained = mapping(settings.get("prompt"))
+    stored = None if trained else prompt_of(_stored_chat_template(folder), begin)
+    wanted = given or trained.get("template") or (stored and stored.template)
+    if stored and stored.template == wanted:
+        return stored
+    for name in TEMPLATES:
+        if name == wanted:
+            return PromptParams(template=name, system=str(trained.get("system", DEFAULT)))
     names = " or ".join(TEMPLATES)
     if wanted is None:
         raise ParamsError(f"{folder}: the template it was trained with is unknown; give --template {names}")

@@ -1,6 +1,6 @@
 """Answers prompts with an exported graph, in onnxruntime or in torch, and imports neither the project nor the other.
 
-python graph.py request.json reply.json
+python run.py graph request.json reply.json
 
 A request names the program (`onnx`, `pt2` or `torchscript`), the file, and for a graph with a cache the number of
 layers and key heads and the head size. A graph takes input_ids (B, T), attention_mask (B, S + T), position_ids
@@ -8,12 +8,10 @@ layers and key heads and the head size. A graph takes input_ids (B, T), attentio
 values of all S + T tokens. Without a cache S is 0, and only the logits come out.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +19,8 @@ import numpy as np
 Run = Callable[[list[Any]], list[Any]]
 
 
-def main(request: Path, reply: Path) -> None:
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Answer every prompt of the request greedily."""
-    asked = json.loads(request.read_text(encoding="utf-8"))
     graph = Graph(asked)
     answers, started = [], time.perf_counter()
     for prompt in asked["prompts"]:
@@ -32,8 +29,7 @@ def main(request: Path, reply: Path) -> None:
         kept = tokens[:-1] if ended else tokens
         answers.append({"id": prompt["id"], "prompt": prompt["ids"], "tokens": kept, "ended": ended})
     seconds = time.perf_counter() - started
-    done = {"answers": answers, "seconds": seconds, "runtime": graph.runtime}
-    reply.write_text(json.dumps({**done, "imported": _ours()}), encoding="utf-8")
+    return {"answers": answers, "seconds": seconds, "runtime": graph.runtime, "imported": _ours()}
 
 
 class Graph:
@@ -104,7 +100,3 @@ def _open_onnx(asked: dict[str, Any]) -> tuple[Run, dict[str, str]]:
 def _ours() -> list[str]:
     """Which of these packages were imported."""
     return [name for name in ("instruct", "onnxruntime", "torch", "transformers") if name in sys.modules]
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

@@ -1,21 +1,17 @@
 """Answers prompts with a Hugging Face folder through transformers, as the model card describes.
 
-python hub.py request.json reply.json
+python run.py hub request.json reply.json
 """
 
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 
-def main(request: Path, reply: Path) -> None:
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Answer every prompt of the request with the folder's own template, tokenizer and generation settings."""
-    asked = json.loads(request.read_text(encoding="utf-8"))
     torch.set_num_threads(asked["threads"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(asked["path"])
     model = transformers.AutoModelForCausalLM.from_pretrained(asked["path"], dtype=torch.float32).eval()
@@ -33,9 +29,4 @@ def main(request: Path, reply: Path) -> None:
         answers.append({"id": prompt["id"], "prompt": read, "tokens": kept, "ended": ended})
     seconds = time.perf_counter() - started
     runtime = {"name": "transformers", "version": transformers.__version__}
-    done = {"answers": answers, "seconds": seconds, "runtime": runtime}
-    reply.write_text(json.dumps(done), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    return {"answers": answers, "seconds": seconds, "runtime": runtime}

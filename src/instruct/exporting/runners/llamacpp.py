@@ -1,29 +1,27 @@
 """Answers prompts with a GGUF file through llama.cpp's server, like its users: chat template, text, tokens.
 
-python llamacpp.py request.json reply.json
+python run.py llamacpp request.json reply.json
 """
 
 import json
-import sys
 import time
 import urllib.request
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import xllamacpp
 
 
-def main(request: Path, reply: Path) -> None:
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Answer every prompt of the request, greedily."""
-    asked = json.loads(request.read_text(encoding="utf-8"))
     server = _start(asked)
     url = server.listening_address
     answers = []
     seconds = 0.0
     for prompt in asked["prompts"]:
         text = _post(url, "/apply-template", {"messages": prompt["messages"]})["prompt"]
-        read = _post(url, "/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
+        # The text lacks the begin token that the GGUF file asks for: /completion adds it.
+        read = _post(url, "/tokenize", {"content": text, "parse_special": True, "add_special": True})["tokens"]
         started = time.perf_counter()
         body = {"prompt": text, "n_predict": asked["max_new_tokens"], "temperature": 0, "return_tokens": True}
         said = _post(url, "/completion", {**body, "cache_prompt": False})
@@ -32,8 +30,7 @@ def main(request: Path, reply: Path) -> None:
         ended = bool(tokens) and tokens[-1] in asked["stop_ids"]
         kept = tokens[:-1] if ended else tokens
         answers.append({"id": prompt["id"], "prompt": read, "tokens": kept, "ended": ended})
-    done = {"answers": answers, "seconds": seconds, "runtime": _runtime()}
-    reply.write_text(json.dumps(done), encoding="utf-8")
+    return {"answers": answers, "seconds": seconds, "runtime": _runtime()}
 
 
 def _start(asked: dict[str, Any]) -> Any:
@@ -60,7 +57,3 @@ def _post(url: str, path: str, body: dict[str, Any]) -> Any:
 
 def _runtime() -> dict[str, str]:
     return {"name": "llama.cpp", "version": f"xllamacpp {version('xllamacpp')}"}
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

@@ -77,7 +77,7 @@ def test_an_answer_that_is_not_whole_leaves_the_conversation_as_it_was(how, line
     before, manner = list(chat.said), chat.manner
     assert first == answer(other, "Hello") == before[1].content + "\n"
     cut = stopped(chat, ctrl_c, line) if how == "stopped" else with_broken_weights(chat, line)
-    assert cut.splitlines()[-1].startswith("stopped" if how == "stopped" else "records 0")
+    assert ("stopped" if how == "stopped" else "records 0") in cut.splitlines()[-1]
     assert (chat.said, chat.manner) == (before, manner)
     assert answer(chat, line) == answer(other, line) and chat.said == other.said
 

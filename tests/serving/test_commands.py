@@ -20,6 +20,7 @@ from generation.conftest import GPT2_SMALL, make_model
 from serving.conftest import SERVE, make_system
 
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
+from instruct.core.locks import lock
 from instruct.model.checkpoint import save_checkpoint
 from instruct.model.kernels import kernels
 from instruct.serving import ask as asking
@@ -57,6 +58,23 @@ def test_ask_tells_beside_the_answer_that_it_is_cut_and_by_which_setting(here, c
     list(asking.ask(QUESTION, "", [], every=False))
     (told,) = caplog.messages
     assert "serve.max_tokens" in told and "12" in told
+
+
+@pytest.mark.parametrize(
+    ("system", "trained", "told"),
+    [("sft", "phi3", 1), ("sft", "alpaca", 0), ("base", "phi3", 0), ("sft", "{", 0), ("sft", None, 0)],
+)
+def test_a_model_that_was_trained_with_another_prompt_is_told_of(
+    here, tmp_path, monkeypatch, caplog, system, trained, told
+):
+    for name in ("params.yaml", "models"):
+        (tmp_path / name).symlink_to(here / name)
+    if trained:
+        prompt = f"params: {{params.yaml: {{prompt: {{template: {trained}, system: default}}}}}}"
+        (tmp_path / "dvc.lock").write_text(f"stages: {{train: {{{prompt}}}}}\n")
+    monkeypatch.chdir(tmp_path)
+    open_alone(system)
+    assert ["prompt.template" in line for line in caplog.messages] == [True] * told
 
 
 def test_ask_streams(here):
@@ -233,6 +251,17 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == '{"a": 1}\n'
+
+
+def test_a_file_that_stays_locked_is_left_alone_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("instruct.serving.feedback.LOCK_S", 0.1)
+    path = tmp_path / "mine.jsonl"
+    with path.open("a") as file:
+        lock(file.fileno(), wait=True)
+        with pytest.raises(InstructError):
+            append(path, b'{"b": 2}\n')
+    append(path, b'{"c": 3}\n')
+    assert path.read_text() == '{"c": 3}\n'
 
 
 def test_lines_are_added_whole_whatever_ends_the_file(tmp_path):

@@ -15,6 +15,7 @@ from serving.conftest import ALPACA
 
 from instruct.core.files import write_json
 from instruct.core.locks import lock
+from instruct.serving.lanes import Lane
 from instruct.text.prompts import Turn
 
 QUESTIONS = [f"Tell me about the {word}." for word in ("sun", "moon", "river", "tree", "stone", "cloud", "fire", "sea")]
@@ -252,6 +253,12 @@ def test_a_body_that_is_no_request_is_refused_and_the_server_goes_on(raw, body):
     assert raw.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("body", [b"", b"[1]", b'"text"'])
+def test_a_body_that_is_no_object_is_told_what_it_must_be(raw, body):
+    got = raw.post("/mine", content=body, headers={"content-type": "application/json"})
+    assert got.status_code == 400 and "object" in got.json()["error"]["message"].split()
+
+
 def test_sdk_sees_its_own_errors(client, serving):
     with pytest.raises(openai.NotFoundError):
         chat(client, "Hello", "gpt-4")
@@ -361,6 +368,29 @@ def test_a_server_that_ends_finishes_what_runs_and_refuses_new_requests(serving)
     assert (got.status_code, got.json()["error"]["code"]) == (503, "shutting_down")
     thread.join()
     assert texts == [200]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_a_server_does_not_finish_ends_with_an_error(serving, monkeypatch, capsys, stream):
+    turn = Lane.turn
+    monkeypatch.setattr(Lane, "turn", lambda self: time.sleep(0.05) or turn(self))
+    one = serving(slots=1)
+    body = {"model": "sft", "messages": SAID, "max_tokens": 200, "ignore_eos": True, "stream": stream}
+
+    def ask(_):
+        return httpx.post(f"{one.url}/v1/chat/completions", json=body, timeout=60)
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, place) for place in range(2)]  # one is answered, one waits
+        while one.served.engine.unfinished < 2 or not one.served.engine.active:
+            time.sleep(0.01)
+        one.close()
+        replies = [each.result() for each in asked]
+    for reply in replies:
+        assert reply.status_code == (200 if stream else 500)
+        last = reply.text.split("\n\n")[-2].removeprefix("data: ") if stream else reply.text
+        assert json.loads(last)["error"]["code"] == "engine_error"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_client_that_never_reads_does_not_keep_the_server_from_ending(serving):

@@ -178,13 +178,13 @@ def test_an_edited_answer_is_no_models_answer_and_the_next_question_follows_it(p
     assert (line["chosen_system"], line["rejected_system"]) == ("sft", "dpo")
     page.ask("Tell me about ash.")
     for place in (0, 1):
-        page.browser.run(f"goOn(state.cards[{place}], 'Ash is')")
+        page.browser.run(f"edit(state.cards[{place}]); goOn(state.cards[{place}], 'Ash is')")
         page.wait("!state.stopper")
     assert page.browser.run("state.cards.every(card => card.better.disabled)")
-    page.browser.run("state.before = {}; state.history = { base: [{ role: 'assistant', content: 'Old.' }] }")
+    page.browser.run("state.cards[0].kept = { role: 'assistant', content: 'Old.' }")
     page.browser.run("goOn(state.cards[0], 'Ash was')")
-    page.wait("!state.stopper && state.history.base[0].content.length > 7")
-    assert page.browser.run("state.history.base[0].content").startswith("Ash was")
+    page.wait("!state.stopper && state.cards[0].kept.content.length > 7")
+    assert page.browser.run("state.cards[0].kept.content").startswith("Ash was")
 
 
 def test_a_question_that_is_not_asked_changes_nothing_that_is_kept(page, tmp_path):

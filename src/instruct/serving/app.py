@@ -47,7 +47,6 @@ def make_app(desk: Desk, metrics: Metrics, feedback: Feedback) -> FastAPI:
 
         desk.engine.post = post
         yield
-        await asyncio.to_thread(desk.engine.close)
 
     app = FastAPI(title="instruct serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Problem, _tell_problem)
@@ -261,9 +260,10 @@ async def _tell_invalid(_: Request, error: Exception) -> Response:
             param=place[-1],
             code="unknown_parameter",
         )
+    elif not place:
+        problem = Problem("the body must be a JSON object with the parameters of this route", code="invalid_value")
     else:
-        name = place[0] if place else None
-        problem = Problem(f"{'.'.join(place)}: {first['msg']}", param=name, code="invalid_value")
+        problem = Problem(f"{'.'.join(place)}: {first['msg']}", param=place[0], code="invalid_value")
     return JSONResponse(problem.body(), problem.status)
 
 

@@ -41,7 +41,7 @@ class Choice:
     def take(self, event: Event) -> str:
         """Add the new tokens and return the text that is now final; raises Problem if the engine failed."""
         if event.error:
-            raise Problem(f"the model failed: {event.error}", status=500, code="engine_error")
+            raise Problem(event.error, status=500, code="engine_error")
         self.tokens += event.tokens
         self.scores += event.scores
         self.prompt_scores = event.prompt_scores or self.prompt_scores

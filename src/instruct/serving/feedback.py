@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from instruct.serving.requests import Strict, Text
 from instruct.serving.systems import System
 
 PREFERENCES, MINE = Path("data/preferences.jsonl"), Path("data/mine.jsonl")
+LOCK_S, LOOK_S = 10, 0.05  # a file that another program keeps locked delays no exit for long
 HELD_OUT = (Path("data/split/val.json"), Path("data/split/test.json"))
 
 
@@ -141,10 +143,11 @@ class Feedback:
 def append(path: Path, text: bytes) -> None:
     """Append whole lines to a file that other processes append to; completes an unfinished last line first.
 
-    If the disk has no room for all of them, the file stays as it was.
+    If the disk has no room for all of them, the file stays as it was. Raises InstructError if another process keeps
+    it locked.
     """
     with path.open("a+b", buffering=0) as file:
-        lock(file.fileno(), wait=True)
+        _lock(file.fileno())
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(-1, os.SEEK_END)
@@ -157,3 +160,14 @@ def append(path: Path, text: bytes) -> None:
         except OSError:
             file.truncate(size)
             raise
+
+
+def _lock(descriptor: int) -> None:
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return lock(descriptor, wait=False)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise InstructError("another program is writing it; try again when it has ended") from None
+        time.sleep(LOOK_S)

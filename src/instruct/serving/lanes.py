@@ -125,11 +125,21 @@ class Lane:
                     self._shrink()
         except Exception as error:  # any error: no client may wait for an answer that never comes
             log.exception("%s: a pass failed", self.system.name)
-            unfinished = dict.fromkeys([*self._admitted, *self._jobs.values()])
-            self._posts += [(job, Event(error=str(error))) for job in unfinished]
-            self._admitted, self._jobs, self._running = [], {}, None
+            self._give_up(f"the model failed: {error}")
         posts, self._posts = self._posts, []
         return posts
+
+    def end(self) -> list[Post]:
+        """The ends of all answers that are in progress or wait."""
+        self._admitted += self.waiting
+        self.waiting.clear()
+        self._give_up("the server is shutting down")
+        return self._posts
+
+    def _give_up(self, why: str) -> None:
+        unfinished = dict.fromkeys([*self._admitted, *self._jobs.values()])
+        self._posts += [(job, Event(error=why)) for job in unfinished]
+        self._admitted, self._jobs, self._running = [], {}, None
 
     def _drop_cancelled(self) -> None:
         self._posts += [(job, Event(reason="cancelled")) for job in self.waiting if job.cancelled]

@@ -64,7 +64,7 @@ class EngineLoop:
         self._inbox.put(jobs)
 
     def close(self) -> None:
-        """End the thread after the current step."""
+        """End the thread after the current step; answers that are not whole end with an error."""
         self._inbox.put(None)
         self._thread.join()
 
@@ -75,6 +75,7 @@ class EngineLoop:
         torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this number per thread
         while True:
             if not self._receive(wait=not any(lane.busy for lane in self._all())):
+                self._send([post for lane in self._all() for post in lane.end()])
                 return
             for lane in self._all():
                 if lane.busy:

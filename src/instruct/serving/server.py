@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
         asyncio.get_event_loop().create_task(self.drain())
 
     async def drain(self) -> None:
-        """Exit once no answer is running, or after `grace` seconds; the answers that then still run are cancelled."""
+        """Exit once no answer is running, or after `grace` seconds; answers that then still run end with an error."""
         until = asyncio.get_running_loop().time() + self._served.params.grace
         while self._served.guard.running and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(LOOK_S)
@@ -108,6 +108,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Shut down, and drop the connections of clients that do not read: to close one takes a client that does."""
+        await asyncio.to_thread(self._served.engine.close)
         await super().shutdown(sockets)
         for connection in self.server_state.connections:
             connection.transport.abort()

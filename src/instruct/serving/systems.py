@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instruct.backbones.catalog import ModelParams, find_backbone
-from instruct.core.errors import CheckpointError, ParamsError
+from instruct.core.errors import CheckpointError, DataError, ParamsError
 from instruct.core.files import sha256_of
-from instruct.core.params import did_you_mean, load_params
+from instruct.core.params import did_you_mean, load_params, read_params
+from instruct.core.parsing import mapping, read_yaml
 from instruct.generation.settings import GenerateParams
+from instruct.results.lock import LOCK, stale_lines
 from instruct.text.prompts import PromptParams, Template
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from instruct.generation.engine import Model
     from instruct.text.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
 # Each is made from the one before it; None is the backbone itself.
 PLACES = {"base": None, "sft": Path("models/sft/best"), "dpo": Path("models/dpo/best")}
 MAKERS = {"sft": "dvc repro train", "dpo": "dvc exp run -S 'prefer.methods=[dpo]'"}
@@ -62,7 +66,10 @@ def choose(names: Sequence[str], *, every: bool = False) -> list[str]:
 
 
 def open_system(name: str, *, packed: bool = True, digest: bool = True) -> System:
-    """Load a system; `packed` takes a second and makes batches faster, with the same answers."""
+    """Load a system; `packed` takes a second and makes batches faster, with the same answers.
+
+    Warns if a trained one will answer in another prompt than that of its training.
+    """
     from instruct.core.runtime import RuntimeParams, start_runtime
     from instruct.generation.weights import make_ready
     from instruct.model.pretrained import load_backbone
@@ -73,6 +80,8 @@ def open_system(name: str, *, packed: bool = True, digest: bool = True) -> Syste
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     place, prompt = PLACES[name], load_params("prompt", PromptParams)
     backbone = find_backbone(load_params("model", ModelParams).backbone)
+    for line in _other_prompt() if place else ():
+        log.warning("%s was trained with another prompt: %s", name, line)
     model, tokenizer = open_checkpoint(place, runtime.device) if place else load_backbone(backbone, runtime.device)
     ready = make_ready(model, params.weights, runtime) if packed or params.weights != "fp32" else model
     return System(
@@ -85,6 +94,17 @@ def open_system(name: str, *, packed: bool = True, digest: bool = True) -> Syste
         runtime=runtime,
         params=params,
     )
+
+
+def _other_prompt() -> Iterator[str]:
+    """The settings of the prompt that have changed since the training that dvc.lock names, if it names one."""
+    try:
+        stages = mapping(mapping(read_yaml(Path(LOCK))).get("stages"))
+    except DataError:  # absent, or a conflict in it: no reason not to answer
+        return
+    for line in stale_lines(read_params(), {}, {"stages": {"train": stages.get("train")}}):
+        if line.startswith("prompt."):
+            yield line
 
 
 def digest_of(name: str) -> str:

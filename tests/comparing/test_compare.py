@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 
 from instruct.comparing.compare import NotComparableError, compare
 from instruct.comparing.guard import find_changes
-from instruct.comparing.report import about_lines, summary_lines
+from instruct.comparing.report import about_lines, detectable_line, summary_lines
 from instruct.comparing.tables import change_table
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import read_run
@@ -224,6 +224,12 @@ def test_records_without_a_score_are_left_out_and_counted():
 def test_where_there_is_nothing_to_measure_with_no_number_is_invented(a, b, words):
     (score,) = compare([run({"x": a})], [run({"x": b})]).scores
     assert score.in_words == words
+
+
+def test_equal_scores_are_not_blamed_on_too_few_records():
+    comparison = compare([run({"x": BEFORE})], [run({"x": BEFORE})])
+    line = detectable_line(comparison.primary)
+    assert comparison.primary.smallest is None and "same on every record" in line and "too few" not in line
 
 
 CHANGES = [

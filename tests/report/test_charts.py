@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from math import inf, nan
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -109,6 +110,23 @@ def test_the_upper_axis_of_the_loss_counts_tokens():
     steps, thousands = axes.get_xlim(), top.get_xlim()
     assert thousands == pytest.approx([2 * step for step in steps])  # 6000 tokens in 3 steps
     assert "thousand tokens" in top.get_xlabel()
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf, 1e38, 1.7e308, 0.0, -1.0])
+@pytest.mark.parametrize("column", ["step", "tokens", "loss", "lr"])
+def test_no_number_of_a_curve_is_beyond_what_can_be_drawn(column, value):
+    train, val = ([*rows[:-1], {**rows[-1], column: value}] for rows in (TRAIN, VAL))
+    ElementTree.fromstring(chart("loss", lambda axes: draw_loss(axes, train, val)))
+    ElementTree.fromstring(chart("lr", lambda axes: draw_learning_rate(axes, train)))
+
+
+@pytest.mark.parametrize(
+    "last", [{"tokens": nan}, {"tokens": inf}, {"tokens": 0.0}, {"step": 0.0}, {"step": nan}, None]
+)
+def test_without_steps_and_tokens_in_the_last_row_no_axis_counts_tokens(last):
+    without = [{name: row[name] for name in ("step", "loss")} for row in TRAIN]
+    train = without if last is None else [*TRAIN[:-1], {**TRAIN[-1], **last}]
+    assert axes_of(lambda axes: draw_loss(axes, train, VAL)).child_axes == []
 
 
 def test_the_learning_rate_is_drawn_by_step():

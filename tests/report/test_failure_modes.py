@@ -129,6 +129,10 @@ def test_a_run_without_metrics_shows_what_it_has_and_guesses_nothing():
     ]
 
 
+def test_no_command_names_a_file_that_the_settings_may_name_otherwise():
+    assert [mode.command for mode in modes().values() if "data/" in mode.command] == []
+
+
 def render(rows):
     found = list(rows.values())
     values = {"failures": found, "tables": {"failures": failure_table(found)}}

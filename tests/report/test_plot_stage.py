@@ -10,6 +10,7 @@ import pytest
 import warm
 from markupsafe import Markup
 from report.run_folder import OLLAMA, make_run
+from results.sample import ANSWERS
 
 import plot
 from instruct.core.errors import DataError
@@ -183,6 +184,14 @@ def test_earlier_turns_of_a_chat_are_folded_above_its_question_and_never_run(wit
 def test_a_record_of_one_question_has_nothing_folded_above_it(without_figures, tmp_path):
     page = page_of(tmp_path, [10.0], [20.0])
     assert "earlier turn" not in page.text and "system prompt" not in page.text
+
+
+def test_half_a_character_is_a_question_mark(without_figures, tmp_path):
+    make_run(tmp_path, [10, 20], [60, 70])
+    path = tmp_path / ANSWERS["sft"]
+    path.write_text(path.read_text(encoding="utf-8").replace("sft answer 1", "half \\ud83d of one"), encoding="utf-8")
+    draw(tmp_path)
+    assert "half ? of one" in (tmp_path / "metrics/report/index.html").read_text(encoding="utf-8")
 
 
 def test_a_hostile_name_of_a_model_is_shown_and_never_run(tmp_path):

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 from instruct.report.gather import name_score
-from instruct.results.headline import describe_difference
+from instruct.results.headline import describe_difference, form_lines
 from instruct.results.scores import Difference
 
 
@@ -57,3 +59,22 @@ def test_a_judge_without_identity_is_still_called_a_judge():
 def test_a_system_without_words_of_its_own_goes_by_its_name():
     sentence = describe_difference(difference(system="dpo-2"))
     assert sentence.startswith("dpo-2 is better than base model")
+
+
+@pytest.mark.parametrize(
+    ("right", "form"),
+    [
+        ({"mean": -0.3, "low": -4.1, "high": 3.6, "p_value": 0.93}, False),
+        ({"mean": 0.3, "low": -3.6, "high": 4.1, "p_value": 0.93}, False),
+        ({"mean": 0.0, "low": -4.0, "high": 4.0, "p_value": 1.0}, False),
+        ({"mean": -9.0, "low": -14.0, "high": -4.0, "p_value": 0.001}, True),
+        ({"mean": -9.0, "low": -14.0, "high": -4.0, "p_value": 0.001, "best_case": 2.0}, False),
+        ({"mean": 0.0, "low": -4.0, "high": 4.0, "p_value": 1.0, "wins": 0, "losses": 0, "ties": 40}, True),
+    ],
+    ids=["a little worse", "a little better", "as many", "fewer", "perhaps fewer", "no answer became right"],
+)
+def test_form_without_truth_is_claimed_only_if_right_answers_fall_or_none_is_gained(right, form):
+    found = {"accuracy": difference(**right), "closed_similarity": difference()}
+    measured = [SimpleNamespace(name=name, difference_of=lambda _, one=one: one) for name, one in found.items()]
+    (line,) = form_lines(SimpleNamespace(primary="sft", measured=measured))
+    assert ("form, not truth" in line, "is not shown" in line) == (form, not form)

@@ -116,6 +116,38 @@ def test_answers_that_the_cache_lacks_are_missed_in_words(repository):
     assert len(run.run.scores["reference"]) == 4  # they are in Git, by record
 
 
+def test_scores_of_other_settings_are_said_to_be_stale_and_those_of_other_runs_are_not(repository):
+    repository.write(mean=50.0)
+    lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
+    lock["stages"]["train"] = {"cmd": "x", "params": {"params.yaml": {"train.lr": 2e-4}}}
+    repository.put("dvc.lock", yaml.safe_dump(lock))
+    repository.commit()
+    repository.put("params.yaml", yaml.safe_dump({"train": {"seed": 123, "lr": 0.5}}))
+    workspace, main, _ = collect_runs(repository.folder)
+    (line,) = workspace.missing
+    assert line == f"stale: {workspace.run.stale[0]}" and "train.lr" in line
+    assert main.missing == ()
+
+
+def test_answers_are_those_of_the_records_whose_scores_they_stand_beside_in_whatever_order_the_scores_are(repository):
+    repository.write(mean=50.0)
+    head, *lines = (repository.folder / "metrics/scores.csv").read_text().splitlines()
+    repository.put("metrics/scores.csv", "\n".join([head, *lines[::-1]]) + "\n")
+    workspace, main, _ = collect_runs(repository.folder)
+    for entry, ids in ((workspace, ["r3", "r2", "r1", "r0"]), (main, ["r0", "r1", "r2", "r3"])):
+        assert list(entry.run.kinds) == ids
+        assert [[row.id for row in rows] for rows in entry.answers.values()] == [ids, ids]
+
+
+def test_answers_to_other_records_than_the_scores_are_of_are_left_out_with_the_reason(repository):
+    repository.write(mean=50.0)
+    scores = (repository.folder / "metrics/scores.csv").read_text()
+    repository.put("metrics/scores.csv", scores.replace("r3,", "r9,"))
+    workspace, *_ = collect_runs(repository.folder)
+    assert workspace.answers == {} and workspace.run.scores["reference"]["r9"]
+    assert [line.startswith("metrics/scores.csv of workspace") for line in workspace.missing] == [True, True]
+
+
 def test_without_git_the_workspace_is_shown_alone(tmp_path):
     repository = Repository(tmp_path / "project", records=2)
     repository.write()

@@ -15,7 +15,7 @@ from instruct.core.files import parse_csv
 from instruct.results.runs import read_run
 from instruct.viewing import differences
 from instruct.viewing.collect import collect_runs
-from instruct.viewing.differences import compare_with
+from instruct.viewing.differences import comparable_groups, compare_with
 from instruct.viewing.table import build_table
 
 
@@ -132,6 +132,7 @@ REFUSED = {
     "no seed": (nothing, lambda folder: (folder / "params.yaml").write_text("train: {lr: 0.1}\n")),
     "no results": (nothing, lambda folder: (folder / "metrics/evaluate.json").unlink()),
 }
+JUDGED_OTHERWISE = {name: REFUSED[name] for name in ("other test set", "other judge", "other rubric", "other measure")}
 CSV_OF_A = ""
 
 
@@ -161,11 +162,19 @@ def test_what_compare_refuses_has_no_number_on_the_page(pair):
     assert cell.value is None and (cell.text, bool(cell.small)) in (("not comparable", True), ("not judged", False))
 
 
+@pytest.mark.parametrize("pair", JUDGED_OTHERWISE.values(), ids=JUDGED_OTHERWISE.keys(), indirect=True)
+def test_no_answer_gains_on_that_of_a_run_which_was_judged_otherwise(pair):
+    main, workspace, *_ = pair
+    one, other, again = comparable_groups([main.run, workspace.run, main.run])
+    assert one["reference"] == again["reference"] != other["reference"]
+
+
 @pytest.mark.parametrize("pair", COMPARED.values(), ids=COMPARED.keys(), indirect=True)
 def test_what_compare_compares_has_its_numbers_on_the_page(pair):
     main, workspace, cell, read = pair
     (theirs,) = compare([read("main")], [read("workspace")], chosen=["reference"]).scores
     (ours,) = compare_with(main.run, [workspace.run], "reference")
+    assert len({groups["reference"] for groups in comparable_groups([main.run, workspace.run])}) == 1
     numbers = {**asdict(ours), "difference": None}
     assert numbers == pytest.approx({**asdict(theirs), "difference": None})
     assert asdict(ours.difference) == pytest.approx(asdict(theirs.difference))

@@ -1,10 +1,11 @@
 import json
 import re
 import webbrowser
+from hashlib import md5
 
 import pytest
 from typer.testing import CliRunner
-from viewing.repository import Repository, git
+from viewing.repository import Repository, git, response
 
 from instruct.cli import app
 from instruct.core.errors import InstructError, ParamsError
@@ -26,6 +27,11 @@ def repository(tmp_path):
 def data_of(page):
     text = page.read_text(encoding="utf-8")
     return json.loads(re.search(r'id="view-data">(.*?)</script>', text, re.S)[1])
+
+
+def block_of(page, name):
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', text, re.S)[1])
 
 
 def test_a_block_of_data_ends_no_script_and_is_the_same_value():
@@ -113,6 +119,58 @@ def test_a_workspace_without_a_run_says_so_where_its_report_would_stand(reposito
     assert "The workspace holds no finished run." in output.read_text(encoding="utf-8")
 
 
+def test_a_stale_run_is_marked_in_its_row_in_its_answers_and_above_its_report(repository):
+    lock = (repository.folder / "dvc.lock").read_text()
+    stage = "  train: {cmd: x, params: {params.yaml: {train.lr: 0.5}}}\n"
+    repository.put("dvc.lock", lock.replace("stages:\n", f"stages:\n{stage}"))
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    workspace, main = data_of(output)["runs"]
+    (line,) = workspace["missing"]
+    assert line.startswith("stale: train.lr ") and main["missing"] == []
+    text = output.read_text(encoding="utf-8")
+    assert f'<span class="warn">{line}</span>' in text and f'<p class="warn">{line}</p>' in text
+
+
+def test_half_a_character_in_an_answer_is_a_question_mark(repository):
+    escaped = json.dumps([response(f"r{i}", "half \ud83d of one", i) for i in range(3)])
+    repository.put("data/responses.json", escaped)
+    results = json.loads((repository.folder / "metrics/evaluate.json").read_text())
+    results["systems"][1]["md5"] = md5(escaped.encode()).hexdigest()
+    repository.put("metrics/evaluate.json", json.dumps(results))
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    workspace, _ = data_of(output)["runs"]
+    assert block_of(output, workspace["systems"]["sft"])["text"] == ["half ? of one"] * 3
+
+
+def test_the_lowest_validation_loss_is_on_the_page_however_long_its_curve_is(repository):
+    losses = [1 + abs(step - 501) / 1000 for step in range(1000)]
+    rows = "".join(f"{step},{100 * step},{loss}\n" for step, loss in enumerate(losses))
+    for part in ("train", "val"):
+        repository.put(f"metrics/curves/{part}.csv", f"step,tokens,loss\n{rows}")
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    curves = block_of(output, data_of(output)["runs"][0]["curves"])
+    assert min(curves["val"]["loss"]) == min(losses) == 1.0
+    assert [curves["val"][key][251] for key in ("step", "tokens", "loss")] == [501, 50100, 1.0]
+    assert 501 not in curves["train"]["step"]  # alone among every second point it would bend the smoothed line
+
+
+@pytest.mark.parametrize("column", ["tokens", "lr"])
+def test_a_curve_without_a_column_costs_no_run_its_row_and_no_report(repository, column):
+    file = repository.folder / "metrics/curves/train.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    place = rows[0].index(column)
+    file.write_text("".join(",".join([*row[:place], *row[place + 1 :]]) + "\n" for row in rows))
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    text = output.read_text(encoding="utf-8")
+    assert [run["missing"] for run in data_of(output)["runs"]] == [[], []]
+    assert 'aria-label="Training and validation loss by optimizer step"' in text
+    assert ('aria-label="Learning rate by optimizer step"' in text) == (column == "tokens")
+
+
 def text_with(path, old, new):
     def edit(folder):
         file = folder / path
@@ -165,9 +223,7 @@ def test_a_loss_that_is_no_finite_number_is_null_in_the_page_and_never_zero(repo
     text_with("metrics/curves/val.csv", "\n5,500,", "\n5,500,inf,1\n5,500,")(repository.folder)
     output = repository.folder / "view.html"
     write_view(repository.folder, output)
-    text = output.read_text(encoding="utf-8")
-    curves = re.search(rf'id="{data_of(output)["runs"][0]["curves"]}">(.*?)</script>', text)[1]
-    losses = json.loads(curves)["val"]["loss"]
+    losses = block_of(output, data_of(output)["runs"][0]["curves"])["val"]["loss"]
     assert [place for place, loss in enumerate(losses) if loss is None] == [3, 6]
     assert all(loss > 0 for loss in losses if loss is not None)
 

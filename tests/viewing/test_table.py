@@ -2,7 +2,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from results.sample import make_difference, make_scores
+from results.sample import make_difference, make_judge, make_run, make_scores, make_table
 from scipy.stats import permutation_test
 from viewing.repository import Repository
 
@@ -59,6 +59,17 @@ def test_a_gain_that_missing_scores_could_turn_has_no_colour(runs, turned):
     other = replace(runs["far"], run=replace(run, results=replace(run.results, judges=(judged,))))
     _, rows = build_table([runs["main"], other], {}, 0)
     assert rows[1].cells["gain:reference"].tone == ("" if turned else "good")
+
+
+def test_a_gain_on_another_system_than_the_best_baseline_names_it(runs):
+    scores = {"base": [10.0] * 9, "sft": [20.0] * 9, "dpo": [30.0] * 9}
+    run = make_run("tuned", {"reference": scores, "pairs": scores})
+    two = make_table({"pairs": {name: scores[name] for name in ("sft", "dpo")}})
+    judges = (run.results.judges[0], make_judge("pairs", two, {"judge": "pairs"}))
+    entry = Entry(revision=runs["main"].revision, run=replace(run, results=replace(run.results, judges=judges)))
+    _, (row,) = build_table([entry], {}, 0)
+    assert row.cells["gain:pairs"].small == "+1.0 to +19.0, against sft"
+    assert row.cells["gain:reference"].small == "+11.0 to +29.0"
 
 
 def test_a_damaged_run_has_no_number_and_stops_no_other(runs):

@@ -326,6 +326,29 @@ def test_two_runs_stand_beside_each_other_with_the_scores_of_each(at, page):
     assert heads == ["reference", f"two-epochs · score {its:.0f}", f"fast · score {mine:.0f}"]
 
 
+def test_answers_that_another_judge_scored_are_neither_better_nor_worse_and_the_page_says_so(browser, tmp_path):
+    repository = Repository(tmp_path, records=6)
+    repository.write(judges=("reference", "llama"))
+    repository.commit()
+    repository.write(mean=90.0, seed=1, judges=("reference", "llama"))
+    results = json.loads((tmp_path / "metrics/evaluate.json").read_text())
+    next(one for one in results["judges"] if one["name"] == "llama")["identity"]["digest"] = "another"
+    repository.put_json("metrics/evaluate.json", results)
+    write_view(tmp_path, tmp_path / "view.html")
+    browser.open(tmp_path / "view.html")
+    choose(browser, "answers-run", browser.run("placeOf('workspace')"))
+    choose(browser, "answers-beside", browser.run("placeOf('main')"))
+    choose(browser, "answers-which", "better")
+    for judge, comparable in (("llama", False), ("reference", True)):
+        choose(browser, "answers-judge", judge)
+        assert (browser.run(FOUND) > 0) == comparable
+        assert ("not comparable" in status(browser, "answers")) != comparable
+    choose(browser, "answers-judge", "llama")
+    choose(browser, "answers-beside", "base")
+    assert browser.run(FOUND) > 0
+    assert browser.errors == []
+
+
 def test_a_run_whose_answers_are_not_in_the_cache_still_shows_its_scores_and_says_so(at):
     choose(at, "answers-run", at.run("placeOf('slow')"))
     assert "not in DVC's cache" in status(at, "answers")

@@ -1,7 +1,7 @@
 """Charts of two runs as SVG text for the page."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from math import isnan
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -10,11 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from instruct.comparing.changes import mean_scores
 from instruct.comparing.compare import Comparison
 from instruct.comparing.scores import ScoreChange
-from instruct.report.charts import BAR, INK, LINE, SYSTEMS, Points, chart
+from instruct.report.charts import BAR, INK, LINE, SYSTEMS, Points, chart, drawable
 
 A, B = SYSTEMS[:2]
 BINS = 21
-LARGEST = 1e30  # of what is drawn: matplotlib's axes overflow long before its numbers do
 
 
 def draw_charts(comparison: Comparison) -> dict[str, Markup]:
@@ -31,19 +30,16 @@ def draw_charts(comparison: Comparison) -> dict[str, Markup]:
         "changes", lambda axes: draw_changes(axes, changes, first)
     )
     for part, label in (("val", "validation"), ("train", "training")):
-        sides = {run.name: [_point(row) for row in run.curves.get(part, [])] for run in runs}
+        sides = {
+            run.name: [(drawable(row["step"]), drawable(row["loss"])) for row in run.curves.get(part, [])]
+            for run in runs
+        }
         if all(sides.values()):
             colours = {run.name: A if run in comparison.a else B for run in runs}
             gaps = sum(isnan(x + y) for points in sides.values() for x, y in points)
             title = f"Loss in {label}" + (f" ({gaps} points beyond what can be drawn left out)" if gaps else "")
             charts[title] = chart(part, lambda axes, s=sides, c=colours: draw_curves(axes, s, c))  # type: ignore[misc]
     return charts
-
-
-def _point(row: Mapping[str, float]) -> tuple[float, float]:
-    """Step and loss; NaN, which leaves a gap in a line, for what is not finite or larger than an axis can span."""
-    step, loss = row["step"], row["loss"]
-    return step if abs(step) <= LARGEST else nan, loss if abs(loss) <= LARGEST else nan
 
 
 def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:

@@ -11,11 +11,10 @@ from instruct.comparing.metrics import MetricsDiff
 from instruct.comparing.recorded import RECORD, SeedSpread, rate_of_seeds_alone, read_recorded
 from instruct.comparing.scores import ScoreChange, points
 from instruct.comparing.tables import change_table, metric_table, value_table
-from instruct.core.files import write_text
 from instruct.core.records import Response
 from instruct.report.markdown import cell, fence, line, summary, table
 from instruct.report.preferring import tuning_table
-from instruct.report.report import template_environment
+from instruct.report.report import template_environment, write_rendered
 from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.tables import signal_table
@@ -81,7 +80,8 @@ def role_line(comparison: Comparison) -> str:
 def detectable_line(score: ScoreChange) -> str:
     """The minimum detectable difference of the primary score, for a gain that all share and for one that few bring."""
     if score.smallest is None:
-        return f"No minimum detectable difference of {score.name} can be stated: too few records, groups or seeds."
+        why = "it is the same on every record" if score.unchanged else "too few records, groups or seeds"
+        return f"No minimum detectable difference of {score.name} can be stated: {why}."
     few = "none can be stated" if score.smallest_few is None else f"{points(score.smallest_few)} points"
     return (
         f"Minimum detectable difference of {score.name}, found 8 times of 10: {points(score.smallest)} points if all "
@@ -149,8 +149,8 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     template = environment.get_template(markdown.name)
     texts = (template.render(left_out=LEAVABLE[:count], **values) for count in range(len(LEAVABLE) + 1))
     fitting = next((text for text in texts if len(text) <= COMMENT), "")
-    _write(markdown, fitting or f"## {cell(values['title'])}\n\ntoo long for a comment; see report.html\n")
-    _write(page, environment.get_template(page.name).render(charts=charts, **values))
+    write_rendered(markdown, fitting or f"## {cell(values['title'])}\n\ntoo long for a comment; see report.html\n")
+    write_rendered(page, environment.get_template(page.name).render(charts=charts, **values))
     return markdown, page
 
 
@@ -158,14 +158,9 @@ def write_refusal(a: str, b: str, reason: str, folder: Path) -> None:
     """Write report.md and report.html that say why there is no comparison, over those of one before."""
     title = f"{b} against {a}"
     refused = "\n\n".join([f"## {cell(title)}", "**Not compared.**", fence(reason[:COMMENT])])
-    _write(folder / "report.md", f"{refused}\n")
+    write_rendered(folder / "report.md", f"{refused}\n")
     page = template_environment(Path(__file__).parent).get_template("refusal.html")
-    _write(folder / "report.html", page.render(title=title, reason=reason))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a report; half a character, as JSON can hold one, is written as a question mark."""
-    write_text(path, text.encode("utf-8", "replace").decode())
+    write_rendered(folder / "report.html", page.render(title=title, reason=reason))
 
 
 def signals_of(comparison: Comparison) -> list[Signal]:

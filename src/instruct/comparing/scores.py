@@ -62,6 +62,11 @@ class ScoreChange:
         return self.found if self.of_recipes else OF_MODELS.get(self.found, self.found)
 
     @property
+    def unchanged(self) -> bool:
+        """Whether both sides have the same score on every record."""
+        return self.ties == self.count
+
+    @property
     def title(self) -> str:
         """The score's name, with the number of records where only answers to some questions can have it."""
         return f"{self.name} ({self.count} closed questions)" if self.name == ACCURACY else self.name
@@ -73,7 +78,7 @@ class ScoreChange:
             return self.verdict if self.of_recipes else f"{self.verdict} (these models differ)"
         if self.corrected <= ALPHA:
             return f"not distinguishable ({self.missing} records lack a score in one run, which could turn it)"
-        if self.ties == self.count:
+        if self.unchanged:
             return "not distinguishable (the same on every record)"
         if self.smallest is None:
             seeds = " and so few seeds" if self.of_recipes else ""

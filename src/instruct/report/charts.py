@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
+from math import nan
 from typing import Any
 
 import matplotlib
@@ -17,6 +18,7 @@ SYSTEMS = tuple(f"#1000{place:02d}" for place in range(10, 16))
 INK, GRID = "#100001", "#100002"
 VARIABLES = {INK: "var(--ink)", GRID: "var(--line)", **{one: f"var(--s{i})" for i, one in enumerate(SYSTEMS)}}
 LINE, BAR = "mark line", "mark bar"
+LARGEST = 1e30  # of what is drawn: matplotlib's axes overflow long before its numbers do
 METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 STYLE: Any = {
     "svg.hashsalt": "instruct",
@@ -64,8 +66,13 @@ def chart(name: str, draw: Draw) -> Markup:
     return Markup(re.sub(r"(href=\"|url\()#", rf"\1#{name}-", text))
 
 
+def drawable(value: float) -> float:
+    """The number, or NaN, which leaves a gap in a line, if it is not finite or larger than an axis can span."""
+    return value if abs(value) <= LARGEST else nan
+
+
 def draw_loss(axes: Axes, train: Sequence[Mapping[str, float]], val: Sequence[Mapping[str, float]]) -> None:
-    """Training and validation loss by optimizer step, with the tokens seen on a second axis."""
+    """Training and validation loss by optimizer step; a second axis shows the tokens seen if the last row has them."""
     of_val: Any = {"linewidth": 2, "marker": "o", "markersize": 4}
     axes.plot(*_columns(train, "step", "loss"), color=SYSTEMS[0], linewidth=1, label="train, each step", gid=LINE)
     axes.plot(*_columns(val, "step", "loss"), color=SYSTEMS[1], label="validation", gid=LINE, **of_val)
@@ -73,9 +80,12 @@ def draw_loss(axes: Axes, train: Sequence[Mapping[str, float]], val: Sequence[Ma
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    last = train[-1]
-    thousands_per_step = last["tokens"] / last["step"] / 1000
+    tokens, step = (drawable(train[-1].get(name, nan)) for name in ("tokens", "step"))
+    if tokens >= 1 and step >= 1:
+        _add_tokens(axes, tokens / step / 1000)
 
+
+def _add_tokens(axes: Axes, thousands_per_step: float) -> None:
     def to_tokens(step: Any) -> Any:
         return step * thousands_per_step
 
@@ -141,4 +151,4 @@ def _label(axes: Axes, x: str, y: str) -> None:
 
 
 def _columns(rows: Sequence[Mapping[str, float]], x: str, y: str) -> tuple[list[float], list[float]]:
-    return [row[x] for row in rows], [row[y] for row in rows]
+    return [drawable(row[x]) for row in rows], [drawable(row[y]) for row in rows]

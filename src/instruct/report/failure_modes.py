@@ -62,7 +62,7 @@ def failure_modes(
                 *_share(answers, "are the instruction or the input again", _echoes, FEW),
                 *_finding(quality, "template_markers", "hold a marker of a template"),
             ),
-            command="instruct check data/instructions.json",
+            command="instruct check",
         ),
         FailureMode(
             name="Mask bugs",
@@ -99,7 +99,7 @@ def failure_modes(
                 *_cut_in_training(train),
                 *_longest(quality),
             ),
-            command="instruct check data/instructions.json",
+            command="instruct check",
         ),
     ]
 

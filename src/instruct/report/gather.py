@@ -113,14 +113,15 @@ def name_score(identity: Mapping[str, str]) -> str:
 
 
 def draw_charts(run: Run, pairs: Sequence[Compared]) -> dict[str, Markup]:
-    """The charts of one run by name."""
+    """The charts of one run by name; that of the learning rate only if the curve of training has it."""
     score_name = name_score(run.results.main_judge.identity)
     counts = {system_title(system): heights for system, heights in count_bands(pairs).items()}
     draws: dict[str, Draw] = {
         "loss": lambda axes: draw_loss(axes, run.curves["train"], run.curves["val"]),
-        "learning_rate": lambda axes: draw_learning_rate(axes, run.curves["train"]),
         "scores": lambda axes: draw_scores(axes, BANDS, counts, score_name),
     }
+    if "lr" in run.curves["train"][0]:
+        draws["learning_rate"] = lambda axes: draw_learning_rate(axes, run.curves["train"])
     return {name: chart(name, draw) for name, draw in draws.items()}
 
 

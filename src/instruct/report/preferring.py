@@ -6,12 +6,12 @@ from math import isfinite, nan
 from typing import Any
 
 from instruct.core.parsing import mapping
+from instruct.report.charts import LARGEST
 from instruct.report.tables import Cell, Table, number, plain
 from instruct.results.runs import Run
 
 RULES = {"longer": "the longer answer alone", "words": "a bag of words"}
 POINTS = ("step", "reward_chosen", "reward_rejected", "margin", "accuracy")
-LARGEST = 1e30  # of what is drawn: matplotlib's axes overflow long before its numbers do
 MEASURED = {
     "margin": ("reward margin", "{:+.3f}"),
     "reward_chosen": ("reward of the chosen answer", "{:+.3f}"),

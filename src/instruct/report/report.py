@@ -31,4 +31,9 @@ def template_environment(*folders: Path) -> Environment:
 
 def write_page(path: Path, values: Mapping[str, Any]) -> None:
     """Write the page of one run."""
-    write_text(path, template_environment().get_template("run.html").render(**values))
+    write_rendered(path, template_environment().get_template("run.html").render(**values))
+
+
+def write_rendered(path: Path, text: str) -> None:
+    """Write a page or a comment; half a character, as JSON can hold one, is written as a question mark."""
+    write_text(path, text.encode("utf-8", "replace").decode())

@@ -97,11 +97,11 @@ def form_lines(results: Results) -> Iterator[str]:
     right, near = found[ACCURACY], found["closed_similarity"]
     if near.verdict == "better" and right.verdict != "better":
         rises = f"On closed questions similarity rises by {_numbers(near)}"
-        if right.mean is None or right.mean > 0:
+        if right.verdict == "worse" or right.wins == 0:
+            yield f"{rises}, right answers do not ({_numbers(right)}): the answers gained form, not truth."
+        else:
             more = f" ({_numbers(right)})" if right.mean is not None else ""
             yield f"{rises}; whether more answers are right is not shown{more}."
-        else:
-            yield f"{rises}, right answers do not ({_numbers(right)}): the answers gained form, not truth."
 
 
 def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:

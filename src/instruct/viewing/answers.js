@@ -34,15 +34,21 @@ const systemOf = (run, system) => ({
   near: block(run.scores)?.similarity?.[system] ?? [],
 })
 
+// Whether the scores may be subtracted: always within a run, and between two runs if `instruct compare` allows it.
+const comparable = () => {
+  const run = chosen(), other = besideOf().run, judge = field('judge').value
+  return run === other || run.groups[judge] === other.groups[judge]
+}
+
 const fillItems = () => {
-  const run = chosen(), other = besideOf()
+  const run = chosen(), other = besideOf(), same = comparable()
   const records = block(run.records), mine = systemOf(run, run.primary), its = systemOf(other.run, other.system)
   const theirPlace = new Map(block(other.run.records).id.map((id, place) => [id, place]))
   items = records.id.map((id, place) => {
     const there = theirPlace.get(id)
     const score = mine.scores[place] ?? null, before = there === undefined ? null : its.scores[there] ?? null
     const item = {
-      id, place, score, before, gain: score === null || before === null ? null : score - before,
+      id, place, score, before, gain: !same || score === null || before === null ? null : score - before,
       kind: records.kind[place], instruction: records.instruction?.[place] ?? '', input: records.input?.[place] ?? '', output: records.output?.[place] ?? '',
       earlier: records.earlier?.[place] ?? [], earlierName: records.name_earlier?.[place] ?? '',
       text: mine.answers?.text[place], other: there === undefined ? undefined : its.answers?.text[there],
@@ -127,6 +133,7 @@ const showPage = (words = field('find').value.toLowerCase().split(/\s+/).filter(
   const shown = found.slice(page * PAGE, (page + 1) * PAGE)
   field('list').replaceChildren(...shown.map((item) => articleOf(item, words)))
   const why = [...chosen().missing, ...(chosen().left_out ? ['its texts are left out to keep this page small'] : [])]
+  if (!comparable()) why.push(`${besideOf().run.name} and ${chosen().name} are not comparable in ${field('judge').value}, so there are no gains (\`instruct compare\` says why)`)
   field('status').textContent = `${found.length.toLocaleString('en')} of ${counted(items.length, 'answer')}` + (why.length ? `; ${why.join('; ')}` : '')
   field('page').textContent = `page ${page + 1} of ${pages}`
   field('back').disabled = page === 0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 from markupsafe import Markup
@@ -24,7 +25,7 @@ class Blocks:
     def add(self, value: Any) -> str:
         """Keep a value and return the name under which the page finds it."""
         text = script_json(value)
-        name = f"b{sha256(text.encode()).hexdigest()[:16]}"
+        name = f"b{sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
         self.texts[name] = text
         return name
 
@@ -47,7 +48,7 @@ def run_data(entry: Entry, blocks: Blocks, room: int) -> tuple[dict[str, Any], i
         "judge": run.results.main_judge.name,
         "primary": run.results.primary,
         "against": run.results.against,
-        "curves": blocks.add({name: _curve(rows) for name, rows in run.curves.items()}) if run.curves else None,
+        "curves": blocks.add({part: _curve(part, rows) for part, rows in run.curves.items()}) if run.curves else None,
         "records": blocks.add(_records(run, texts)),
         "systems": {name: blocks.add(_texts(answers)) for name, answers in texts.items()},
         "scores": blocks.add(
@@ -80,9 +81,16 @@ def _texts(answers: Sequence[Response]) -> dict[str, list[Any]]:
     }
 
 
-def _curve(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """The columns of a curve, None for what is not finite; of a very long one every n-th point and the last."""
+def _curve(part: str, rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """The columns of a curve, None for what is not finite.
+
+    Of a very long one there are every n-th point, the last, and the lowest of validation. The lowest of training would
+    bend the mean over neighbours that the page draws.
+    """
     every = max(1, len(rows) // CURVE_POINTS)
-    kept = [row for place, row in enumerate(rows) if place % every == 0 or place == len(rows) - 1]
+    losses = [inf if (loss := finite(row["loss"])) is None else loss for row in rows]
+    lowest = min(range(len(rows)), key=losses.__getitem__, default=0)
+    always = {len(rows) - 1, lowest} if part == "val" else {len(rows) - 1}
+    kept = [row for place, row in enumerate(rows) if place % every == 0 or place in always]
     columns = [key for key in ("step", "tokens", "loss", "lr") if rows and key in rows[0]]
     return {key: [finite(row[key]) for row in kept] for key in columns}

@@ -10,13 +10,16 @@ from instruct.core.parsing import mapping, parse_yaml
 from instruct.core.records import Response
 from instruct.results.lock import PARAMS, flatten
 from instruct.results.revisions import Revision, list_revisions, read_files
-from instruct.results.runs import IN_GIT, Run, load_run
+from instruct.results.runs import IN_GIT, SCORES, Run, load_run
 from instruct.results.stored import Cache, read_answers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is known of one revision: settings, and its run, None if that is damaged; `missing` says what and why."""
+    """What is known of one revision: its settings, and its run, None if that is damaged.
+
+    `answers` of each system are in the order of the run's scores. `missing` says what is missing or stale, and why.
+    """
 
     revision: Revision
     params: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +51,21 @@ def read_entry(revision: Revision, files: Mapping[str, bytes], cache: Cache) -> 
         run = load_run(revision.name, files, commit=revision.commit)
     except DataError as error:
         return Entry(revision=revision, params=params, missing=(str(error),))
-    found = {system: read_answers(run, system, cache) for system in run.results.shown}
-    missing = [*_gaps(run), *(reason for _, reason in found.values() if reason)]
+    found = {system: _answers_in_order(run, system, cache) for system in run.results.shown}
+    stale = [f"stale: {line}" for line in run.stale]
+    missing = [*stale, *_gaps(run), *(reason for _, reason in found.values() if reason)]
     answers = {} if any(reason for _, reason in found.values()) else {name: rows for name, (rows, _) in found.items()}
     return Entry(revision=revision, params=params, run=run, answers=answers, missing=tuple(missing))
+
+
+def _answers_in_order(run: Run, system: str, cache: Cache) -> tuple[list[Response], str]:
+    """One system's answers in the order of the run's scores, or none and the reason in words."""
+    answers, reason = read_answers(run, system, cache)
+    by_id = {one.id: one for one in answers}
+    if reason or by_id.keys() != run.kinds.keys():
+        path = run.results.system(system).answers
+        return [], reason or f"{SCORES} of {run.name} has other records than {path} (`dvc repro evaluate` writes it)"
+    return [by_id[id_] for id_ in run.kinds], ""
 
 
 def _gaps(run: Run) -> Iterable[str]:

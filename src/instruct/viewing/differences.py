@@ -1,8 +1,9 @@
-"""Every run against one of them: refused where `instruct compare` refuses the pair, and with the numbers it gives."""
+"""Runs against each other: refused where `instruct compare` refuses the pair, and with the numbers it gives."""
 
 from collections.abc import Sequence
 
 from instruct.comparing.compare import NotComparableError, prepare
+from instruct.comparing.guard import find_changes
 from instruct.comparing.scores import RESAMPLES, PairedScores, ScoreChange, change_scores
 from instruct.core.errors import InstructError
 from instruct.results.runs import Run
@@ -25,3 +26,17 @@ def _pair(against: Run, run: Run, judge: str) -> PairedScores | tuple[str, ...]:
         return error.reasons
     except InstructError as error:
         return (str(error),)
+
+
+def comparable_groups(runs: Sequence[Run | None]) -> list[dict[str, int]]:
+    """The group of each run by score; two runs may be compared in a score if their group is the same."""
+    return [
+        {name: _group_of(run, runs[:place], name) for name in run.scores} if run else {}
+        for place, run in enumerate(runs)
+    ]
+
+
+def _group_of(run: Run, earlier: Sequence[Run | None], score: str) -> int:
+    """The place of the first earlier run that a run may be compared with in a score, or its own."""
+    alike = (place for place, one in enumerate(earlier) if one and not any(find_changes(one, run, [score])))
+    return next(alike, len(earlier))

@@ -9,13 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from instruct.core.errors import DataError, InstructError
-from instruct.core.files import read_text, write_text
+from instruct.core.files import read_text
 from instruct.report.gather import page_values, read_finished, read_pairs
-from instruct.report.report import template_environment
+from instruct.report.report import template_environment, write_rendered
 from instruct.report.tables import Table
 from instruct.results.revisions import WORKSPACE, find_commit, names_of_commits
 from instruct.viewing.blocks import Blocks, run_data, script_json
 from instruct.viewing.collect import Entry, collect_runs
+from instruct.viewing.differences import comparable_groups
 from instruct.viewing.table import build_table
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ def write_view(
         raise InstructError("there is no finished run to show; `make repro` makes the first one")
     place = find_place(runs, against, root)
     names = names_of_commits(root, [run.revision for run in runs])
-    write_text(output, render(runs, names, place, workspace_report(root), recipes))
+    write_rendered(output, render(runs, names, place, workspace_report(root), recipes))
     return runs
 
 
@@ -79,10 +80,10 @@ def render(
     """The whole page as text; its only scripts are ours, by their hash."""
     columns, rows = build_table(runs, names, against)
     blocks, data, room = Blocks(), [], MOST_ANSWERS
-    for run in runs:
+    for run, groups in zip(runs, comparable_groups([one.run for one in runs]), strict=True):
         values, size = run_data(run, blocks, room)
         room -= size
-        data.append(values)
+        data.append(values | {"groups": groups})
     script = "(() => {\n'use strict'\n" + "\n".join(read_text(HERE / name) for name in SCRIPTS) + "})()\n"
     digest = base64.b64encode(sha256(script.encode("utf-8")).digest()).decode()
     values_of_page: dict[str, Any] = {
@@ -95,6 +96,7 @@ def render(
         "script_hash": f"sha256-{digest}",
         "title": "Experiments",
         "report": report,
+        "stale": runs[0].run.stale if runs[0].run else (),
         "recipes": recipes,
         "left_out": sum(values["left_out"] for values in data),
     }

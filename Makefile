@@ -1,8 +1,8 @@
 # `make repro` and `make test` are all that a fresh machine needs; each makes .venv first if it must.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
-export PATH := $(BIN):$(PATH)
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A folder of the user's own: DVC's default is writable by all, and DVC unpickles what lies there (see SECURITY.md).
 export DVC_SITE_CACHE_DIR ?= $(shell cache="$${XDG_CACHE_HOME:-$$HOME/.cache}/instruct/dvc"; mkdir -p "$$cache" && chmod 700 "$$cache" && echo "$$cache")
 TORCH := torch==2.13.0

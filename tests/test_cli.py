@@ -364,6 +364,20 @@ def test_no_summary_is_cut_on_a_terminal_of_80_columns(instruct, monkeypatch):
             assert not summary.endswith("...") and found[name].commands[part].help.startswith(summary), (part, summary)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--sd", "1e308"), "--sd"),
+        (("--sd", "nan"), "--sd"),
+        (("--sd", "35", "--seed-sd", "1e200"), "--seed-sd"),
+        (("--sd", "35", "--score", "bogus"), "--score"),
+    ],
+)
+def test_power_plans_only_with_what_scores_can_show(instruct, options, named):
+    status, out, err = instruct("power", *options)
+    assert (status, out, len(err.splitlines())) == (1, "", 1) and named in err
+
+
 @pytest.mark.parametrize("arguments", [("chek",), ("check", "--quite"), ("inspect", "-n", "0"), ("import-data",)])
 def test_mistyped_command_line_is_status_2_and_changes_nothing(workspace, instruct, arguments):
     before = sorted(workspace.rglob("*"))

@@ -1,7 +1,7 @@
 """What a stage really uses when it runs is what dvc.yaml declares, no less and no more.
 
-Each stage runs under tests/spy.py, whose docstring says what it cannot see; it also runs from nothing but what dvc.lock
-names, and must make the same bytes. The last tests put undeclared uses into the scripts and must find them.
+Each default stage runs under tests/spy.py, whose docstring says what it cannot see; it also runs from nothing but what
+dvc.lock names, and must make the same bytes. The last tests put undeclared uses into the scripts and must find them.
 
 Known and left: with a backbone's name in `servers.llamacpp.gguf`, augment and evaluate read its entry of
 models/backbones.yaml, and with a path that file, and DVC knows of neither. Their results tell the sha256.

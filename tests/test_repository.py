@@ -4,8 +4,10 @@ import ast
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -87,9 +89,25 @@ def test_no_ignore_line_reaches_into_the_code(ignores, name):
         assert not ignores(path), path
 
 
+def test_what_a_kill_or_an_editor_leaves_never_changes_a_result(tmp_path, ignores):
+    """DVC does not hash it, while it sees all that dvc.yaml names."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    shutil.copy(ROOT / ".dvcignore", tmp_path)
+    killed = ["data/preferred/.dpo.json.0-of-1.partial", "metrics/.summary.json.abcd.part"]
+    left = [*killed, "data/preferred/.DS_Store", "src/.train.py.swp", "src/instruct/core/files.py~"]
+    stages = [stage.get("do", stage) for stage in STAGES.values()]
+    entries = [one for stage in stages for key in ("deps", "outs", "metrics", "plots") for one in stage.get(key, [])]
+    used = [one if isinstance(one, str) else next(iter(one)) for one in entries]
+    command = [sys.executable, "-m", "dvc", "check-ignore", *left, *(name for name in used if "$" not in name)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == left, done.stderr
+    assert ignores(*killed) == set(killed)
+
+
 def test_ignore_lines_that_name_a_place_are_anchored():
     unanchored = [line for line in lines_of(".gitignore") if not line.startswith("/")]
-    assert set(unanchored) <= {"*.egg-info/", "__pycache__/"}
+    assert set(unanchored) <= {"*.egg-info/", "*.partial", "*.part", "__pycache__/"}
 
 
 def test_every_source_file_is_visible_to_git(ignores):
@@ -153,6 +171,20 @@ def plan(tmp_path):
 
     ask.folder = tmp_path
     return ask
+
+
+def test_environment_is_made_in_a_folder_whose_name_has_a_space(plan):
+    folder = plan.folder / "my project"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
+        shutil.copy(ROOT / name, folder)
+    done = subprocess.run(
+        ["make", "-n", "test", "test-gpu"], cwd=folder, capture_output=True, text=True, env=outside_make()
+    )
+    words = [shlex.split(line) for line in done.stdout.splitlines()]
+    programs = {one[0] for one in words if not one[0].startswith("PYTHON=")}
+    assert programs == {"python3", ".venv/bin/python", "touch", "pytest"}, done.stderr
+    assert ["PYTHON=.venv/bin/python", "bash"] in [one[:2] for one in words]
 
 
 def place(lines, pattern):

@@ -96,6 +96,15 @@ def test_stage_says_first_what_it_does_and_where_its_results_will_be(tmp_path):
     assert (done.returncode, done.stdout) == (0, "work: one thing → another (b)\n")
 
 
+def test_stage_can_say_what_it_does_in_any_locale(tmp_path):
+    script = '"""Stage 7 · work: one thing → another.\n"""' + SCRIPT.format(src=str(SRC), body="pass")
+    (tmp_path / "work.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, tmp_path / "work.py", "a", "b"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "work: one thing ? another (b)\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_terminated_stage_and_closed_terminal_end_as_ctrl_c_does(tmp_path, number):
     done = run(tmp_path, f"import os; os.kill(os.getpid(), {int(number)}); import time; time.sleep(30)", "a", "b")

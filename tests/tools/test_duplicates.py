@@ -1,11 +1,16 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from instruct import cli
 from instruct.core.records import read_examples
+from instruct.formats.columns import USUAL
+from instruct.formats.rows import Rows
+from instruct.splitting.near_duplicates import DuplicatesParams
+from instruct.tools.duplicates import find_in_files
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"
@@ -53,6 +58,35 @@ def test_drop_writes_the_first_of_each_group_and_group_marks_all(instruct, tmp_p
     assert [e.id for e in read_examples(tmp_path / "less.json")] == ["r0", "r1"]
     assert instruct("duplicates", data, "--mode", "group", "--out", tmp_path / "all.json")[0] == 0
     assert [e.group for e in read_examples(tmp_path / "all.json")] == ["r0", "r1", "r0"]
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("drop", ["r0", "r1"]), ("group", ["r0", "r1", "r2"])])
+def test_kept_records_keep_their_checks(instruct, tmp_path, mode, kept):
+    out = tmp_path / "b.json"
+    data = write(tmp_path / "a.json", "Add 2 and 3.", "Something else entirely", "add 2 and 3.")
+    rows = json.loads(data.read_text())
+    checks = {row["id"]: {"type": "number", "value": place} for place, row in enumerate(rows) if row["id"] != "r1"}
+    data.write_text(json.dumps([row | ({"check": checks[row["id"]]} if row["id"] in checks else {}) for row in rows]))
+    assert instruct("duplicates", data, "--mode", mode, "--out", out)[0] == 0
+    written = Rows(out)
+    assert [example.id for example in written] == kept
+    assert written.checks == {id_: check for id_, check in checks.items() if id_ in kept}
+
+
+def test_content_that_is_left_out_is_counted(tmp_path):
+    data = tmp_path / "a.json"
+    data.write_text(json.dumps([{"instruction": "Why?", "input": "", "output": "So.", "source": "a book"}]))
+    params = DuplicatesParams(on="prompt", similarity=90.0, mode="group", method="exact")
+    columns = replace(USUAL, others="ignore")
+    lines = find_in_files([data], params, columns, out=tmp_path / "b.json", show=0)
+    assert [line for line in lines if line.startswith(f"{data}: 1 ") and "split.columns.others" in line]
+
+
+def test_input_is_never_overwritten(instruct, tmp_path):
+    data = write(tmp_path / "a.json", "Add 2 and 3.", "add 2 and 3.")
+    before = data.read_bytes()
+    status, _, err = instruct("duplicates", data, "--mode", "drop", "--out", tmp_path / "none/../a.json")
+    assert (status, data.read_bytes()) == (1, before) and "--out" in err
 
 
 @pytest.mark.parametrize(

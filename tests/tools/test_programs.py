@@ -1,15 +1,19 @@
 """DVC's table of locks, cut short by a kill, is mended; one that is in use is not."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from small_pipeline import commit_all, git, run
 
 from instruct.core.errors import InstructError
-from instruct.tools.programs import LOCK, RWLOCK, git_names, mend, mend_rwlock, require_new
+from instruct.tools.programs import LOCK, RWLOCK, git_names, mend, mend_rwlock, require_new, run_dvc
 
 HELD = '{"read": {}, "write": {"/data": {"pid": 1, "cmd": "dvc repro"}}}'
 
@@ -156,3 +160,36 @@ def test_a_folder_to_keep_is_new_or_empty(tmp_path):
     }.items():
         with pytest.raises(InstructError, match=f"^{re.escape(str(tmp_path / name))}: {reason}.*; give a new folder$"):
             require_new(tmp_path / name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_dvc_ends_with_the_command_that_runs_it(repository, number):
+    (repository / "wait.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getppid()))\ntime.sleep(60)\n"
+    )
+    (repository / "dvc.yaml").write_text(f"stages: {{work: {{cmd: exec {sys.executable} wait.py, outs: [b]}}}}")
+    code = "from pathlib import Path; from instruct.tools.programs import run_dvc; run_dvc(Path(), 'repro')"
+    command = [sys.executable, "-c", code]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=repository, start_new_session=True, **output) as running:
+        try:
+            until = time.monotonic() + 60
+            while not (repository / "pid").exists() or not (repository / "pid").read_text():
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            dvc = psutil.Process(int((repository / "pid").read_text()))
+            assert dvc.parent().pid == running.pid
+            running.send_signal(number)
+            running.wait(60)
+            dvc.wait(10)
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+def test_stage_in_a_copy_imports_the_code_of_the_copy(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    (repository / "work.py").write_text("import beside\n")
+    (repository / "beside.py").write_text("open('b', 'w').close()\n")
+    (repository / "dvc.yaml").write_text(f"stages: {{work: {{cmd: {sys.executable} work.py, outs: [b]}}}}")
+    assert run_dvc(repository, "repro", "--quiet") == 0
+    assert (repository / "b").exists()

@@ -296,6 +296,15 @@ def test_half_a_clone_is_not_named_by_a_folder_that_is_gone(tmp_path, hermetic):
         verify(tmp_path, lock_only=True)
 
 
+def test_commit_without_dvc_is_one_line(tmp_path, hermetic):
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "params.yaml").touch()
+    commit_all(tmp_path)
+    with pytest.raises(InstructError, match=r"^\.dvc: .*dvc init") as refused:
+        verify(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_imported_data_comes_along_or_is_asked_for(workplace, cloned):
     (cloned / "data/set.json.dvc").write_text("outs:\n- path: set.json\n  md5: 0123\n")
     git(cloned, "add", "--force", "data/set.json.dvc")

@@ -1,7 +1,6 @@
 """The command `instruct`: the tools around the pipeline, which `dvc repro` runs."""
 
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 
 import typer
@@ -43,12 +42,7 @@ for name, group in GROUPS.items():
 
 
 def run() -> None:
-    """Run the command line; a user's mistake is one line and exit status 1.
-
-    Characters that the terminal cannot encode are printed as question marks.
-    """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    """Run the command line; a user's mistake is one line and exit status 1."""
     guard_output()
     use_huge_pages()
     make_site_cache_private()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ SCORE_HELP = (
     "the score that decides, chosen in advance (default: accuracy, else similarity); further ones are exploratory"
 )
 SCORES_HELP = "a score to use; repeat for several (default: all)"
+MOST_SPREAD = 100  # scores are from 0 to 100, so their differences spread no more
 FAIL_HELP = "worse | not-better (recipes: two seeds a side) | worse-by POINTS: exit with status 3 if true, for CI"
 
 
@@ -98,9 +98,12 @@ def power(
 
     if runs and (sd or seed_sd):
         raise ParamsError("--sd and --seed-sd plan without runs; leave them out, or the runs")
-    if not runs and not (0 < sd < inf and 0 <= seed_sd < inf):
+    if not runs and score:
+        raise ParamsError("--score chooses among the scores of runs; give two runs or several seeds, or leave it out")
+    if not runs and not (0 < sd <= MOST_SPREAD and 0 <= seed_sd <= MOST_SPREAD):
         raise ParamsError(
-            "give two runs or several seeds, or --sd above 0 (and --seed-sd); the book's judge has an --sd of about 35"
+            f"give two runs or several seeds, or --sd above 0 (and --seed-sd), both at most {MOST_SPREAD}; "
+            "the book's judge has an --sd of about 35"
         )
     found = read_runs(",".join(runs)) if runs else []
     print("\n".join(power_lines(found, score, Spread(item=sd, seed=seed_sd or None))))

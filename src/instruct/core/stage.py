@@ -4,17 +4,16 @@ import errno
 import inspect
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from types import FrameType
 
 from instruct.core.beginning import stopped
 from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.core.locks import hold
+from instruct.core.signals import like_ctrl_c
 from instruct.core.terminal import guard_output, print_error
 
 log = logging.getLogger(__name__)
@@ -93,27 +92,6 @@ def alone(outputs: Sequence[Path]) -> Iterator[None]:
             lock = DVC / "tmp" / f"instruct-{path.name}-{digest[:12]}.lock"
             stack.enter_context(hold(lock, str(path), wait_s=WAIT_S))
         yield
-
-
-@contextmanager
-def like_ctrl_c() -> Iterator[None]:
-    """Handle SIGTERM and SIGHUP (a closed terminal) like Ctrl-C; signals that `nohup` ignores stay ignored."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):
-            raise KeyboardInterrupt
-        handler(signal.SIGINT, frame)
-
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks SIGHUP
-    numbers = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def shortage_of(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 import platformdirs
@@ -30,8 +31,11 @@ class _Shown:
 def guard_output() -> None:
     """Let no foreign text control the terminal: everything printed or logged goes through `printable`.
 
-    Standard error stays unchanged for progress bars; `print_error` escapes errors.
+    Characters that the terminal cannot encode are printed as question marks. Standard error stays unchanged for
+    progress bars; `print_error` escapes errors.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     if sys.stdout is not None:  # it may be closed, as by `>&-`
         sys.stdout = cast(TextIO, _Shown(sys.stdout))
 

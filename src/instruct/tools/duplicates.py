@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from instruct.core.errors import DataError, ParamsError
-from instruct.core.records import Example, group_lines, shown, write_records
+from instruct.core.files import write_json_list
+from instruct.core.records import Example, as_row, group_lines, part_rows, shown
 from instruct.core.shown import printable
 from instruct.formats.columns import Columns
-from instruct.formats.rows import check_rows
+from instruct.formats.rows import Rows, left_out_lines
 from instruct.splitting.near_duplicates import DuplicatesParams, compared_text, find_duplicates, name_groups
 
 Place = tuple[Path, str]  # file and id
@@ -22,7 +23,8 @@ def find_in_files(
 ) -> list[str]:
     """What was found, in lines; `drop` and `group` write `out`.
 
-    Raises DataError for an invalid record, and ParamsError if `out` is missing, superfluous or not a .json file.
+    Raises DataError for an invalid record, and ParamsError if `out` is missing, superfluous, an input or not a .json
+    file.
     """
     if (params.mode == "report") != (out is None):
         raise ParamsError("--out goes with --mode drop and --mode group, which need it")
@@ -30,28 +32,34 @@ def find_in_files(
         raise ParamsError(f"--mode {params.mode} writes the records of one file; give one, or leave --mode out")
     if out and out.suffix != ".json":
         raise ParamsError(f"--out {out}: the records are written as JSON; give a name that ends in .json")
-    places, examples = _read_all(files, columns)
+    if out and out.resolve() == files[0].resolve():
+        raise ParamsError(f"--out {out}: is the file to read; give another name")
+    sources = [Rows(file, columns) for file in files]
+    places, examples = _read_all(sources)
     texts = [compared_text(example, params.on) for example in examples]
     found = find_duplicates(texts, params.similarity, params.method)
     groups = name_groups(len(places), found.links)
     lines = describe_groups(places, groups, found.same.tolist(), texts, show)
+    lines += [line for rows in sources for line in left_out_lines(rows)]
     if out:
         # As in the split, a record that joins two groups does not throw out the first of the second.
         repeated = set(found.links[:, 1].tolist()) if params.mode == "drop" else set()
         kept = [i for i in range(len(places)) if i not in repeated]
-        write_records(out, (replace(examples[i], group=places[groups[i]][1]) for i in kept))
+        checks = sources[0].checks
+        grouped = (replace(examples[i], group=places[groups[i]][1]) for i in kept)
+        write_json_list(out, (as_row(one) | ({"check": checks[one.id]} if one.id in checks else {}) for one in grouped))
         lines.append(f"{out}: {len(kept)} of {len(places)} records")
     return lines
 
 
-def _read_all(files: Sequence[Path], columns: Columns) -> tuple[list[Place], list[Example]]:
+def _read_all(sources: Sequence[Rows]) -> tuple[list[Place], list[Example]]:
     places: list[Place] = []
     examples: list[Example] = []
     bad: list[str] = []
-    for file in files:
-        good, problems = check_rows(file, columns)
+    for rows in sources:
+        good, problems = part_rows(rows)
         bad += [line for lines in problems.values() for line in lines]
-        places += [(file, example.id) for example in good]
+        places += [(rows.path, example.id) for example in good]
         examples += good
     if bad:
         raise DataError("\n".join(group_lines(bad)))

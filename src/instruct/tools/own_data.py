@@ -50,6 +50,14 @@ def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> li
     return lines
 
 
+def only_in_dvc(root: Path, path: str) -> bool:
+    """Whether a file is missing that a tracked .dvc file describes, as in a clone before `dvc pull`."""
+    if (root / path).exists():
+        return False
+    name = posixpath.normpath(path)
+    return any(_lies_in(name, kept) for kept, _ in outs_of_dvc_files(root, git_names(root, "ls-files", "-z")))
+
+
 def outs_of_dvc_files(folder: Path, tracked: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Each path that DVC keeps beside a .dvc file among `tracked`, and that file's name."""
     for name in tracked:

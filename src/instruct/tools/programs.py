@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from instruct.core.errors import InstructError
 from instruct.core.files import write_text
 from instruct.core.git import call_git, complaint_of, outside_hooks
 from instruct.core.parsing import parse_yaml
+from instruct.core.signals import like_ctrl_c
 
 RWLOCK, LOCK = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
 _CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)  # what Git leaves where two branches differ
@@ -54,20 +55,33 @@ def require_new(folder: Path) -> None:
 
 def run_dvc(folder: Path, *arguments: str) -> int:
     """Run DVC in `folder` with this Python first on the path; returns the exit status."""
-    mend(folder)
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=_environment()).returncode
+    return _dvc(folder, arguments, captured=False).returncode
 
 
 def ask_dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Like `dvc`, but DVC's output is in the result instead of on the screen."""
+    """Like `run_dvc`, but DVC's output is in the result instead of on the screen."""
+    return _dvc(folder, arguments, captured=True)
+
+
+def _dvc(folder: Path, arguments: Sequence[str], *, captured: bool) -> subprocess.CompletedProcess[str]:
+    """Run DVC; what ends this process ends DVC too, and its stage ends with it."""
     mend(folder)
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+    with like_ctrl_c():
+        return subprocess.run(command, cwd=folder, env=_environment(), capture_output=captured, text=True)
 
 
 def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**outside_hooks(), "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    # With PYTHONSAFEPATH a stage in a copy would import this repository's code, not that of the copy.
+    return {**outside_hooks(), "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONSAFEPATH": ""}
+
+
+def configure_dvc(folder: Path, settings: str) -> None:
+    """Give DVC in a copy of a repository settings of its own; raises InstructError if the copy has no `.dvc`."""
+    if not (folder / ".dvc").is_dir():
+        raise InstructError(".dvc: is not in Git, so this is not a DVC repository; run `dvc init` and commit")
+    write_text(folder / ".dvc/config.local", settings)
 
 
 def mend(root: Path) -> None:

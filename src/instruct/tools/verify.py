@@ -16,7 +16,7 @@ from instruct.core.git import call_git, complaint_of
 from instruct.core.parsing import parse_yaml
 from instruct.results.lock import LOCK, PARAMS, lock_outs
 from instruct.tools.own_data import exists, outs_of_dvc_files, own_data, untracked
-from instruct.tools.programs import ask_dvc, git_names, require_new, run_dvc, run_git
+from instruct.tools.programs import ask_dvc, configure_dvc, git_names, require_new, run_dvc, run_git
 
 PIPELINE = "dvc.yaml"
 
@@ -131,7 +131,7 @@ def clone(root: Path, folder: Path) -> None:
     run_git(folder.parent, "clone", "--quiet", "--no-checkout", str(root.resolve()), str(folder.resolve()))
     run_git(folder, "checkout", "--quiet", "--detach", head)
     # A cache that the user's own DVC settings share would hand out the first run's results.
-    (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n", encoding="utf-8")
+    configure_dvc(folder, "[cache]\n    dir = cache\n")
 
 
 def bring_data(root: Path, folder: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_name_like_no_other_lists_what_there_is():
         ({**GOOD, "files": [{**FILE, "name": ".."}]}, r"files\[0\]\.name must be a plain file name"),
         ({**GOOD, "files": []}, r"mine\.files must be weights, .* is empty"),
         ({**GOOD, "format": "gguf", "family": "llama", "files": []}, r"mine\.files must be one file, is empty"),
+        ({**GOOD, "format": "gguf", "config": {"eos_token_id": 2}}, r"mine\.config must be left out"),
         ({**GOOD, "format": "random"}, r"mine\.files must be empty"),
         ({**GOOD, "format": "random", "family": "qwen2", "files": []}, r"mine\.family must be gpt2 .*, is qwen2"),
         ({**GOOD, "files": [{"name": "a", "size": 5}]}, r"files\[0\]\.sha256 must be given with the size"),

@@ -197,6 +197,15 @@ def test_a_download_that_is_cut_off_pins_nothing(server, cache, table):
     assert path.read_bytes() == before
 
 
+def test_a_pinned_file_has_no_bytes_of_an_earlier_download(server, cache, table):
+    table(f"url: {server.url}")
+    server.files = {f"/weights/{name}": content for name, content in FILES.items()}
+    (cache / "mine").mkdir(parents=True)
+    (cache / "mine" / "config.json.part").write_bytes(b"of another")
+    pin_files(find_backbone("mine"), None)
+    assert (cache / "mine" / "config.json").read_bytes() == FILES["config.json"]
+
+
 def test_a_missing_local_file_is_named(cache, table, folder):
     path = table("url: http://127.0.0.1:9")
     before = path.read_bytes()

@@ -10,6 +10,7 @@ from instruct.checks.rules import is_right
 from instruct.checks.schema import parse_check
 from instruct.checks.signature import accuracy_signature, code_of
 from instruct.core.errors import ParamsError
+from instruct.core.records import Turn
 from instruct.evaluation.controls import Fitness
 from instruct.evaluation.judges.reference import ReferenceJudge
 from instruct.evaluation.measured import choose_pair, score_all
@@ -109,6 +110,15 @@ def test_only_closed_questions_have_an_accuracy_in_the_table():
     lines = [",".join(str(row.get(name, "")) for name in head.split(",")) for row in rows.values()]
     read = load_table("\n".join([head, *lines]), "x", results).scores
     assert read["accuracy"]["sft"]["r30"] == 100 and read["accuracy"]["sft"][f"r{OPEN[0]}"] is None
+
+
+def test_a_chat_is_checked_like_its_turns_in_one_question():
+    said, asked, text = "Tom has 3 bags of 4 apples.", "How many apples is that?", "3 bags of 4 apples give 12 apples."
+    one_turn = answer("r1", text, instruction=f"{said} {asked}")
+    chat = answer("r1", text, instruction=asked, history=(Turn(said, "", "I see."),))
+    check = parse_check({"type": "number", "value": 12, "unit": "apples"}, "here")
+    scores = [score_all({"sft": [one]}, {"r1": check})["accuracy"]["sft"]["r1"] for one in (one_turn, chat)]
+    assert scores == [100, 100]
 
 
 def test_without_checks_similarity_is_the_headline_and_says_what_it_does_not_see():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from instruct.core.errors import ParamsError
+from instruct.core.json_stream import parse_json
 from instruct.core.records import read_examples, write_records
 from instruct.formats.columns import USUAL, pick_fields
 from instruct.formats.rows import Rows
@@ -16,6 +17,7 @@ def chat(*turns):
 
 USER, ANSWER = ("user", "Name a bird."), ("assistant", "A wren.")
 RECORD = {"instruction": "Name a bird.", "input": "", "output": "A wren."}
+DOUBLED = '{"type": "accept", "accept": ["x"], "accept": ["y"]}'
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,34 @@ def test_tool_calls_are_named_as_not_supported(message):
     row = {"messages": [*chat(USER)["messages"], message, *chat(ANSWER)["messages"]]}
     (problem,) = pick_fields(row, replace(USUAL, turns="all")).problems
     assert "messages[1]" in problem and "tool calls are not supported" in problem
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", 0), ("weight", 0.0), ("train", False), ("loss", False)])
+def test_a_message_that_must_not_be_learnt_is_never_learnt(name, value):
+    question, reply = chat(USER, ANSWER)["messages"]
+    (problem,) = pick_fields({"messages": [question, {**reply, name: value}]}, USUAL).problems
+    assert problem.startswith(f'"messages[1]" has "{name}"')
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}])
+def test_a_field_of_a_message_without_a_value_is_not_in_use(value):
+    question, reply = chat(USER, ANSWER)["messages"]
+    row = {"messages": [question, {**reply, "name": value, "tool_calls": value}]}
+    assert pick_fields(row, USUAL).values == RECORD
+
+
+@pytest.mark.parametrize(
+    ("field", "place"),
+    [
+        ('"history": [["a", "b"], {"instruction": "A", "instruction": "B", "output": "C"}]', "history[1]"),
+        (f'"check": {DOUBLED}', "check"),
+        (f'"check": {json.dumps(DOUBLED)}', "check"),
+    ],
+)
+def test_a_key_that_appears_twice_within_a_record_is_named_by_its_place(field, place):
+    row = parse_json(f'{{"instruction": "q", "input": "", "output": "a", {field}}}')
+    (problem,) = pick_fields(row, USUAL).problems
+    assert problem.startswith(f'"{place}": "') and "appears twice" in problem
 
 
 SEED = Path(__file__).parents[2].parent / "shared" / "data" / "seed" / "instruction-data.json"

@@ -100,11 +100,21 @@ def test_self_instruct_is_refused_with_a_command_that_flattens_it(tmp_path):
         assert {(one.instruction, one.input, one.output) for one in flat} == {(ASKED, "", ANSWERED)}
 
 
+@pytest.mark.parametrize("row", [ALPACA, SHAREGPT, OPENAI, {"question": ASKED, "answer": ANSWERED}])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_object_around_the_records_is_refused_with_the_name_of_their_list(tmp_path, row, indent):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"version": "1.0", "data": [row]}, indent=indent))
+    with pytest.raises(DataError, match=rf'^{path}: .*keep only the list in "data"$'):
+        read_rows(path)
+
+
 def test_a_record_of_another_layout_among_good_ones_is_one_bad_record(tmp_path):
     good, bad = check_rows(written(tmp_path, ALPACA, {"question": ASKED, "answer": ANSWERED}))
     assert len(good) == 1 and list(bad) == [1] and "completion=answer" in bad[1][0]
 
 
 def test_a_record_that_looks_like_nothing_known_keeps_its_own_errors(tmp_path):
-    _, bad = check_rows(written(tmp_path, {"instruction": ASKED, "input": ""}))
-    assert any('"output" is missing' in line for line in bad[0])
+    for row in ({"instruction": ASKED, "input": ""}, {"tags": [{"name": "birds"}]}, {"data": []}):
+        _, bad = check_rows(written(tmp_path, row))
+        assert any('"output" is missing' in line for line in bad[0])

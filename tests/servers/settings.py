@@ -34,7 +34,7 @@ def openai_params(url: str, **fields) -> OpenAIParams:
 
 
 def llamacpp_params(gguf: str, **fields) -> LlamaCppParams:
-    return LlamaCppParams(**{"gguf": gguf, "num_ctx": 512, "workers": 1, "threads": 1, **fields})
+    return LlamaCppParams(**{"gguf": gguf, "num_ctx": 512, "workers": 1, "threads": 1, "digest": "", **fields})
 
 
 def question(text: str = "How good is it?", **fields) -> Request:

@@ -218,6 +218,19 @@ def test_bytes_that_are_not_utf8_are_one_lost_reply_and_no_crash(cache):
     assert cache.count() == 1
 
 
+@pytest.mark.parametrize("column", ["key", "model"])
+@pytest.mark.parametrize("value", ["CAST(X'FF' AS TEXT)", "X'FF'"])
+def test_a_row_whose_key_or_model_is_no_text_is_left_out_of_an_export(cache, tmp_path, column, value):
+    cache.put(key(1), Reply(text="fine"), "judge")
+    cache.put(key(2), Reply(text="lost"), "judge")
+    with sqlite3.connect(cache.path) as database:
+        database.execute(f"UPDATE replies SET {column} = {value} WHERE key = ?", (key(2),))
+    database.close()
+    assert cache.export(tmp_path / "a.jsonl") == 1
+    with ReplyCache(tmp_path / "other.sqlite") as other:
+        assert other.load(tmp_path / "a.jsonl") == (1, 1)
+
+
 def test_a_file_that_cannot_be_read_is_said(cache, tmp_path):
     with pytest.raises(ServerError, match=r"missing\.jsonl"):
         cache.load(tmp_path / "missing.jsonl")

@@ -1,7 +1,9 @@
 import json
+import re
 import socket
 import threading
 import time
+from base64 import b64decode
 from contextlib import contextmanager
 from email.utils import formatdate
 from functools import partial
@@ -40,7 +42,9 @@ def ask(server, **fields) -> Reply:
 
 
 @contextmanager
-def raw_server(answer: bytes | list[bytes], *, pause: float = 0.0, between: float = 0.0):
+def raw_server(
+    answer: bytes | list[bytes], *, pause: float = 0.0, between: float = 0.0, heard: list[bytes] | None = None
+):
     """Sends these bytes or pieces to anyone who connects, then is silent for `pause` seconds and closes."""
     listener = socket.create_server(("127.0.0.1", 0))
     end = threading.Event()
@@ -54,7 +58,9 @@ def raw_server(answer: bytes | list[bytes], *, pause: float = 0.0, between: floa
                 return
             connections.append(connection)
             try:
-                connection.recv(65536)
+                request = connection.recv(65536)
+                if heard is not None:
+                    heard.append(request)
                 for part in [answer] if isinstance(answer, bytes) else answer:
                     connection.sendall(part)
                     if end.wait(between):
@@ -316,6 +322,24 @@ def test_a_server_elsewhere_is_reached_through_the_proxy(server, monkeypatch):
     server.scripted.append((200, {"text": "by proxy"}))
     assert transport("http://judge.example").post("/ask", {}) == {"text": "by proxy"}
     assert server.requests[0][1] == "http://judge.example/ask"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(("user", "login"), [("me:p%40ss@", b"me:p@ss"), ("me@", b"me:"), ("", None)])
+def test_a_proxy_gets_the_user_and_password_of_its_address_and_no_message_shows_them(monkeypatch, scheme, user, login):
+    heard: list[bytes] = []
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    with raw_server(refusal, heard=heard) as (url, _):
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, url.replace("//", f"//{user}"))
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ServerError, match="407") as caught:
+            transport(f"{scheme}://judge.example").get("/ask", retries=0)
+    (request,) = heard
+    sent = re.findall(rb"^Proxy-Authorization: Basic (\S+)", request, re.MULTILINE)
+    assert [b64decode(one) for one in sent] == ([login] if login else [])
+    assert not [one for one in ("p%40ss", "p@ss", *map(bytes.decode, sent)) if one in str(caught.value)]
 
 
 def test_a_redirect_is_not_followed(server):

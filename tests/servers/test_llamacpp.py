@@ -54,6 +54,18 @@ def test_other_weights_have_another_key(small, tmp_path):
     assert LlamaCpp(llamacpp_params(str(small)), PATIENT).key(question()) != before
 
 
+@pytest.mark.parametrize("prefix", ["", "sha256:"])
+def test_another_file_than_the_pinned_one_is_refused(small, prefix):
+    digest = sha256(small.read_bytes()).hexdigest()
+    pinned = LlamaCpp(llamacpp_params(str(small), digest=f"{prefix}{digest[:16]}"), PATIENT)
+    assert pinned.key(question()) == LlamaCpp(llamacpp_params(str(small)), PATIENT).key(question())
+    small.write_bytes(b"GGUF and then something")
+    changed = LlamaCpp(llamacpp_params(str(small), digest=f"{prefix}{digest[:16]}"), PATIENT)
+    with pytest.raises(ServerError, match="digest"):
+        changed.key(question())
+    assert "digest" in changed.check().problem
+
+
 @pytest.mark.parametrize("name", ["no/such/file", "missing.gguf"])
 def test_a_file_that_is_not_there_is_said(name):
     judge = LlamaCpp(llamacpp_params(name), PATIENT)

@@ -166,6 +166,15 @@ def test_a_pinned_digest_needs_no_server_to_know_the_key(server):
     assert key == client(server).key(question())  # as long as the weights are those
 
 
+def test_models_of_a_server_without_digests_share_no_key(server):
+    for name in ("llama3", "qwen3"):
+        server.scripted.extend(
+            [(200, {"version": "0.33.0"}), (200, {"models": [{"name": f"{name}:latest"}]}), (200, {})]
+        )
+    keys = {client(server, model=name).key(question()) for name in ("llama3", "qwen3")}
+    assert len(keys) == 2
+
+
 def test_a_pinned_digest_has_an_identity_without_a_server():
     gone = Ollama(ollama_params("http://127.0.0.1:9", digest=DIGEST), calls(retries=0))
     assert gone.identity["digest"] == DIGEST and gone.identity["version"] == "not reached"

@@ -171,6 +171,20 @@ def test_drop_keeps_the_first_of_each_group_and_nothing_alike_is_left(own, strat
     assert counts["across"] == {"groups": 0, "val": {"equal": 0, "near": 0}, "test": {"equal": 0, "near": 0}}
 
 
+@pytest.mark.parametrize("mode", ["report", "drop"])
+def test_a_dropped_record_makes_no_near_duplicates_of_records_that_resemble_it_alone(mode):
+    others = [example(i, f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i in range(8)]
+    examples = [example(8, "one two one two aaaa"), *others, example(9, "one two one two bbbb")]
+    examples.append(example(10, "one two one two aabb"))  # 90 % of either, which are 80 % of each other
+    params = with_duplicates(replace(EVEN, strategy="positional"), mode=mode, similarity=85.0)
+    found, index = divided(examples, params)
+    counts = summarise(found, index, params, refused=0)
+    assert counts["duplicates"]["records"] == 3 and found.parts[10] == ("dropped" if mode == "drop" else "val")
+    told = [line for line in find_warnings(found, counts, index, params) if "near-duplicate" in line]
+    assert (counts["across"]["groups"], counts["across"]["val"]["near"]) == ((0, 0) if mode == "drop" else (1, 2))
+    assert bool(told) == (mode == "report")
+
+
 @pytest.mark.parametrize("link", ["group", "parent"])
 @pytest.mark.parametrize("strategy", ["grouped", "shuffled", "positional"])
 def test_groups_of_the_file_that_a_cut_tears_apart_are_told(own, strategy, link):

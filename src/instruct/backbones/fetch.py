@@ -198,7 +198,7 @@ def download(url: str, file: WeightFile, part: Path) -> None:
                 raise BackboneError(f"{part}: cannot be written ({error.strerror}); free some space") from None
         have = part.stat().st_size if part.exists() else 0
         if have < file.size:
-            hint = f"{have:,} of {file.size:,} bytes are kept; run the same command again to continue"
+            hint = f"{have:,} of {file.size:,} bytes arrived; run the same command again"
             raise BackboneError(f"{url}: download incomplete after {TRIES} tries ({problem}); {hint}")
 
 

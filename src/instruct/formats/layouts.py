@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from instruct.core.records import shown
+
 _CHATS = ("messages", "conversations", "conversation")
 _KEYS = {("role", "content"): "OpenAI messages", ("from", "value"): "ShareGPT"}
 _QUESTIONS = ("instruction", "prompt", "question", "query")
@@ -40,6 +42,8 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
         name = _KEYS[chat["role"], chat["content"]]
         return _settings(name, {"layout": "chat", **chat}, row, columns)
     question, given, answer = (_first(row, names) for names in (_QUESTIONS, _INPUTS, _ANSWERS))
+    if not question and not answer and (name := _records_within(row)):
+        return f'holds a list of records; keep only the list in "{shown(name)}"'
     if not question or not answer:
         return ""
     if given:
@@ -47,6 +51,15 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
         return _settings("Alpaca", wanted, row, columns)
     wanted = {"layout": "prompt", "prompt": question, "completion": answer}
     return _settings("a question and its answer", wanted, row, columns)
+
+
+def _records_within(row: Mapping[str, Any]) -> str:
+    """The column with the only list, if its first element looks like a record; else empty."""
+    lists = [name for name, value in row.items() if isinstance(value, list)]
+    first = row[lists[0]][0] if len(lists) == 1 and row[lists[0]] else None
+    if not isinstance(first, Mapping):
+        return ""
+    return lists[0] if chat_names(first) or (_first(first, _QUESTIONS) and _first(first, _ANSWERS)) else ""
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

@@ -8,8 +8,11 @@ from instruct.core.records import Example
 from instruct.core.repetition import find_repetition
 from instruct.quality.hits import Hit
 
-# Placeholders of data sets for a missing answer. Words that can answer a question ("none", "undefined") are not here.
-_PLACEHOLDER = re.compile(r"[<\[(]?\s*(no[ _]?(output|input|answer|response)|n/a|tbd|todo|null|nan)\s*[>\])]?\.?")
+# Placeholders of data sets for a missing answer. Words that can answer a question count only in brackets ("Null" is
+# zero in German, "Todo" is all in Spanish), or not at all ("none", "undefined").
+_PLACEHOLDER = re.compile(
+    r"([<\[(]?\s*(no[ _]?(output|input|answer|response)|n/a)\s*[>\])]?|[<\[(]\s*(tbd|todo|null|nan)\s*[>\])])\.?"
+)
 _LONG_ECHO = 4  # words; the answer may legitimately start with a shorter instruction
 
 

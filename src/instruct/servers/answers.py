@@ -87,6 +87,6 @@ def advice_on(status: int) -> str:
 
 def kind_of(error: BaseException) -> str:
     """The failure of a connection in words."""
-    if isinstance(error, OSError) and error.strerror:
-        return one_line(error.strerror)
+    if isinstance(error, OSError) and (said := error.strerror or str(error)):
+        return one_line(said)
     return type(error).__name__.removesuffix("Error")

@@ -185,11 +185,18 @@ class ReplyCache:
 
 def _reply(row: _Row) -> Reply | None:
     """The reply in a row, or None if the row is invalid."""
+    if not (_is_text(row[0]) and _is_text(row[1])):
+        return None
     try:
         logprobs = None if row[5] is None else json.loads(row[5])
     except (ValueError, TypeError, RecursionError):
         return None
     return kept_reply(row[2], row[3], row[4], logprobs)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that UTF-8 can hold."""
+    return isinstance(value, str) and value == writable(value)
 
 
 def _exported_rows(path: Path) -> Iterator[_Row]:
@@ -213,6 +220,6 @@ def _exported_row(values: Any) -> _Row:
     if not isinstance(values, dict) or set(values) != FIELDS or not _KEY.fullmatch(values["key"]):
         raise ValueError
     key, model, text, stop, tokens, logprobs = (values[name] for name in _COLUMNS.split(", "))
-    if not isinstance(model, str) or model != writable(model) or kept_reply(text, stop, tokens, logprobs) is None:
+    if not _is_text(model) or kept_reply(text, stop, tokens, logprobs) is None:
         raise ValueError
     return key, model, text, stop, tokens, json.dumps(logprobs) if logprobs else None

@@ -8,12 +8,13 @@ Requests to this machine use no proxy, and redirects are not followed, because t
 import io
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection, IncompleteRead
 from socket import socket
 from typing import Any, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from instruct.core.errors import ServerError
@@ -45,6 +46,7 @@ class Exchanges:
         self._calls = calls
         self._trust = ssl.create_default_context() if url.startswith("https:") else None
         self._proxy = _proxy_to(urlsplit(url))
+        self._login = _login_of(self._proxy) if self._proxy else {}
 
     def run(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any, bytes]:
         """Status, headers and body of the answer.
@@ -52,20 +54,21 @@ class Exchanges:
         Raises the errors above, and OSError and HTTPException if the connection breaks or is not HTTP.
         """
         deadline = time.monotonic() + self._calls.total
-        connection, target = self._connection(url)
+        connection, target, login = self._connection(url)
+        headers = {**headers, **login, "Connection": "close"}
         try:
             _connect(connection)
             connection.sock.settimeout(self._calls.total)
             # A server may refuse a long request before it has read all of it; its answer can still be read.
             with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, target, body=data, headers={**headers, "Connection": "close"})
+                connection.request(method, target, body=data, headers=headers)
             response = _final(_Timed(connection.sock, self._calls.read, deadline), method)
             return response.status, response.headers, _body(response)
         finally:
             connection.close()
 
-    def _connection(self, url: str) -> tuple[HTTPConnection, str]:
-        """A connection that is not open yet, and the request's path."""
+    def _connection(self, url: str) -> tuple[HTTPConnection, str, Mapping[str, str]]:
+        """A connection that is not open yet, the request's path, and its headers for the proxy."""
         parts = urlsplit(url)
         there = _place(parts)
         path = f"{parts.path or '/'}"
@@ -74,9 +77,9 @@ class Exchanges:
         if self._trust:
             secure = HTTPSConnection(host, port, timeout=timeout, context=self._trust)
             if self._proxy:
-                secure.set_tunnel(*there)
-            return secure, path
-        return HTTPConnection(host, port, timeout=timeout), url if self._proxy else path
+                secure.set_tunnel(*there, headers=self._login)
+            return secure, path, {}
+        return HTTPConnection(host, port, timeout=timeout), url if self._proxy else path, self._login
 
 
 class _Reader(io.BufferedReader):
@@ -148,6 +151,14 @@ def _proxy_to(parts: SplitResult) -> SplitResult | None:
     if found.scheme != "http" or not found.hostname:
         raise ServerError(f"${parts.scheme}_proxy: must be an address like http://proxy:3128; correct or unset it")
     return found
+
+
+def _login_of(proxy: SplitResult) -> dict[str, str]:
+    """The header with user and password, if the proxy's address has them."""
+    if proxy.username is None:
+        return {}
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"}
 
 
 def _place(parts: SplitResult) -> tuple[str, int]:

@@ -87,7 +87,13 @@ class LlamaCpp:
 
     @cached_property
     def _digest(self) -> str:
-        return sha256_of(self._file)
+        found, pinned = sha256_of(self._file), self._params.digest.removeprefix("sha256:")
+        if not found.startswith(pinned):
+            raise ServerError(
+                f"{self._file} has the sha256 {found[:12]}, not {pinned[:12]} as {SECTION}.digest says; put "
+                "that file back, or change the digest"
+            )
+        return found
 
     def _as_openai(self, url: str) -> OpenAIParams:
         return OpenAIParams(

@@ -66,9 +66,10 @@ class Ollama:
             return replace(state, problem=str(error))
 
     def key(self, request: Request) -> str:
-        """See `Server`; a digest in the settings replaces that of the server."""
-        digest = self._params.digest or self.identity["digest"]
-        return key_of("ollama", digest.removeprefix("sha256:")[:DIGITS], self._asked(request), request.repeat)
+        """See `Server`; a digest in the settings replaces that of the server. Without either, address and name do."""
+        digest = (self._params.digest or self.identity["digest"]).removeprefix("sha256:")[:DIGITS]
+        weights = digest or f"{self._params.url.rstrip('/')} {self._params.model}"
+        return key_of("ollama", weights, self._asked(request), request.repeat)
 
     def ask(self, request: Request) -> Reply:
         """One reply; the first one waits for the model to load."""

@@ -18,4 +18,4 @@ def open_server(params: ServersParams, name: ServerName, model: str = "") -> Ser
         return Ollama(replace(params.ollama, model=model, digest="") if model else params.ollama, params.calls)
     if name == "openai":
         return OpenAI(replace(params.openai, model=model, digest="") if model else params.openai, params.calls)
-    return LlamaCpp(replace(params.llamacpp, gguf=model) if model else params.llamacpp, params.calls)
+    return LlamaCpp(replace(params.llamacpp, gguf=model, digest="") if model else params.llamacpp, params.calls)

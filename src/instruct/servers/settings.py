@@ -17,7 +17,8 @@ class CallParams:
     """How long to wait, in seconds, and how often to try again.
 
     `connect` is for the connection, `read` for silence while the server thinks, `total` for one whole answer.
-    Broken connections, 429 and 5xx are tried again `retries` times, after `backoff`, twice that, and so on.
+    Broken connections, cut or failed answers, 408, 425, 429 and 5xx (but 501 and 505) are tried again `retries` times,
+    after `backoff`, twice that, and so on.
     """
 
     connect: float
@@ -51,8 +52,7 @@ class OllamaParams:
     def __post_init__(self) -> None:
         _require_server(self.url, self.model, self.workers)
         require("num_ctx", self.num_ctx, self.num_ctx >= 256, "at least 256 tokens")
-        valid = not self.digest or bool(_DIGEST.fullmatch(self.digest))
-        require("digest", self.digest, valid, "12 to 64 hexadecimal digits")
+        _require_digest(self.digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +82,22 @@ class OpenAIParams:
 class LlamaCppParams:
     """llama.cpp inside this process (the extra `llamacpp`): `gguf` is a backbone's name or the path of a GGUF file.
 
-    `num_ctx` is for each of the `workers` requests at once. One thread and one worker give the same bytes again.
+    `num_ctx` is for each of the `workers` requests at once. One thread and one worker give the same bytes again. With
+    `digest`, another file under the same name is refused.
     """
 
     gguf: str
     num_ctx: int
     workers: int
     threads: int
+    digest: str
 
     def __post_init__(self) -> None:
         require("gguf", self.gguf, bool(self.gguf.strip()), "a backbone's name or the path of a GGUF file")
         require("num_ctx", self.num_ctx, self.num_ctx >= 256, "at least 256 tokens")
         require("workers", self.workers, 1 <= self.workers <= 64, "from 1 to 64")
         require("threads", self.threads, 1 <= self.threads <= 1024, "from 1 to 1024")
+        _require_digest(self.digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,10 @@ def is_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and plain
     except ValueError:
         return False
+
+
+def _require_digest(digest: str) -> None:
+    require("digest", digest, not digest or bool(_DIGEST.fullmatch(digest)), "12 to 64 hexadecimal digits")
 
 
 def _require_server(url: str, model: str, workers: int) -> None:

@@ -15,7 +15,7 @@ def summarise(division: Division, examples: Sequence[Example], params: SplitPara
     """Counts of a split; `across` counts held-out records that have an equal or near-duplicate prompt in train."""
     counts = Counter(division.parts)
     kept = len(division.parts) - counts[DROPPED]
-    sizes = Counter(division.similar)
+    sizes, alike = Counter(division.similar), _alike(division, params)
     kept_kinds = {e.kind for e, part in zip(examples, division.parts, strict=True) if e.kind and part != DROPPED}
     return {
         "read": len(division.parts) + refused,
@@ -34,12 +34,17 @@ def summarise(division: Division, examples: Sequence[Example], params: SplitPara
             "largest": max(sizes.values()),
         },
         "across": {
-            "groups": count_straddling(division.similar, division.parts),
-            **{part: count_seen(division, part) for part in PARTS[1:]},
+            "groups": count_straddling(alike, division.parts),
+            **{part: count_seen(division, alike, part) for part in PARTS[1:]},
         },
         "moved": len(division.moved),
         "orphans": len(division.orphans),
     }
+
+
+def _alike(division: Division, params: SplitParams) -> Sequence[int]:
+    """The group of near-duplicates of each record; where they are dropped, a kept record is alike to no other one."""
+    return range(len(division.parts)) if params.duplicates.mode == "drop" else division.similar
 
 
 def count_straddling(groups: Sequence[int], parts: Sequence[str]) -> int:
@@ -48,15 +53,15 @@ def count_straddling(groups: Sequence[int], parts: Sequence[str]) -> int:
     return sum(count > 1 for count in Counter(group for group, _ in seen).values())
 
 
-def count_seen(division: Division, part: str) -> dict[str, int]:
-    """How many records of a part are also in train: equal ones, and those whose group is partly in train."""
+def count_seen(division: Division, alike: Sequence[int], part: str) -> dict[str, int]:
+    """How many records of a part are also in train: equal ones, and those whose group in `alike` is partly in train."""
     train = [record for record, name in enumerate(division.parts) if name == "train"]
     held_out = [record for record, name in enumerate(division.parts) if name == part]
     equal = {division.same[record] for record in train}
-    near = {division.similar[record] for record in train}
+    near = {alike[record] for record in train}
     return {
         "equal": sum(division.same[record] in equal for record in held_out),
-        "near": sum(division.similar[record] in near for record in held_out),
+        "near": sum(alike[record] in near for record in held_out),
     }
 
 
@@ -76,7 +81,7 @@ def find_warnings(
                 f" set split.strategy: grouped, or split.duplicates.mode: drop"
             )
     torn = count_straddling(division.groups, division.parts)  # near-duplicates and what the file says together
-    if torn > counts["across"]["groups"]:
+    if torn > count_straddling(division.similar, division.parts):
         lines.append(
             f'warning: {torn} groups of records with one "group" or "parent" in the file, or near-duplicates, are in '
             "several parts; set split.strategy: grouped"

@@ -14,7 +14,7 @@ from instruct.core.errors import CheckpointError, DataError, InstructError
 from instruct.core.records import Response, read_responses
 from instruct.core.terminal import print_error
 from instruct.generation.drafts import Lookup
-from instruct.generation.engine import FEW
+from instruct.generation.engine import DRAFTED
 from instruct.text.encoding import encode_prompt
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ def main() -> None:
     """One line: the answers, their tokens after the first, and the steps that these take."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("answers", type=Path)
-    parser.add_argument("--spare", type=int, default=FEW[0] - 1, help="rows of a step that check a draft")
+    parser.add_argument("--spare", type=int, default=DRAFTED - 1, help="rows of a step that check a draft")
     options = parser.parse_args()
     answers = read_responses(options.answers)
     if not answers:

@@ -13,7 +13,7 @@ from torch import nn
 
 from instruct.generation.decode import Running, generate
 from instruct.generation.drafts import LONGEST, Lookup, deal
-from instruct.generation.engine import FEW, Engine
+from instruct.generation.engine import DRAFTED, Engine
 from instruct.generation.rows import Row
 from instruct.generation.sampling import make_generator
 from instruct.text.prompts import TEMPLATES
@@ -137,7 +137,7 @@ def test_no_draft_changes_an_answer_however_right_it_is(small, tokenizer, runtim
     for share in (0.0, 0.5, 1.0):
         got, steps = answers_and_steps(guess_right(known, tokenizer.vocab_size, share))
         assert got == expected
-        assert steps < plain or share < 1 or few > FEW[0]
+        assert steps < plain or share < 1 or few > DRAFTED
     stop = tokenizer.decode(known["river"][4:6])
     stopped = {"stop_strings": (stop,)}
     expected, _ = answers_and_steps(lambda row, most: [], **stopped)
@@ -163,7 +163,7 @@ def test_an_answer_that_repeats_itself_takes_a_step_for_all_rows_of_a_draft(toke
     generate(Circle(), tokenizer, {"sun": "sun"}, **options)
     in_turn = 5  # the first comes with the prompt, the next ones have not been said before
     assert len(seen.tokens["sun"]) == 100
-    assert seen.steps == in_turn + (100 - 1 - in_turn + FEW[0] - 1) // FEW[0]
+    assert seen.steps == in_turn + (100 - 1 - in_turn + DRAFTED - 1) // DRAFTED
 
 
 def test_scores_are_those_of_the_tokens_that_were_taken(small, tokenizer, runtime, monkeypatch):

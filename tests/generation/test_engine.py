@@ -5,7 +5,7 @@ import torch
 
 from instruct.generation import engine as module
 from instruct.generation.cache import TILE
-from instruct.generation.engine import FEW, Engine
+from instruct.generation.engine import DRAFTED, FEW, Engine
 
 PREFIX, OWN = [5, 6, 7], [11, 12, 13, 14]
 
@@ -50,8 +50,23 @@ def test_rows_that_change_the_bits_are_tried_once_and_never_used(small, tokenize
     assert model.rows == [*(rows for few in FEW for rows in (TILE, few)), *[TILE] * 4]
 
 
-def test_rows_that_keep_the_bits_are_tried_once_and_used(small, tokenizer):
+@pytest.mark.parametrize(("count", "rows"), [(1, 2), (2, 2), (3, 4), (5, 8), (8, 8)])
+def test_rows_that_keep_the_bits_are_tried_once_and_used(small, tokenizer, count, rows):
     model = Counted(small, lambda hidden: torch.ones(len(hidden), tokenizer.vocab_size))
     with torch.inference_mode():
-        steps(model, tokenizer.vocab_size, 3)
-    assert model.rows == [TILE, FEW[0], *[FEW[0]] * 4]
+        steps(model, tokenizer.vocab_size, count)
+    assert model.rows == [TILE, rows, *[rows] * 4]
+
+
+def test_drafts_are_checked_in_a_step_of_more_rows_than_answers_alone_need(small, tokenizer):
+    model = Counted(small, lambda hidden: torch.ones(len(hidden), tokenizer.vocab_size))
+    with torch.inference_mode():
+        engine = Engine(model, PREFIX, slots=1, capacity=32, vocab_size=tokenizer.vocab_size)
+        engine.prefill([OWN], first=0)
+        assert engine.spare(1) == DRAFTED - 1
+        assert engine.spare(DRAFTED) == 0
+        model.rows.clear()
+        for text in ([9], [9, 8, 7, 6]):
+            engine.decode([text])
+            engine.keep([1])
+    assert model.rows == [TILE, 2, 2, DRAFTED]

@@ -4,15 +4,15 @@ Every prompt starts with the same tokens, whose keys and values are stored once.
 have a slot per row, filled from the left. Answers in progress always use the first slots, so that no step copies the
 cache.
 
-Attention is written out as matrix products and a softmax instead of torch's fused kernel, because the fused one
-groups its sums by batch and length; here a row's bits do not depend on the other rows.
+Attention is written out as products, a softmax and sums instead of torch's fused kernel, because the fused one groups
+its sums by batch and length; here a row's bits do not depend on the other rows.
 
     P prefix tokens · N rows · L new tokens of the longest row · S places in use · H heads · K key heads · G = H/K
     R = G x L queries of a key head · D head size · T all new tokens, one row after the other
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ class SlotCache:
         self.prefix_keys: dict[int, Tensor] = {}  # layer -> (K, P, D)
         self.prefix_values: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}  # layer -> (slots, K, capacity, D)
-        self.values: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}  # layer -> (K x P + slots x K x capacity, D): the prefix's, then the slots'
         # Own tokens stored in each slot; a pass has a tile of rows at least, of which those without a slot hold none.
         self.lengths = torch.zeros(max(slots, TILE), dtype=torch.long)
 
@@ -49,7 +49,18 @@ class SlotCache:
         """Make room for a layer at its first use; `like` is (.., K, .., D)."""
         if layer not in self.keys:
             shape = (self.slots, like.shape[1], self.capacity, like.shape[3])
-            self.keys[layer], self.values[layer] = like.new_zeros(shape), like.new_zeros(shape)
+            self.keys[layer] = like.new_zeros(shape)
+            self._put_values(layer, like.new_zeros(shape))
+
+    def values_of_slots(self, layer: int) -> Tensor:
+        """(slots, K, capacity, D): a view of the values after the prefix."""
+        keys = self.keys[layer]
+        return self.values[layer][-keys.shape[:3].numel() :].view_as(keys)
+
+    def _put_values(self, layer: int, of_slots: Tensor) -> None:
+        flat = of_slots.flatten(0, 2)
+        prefix = self.prefix_values.get(layer)
+        self.values[layer] = flat if prefix is None else torch.cat((prefix.flatten(0, 1), flat))
 
     def emptied(self, slots: int) -> "SlotCache":
         """Another cache with the same prefix and layers, and room for a tile of tokens in each of its slots."""
@@ -62,23 +73,27 @@ class SlotCache:
     def move(self, source: int, target: int) -> None:
         """Put the row in slot `source` into slot `target`."""
         length = int(self.lengths[source])
-        for store in (self.keys, self.values):
-            for tensor in store.values():
-                tensor[target, :, :length] = tensor[source, :, :length]
+        for layer, keys in self.keys.items():
+            for stored in (keys, self.values_of_slots(layer)):
+                stored[target, :, :length] = stored[source, :, :length]
         self.lengths[target] = self.lengths[source]
 
     def resize(self, slots: int, capacity: int, rows: int) -> None:
         """Change the number of slots and their tokens; keeps the first `rows`, which must fit."""
         self.slots, self.capacity = slots, whole_tiles(capacity)
-        for store in (self.keys, self.values):
-            for layer, old in store.items():
-                new = old.new_zeros(slots, old.shape[1], self.capacity, old.shape[3])
-                kept = min(old.shape[2], self.capacity)
-                new[:rows, :, :kept] = old[:rows, :, :kept]
-                store[layer] = new
+        for layer in self.keys:
+            keys, values = (self._resized(old, rows) for old in (self.keys[layer], self.values_of_slots(layer)))
+            self.keys[layer] = keys
+            self._put_values(layer, values)
         lengths = torch.zeros(max(slots, TILE), dtype=torch.long)
         lengths[:rows] = self.lengths[:rows]
         self.lengths = lengths
+
+    def _resized(self, old: Tensor, rows: int) -> Tensor:
+        new = old.new_zeros(self.slots, old.shape[1], self.capacity, old.shape[3])
+        kept = min(old.shape[2], self.capacity)
+        new[:rows, :, :kept] = old[:rows, :, :kept]
+        return new
 
 
 class PrefixAttend:
@@ -95,7 +110,7 @@ class PrefixAttend:
         self._cache.prefix_keys[layer] = k[0, :, real].clone()
         self._cache.prefix_values[layer] = v[0, :, real].clone()
         out = torch.zeros_like(q)
-        out[:, :, real] = attend_in_parts(q[:, :, real], None, OwnRows(k[:, :, real], v[:, :, real]), self._mask)
+        out[:, :, real] = attend_in_parts(q[:, :, real], None, k[:, :, real], v[:, :, real], self._mask)
         return out
 
 
@@ -117,9 +132,9 @@ class PrefillAttend:
         cache.allocate(layer, k)
         rows_k, rows_v = own.to_rows(k[0]), own.to_rows(v[0])
         cache.keys[layer][self._slots, :, : own.width] = rows_k
-        cache.values[layer][self._slots, :, : own.width] = rows_v
+        cache.values_of_slots(layer)[self._slots, :, : own.width] = rows_v
         prefix = _prefix_of(cache, layer)
-        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), prefix, OwnRows(rows_k, rows_v), self._mask))
+        out = own.to_flat(attend_in_parts(own.to_rows(q[0]), prefix, rows_k, rows_v, self._mask))
         flat = torch.zeros_like(q)
         flat[0, :, : out.shape[1]] = out
         return flat
@@ -142,25 +157,24 @@ class DecodeAttend:
         self._used = whole_tiles(max(places) + 1)
         seen = torch.arange(self._used, device=cache.device) <= self.places[:, None]
         self._mask = mask_of(seen[:, None], cache.prefix_length)
-        self._into: Tensor | None = None
-        self._bags: tuple[Tensor, Tensor] | None = None
+        self._into: tuple[Tensor, Tensor] | None = None  # where new keys and new values go
+        self._reads: Reads | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the new keys and values, attend to all tokens of each row up to its own."""
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        cache, prefix = self._cache, _prefix_of(self._cache, layer)
+        keys, values = cache.keys[layer], cache.values[layer]
         if self._into is None:
-            begins = begins_of_heads(values, self._slots[: self._stored])
-            self._into = (begins + self.places[: self._stored, None]).flatten()
-        for stored, new in ((keys, k), (values, v)):
-            stored.flatten(0, 2).index_copy_(0, self._into, new[: self._stored].flatten(0, 2))
-        own: Own
-        if q.device.type == "cpu" and values.dtype is torch.float32:
-            if self._bags is None:
-                self._bags = slot_bags(values, self._slots, self._used, groups=q.shape[1] // k.shape[1])
-            own = OwnSlots(self._of_rows(keys), values, *self._bags)
-        else:
-            own = OwnRows(self._of_rows(keys), self._of_rows(values))
-        return attend_in_parts(q, _prefix_of(self._cache, layer), own, self._mask)
+            into = (begins_of_heads(keys, self._slots) + self.places[:, None])[: self._stored].flatten()
+            self._into = into, into + (len(values) - keys.shape[:3].numel())
+        for stored, into, new in ((keys.flatten(0, 2), self._into[0], k), (values, self._into[1], v)):
+            stored.index_copy_(0, into, new[: self._stored].flatten(0, 2))
+        if q.device.type != "cpu" or values.dtype is not torch.float32:
+            own = self._of_rows(keys), self._of_rows(cache.values_of_slots(layer))
+            return attend_in_parts(q, prefix, *own, self._mask)
+        if self._reads is None:
+            self._reads = reads_of(keys, self._slots, self._mask, groups=q.shape[1] // k.shape[1], used=self._used)
+        return attend_to_slots(q, prefix and prefix[0], self._of_rows(keys), values, self._reads)
 
     def _of_rows(self, stored: Tensor) -> Tensor:
         """(slots, K, capacity, D) → (N, K, S, D)."""
@@ -172,83 +186,72 @@ def _prefix_of(cache: SlotCache, layer: int) -> tuple[Tensor, Tensor] | None:
     return (cache.prefix_keys[layer], cache.prefix_values[layer]) if layer in cache.prefix_keys else None
 
 
-class Own(Protocol):
-    """What N rows hold of their own, beside the prefix."""
+@dataclass(frozen=True)
+class Reads:
+    """What the rows of a step see of their own, and where in a cache's `values` the values of each query are."""
 
-    keys: Tensor  # (N, K, S, D)
-
-    def scores(self, queries: Tensor) -> Tensor:
-        """(N, K, R, D) → (N, K, R, S)."""
-
-    def sums(self, weights: Tensor) -> Tensor:
-        """(N, K, R, S) weights of places → (N, K, R, D)."""
+    mask: Tensor  # (N x K, S, G), -inf where a place is not seen
+    places: Tensor  # (N x H x (P + S),) rows of `values`: of each query the prefix's, then its slot's
+    starts: Tensor  # (N x H,) where those of each query begin
 
 
-class OwnRows:
-    """Keys and values (N, K, S, D), multiplied directly."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self._values = keys, values
-
-    def scores(self, queries: Tensor) -> Tensor:
-        return queries @ self.keys.transpose(-1, -2)
-
-    def sums(self, weights: Tensor) -> Tensor:
-        return weights @ self._values
-
-
-class OwnSlots:
-    """Many keys and few queries on a CPU, where reading is all the work: kernels that wait for nothing else.
-
-    Keys times queries is twice as fast as queries times keys. Values are summed as an embedding's rows are: a bag
-    for each query, whose rows are added one after the other, so that no other bag changes a bit of the sum.
-    """
-
-    def __init__(self, keys: Tensor, slots: Tensor, places: Tensor, starts: Tensor) -> None:
-        """`keys` (N, K, S, D) · `slots` (slots, K, capacity, D) all values · `places`, `starts` from `slot_bags`."""
-        self.keys, self._slots, self._places, self._starts = keys, slots, places, starts
-
-    def scores(self, queries: Tensor) -> Tensor:
-        return (self.keys @ queries.contiguous().transpose(-1, -2)).transpose(-1, -2)
-
-    def sums(self, weights: Tensor) -> Tensor:
-        values = self._slots.flatten(0, 2)
-        flat = weights.flatten().to(values.dtype)
-        summed = F.embedding_bag(self._places, values, self._starts, mode="sum", per_sample_weights=flat)
-        return summed.view(*weights.shape[:3], -1)
-
-
-def begins_of_heads(values: Tensor, slots: Tensor) -> Tensor:
-    """Where in (slots, K, capacity, D) `values`, flat but for D, the heads of these (N,) slots begin: (N, K)."""
-    _, key_heads, capacity, _ = values.shape
+def begins_of_heads(keys: Tensor, slots: Tensor) -> Tensor:
+    """Where in (slots, K, capacity, D) `keys`, flat but for D, the heads of these (N,) slots begin: (N, K)."""
+    _, key_heads, capacity, _ = keys.shape
     return (slots[:, None] * key_heads + torch.arange(key_heads, device=slots.device)) * capacity
 
 
-def slot_bags(values: Tensor, slots: Tensor, used: int, *, groups: int) -> tuple[Tensor, Tensor]:
-    """Where in (slots, K, capacity, D) `values`, flat but for D, each bag's `used` ones are, and where each bag begins.
+def reads_of(keys: Tensor, slots: Tensor, mask: Tensor, *, groups: int, used: int) -> Reads:
+    """What rows in (N,) slots of (slots, K, capacity, D) `keys` read of `used` places; `mask` is one of `mask_of`."""
+    rows, key_heads, prefix = len(slots), keys.shape[1], mask.shape[-1] - used
+    shape = (rows, key_heads, groups)
+    of_prefix = torch.arange(key_heads * prefix).view(key_heads, 1, prefix).expand(*shape, prefix)
+    begins = key_heads * prefix + begins_of_heads(keys, slots)
+    of_own = (begins[:, :, None, None] + torch.arange(used)).expand(*shape, used)
+    return Reads(
+        mask=mask.view(rows, 1, -1, 1)[:, :, prefix:].expand(rows, key_heads, used, groups).flatten(0, 1).contiguous(),
+        places=torch.cat((of_prefix, of_own), dim=-1).flatten(),
+        starts=torch.arange(rows * key_heads * groups) * (prefix + used),
+    )
 
-    `slots` (N,) are those of the rows.
+
+def attend_to_slots(q: Tensor, prefix: Tensor | None, keys: Tensor, values: Tensor, reads: Reads) -> Tensor:
+    """Attention of (N, H, 1, D) queries on a CPU, where reading many keys for few queries is all the work.
+
+    `prefix` (K, P, D) and `keys` (N, K, S, D) are keys, `values` all of a cache's. Keys times queries is twice as fast
+    as queries times keys. Values are summed as an embedding's rows are: a bag for each query, whose rows are added one
+    after the other, so that no other bag changes a bit of the sum.
     """
-    begins = begins_of_heads(values, slots).flatten().repeat_interleave(groups)
-    return (begins[:, None] + torch.arange(used)).flatten(), torch.arange(len(begins)) * used
+    rows, key_heads = keys.shape[:2]
+    scaled = (q * q.shape[-1] ** -0.5).reshape(rows, key_heads, -1, q.shape[-1])  # (N, K, G, D)
+    own = torch.baddbmm(reads.mask, keys.flatten(0, 1), scaled.flatten(0, 1).transpose(1, 2))  # (N x K, S, G)
+    scores = own.unflatten(0, (rows, key_heads)).transpose(2, 3)
+    if prefix is not None:
+        folded = scaled.transpose(0, 1).flatten(1, 2)  # (K, N x G, D): one product a head for all rows
+        shared = torch.bmm(folded, prefix.transpose(1, 2)).unflatten(1, (rows, -1)).transpose(0, 1)  # (N, K, G, P)
+        scores = torch.cat((shared, scores), dim=-1)
+    weights = scores.softmax(-1).flatten()
+    return F.embedding_bag(reads.places, values, reads.starts, mode="sum", per_sample_weights=weights).view_as(q)
 
 
-def attend_in_parts(q: Tensor, prefix: tuple[Tensor, Tensor] | None, own: Own, mask: Tensor) -> Tensor:
-    """Attention of (N, H, L, D) queries to a prefix that all rows share, (K, P, D), and to what is each row's own.
+def attend_in_parts(
+    q: Tensor, prefix: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, mask: Tensor
+) -> Tensor:
+    """Attention of (N, H, L, D) queries to a prefix that all rows share, (K, P, D), and to their own, (N, K, S, D).
 
     `mask` from `mask_of` is added to the (N, K, G, L, P + S) scores. Gives (N, H, L, D).
     """
     rows, heads, new, size = q.shape
-    grouped = q.reshape(rows, own.keys.shape[1], -1, size)  # (N, K, R, D)
-    scores = own.scores(grouped)
+    grouped = q.reshape(rows, keys.shape[1], -1, size)  # (N, K, R, D)
+    scores = grouped @ keys.transpose(-1, -2)  # (N, K, R, S)
     if prefix is None:
-        return own.sums(_weights(scores, mask, size)).view(rows, heads, new, size)
+        return (_weights(scores, mask, size) @ values).view(rows, heads, new, size)
     folded = grouped.transpose(0, 1).flatten(1, 2)  # (K, N x R, D): one product a head for all rows
     shared = (folded @ prefix[0].transpose(1, 2)).unflatten(1, (rows, -1)).transpose(0, 1)  # (N, K, R, P)
     weights = _weights(torch.cat((shared, scores), dim=-1), mask, size)
     of_prefix, of_own = weights.split((shared.shape[-1], scores.shape[-1]), dim=-1)
     from_prefix = (of_prefix.transpose(0, 1).flatten(1, 2) @ prefix[1]).unflatten(1, (rows, -1)).transpose(0, 1)
-    return (own.sums(of_own) + from_prefix).view(rows, heads, new, size)
+    return (of_own @ values + from_prefix).view(rows, heads, new, size)
 
 
 def _weights(scores: Tensor, mask: Tensor, size: int) -> Tensor:

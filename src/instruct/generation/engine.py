@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from instruct.generation.cache import TILE, DecodeAttend, PrefillAttend, PrefixAttend, SlotCache
 from instruct.model.decoder import Attend, attend_causally
 
-FEW = (4, 8)  # rows that a step may have instead of a whole tile
+FEW = (2, 4, 8)  # rows that a step may have instead of a whole tile
+DRAFTED = 4  # rows that a step has at least if there are drafts to check
 PART = 64  # places of a prompt whose logits are in memory at once
 
 
@@ -57,8 +58,8 @@ class Engine:
         return self._logits(hidden[ends], TILE)
 
     def spare(self, count: int) -> int:
-        """How many rows of a step of so many answers would only pad it."""
-        return self._rows_for(count) - count
+        """How many tokens of drafts a step of so many answers checks at little cost."""
+        return self._rows_for(max(count, DRAFTED)) - count
 
     def decode(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Run the newest token of each of the first rows, and what a draft says comes next; `keep` what was right.

@@ -21,18 +21,16 @@ class Kernels:
     product: bool  # oneDNN: of what comes in and the weight
     gradient_of_input: bool  # oneDNN: of what comes back and the weight
     gradient_of_weight: bool  # oneDNN: of what comes back and what came in
-    wide: int = 0  # training has fewer outputs than this multiplied by BLAS
 
 
 BLAS, ONEDNN = Kernels(False, False, False), Kernels(True, True, False)
 # In products of small language models oneDNN is up to twice as fast as BLAS. On two cores of an EPYC, in a training
 # step's sizes:
-# - With AVX2 only it is faster in the output head, and slower in gradients. In a block's layers BLAS was ahead in one
-#   session and level in another; a whole step takes as long either way.
+# - With AVX2 only it is slower in gradients.
 # - With AVX-512 it is faster throughout, and a step of which it computes the weights' gradients too was 6 % shorter.
 # Intel with AVX-512 was measured without those; what is not listed was not, and is treated alike.
 TABLE = {
-    ("AuthenticAMD", "avx2"): Kernels(True, False, False, wide=16384),
+    ("AuthenticAMD", "avx2"): Kernels(True, False, False),
     ("AuthenticAMD", "avx512"): Kernels(True, True, True),
 }
 

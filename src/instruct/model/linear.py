@@ -19,11 +19,10 @@ from instruct.model.kernels import kernels, onednn_pack, onednn_product
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., in) times (out, in) plus (out,) → (..., out)."""
-    trained = torch.is_grad_enabled()
-    if not _suits_onednn(x, weight) or (trained and len(weight) < kernels().wide):
+    if not _suits_onednn(x, weight):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    if trained:
+    if torch.is_grad_enabled():
         return _OneDNNLinear.apply(rows, weight, bias).view(*x.shape[:-1], -1)
     return onednn_product(rows, weight, bias).view(*x.shape[:-1], -1)
 
@@ -46,13 +45,13 @@ class SameInput(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._joined: nn.Module | None = None
+        self.joined: nn.Module | None = None  # one layer for all of them
         self._sizes: list[int] = []
 
     def project(self, x: Tensor) -> Sequence[Tensor]:
         """(..., in) → for each of the layers (..., out)."""
-        if self._joined is not None:
-            return cast(Tensor, self._joined(x)).split(self._sizes, dim=-1)
+        if self.joined is not None:
+            return cast(Tensor, self.joined(x)).split(self._sizes, dim=-1)
         return [getattr(self, name)(x) for name in self.names]
 
     def join(self, to_layer: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
@@ -61,7 +60,7 @@ class SameInput(nn.Module):
         if not all(isinstance(layer, nn.Linear) for layer in layers):
             return
         biases = [layer.bias for layer in layers if layer.bias is not None]
-        self._joined = to_layer(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
+        self.joined = to_layer(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
         self._sizes = [layer.out_features for layer in layers]
         for name in self.names:
             delattr(self, name)

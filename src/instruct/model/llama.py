@@ -203,7 +203,8 @@ class Attention(SameInput):
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        queries, keys = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
+        self.heads = config.num_attention_heads, config.num_key_value_heads
+        queries, keys = (count * config.head_dim for count in self.heads)
         bias = config.family == "qwen2"
         self.q_proj = Linear(config.hidden_size, queries, bias=bias)
         self.k_proj = Linear(config.hidden_size, keys, bias=bias)
@@ -214,14 +215,24 @@ class Attention(SameInput):
         )
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or H/G, T, D)
-            for part in self.project(x)
-        )
+        out = attend(self.layer, *self._rotated(x, rotation))
+        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, C)
+
+    def _rotated(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (B, H, T, D), rotated keys and values (B, H/G, T, D)."""
+        if self.joined and not self.q_norm:
+            queries, keys = self.heads
+            both, v = self._in_heads(self.joined(x)).split((queries + keys, keys), dim=1)
+            q, k = rotate(both, rotation).split(self.heads, dim=1)
+            return q, k, v
+        q, k, v = map(self._in_heads, self.project(x))
         if self.q_norm and self.k_norm:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # on a GPU autocast norms in float32
-        out = attend(self.layer, rotate(q, rotation), rotate(k, rotation), v)
-        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, C)
+        return rotate(q, rotation), rotate(k, rotation), v
+
+    def _in_heads(self, x: Tensor) -> Tensor:
+        """(B, T, heads x D) → (B, heads, T, D)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MLP(SameInput):

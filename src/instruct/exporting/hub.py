@@ -23,6 +23,8 @@ HubType = Literal["fp32", "bf16"]
 CardRow = tuple[str, list[SystemScores | None], Difference | None]
 CARD = Path(__file__).parent / "card.md"
 """The template of the model card."""
+_FOLDERS = {folder.name: folder for folder in (TRAINED, TUNED)}
+"""What training makes, by the system that it is."""
 _SECTIONS = {"sft": ("split", "train", "generate"), "dpo": ("split", "train", "prefer", "generate")}
 """The sections of params.yaml that the card of a system shows."""
 
@@ -101,13 +103,13 @@ def _row(run: Run, system: str, name: str, score: ScoreResults) -> CardRow:
 
 def _system_of(source: Source, root: Path) -> str:
     """The system whose training made this checkpoint; empty for a checkpoint from elsewhere."""
-    folders = {made.name: (root / made).resolve() for made in (TRAINED, TUNED)}
-    return next((name for name, made in folders.items() if source.folder.resolve().is_relative_to(made)), "")
+    folder = source.folder.resolve()
+    return next((name for name, made in _FOLDERS.items() if folder.is_relative_to((root / made).resolve())), "")
 
 
 def _run_of(system: str, source: Source, root: Path) -> Run | None:
     """The run whose answers are this checkpoint's; None if it is missing or its results are out of date."""
-    if source.folder.resolve() not in [(root / made / "best").resolve() for made in (TRAINED, TUNED)]:
+    if not system or source.folder.resolve() != (root / _FOLDERS[system] / "best").resolve():
         return None
     try:
         run = read_run(WORKSPACE, root)

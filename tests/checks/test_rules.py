@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from instruct.checks import rules
+from instruct.checks import number_rule
 from instruct.checks.numbers import numbers_of
 from instruct.checks.rules import is_right
 from instruct.checks.schema import parse_check
@@ -404,7 +404,7 @@ def test_a_long_answer_is_read_as_often_as_a_short_one(monkeypatch):
         read.append(text)
         return numbers_of(text)
 
-    monkeypatch.setattr(rules, "numbers_of", spy)
+    monkeypatch.setattr(number_rule, "numbers_of", spy)
     times = []
     for size in (2, 60):
         read.clear()

@@ -91,6 +91,11 @@ def with_earlier(record: Example, question: str) -> str:
     return "\n\n".join(f"{who}: {said}" for who, said in [*earlier, ("user", question)])
 
 
+def whole_question(record: Example) -> str:
+    """The last question with its input, behind what was said before it."""
+    return with_earlier(record, f"{record.instruction}\n{record.input}".strip())
+
+
 E = TypeVar("E", bound=Example)
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from instruct.checks.rules import is_right
 from instruct.checks.schema import Check
-from instruct.core.records import Response, with_earlier
+from instruct.core.records import Response, whole_question
 from instruct.evaluation.judges.base import Answers
 from instruct.evaluation.means import clusters_of, compare_systems, describe_scores, mean_of, rounded
 from instruct.evaluation.reference import Measured, compare
@@ -43,7 +43,7 @@ def _values(answers: Sequence[Response], measured: Sequence[Measured], name: str
 def _right(answers: Sequence[Response], closed: Mapping[str, Check]) -> Scores:
     """100 for a right answer and 0 for a wrong one, of the closed questions."""
     return {
-        one.id: 100.0 * is_right(closed[one.id], one.response, with_earlier(one, f"{one.instruction}\n{one.input}"))
+        one.id: 100.0 * is_right(closed[one.id], one.response, whole_question(one))
         for one in answers
         if one.id in closed
     }

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from instruct.core.errors import DataError
 from instruct.core.pairs import Pair
-from instruct.core.records import Example, with_earlier
+from instruct.core.records import Example, whole_question
 from instruct.pairs.sampling import make_pair
 from instruct.pairs.settings import RewriteParams
 from instruct.servers.base import Reply, Request
@@ -53,7 +53,7 @@ def is_polite(example: Example, seed: int) -> bool:
 
 
 def _request(example: Example, polite: bool, params: RewriteParams, seed: int) -> Request:
-    task = with_earlier(example, f"{example.instruction}\n{example.input}".strip())
+    task = whole_question(example)
     manner = "polite" if polite else "impolite"
     text = QUESTION.format(manner=manner, task=task, answer=example.output)
     return Request(messages=(("user", text),), max_tokens=params.max_tokens, seed=seed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from instruct.checks.rules import is_right
 from instruct.checks.schema import Check
 from instruct.core.pairs import Pair
-from instruct.core.records import Example, Response, with_earlier
+from instruct.core.records import Example, Response, whole_question
 from instruct.pairs.settings import Rank, SampleParams
 
 ORIGIN = "on-policy"
@@ -30,7 +30,7 @@ class Ranking:
         """The score of an answer; None where this ranking has nothing to say of the record."""
         check = self.checks.get(example.id)
         if self.rank != "similarity" and check and not check.is_open:
-            return 100.0 * is_right(check, answer, with_earlier(example, f"{example.instruction}\n{example.input}"))
+            return 100.0 * is_right(check, answer, whole_question(example))
         return None if self.rank == "checks" else self.similarity(answer, example.output)
 
 

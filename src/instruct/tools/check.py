@@ -16,7 +16,7 @@ from instruct.core.files import read_json
 from instruct.core.git import ask_git
 from instruct.core.params import PARAMS_FILE, build, load_params, read_params
 from instruct.core.parsing import mapping, parse_yaml
-from instruct.core.records import Example, group_lines, part_rows, with_earlier
+from instruct.core.records import Example, group_lines, part_rows, whole_question
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
@@ -208,11 +208,7 @@ def reference_lines(source: Path, examples: list[Example], checks: Checks) -> li
     """A warning that names the records whose reference answer their own check finds wrong, if there are any."""
     parsed = [(one, parse_check(checks[one.id], one.id)) for one in examples if one.id in checks]
     closed = [(one, check) for one, check in parsed if not check.is_open]
-    failing = [
-        one.id
-        for one, check in closed
-        if not is_right(check, one.output, with_earlier(one, f"{one.instruction}\n{one.input}"))
-    ]
+    failing = [one.id for one, check in closed if not is_right(check, one.output, whole_question(one))]
     if not failing:
         return []
     named = ", ".join(failing[:_NAMED]) + (f" and {len(failing) - _NAMED} more" if len(failing) > _NAMED else "")

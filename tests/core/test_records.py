@@ -281,6 +281,14 @@ def test_what_is_wrong_with_a_turn_is_named_by_its_place(row, message):
     assert found.startswith(message)
 
 
+def test_a_key_twice_in_a_turn_is_named_by_its_place(tmp_path):
+    path, turn = tmp_path / "data.json", json.dumps(RECORD)
+    doubled = turn.replace('"input"', '"instruction": "Name a fish.", "input"')
+    path.write_text(f'[{{"history": [{turn}, {doubled}], {turn[1:]}]')
+    with pytest.raises(DataError, match=r'\[0\]: in history\[1\] "instruction" appears twice'):
+        read_examples(path)
+
+
 RESPONSE = Response(
     id="1",
     instruction="Name a bird.",

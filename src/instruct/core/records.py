@@ -241,6 +241,7 @@ def _chat_problems(row: Mapping[str, Any], called: Mapping[str, str]) -> list[st
         if not isinstance(turn, dict):
             problems.append(f'"{where}" must be an object with {", ".join(REQUIRED)}, is {kind_of(turn)}')
             continue
+        problems += [f"in {where} {problem}" for problem in doubled_keys(turn)]
         problems += _turn_problems(turn, {name: called.get(f"{where}.{name}", f"{where}.{name}") for name in REQUIRED})
         others = [name for name in turn if name not in REQUIRED]
         problems += [

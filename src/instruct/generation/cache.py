@@ -227,9 +227,7 @@ def attend_to_slots(q: Tensor, prefix: Tensor | None, keys: Tensor, values: Tens
     own = torch.baddbmm(reads.mask, keys.flatten(0, 1), scaled.flatten(0, 1).transpose(1, 2))  # (N x K, S, G)
     scores = own.unflatten(0, (rows, key_heads)).transpose(2, 3)
     if prefix is not None:
-        folded = scaled.transpose(0, 1).flatten(1, 2)  # (K, N x G, D): one product a head for all rows
-        shared = torch.bmm(folded, prefix.transpose(1, 2)).unflatten(1, (rows, -1)).transpose(0, 1)  # (N, K, G, P)
-        scores = torch.cat((shared, scores), dim=-1)
+        scores = torch.cat((_times_shared(scaled, prefix.transpose(1, 2)), scores), dim=-1)
     weights = scores.softmax(-1).flatten()
     return F.embedding_bag(reads.places, values, reads.starts, mode="sum", per_sample_weights=weights).view_as(q)
 
@@ -246,12 +244,15 @@ def attend_in_parts(
     scores = grouped @ keys.transpose(-1, -2)  # (N, K, R, S)
     if prefix is None:
         return (_weights(scores, mask, size) @ values).view(rows, heads, new, size)
-    folded = grouped.transpose(0, 1).flatten(1, 2)  # (K, N x R, D): one product a head for all rows
-    shared = (folded @ prefix[0].transpose(1, 2)).unflatten(1, (rows, -1)).transpose(0, 1)  # (N, K, R, P)
+    shared = _times_shared(grouped, prefix[0].transpose(1, 2))
     weights = _weights(torch.cat((shared, scores), dim=-1), mask, size)
     of_prefix, of_own = weights.split((shared.shape[-1], scores.shape[-1]), dim=-1)
-    from_prefix = (of_prefix.transpose(0, 1).flatten(1, 2) @ prefix[1]).unflatten(1, (rows, -1)).transpose(0, 1)
-    return (of_own @ values + from_prefix).view(rows, heads, new, size)
+    return (of_own @ values + _times_shared(of_prefix, prefix[1])).view(rows, heads, new, size)
+
+
+def _times_shared(rows: Tensor, shared: Tensor) -> Tensor:
+    """(N, K, R, A) times (K, A, B), which all rows share → (N, K, R, B): one product a head for all rows."""
+    return (rows.transpose(0, 1).flatten(1, 2) @ shared).unflatten(1, (len(rows), -1)).transpose(0, 1)
 
 
 def _weights(scores: Tensor, mask: Tensor, size: int) -> Tensor:

@@ -56,6 +56,16 @@ def test_two_runs_in_two_folders_give_the_same_bytes(smoke, smoke_again):
     assert cached[0] == cached[1] != set()
 
 
+def test_no_variable_of_openmp_changes_an_answer(smoke, tmp_path):
+    """With fewer threads than torch asks for, oneDNN leaves parts of its products undefined."""
+    answers = tmp_path / "responses.json"
+    command = [sys.executable, "src/generate.py", "data/split/test.json", "models/sft/best", str(answers)]
+    variables = {"OMP_THREAD_LIMIT": "1", "OMP_DYNAMIC": "true", "OMP_MAX_ACTIVE_LEVELS": "0"}
+    done = run(*command, cwd=smoke, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert answers.read_bytes() == (smoke / "data/responses.json").read_bytes()
+
+
 def test_no_result_holds_the_folder_or_the_time_of_the_run(smoke):
     for name in re.findall(r"path: (\S+)", (smoke / "dvc.lock").read_text()):
         assert not name.startswith("/")

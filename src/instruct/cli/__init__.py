@@ -11,8 +11,8 @@ from instruct.cli.rerun import recipe, smoke, verify
 from instruct.cli.results import compare, power, variance, view
 from instruct.cli.use import ask, chat, policy, serve
 from instruct.core.errors import InstructError
-from instruct.core.pages import use_huge_pages
 from instruct.core.terminal import guard_output, make_site_cache_private, print_error
+from instruct.core.torch_environment import set_torch_environment
 from instruct.exporting.commands import app as export
 
 # In the order of `instruct --help`.
@@ -44,7 +44,7 @@ for name, group in GROUPS.items():
 def run() -> None:
     """Run the command line; a user's mistake is one line and exit status 1."""
     guard_output()
-    use_huge_pages()
+    set_torch_environment()
     make_site_cache_private()
     try:
         app()

@@ -32,9 +32,9 @@ sys.excepthook = _show
 
 import psutil  # noqa: E402 - after the hook: it takes the longest
 
-from instruct.core.pages import use_huge_pages  # noqa: E402
+from instruct.core.torch_environment import set_torch_environment  # noqa: E402
 
-use_huge_pages()
+set_torch_environment()
 
 
 def find_dvc() -> psutil.Process | None:

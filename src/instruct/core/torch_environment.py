@@ -1,0 +1,17 @@
+"""The environment variables that torch and its libraries read when they are loaded."""
+
+import os
+
+# With these OpenMP may give fewer threads than asked for. oneDNN then computes a part of a product, and the rest is
+# what was in memory. `runtime.num_threads` alone says how many threads there are.
+THREADS = ("OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_THREAD_LIMIT")
+
+
+def set_torch_environment() -> None:
+    """Choose huge pages and exact numbers of threads; has no effect once torch is imported.
+
+    With pages of 4 kB a processor looks up an address for each 4 kB of weights that it reads.
+    """
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
+    for name in THREADS:
+        os.environ.pop(name, None)

@@ -180,7 +180,10 @@ def test_recipe_that_dvc_refuses_is_named(workplace, capfd):
         run_recipes(workplace, [recipe(**{"train.lrr": 1})], queue=True)
 
 
-def test_queued_recipe_waits(workplace, capfd):
+def test_queued_recipe_waits_once(workplace, capfd):
     assert run_recipes(workplace, [recipe()], queue=True) == ["probe: queued"]
+    (line,) = run_recipes(workplace, [recipe()], queue=True)
+    assert line.startswith("probe: is queued; ")
+    assert len(git(workplace, "log", "-g", "--format=%gs", "refs/exps/celery/stash").splitlines()) == 1
     assert "probe" in run("dvc", "queue", "status", cwd=workplace).stdout
     assert find_experiments(workplace) == {}

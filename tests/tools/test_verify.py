@@ -106,6 +106,8 @@ def test_clone_holds_the_commit_and_no_results(workplace, tmp_path):
         ("metrics/split.json", '"read": 40', '"read": 41', "metrics/split.json: read is 41, was 40"),
         ("metrics/split.json", '"read": 40,', "", 'metrics/split.json: read is "absent", was 40'),
         ("metrics/curves/val.csv", "\n0,", "\n1,", "metrics/curves/val.csv: 1 of 3 rows differ, first row 1: 1,"),
+        ("metrics/split.json", '"read": 40', '"read": 40.0', "metrics/split.json: has other bytes"),
+        ("metrics/curves/val.csv", "\n0,", '\n"0",', "metrics/curves/val.csv: has other bytes"),
         ("params.yaml", "split:", "Split:", "params.yaml: has other bytes"),
     ],
 )

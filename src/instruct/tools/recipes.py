@@ -12,7 +12,7 @@ from instruct.core.params import did_you_mean, load_entries, require
 from instruct.core.parsing import mapping, read_yaml
 from instruct.results.lock import flatten
 from instruct.tools.own_data import own_data, untracked
-from instruct.tools.programs import git_names, run_dvc, run_git
+from instruct.tools.programs import ask_dvc, git_names, run_dvc, run_git
 
 RECIPES = Path(__file__).with_name("recipes.yaml")
 SEED = "train.seed"
@@ -122,8 +122,14 @@ def find_experiments(root: Path) -> dict[str, Experiment]:
     return {one.name: one for one in reversed(list_experiments(root))}
 
 
+def waiting(root: Path) -> set[str]:
+    """The names of the experiments that DVC's queue still has to run or is running."""
+    rows = (line.split() for line in ask_dvc(root, "queue", "status").stdout.splitlines())
+    return {row[1] for row in rows if len(row) > 2 and row[-1] in ("Queued", "Running")}
+
+
 def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[str]:
-    """Run or queue each recipe that has no experiment on the current commit yet; returns what was done, in lines.
+    """Run or queue each recipe that is neither queued nor run on the current commit; returns what was done, in lines.
 
     Raises InstructError where files are not committed, since an experiment starts from the commit, or DVC fails.
     """
@@ -132,11 +138,14 @@ def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[s
             f"{changed[0][3:]}: is changed but not committed, and an experiment starts from the commit; commit first"
         )
     pipeline, params = (read_yaml(root / name) for name in ("dvc.yaml", "params.yaml"))
-    head, done = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root)
+    head, done, queued = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root), waiting(root)
     lines = []
     for recipe in recipes:
         if recipe.name in done and done[recipe.name].baseline == head:
             lines.append(f"{recipe.name}: has been run; `dvc exp remove {recipe.name}` forgets it")
+            continue
+        if recipe.name in queued:
+            lines.append(f"{recipe.name}: is queued; `dvc exp run --run-all` runs it, `dvc queue remove` forgets it")
             continue
         if missing := untracked(root, own_data(pipeline, flatten(mapping(params)) | recipe.set)):
             first = f"; first `{recipe.needs}`" if recipe.needs else ""

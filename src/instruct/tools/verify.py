@@ -161,14 +161,15 @@ def differences(folder: Path) -> Iterator[str]:
     yield from (f"{name}: is made, but not committed" for name in new)
 
 
-def text_differences(name: str, before: str, after: str) -> Iterator[str]:
-    """What differs between two versions of the lock file, a JSON file or a CSV file."""
+def text_differences(name: str, before: str, after: str) -> list[str]:
+    """What differs between two versions of the lock file, a JSON file or a CSV file; at least that they do."""
     if name == LOCK:
-        yield from lock_differences(_load_yaml(before, name), _load_yaml(after, name))
+        found = list(lock_differences(_load_yaml(before, name), _load_yaml(after, name)))
     elif name.endswith(".json"):
-        yield from (f"{name}: {line}" for line in value_differences(json.loads(before), json.loads(after)))
+        found = [f"{name}: {line}" for line in value_differences(json.loads(before), json.loads(after))]
     else:
-        yield f"{name}: {row_differences(before, after)}"
+        found = [f"{name}: {line}" for line in row_differences(before, after)]
+    return found or [f"{name}: has other bytes, the same values"]
 
 
 def lock_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -210,15 +211,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def row_differences(before: str, after: str) -> str:
+def row_differences(before: str, after: str) -> Iterator[str]:
     """How many rows of two CSV files differ, and where they first do."""
     one, two = (list(csv.reader(io.StringIO(text))) for text in (before, after))
     if len(one) != len(two):
-        return f"has {len(two) - 1} rows, had {len(one) - 1}"
-    other = [i for i, rows in enumerate(zip(one, two, strict=True)) if rows[0] != rows[1]]
-    if not other:
-        return "has other bytes, the same values"
-    return f"{len(other)} of {len(one) - 1} rows differ, first row {other[0]}: {','.join(two[other[0]])}"
+        yield f"has {len(two) - 1} rows, had {len(one) - 1}"
+    elif other := [i for i, rows in enumerate(zip(one, two, strict=True)) if rows[0] != rows[1]]:
+        yield f"{len(other)} of {len(one) - 1} rows differ, first row {other[0]}: {','.join(two[other[0]])}"
 
 
 def _load_yaml(text: str, name: str) -> dict[str, Any]:

@@ -151,6 +151,10 @@ def one_of(answer, *others):
     return {"type": "one_of", "answer": answer, "options": [answer, *others]}
 
 
+def order(*items):
+    return {"type": "order", "items": list(items)}
+
+
 def exact(text):
     return {"type": "exact", "accept": [text]}
 
@@ -224,6 +228,27 @@ def test_lists_denials_places_dates_and_signs(check, question, answer, right):
     ],
 )
 def test_signs_commas_powers_rates_and_dates_of_numbers(check, question, answer, right):
+    assert is_right(parse_check(check, "here"), answer, question) is right
+
+
+CAKE = "The cake takes 60 minutes. How many seconds has a minute?"
+
+
+@pytest.mark.parametrize(
+    ("check", "question", "answer", "right"),
+    [
+        (number(0), "What is 7 - 7?", "0", True),
+        (number(12, tolerance=0.5), "How much?", "12.5", True),
+        (number(60, unit="seconds"), CAKE, "60 seconds", True),
+        (number(60, unit="seconds"), CAKE, "60", False),
+        (number(8), "Which of 3, 5 and 8 is the sum of the others?", "It is 3 apples + 5 apples = 8 apples.", True),
+        (accept("Lima"), PERU, "It is not the city Lima.", False),
+        (order("egg", "larva", "adult"), "In which order?", "egg, larva, adult, egg", False),
+        (order("New York", "York"), "In which order?", "New York", False),
+    ],
+)
+def test_a_rule_holds_up_to_its_edge(check, question, answer, right):
+    """Zero and the end of a tolerance, a unit left out, a step stated, and the words of one item for another's."""
     assert is_right(parse_check(check, "here"), answer, question) is right
 
 
@@ -386,6 +411,7 @@ WHALES = 'Choose three keywords from "Whales send their songs across the ocean."
     ("answer", "right"),
     [
         ("The keywords are: Whales send their songs across the ocean.", False),
+        (f"{WHALES} whales, songs, ocean", False),
         ("1. Whales send their songs across the ocean\n2. Whales send their songs across the ocean", False),
         ("The keywords are: whales, songs, ocean.", True),
         ("1. whales\n2. songs\n3. ocean", True),

@@ -97,6 +97,14 @@ def test_a_reader_never_sees_a_half_written_file(tmp_path):
     assert files_in(tmp_path) == ["value"]
 
 
+def test_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
+    """A power cut after the rename would otherwise leave an empty file in the place of the old one."""
+    path, synced = tmp_path / "value", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((os.pread(descriptor, 9, 0), path.exists())))
+    write_text(path, "new")
+    assert synced == [(b"new", False)]
+
+
 def test_folders_are_made_and_rights_follow_the_umask(tmp_path):
     path = tmp_path / "new" / "deep" / "value.txt"
     before = os.umask(0o027)
@@ -146,6 +154,8 @@ def test_nan_and_infinity_are_never_written(tmp_path, value):
     path.write_text("{}\n")
     with pytest.raises(ValueError):
         write_json(path, {"loss": [1.0, value]})
+    with pytest.raises(ValueError):
+        write_json_list(path, [1.0, {"loss": value}])
     assert path.read_text() == "{}\n"
     assert files_in(tmp_path) == ["metrics.json"]
 

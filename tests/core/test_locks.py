@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct.core import locks
 from instruct.core.errors import InstructError
 from instruct.core.locks import hold
 
@@ -44,6 +45,34 @@ def test_never_two_hold_it_and_no_file_is_left(tmp_path):
         thread.join()
     assert count.read_text() == "40"
     assert list(lock.parent.iterdir()) == []
+
+
+def test_a_file_that_its_holder_removed_before_it_was_locked_is_no_lock(tmp_path, monkeypatch):
+    """Whoever made the next file of that name would hold the lock too."""
+    path, lock = tmp_path / "lock", locks.lock
+
+    def lock_late(descriptor, *, wait):
+        path.unlink()
+        path.touch()
+        lock(descriptor, wait=wait)
+
+    monkeypatch.setattr(locks, "lock", lock_late)
+    with pytest.raises(InstructError, match="another process"), hold(path, "x", wait_s=0):
+        raise AssertionError("held")
+
+
+def test_the_file_is_gone_before_the_lock_is_free(tmp_path, monkeypatch):
+    """Otherwise a second holder could take the file, which the first then removes, and a third would make another."""
+    path, close, left = tmp_path / "lock", os.close, []
+
+    def note(descriptor):
+        left.append(path.exists())
+        close(descriptor)
+
+    with hold(path, "x"):
+        monkeypatch.setattr(os, "close", note)
+    monkeypatch.undo()
+    assert left == [False]
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path):

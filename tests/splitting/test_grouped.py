@@ -12,7 +12,7 @@ from instruct.core.errors import DataError
 from instruct.core.params import load_params
 from instruct.core.records import Example, read_examples
 from instruct.splitting.partition import DROPPED, PARTS, SplitParams, divide, split_examples
-from instruct.splitting.placement import HELD_OUT_FIRST
+from instruct.splitting.placement import HELD_OUT_FIRST, Move, Placer
 from instruct.splitting.summary import find_warnings, summarise
 
 ROOT = Path(__file__).parents[2]
@@ -238,3 +238,10 @@ def test_the_parts_are_in_the_order_of_the_file(own):
     for part in PARTS:
         places = [place[e.id] for e in split_examples(own, PARAMS)[part]]
         assert places == sorted(places)
+
+
+def test_a_dropped_record_of_a_group_that_moves_is_not_said_to_have_moved():
+    placer = Placer(PARAMS.fractions, stratify=False)
+    for drawn, links, dropped in ((0.99, [], False), (0.5, [0], True), (0.0, [], False), (0.5, [0, 2], True)):
+        placer.place("", drawn, links, dropped=dropped)
+    assert placer.moved == [Move(record=0, source="train", target="test", joined_by=3)]

@@ -66,6 +66,15 @@ def test_chat_that_is_too_long_loses_the_same_turns_on_both_sides():
     assert len(encode_pair(chat, PHI3, TOKENIZER).chosen.ids) > 90
 
 
+def test_a_chat_is_cut_by_its_longer_side_whichever_that_is():
+    for chosen, rejected in (("Yes.", "x" * 20), ("x" * 20, "No!")):
+        chat = pair(chosen=chosen, rejected=rejected, history=(Turn("One.", "", "1"), Turn("Two.", "", "2")))
+        longest = min(side.token_count for side in encode_pair(chat, PHI3, TOKENIZER).sides)
+        found = encode_pair(chat, PHI3, TOKENIZER, longest)
+        assert [side.dropped_turns for side in found.sides] == [1, 1]
+        assert max(side.token_count for side in found.sides) <= longest
+
+
 def test_pair_of_equal_answers_is_left_out_and_counted():
     found = fit(pair("a"), pair("b", "Same.", "Same."))
     assert ([one.id for one in found.pairs], found.identical) == (["a"], 1)

@@ -12,7 +12,7 @@ from small_training import END, FAMILIES, lora_params, small_model
 from instruct.model.lora import add_lora
 from instruct.preference.collate import collate_pairs, pair_row_size
 from instruct.preference.encode import EncodedPair
-from instruct.preference.loss import PairLoss, log_probs, pair_losses
+from instruct.preference.loss import PairLoss, describe, log_probs, pair_losses, sums_of
 from instruct.training.packing import grow_tree
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -126,6 +126,17 @@ def test_loss_and_gradients_by_hand(family, settings):
     for name, weight in model.named_parameters():
         torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-3, atol=1e-5, msg=name)
     assert told["chosen_tokens"] == sum(p.chosen.response_tokens for p in pairs) / len(pairs)
+
+
+def test_measures_by_hand():
+    """Of two pairs: rewards over pairs, log-probs and what the policy took from them over tokens."""
+    policy, reference = torch.tensor([-2.0, -4.0, -6.0, -1.0]), torch.tensor([-1.0, -4.0, -3.0, -2.0])
+    batch = replace(batch_of(random_pairs(2)), reference=reference, lengths=torch.tensor([2, 1, 3, 4]))
+    found = describe(sums_of(policy, 0.5 * (policy - reference), batch).tolist())
+    assert found == pytest.approx({
+        "reward_chosen": -0.25, "reward_rejected": -0.5, "margin": 0.25, "accuracy": 0.5,
+        "chosen_log_prob": -2, "rejected_log_prob": -1, "kl": 0.3, "chosen_tokens": 1.5, "rejected_tokens": 3.5,
+    })  # fmt: skip
 
 
 def test_four_micro_batches_add_up_to_one_batch():

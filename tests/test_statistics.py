@@ -249,6 +249,8 @@ def test_the_standard_error_is_scipys_and_with_groups_that_of_their_means():
     means = np.reshape(SCORES, (3, 5)).mean(axis=1)
     assert standard_error(SCORES, groups) == pytest.approx((sem(means), 2))
     assert standard_error([1.0, 5.0], ["a", "a"]) == (0, 0)
+    unequal = standard_error([1.0, 2.0, 6.0, 4.0, 9.0], list("aaabc"))  # as 25 / 11 groups of one size (Kish, 1965)
+    assert unequal[1] == pytest.approx(25 / 11 - 1)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def test_the_ends_of_lines_do_not_matter(lines, end):
         (lambda lines: [lines[0], lines[1].replace("1.0", "high", 1), lines[2]], "x:2: x_base: "),
         (lambda lines: [lines[0], lines[1].replace("1.0", "nan", 1), lines[2]], "x:2: x_base: "),
         (lambda lines: [lines[0], lines[1].replace("1.0", "100.1", 1), lines[2]], "x:2: x_base: "),
+        (lambda lines: [lines[0], lines[1].replace("1.0", "", 1), lines[2]], "x: x_base has 1 scores with mean"),
+        (lambda lines: [lines[0], lines[1].replace("2.0", "2.001", 1), lines[2]], "x: x_sft has 1 scores with mean"),
         (lambda lines: [*lines[:2], "b" * 200_000], "x:3: not CSV"),
     ],
 )  # fmt: skip
@@ -78,3 +80,8 @@ def test_a_table_that_does_not_belong_to_the_results_is_refused_with_its_place(l
     with pytest.raises(DataError, match=f"^{place}") as refused:
         load_table("\n".join(change(lines)), "x", RESULTS)
     assert "\n" not in str(refused.value)
+
+
+def test_a_table_of_fewer_records_than_were_tested_is_refused(lines):
+    with pytest.raises(DataError, match=r"^x: has 2 records, metrics/evaluate\.json 3; "):
+        load_table("\n".join(lines), "x", make_results(TABLE, test={"records": 3}))

@@ -84,6 +84,12 @@ def test_nucleus_stops_where_it_reaches_top_p_and_takes_equal_tokens_in_order(gr
     assert set(draw_many(torch.zeros(4), params, 200)) == kept
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_top_k_takes_the_first_of_equal_tokens_and_no_more(greedy, top_p):
+    params = replace(greedy, temperature=1.0, top_k=2, top_p=top_p)
+    assert set(draw_many(torch.tensor([0.0, 1.0, 0.0, 0.0]), params, 200)) == {1, 0}
+
+
 def test_impossible_tokens_are_never_drawn(greedy):
     logits = torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0])
     assert set(draw_many(logits, replace(greedy, temperature=10.0), 300)) == {1, 3}

@@ -63,6 +63,8 @@ def test_what_gives_no_pair_is_counted_by_its_reason():
         assert pair_samples([CLOSED], answer(CLOSED, *repeated), ranked(), OWN)[1]["same_answers"] == 1
     one_ended = answer(CLOSED, "4") + answer(CLOSED, "5", "6", stop="length")
     assert pair_samples([CLOSED], one_ended, ranked(), OWN)[1]["unended"] == 1
+    just = replace(OWN, margin=50.0)
+    assert len(pair_samples([OPEN], answer(OPEN, "hello", "bye", "no"), ranked(), just)[0]) == 1
     near = replace(OWN, margin=60.0)
     assert pair_samples([OPEN], answer(OPEN, "hello", "bye", "no"), ranked(), near)[1]["no_margin"] == 1
 

@@ -34,12 +34,3 @@ def test_answers_within_a_folder_of_the_lock_are_tied_to_it():
     assert line.startswith("data/responses.json ")
     del files["data/baselines/base.json"]  # of some of its files nothing can be said
     assert stale() == []
-
-
-def test_a_method_that_is_switched_off_makes_nothing_stale():
-    """DVC leaves its stages in dvc.lock."""
-    outs = [{"path": "metrics/preferred/val.csv", "md5": "1" * 32}]
-    stage = {"params": {"params.yaml": {"prefer": {"methods": ["dpo"], "beta": 0.5}}}, "outs": outs}
-    lock, files = {"stages": {"prefer@dpo": stage}}, {"metrics/preferred/val.csv": {"2" * 32}}
-    assert len(stale_lines({"prefer": {"methods": ["dpo"], "beta": 0.1}}, files, lock)) == 2
-    assert stale_lines({"prefer": {"methods": [], "beta": 0.1}}, files, lock) == []

@@ -51,6 +51,8 @@ experiments: $(VENV)/.runtime  ## run the ablations of the default backbone, tho
 	dvc exp run --run-all
 	instruct recipe --all --table
 
+# Two workers share the processors: a thread that waits for another must not burn what the other worker needs.
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(VENV)/.dev  ## run the tests
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 

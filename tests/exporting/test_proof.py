@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import warm
 from exporting.small import ROOT, check_of, config_of, made_to_end, records, save_small, small_source
 from results.sample import make_run
 
@@ -464,10 +464,8 @@ def test_a_disk_that_fills_up_leaves_nothing(kind, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))"
     program = f"{limit}; from instruct.cli import run; run()"
     command = [kind, "--checkpoint", "c", "--template", "alpaca", "--check", "0", "--out", "out"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, "export", *command], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, timeout=120,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = warm.python("-c", program, "export", *command, cwd=tmp_path, env=environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("instruct: out") and len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "params.yaml"]

@@ -94,6 +94,7 @@ def outcome(folder: Path, name: str) -> str:
 
 
 def main(folder: Path, copies: int) -> None:
+    torch.set_num_threads(1)
     bound()
     counts: Counter[str] = Counter()
     for path in sorted(folder.iterdir()):

@@ -1,10 +1,9 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from model.test_gguf_file import FIELDS, as_llama_cpp_has_them, theirs, write
 
 from instruct.model.checkpoint import random_model, save_checkpoint
@@ -27,12 +26,9 @@ def test_every_damaged_file_is_loaded_right_or_refused_in_bounded_memory(tmp_pat
     )
     (tmp_path / "tokenizer_config.json").unlink()
     write(tmp_path / "model.gguf", FIELDS, as_llama_cpp_has_them(theirs()))
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("load_damaged.py")), str(tmp_path), str(copies)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    script = Path(__file__).with_name("load_damaged.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = warm.python(script, tmp_path, str(copies), cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     for name in FILES:

@@ -2,12 +2,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from small_training import ALONE, CPU, open_store, run_training
 from training.two_processes import CUT_OFF_AFTER, MODES, RUNS, begin_run, start_run, whole_run
@@ -26,11 +26,12 @@ def quick(one_thread):
     """Small tensors."""
 
 
-def torchrun(*arguments: str, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{path / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command[3:3] = ["--standalone"]
-    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real one, but it and the processes that it starts import no torch."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment["PYTHON_EXEC"] = str(warm.programs() / "python")
+    options = ["--standalone", "--nproc-per-node", "2"]
+    return warm.python("-m", "torch.distributed.run", *options, *arguments, cwd=ROOT, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from small_training import (
     ALONE,
@@ -276,13 +275,10 @@ def test_run_killed_before_any_change_to_the_file_system_ends_with_the_same_file
     memory = Path("/dev/shm")  # without a disk to wait for, where there is one
     folder = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
     try:
-        found = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("every_crash_point.py")), str(folder), str(every)],
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        path = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
+        script = Path(__file__).with_name("every_crash_point.py")
+        found = warm.python(script, folder, str(every), cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+        assert found.returncode == 0, found.stderr
     finally:
         if folder != tmp_path:
             shutil.rmtree(folder)

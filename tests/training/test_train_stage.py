@@ -141,7 +141,7 @@ class Nursery:
 
 @pytest.fixture(scope="module")
 def nursery(repository) -> Iterator[Nursery]:
-    command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
+    command = [str(warm.programs() / "python"), str(Path(__file__).with_name("nursery.py"))]
     with subprocess.Popen(
         command, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:  # fmt: skip

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,7 +72,3 @@ def make_preferrer(
         model, train_set, val_set, objective=preferring(params, runtime, END), params=params, runtime=runtime,
         parallel=parallel, store=store, stopwatch=Stopwatch(),
     )  # fmt: skip
-
-
-def read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()

@@ -148,11 +148,6 @@ def sections_in(tree):
     return {call.args[0].value for call in plain}, unclear
 
 
-def sections_read_by(script):
-    """The sections of params.yaml that a script, or what it imports, asks for."""
-    return {section for name in reached_from(script) for section in sections_in(parsed(ROOT / name))[0]}
-
-
 def settings_read_by(script):
     """Every section that a script, or what it imports, asks for, with the one setting of it that it takes, or None."""
     for name in reached_from(script):

@@ -21,10 +21,6 @@ JUDGES = make_results(make_table({"reference": SCORES})).judges
 FINE = [{"response": f"An owl and {i} more."} for i in range(50)]
 
 
-def of_fields(place, response, **fields):
-    return answer(f"r{place}", response, **fields)
-
-
 def modes(sft=FINE, base=FINE, train=TRAIN, quality=QUALITY, judges=JUDGES):
     answers = {
         name: [

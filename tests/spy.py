@@ -21,6 +21,7 @@ and code that only other settings, data or machines would run.
 """
 
 import ctypes
+import dataclasses
 import json
 import os
 import runpy
@@ -117,7 +118,7 @@ def watch_settings():
 
 def watched(cls, section, whole=False):
     """A subclass that passes for its parent and notes each field that is read, or that any is."""
-    fields = set(cls.__dataclass_fields__)
+    fields = {field.name for field in dataclasses.fields(cls)}
 
     def tell(self, name):
         value = object.__getattribute__(self, name)

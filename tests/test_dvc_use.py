@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +21,7 @@ from evaluation.ollama_server import OllamaServer
 from ruamel.yaml import YAML
 from small_pipeline import leaves, nested, run
 
-from instruct.tools.smoke import overlay
+from instruct.tools.smoke import overlay, run_smoke
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -63,11 +63,13 @@ CHECKED_ONLY = {"split.val"}
 BY_SPEED = [
     pytest.param(stage, marks=pytest.mark.slow) if "src/instruct/model" in parts["deps"] else stage
     for stage, parts in STAGES.items()
-    if "foreach" not in parts  # preference tuning, which is off
+    if "foreach" not in parts
 ]
+OF_PREFERENCE = [f"{stage}@dpo" for stage, parts in STAGES.items() if "foreach" in parts]  # off by default
+ON_POLICY = {"pairs.source": "on-policy", "pairs.on_policy.samples": 8, "pairs.on_policy.margin": 0.1}
 # Not DVC's: the state to resume from, which a stage leaves only where it was interrupted.
 STATE = "models/resume"
-SPEED = "models/speed.json"  # for people: times differ from run to run, so nothing tracks them
+SPEED = ("models/speed.json", "models/speed-dpo.json")  # for people: times differ, so nothing tracks them
 GATE = "data/quality.txt"  # train only waits for it
 NONE_YET = ("data/preferred", "metrics/preferred")  # hold nothing while preference tuning is off
 LOOKED_FOR = {
@@ -77,19 +79,33 @@ LOOKED_FOR = {
 # What an interrupted run has left of the answers, which is fingerprinted.
 JOURNAL = "data by src/instruct/generation/journal.py"
 # What a killed run has left half written, to remove it.
-PARTS = {f"{folder} by src/instruct/training/resume.py" for folder in ("metrics", "metrics/curves", "models")}
-LISTED = {"baseline": {JOURNAL}, "generate": {JOURNAL}, "train": PARTS}
+PARTS = {
+    f"{folder} by src/instruct/training/resume.py"
+    for folder in ("metrics", "metrics/curves", "metrics/preferred", "models")
+}
+LISTED = {"baseline": {JOURNAL}, "generate": {JOURNAL}, "train": PARTS, "prefer@dpo": PARTS}
 ENVIRONMENT = {
     "DVC_STAGE",  # by DVC: whether the stage must end with it
     *("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # by torchrun: who of several processes this is
     *("INSTRUCT_CACHE", "INSTRUCT_REPLIES"),  # where files are that are checked against their sha256 or key
     "OPENAI_API_KEY",  # servers.openai.key_variable: a secret
+    *("OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_THREAD_LIMIT"),  # taken away before torch reads them
 }
 
 
 @pytest.fixture(scope="module")
 def lock(finished):
-    return YAML(typ="safe").load(finished / "dvc.lock")["stages"]
+    return lock_of(finished)
+
+
+def lock_of(folder):
+    return YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+
+
+@pytest.fixture(scope="module")
+def tuned(project, tmp_path_factory):
+    """A finished small run with preference tuning."""
+    return run_smoke(project, tmp_path_factory.mktemp("tuned") / "smoke", prefer=True)
 
 
 class LanguageModels(OllamaServer):
@@ -134,16 +150,16 @@ def language_models(tmp_path_factory):
 def scratch(finished, tmp_path_factory):
     """Makes copies of the finished run, for a stage to run in."""
 
-    def copy(name):
+    def copy(name, run=finished):
         folder = tmp_path_factory.mktemp(name) / "project"
-        shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", "cache", "__pycache__"))
+        shutil.copytree(run, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", "cache", "__pycache__"))
         return folder
 
     return copy
 
 
 @pytest.fixture(scope="module")
-def look(lock, language_models):
+def look(language_models):
     """Runs a stage in a folder under the spy and tells what it used."""
 
     def spy(stage, folder, changes):
@@ -153,7 +169,7 @@ def look(lock, language_models):
         overlay(params, nested(changes))
         with (folder / "params.yaml").open("w") as file:
             YAML(typ="safe").dump(params, file)
-        command = lock[stage]["cmd"].replace("data/smoke.json", params["split"]["data"])
+        command = lock_of(folder)[stage]["cmd"].replace("data/smoke.json", params["split"]["data"])
         program, *arguments = shlex.split(command)
         assert program == "python"
         environment = {"INSTRUCT_REPLIES": str(folder.parent / "replies.sqlite"), "OPENAI_API_KEY": "a key"}
@@ -260,9 +276,8 @@ def undeclared(stage, lock, look, changes):
     outs = paths_in(lock[stage]["outs"])
     known = [*paths_in(lock[stage]["deps"]), *outs, *lock[stage]["params"], STATE]
     known.append(changes.get("split.data", "params.yaml"))
-    known.append(
-        "src/instruct/__init__.py"
-    )  # a docstring alone, by a test of dvc.yaml; training hashes it with the code
+    # Docstrings alone, by a test of dvc.yaml; training hashes them with the code.
+    known += [f"{folder}/__init__.py" for dep in known for folder in PurePath(dep).parents]
     written = lasting(look["written"])
     declared = declared_settings(stage, lock)
     used = with_mappings(set(look["settings"]), stage, lock)
@@ -273,7 +288,7 @@ def undeclared(stage, lock, look, changes):
         # A section is asked for on the way to its settings.
         "settings": {name for name in used - declared if not above(f"{name}.", declared)},
         "read": {name for name in read if not below(name, known)},
-        "written": {name for name in written if not below(name, [*outs, STATE, SPEED])},
+        "written": {name for name in written if not below(name, [*outs, STATE, *SPEED])},
         "asked": {name for name in asked if not below(name, known) and not above(f"{name}/", known)},
         "listed": {name for name in listed if not below(name.split(" by ")[0], known)},
         "processes": set(look["processes"]),
@@ -290,6 +305,16 @@ def test_whatever_a_stage_uses_is_declared(stage, kind, spied, lock):
     for look, changes in zip(spied(stage), looks_at(stage), strict=True):
         assert undeclared(stage, lock, look, changes)[kind] == set()
         assert look[kind] or kind in ("listed", "processes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, ON_POLICY], ids=["file", "on-policy"])
+@pytest.mark.parametrize("stage", OF_PREFERENCE)
+def test_whatever_a_stage_of_preference_tuning_uses_is_declared(stage, changes, tuned, scratch, look):
+    used = look(stage, scratch(stage.partition("@")[0], tuned), changes)
+    found = undeclared(stage, lock_of(tuned), used, changes)
+    assert {kind: names for kind, names in found.items() if names} == {}
+    assert used["settings"] and used["read"] and used["written"]
 
 
 @pytest.mark.parametrize("stage", BY_SPEED)

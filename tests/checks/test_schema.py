@@ -1,8 +1,12 @@
 """A check that is not one is refused by place and field."""
 
+from pathlib import Path
+
 import pytest
 
+from instruct import checks
 from instruct.checks.schema import parse_check
+from instruct.checks.signature import RULE
 from instruct.core.errors import DataError
 
 
@@ -34,3 +38,8 @@ from instruct.core.errors import DataError
 def test_what_is_wrong_is_named_by_place_and_field(value, field):
     with pytest.raises(DataError, match=rf"^data\.json\[3\]: check.*{field}"):
         parse_check(value, "data.json[3]")
+
+
+def test_a_change_of_any_module_of_the_rule_changes_the_signature():
+    modules = {path.name for path in Path(checks.__file__).parent.glob("*.py")}
+    assert set(RULE) == modules - {"__init__.py", "schema.py", "signature.py"}

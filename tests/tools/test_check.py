@@ -14,7 +14,7 @@ from instruct.core.records import Example, Ids, Turn, read_examples
 from instruct.generation.settings import GenerateParams
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
-from instruct.tools.check import check_all, left_over, reference_lines, setting_lines, tracking_lines
+from instruct.tools.check import check_all, left_over, reference_lines, setting_lines, tracking_lines, unit_lines
 from instruct.tools.limits import Length, Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.training.encode import encode_example
 from instruct.training.schedule import WarmupCosine
@@ -145,6 +145,16 @@ def test_records_whose_reference_answer_fails_its_own_check_are_counted_and_name
     assert reference_lines(Path("mine.json"), examples, {}) == []
     (line,) = reference_lines(Path("mine.json"), examples[1:2] * 7, checks)
     assert "7 of 7" in line and line.endswith("2 more")
+
+
+def test_units_that_are_compared_with_nothing_are_named_unless_the_question_counts_them():
+    asked = {"r1": "What is the limit?", "r2": "How many red apples are there?", "r3": "How far is it?"}
+    examples = [Example(id=id_, instruction=text, input="", output="2") for id_, text in asked.items()]
+    units = zip(asked, ("GiB", "apples", "km"), strict=True)
+    checks = {id_: {"type": "number", "value": 2, "unit": unit} for id_, unit in units}
+    (line,) = unit_lines(Path("mine.json"), examples, checks)
+    assert "mine.json" in line and line.endswith(": GiB")
+    assert unit_lines(Path("mine.json"), examples[1:], checks) == []
 
 
 # A folder of one's own

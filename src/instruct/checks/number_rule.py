@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from instruct.checks.claims import hedges, is_denied, spans_of
-from instruct.checks.numbers import Number, canonical_unit, in_digits, numbers_of, with_ones, without_days
+from instruct.checks.numbers import Number, in_digits, numbers_of, with_ones, without_days
 from instruct.checks.schema import Check
+from instruct.checks.units import canonical_unit
 from instruct.checks.words import words_of
 
 _CONCLUSION = re.compile(r"\b(?:so|then|therefore|thus|hence|total)\b")

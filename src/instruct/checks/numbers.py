@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from instruct.checks.units import A_UNIT, CURRENCIES, CURRENCY_BEFORE, spell_symbols, unit_after
 from instruct.checks.words import clean
 
 _SMALL = """
@@ -17,9 +18,12 @@ _WORTH = {word: i for i, word in enumerate(_SMALL.split())}
 _WORTH |= {word: 10 * (i + 2) for i, word in enumerate(_TENS.split())}
 _SCALE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _IN_WORDS = re.compile(
-    rf"\b(?:{'|'.join([*_WORTH, *_SCALE])})\b(?:[ -]+(?:and +)?(?:{'|'.join([*_WORTH, *_SCALE])})\b){{0,20}}"
+    rf"\b(?:{'|'.join([*_WORTH, *_SCALE])})\b(?:[ -]+(?:and +)?(?:{'|'.join([*_WORTH, *_SCALE])})\b){{0,20}}",
+    re.IGNORECASE,
 )
-_SCALED = re.compile(rf"(?<![\w.,/])(\d{{1,3}}(?:,\d{{3}}){{1,5}}|\d{{1,15}}(?:\.\d{{1,15}})?) ({'|'.join(_SCALE)})\b")
+_SCALED = re.compile(
+    rf"(?<![\w.,/])(\d{{1,3}}(?:,\d{{3}}){{1,5}}|\d{{1,15}}(?:\.\d{{1,15}})?) ({'|'.join(_SCALE)})\b", re.IGNORECASE
+)
 _MINUS = re.compile(r"\b(?:minus|negative) +(?=\d)")
 _MINUEND = re.compile(r"\d\S*(?: (?!is\b|are\b|was\b|equals\b)[a-z°%]+)? $")
 _FAR_MINUS = re.compile(r"(?<![\w.)])-([$€£¥₹])(?=\d)|(?<==)\s*-\s+(?=\d)")  # as in "-$5" and "= - 5"
@@ -36,86 +40,14 @@ january february march april may june july august september october november dec
 _MONTH = "|".join(rf"{name}|{name[:3]}\.?" for name in _MONTHS.split())
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _FULL_DATE = re.compile(rf"\b(?:({_MONTH}) {_DAY}|{_DAY} (?:of )?({_MONTH}))(?:, ?| )(?=\d{{4}}\b)", re.IGNORECASE)
-_UNITS = {
-    "meters": "m meter meters metre metres",
-    "inches": "in inch inches",
-    "feet": "ft foot feet",
-    "yards": "yd yard yards",
-    "miles": "mi mile miles",
-    "grams": "g gram grams",
-    "kilograms": "kilo kilos",
-    "metric tons": "ton tons tonne tonnes t",
-    "pounds": "lb lbs pound pounds gbp £",
-    "ounces": "oz ounce ounces",
-    "liters": "l liter liters litre litres",
-    "gallons": "gallon gallons",
-    "quarts": "quart quarts",
-    "pints": "pint pints",
-    "cups": "cup cups",
-    "tablespoons": "tablespoon tablespoons tbsp",
-    "teaspoons": "teaspoon teaspoons tsp",
-    "celsius": "c celsius centigrade",
-    "fahrenheit": "f fahrenheit",
-    "kelvins": "k kelvin kelvins",
-    "seconds": "s sec second seconds",
-    "minutes": "min minute minutes",
-    "hours": "h hr hour hours",
-    "days": "day days",
-    "weeks": "week weeks",
-    "months": "month months",
-    "years": "year years",
-    "centuries": "century centuries",
-    "percent": "% percent percents",
-    "dollars": "$ dollar dollars usd",
-    "cents": "¢ cent cents",
-    "euros": "€ euro euros eur",
-    "pence": "pence",
-    "yen": "¥ yen jpy",
-    "rupees": "₹ rupee rupees inr",
-    "newtons": "n newton newtons",
-    "watts": "w watt watts",
-    "volts": "volt volts",
-    "amperes": "ampere amperes amp amps",
-    "joules": "joule joules",
-    "calories": "calorie calories",
-    "hertz": "hz hertz",
-    "bits": "bit bits",
-    "bytes": "byte bytes",
-    "hectares": "ha hectare hectares",
-    "acres": "acre acres",
-    "decades": "decade decades",
-    "radians": "radian radians",
-    "degrees": "° degree degrees",
-    "miles per hour": "mph",
-    "kilometers per hour": "kph kmh",
-    "knots": "knot knots",
-}
-_PREFIXES = {"nano": "n", "micro": "μ", "milli": "m", "centi": "c", "deci": "d", "kilo": "k", "mega": "", "giga": ""}
-_PREFIXED = """
-meters grams liters seconds watts volts newtons joules calories hertz bits bytes
-"""
-_SHORT = {"meters": "m", "grams": "g", "liters": "l", "seconds": "s"}  # "mw" may be a megawatt or a milliwatt
-_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-for _prefix, _letter in _PREFIXES.items():
-    for _unit in _PREFIXED.split():
-        _UNIT_OF |= {f"{_prefix}{word}": f"{_prefix}{_unit}" for word in _UNITS[_unit].split() if len(word) > 3}
-    _UNIT_OF |= {f"{_letter}{symbol}": f"{_prefix}{unit}" for unit, symbol in _SHORT.items() if _letter}
-_A_UNIT = re.compile(rf"\ban? (?=(?:{'|'.join(word for word in _UNIT_OF if len(word) > 2)})\b)", re.IGNORECASE)
-_CURRENCIES = "$€£¥₹"
-_POWER = r"(?:(?:\s*\^)?([23])(?!\w|\.\d))?"
-_IN = r"in\b(?=\s+(?!long|wide|high|tall|deep|thick|is|are|or|and|by)[a-z])"  # the preposition, as in "8 in total"
-_AFTER = re.compile(
-    rf"\s*(?:(us|square|cubic|metric|sq|cu)\.?\s+)?(?:(°|degrees?)\s*)?(?:{_IN}|([a-zμ]+|[%¢{_CURRENCIES}]))?{_POWER}"
-    rf"(?:(?:\s*/\s*|\s+(?:per|an?)\s+)([a-z]+){_POWER})?"
-)
 _OPERATORS = re.compile(
     r"\s*(?:[+×x*÷/=]|-(?=.*(?:=|\bis\b|\bequals?\b))|plus|minus|times|divided|multiplied|equals?|is\b|and that)"
 )
 _SIGNS = r"(?:[+×*÷]|x|plus\b|minus\b|times\b|(?:divided|multiplied) by\b)"
-_SIGN_AFTER = re.compile(rf"\s*(?:(?!{_SIGNS})[a-z%]+\s+)?{_SIGNS}\s*[({_CURRENCIES}]*-?\d")
-_SIGN_BEFORE = re.compile(rf"[\d)](?:\s*[a-z%]+)?\s*{_SIGNS}\s*[({_CURRENCIES}]*$")
+_SIGN_AFTER = re.compile(rf"\s*(?:(?!{_SIGNS})[a-z%]+\s+)?{_SIGNS}\s*[({CURRENCIES}]*-?\d")
+_SIGN_BEFORE = re.compile(rf"[\d)](?:\s*[a-z%]+)?\s*{_SIGNS}\s*[({CURRENCIES}]*$")
 _CLAIM_BEFORE = re.compile(
-    rf"(?:(?:(?<=[^.?!] )(?:is|are|was|were|equals?)|\bit's)\s+(?:(?:about|only|the number)\s+)?|=\s*)[{_CURRENCIES}]?$"
+    rf"(?:(?:(?<=[^.?!] )(?:is|are|was|were|equals?)|\bit's)\s+(?:(?:about|only|the number)\s+)?|=\s*)[{CURRENCIES}]?$"
 )
 _LISTED_AFTER = re.compile(r"\s*(?:,|and\b)\s*-?\d")
 _WINDOW = 80  # characters before and after a number in which its sign, unit, operator and verb are
@@ -149,12 +81,12 @@ def numbers_of(text: str) -> list[Number]:
     for match in _DIGITS.finditer(plain):
         before = _before(match)
         after = plain[match.end() : match.end() + _WINDOW]
-        sign = before.rstrip()[-1:]
+        currency = CURRENCY_BEFORE.search(before)
         found.append(
             Number(
                 value=_value(match),
                 text=_spelling(match),
-                unit=_unit_after(f"{sign}{after}" if sign in _CURRENCIES else after),
+                unit=unit_after(f"{currency[0]} {after}" if currency else after),
                 end=match.end(),
                 in_sum=bool(_OPERATORS.match(after)),
                 operand=bool(_SIGN_AFTER.match(after) or _SIGN_BEFORE.search(before)),
@@ -166,8 +98,8 @@ def numbers_of(text: str) -> list[Number]:
 
 def in_digits(text: str) -> str:
     """The text in lower case, its numbers in digits with signs: "minus five" is "-5", "7 million" is "7000000"."""
-    plain = _SCALED.sub(lambda match: _scaled(match[1], match[2]), clean(text).casefold())
-    plain = _IN_WORDS.sub(lambda match: str(_worth(match[0])), plain)
+    plain = _SCALED.sub(lambda match: _scaled(match[1], match[2].casefold()), clean(text))
+    plain = spell_symbols(_IN_WORDS.sub(lambda match: str(_worth(match[0].casefold())), plain)).casefold()
     plain = _MINUS.sub(lambda match: match[0] if _MINUEND.search(_before(match)) else "-", plain)
     plain = _FAR_MINUS.sub(lambda match: f"{match[1] or ''}-", plain)
     return _LIST.sub(lambda match: match[0].replace(",", ", "), plain)
@@ -175,7 +107,7 @@ def in_digits(text: str) -> str:
 
 def with_ones(text: str) -> str:
     """The text with "1" for "a" before a unit, as in "How many minutes are in an hour?"."""
-    return _A_UNIT.sub("1 ", text)
+    return A_UNIT.sub("1 ", text)
 
 
 def without_days(text: str) -> str:
@@ -207,28 +139,6 @@ def _value(match: re.Match[str]) -> float:
         return float("inf")
     part = top / bottom
     return part if not whole else (float(whole) - part if whole.startswith("-") else float(whole) + part)
-
-
-def _unit_after(after: str) -> str:
-    """The unit after a number, or "" if it is unknown."""
-    match = _AFTER.match(after)
-    assert match is not None
-    form, degree, word, power, per, per_power = match.groups()
-    unit = _UNIT_OF.get(word or "", "degrees" if degree else "")
-    if degree and unit not in ("celsius", "fahrenheit"):
-        return "degrees"
-    unit = _raised(unit, {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}.get(form or "", power))
-    return f"{unit} per {_raised(_UNIT_OF[per].removesuffix('s'), per_power)}" if unit and per in _UNIT_OF else unit
-
-
-def _raised(unit: str, power: str | None) -> str:
-    return f"{'square' if power == '2' else 'cubic'} {unit}" if unit and power else unit
-
-
-def canonical_unit(unit: str) -> str:
-    """The normalised spelling of a check's unit; unchanged if the table lacks it."""
-    plain = clean(unit).casefold()
-    return _unit_after(f" {plain}") or plain
 
 
 def _scaled(number: str, scale: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from instruct.checks.schema import Check
 from instruct.core.files import read_text
 
-RULE = ("claims.py", "number_rule.py", "numbers.py", "rules.py", "words.py")
+RULE = ("claims.py", "number_rule.py", "numbers.py", "rules.py", "units.py", "words.py")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 

@@ -1,5 +1,6 @@
 """Validates settings, backbone and data before a stage runs, in seconds and without torch."""
 
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -11,6 +12,7 @@ from instruct.backbones.catalog import Backbone, ModelParams, find_backbone, pin
 from instruct.baselines.settings import BaselineParams
 from instruct.checks.rules import is_right
 from instruct.checks.schema import parse_check
+from instruct.checks.units import is_known
 from instruct.core.errors import BackboneError, DataError, InstructError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.git import ask_git
@@ -58,7 +60,7 @@ SECTIONS: dict[str, type[Any]] = {
     "serve": ServeParams,
 }
 
-_NAMED = 5  # records that one line names
+_NAMED = 5  # records or units that one line names
 
 
 def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
@@ -185,7 +187,8 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
     (checked.lines if dropped else checked.problems).extend(found)
     checked.lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
     checked.lines.extend(left_out_lines(rows))
-    checked.lines.extend(reference_lines(source, examples, _known_checks(rows, examples, settings.get("split"))))
+    checks = _known_checks(rows, examples, settings.get("split"))
+    checked.lines.extend([*reference_lines(source, examples, checks), *unit_lines(source, examples, checks)])
     if own:
         checked.add(lambda: (tracking_lines(Path.cwd(), source), []))
     if "split" in settings and not (bad and not dropped):
@@ -211,8 +214,30 @@ def reference_lines(source: Path, examples: list[Example], checks: Checks) -> li
     failing = [one.id for one, check in closed if not is_right(check, one.output, whole_question(one))]
     if not failing:
         return []
-    named = ", ".join(failing[:_NAMED]) + (f" and {len(failing) - _NAMED} more" if len(failing) > _NAMED else "")
-    return [f"warning: {source}: {len(failing)} of {len(closed)} reference answers fail their own check: {named}"]
+    return [
+        f"warning: {source}: {len(failing)} of {len(closed)} reference answers fail their own check: {_named(failing)}"
+    ]
+
+
+def unit_lines(source: Path, examples: list[Example], checks: Checks) -> list[str]:
+    """A note that names the units of checks that are compared with no other unit, except what the question counts."""
+    unknown = {
+        unit
+        for one in examples
+        if one.id in checks
+        for unit in parse_check(checks[one.id], one.id).units
+        if not is_known(unit)
+        and not re.search(rf"\bhow many (?:\w+ ){{0,2}}{re.escape(unit)}\b", whole_question(one), re.IGNORECASE)
+    }
+    if not unknown:
+        return []
+    return [
+        f"note: {source}: units that checks do not know, so any other unknown unit passes: {_named(sorted(unknown))}"
+    ]
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def split_lines(source: Path, examples: list[Example], params: SplitParams) -> list[str]:

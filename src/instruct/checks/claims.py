@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from instruct.checks.numbers import without_days
 from instruct.checks.words import FUNCTION_WORDS, clean, find_phrase, same_word, words_of
@@ -26,10 +27,29 @@ _DENIALS = frozenset(
     ]
 )
 _LINK = re.compile(r"[\s\"']*(?:,|/|;|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
+_ITEM_END = re.compile(r"[,;/.!?]|\s(?:and|or)\b")
 LIST_MARK = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
 _OPENING_NO = re.compile(r"\W*no\s*[,.;:!]\s*\w+\s", re.IGNORECASE)  # "No, it is Lima." but not "No, Lima."
+# What calls an answer wrong or replaced, before and after it in the same clause.
+_REJECTED = re.compile(
+    r"\b(?P<cue>instead of|rather than|any(?:thing|one|where) but|used to be|non"
+    r"|(?:false|wrong|incorrect|untrue) (?:that|to say)\b.*)(?: (?:a|an|the))?$"
+)
+_IS_WRONG = re.compile(r"(?:is|are|was|were) (?:(?:a|an|the) )?(?:\w+ )?(?P<cue>wrong|incorrect|false|untrue)\b")
+# Words of a question in which an answer may come after a cue: it asks for the past, or for a fault.
+_PAST = ["used", "was", "were", "did", "had", "before", "former", "formerly", "once"]
+_FAULTS = ["not", "wrong", "incorrect", "false", "untrue", "error", "errors", "mistake", "mistakes", "misspelled"]
+_ASKED = {"used": _PAST, "instead": ["instead"], "rather": ["rather"]}
+_CLAUSE_END = re.compile(r"[.,;:!?\n](?!\d)")
+# What may be a claim in the question's words, as in "Lyon is the capital": its subject, its first word and its rest.
+_CLAIM = re.compile(r"(?:^|(?<=[.!?;] ))((?:[A-Z]\w+ ){1,3})(?:is|are|was|were) (?:(?:the|a|an) )?(\w+)([^.,;!?]*)")
+_DENIED_NAME = re.compile(
+    r"\b(?:not|rather than|instead of) (?:(?:in|at|on|by|under|from|the) ){0,2}[A-Z]\w+(?: [A-Z]\w+)*"
+)
+_QUOTED_CLAIM = re.compile(r'\bis "([^"]+)"')
 _AUXILIARIES = frozenset(["is", "are", "was", "were", "does", "do", "did", "has", "have", "had", "can", "will"])
 _LINKED = 100  # characters before and after an answer in which the words that are linked to it are
+_CLAUSE = 12  # words before and after an answer in which its clause may call it wrong
 _REACH = 3  # words before an answer in which a denial makes it wrong, and by which another list item may be longer
 
 
@@ -49,6 +69,8 @@ def spans_of(words: list[str], phrases: Sequence[str]) -> list[tuple[int, int]]:
 def is_denied(answer: str, spans: Sequence[tuple[int, int]], phrases: Sequence[str], question: str) -> bool:
     """Whether a denial is shortly before a span of words or in the verb after it, and is not the question's own."""
     words, asked = words_of(answer), words_of(question)
+    if _is_rejected(answer, spans, asked):
+        return True
     places = set()
     for start, end in spans:
         places |= {place for place in range(max(0, start - _REACH), start) if not _is_relative(words, place, start)}
@@ -59,6 +81,21 @@ def is_denied(answer: str, spans: Sequence[tuple[int, int]], phrases: Sequence[s
     denials = _DENIALS - {word for phrase in phrases for word in words_of(phrase)}
     denied = [place for place in places if place < len(words) and words[place] in denials]
     return not all(_asks_denied(asked, words[place + 1 : place + 2]) for place in denied)
+
+
+def _is_rejected(answer: str, spans: Sequence[tuple[int, int]], asked: list[str]) -> bool:
+    """Whether a span's clause calls it wrong or replaced, unless the question asks for a fault or the past."""
+    places = [(clause, at) for clause in map(words_of, _CLAUSE_END.split(answer)) for at in range(len(clause))]
+    for start, end in spans:
+        if start >= len(places):
+            continue  # a clause ended within a word
+        clause, at = places[start]
+        after = at + end - start
+        found = _REJECTED.search(" ".join(clause[max(0, at - _CLAUSE) : at]))
+        found = found or _IS_WRONG.match(" ".join(clause[after : after + _CLAUSE]))
+        if found and not set(asked) & set(_ASKED.get(found["cue"].split()[0], _FAULTS)):
+            return True
+    return False
 
 
 def _is_relative(words: list[str], place: int, start: int) -> bool:
@@ -81,7 +118,7 @@ def hedges(words: list[str], question: str, phrases: Sequence[str]) -> bool:
 
 def rivals(answer: str, question: str, right: Sequence[str]) -> list[str]:
     """Claims beside the right answer: linked by a comma, "and" or "or", in a list, and other names beside a name."""
-    text = without_days(clean(answer))
+    text = _without_asides(without_days(clean(answer)), right)
     allowed = {word for one in right for word in words_of(one)} | FUNCTION_WORDS
     asked = set(words_of(question))
     # The question's words are rivals only if it offers the answer too, and not as the subject of a sentence.
@@ -94,7 +131,25 @@ def rivals(answer: str, question: str, right: Sequence[str]) -> list[str]:
         known = allowed | asked
         names = re.findall(r"(?<=[\w,;] )[A-Z]\w+", text)
         rivals += [name for name in names if not any(same_word(name.casefold(), one) for one in known)]
-    return rivals
+    for subject, predicate, rest in _CLAIM.findall(text):
+        own = any(same_word(word, one) for word in words_of(subject) for one in allowed | asked)
+        repeats = all(any(same_word(word, one) for one in asked | FUNCTION_WORDS) for word in words_of(rest))
+        rivals += [subject] if predicate in asked and repeats and not own else []
+    quoted = _QUOTED_CLAIM.findall(text) if offered else []
+    return rivals + (quoted if not any(spans_of(words_of(one), right) for one in quoted) else [])
+
+
+def _without_asides(text: str, right: Sequence[str]) -> str:
+    """The text without names that it denies; a clause that describes an accepted answer ("Rome, which ...") is "|"."""
+    text = _DENIED_NAME.sub("", text)
+    for one in right:
+        answer = rf"(?<!\w){_inner(words_of(one))}\W*"
+        text = re.sub(rf"({answer}), (?:which|who|whose|where)\b[^.,;!?]*", r"\1 |", text, flags=re.IGNORECASE)
+    return text
+
+
+def _inner(words: Sequence[str]) -> str:
+    return r"\W+".join(map(re.escape, words))
 
 
 def _linked(text: str, right: Sequence[str]) -> list[str]:
@@ -106,15 +161,21 @@ def _linked(text: str, right: Sequence[str]) -> list[str]:
         phrase = rf"(?:\S*\w\s+){{0,{size - 1}}}\S*"
         after = re.compile(phrase)
         before = re.compile(rf"({phrase}\w)\W*(?:,|/|;|\band\b|\bor\b)\W*(?:(?:a|an|the)\W+)?$", re.IGNORECASE)
-        inner = r"\W+".join(map(re.escape, words))
-        for match in re.finditer(rf"(?<!\w)(?<!\d/){inner}(?!\w|/\d)", text, re.IGNORECASE):
-            if (link := _LINK.match(text, match.end())) and (
-                linked := after.match(text, link.end(), link.end() + _LINKED)
-            ):
-                found += words_of(linked[0])[:size]
-            if linked := before.search(text[max(0, match.start() - _LINKED) : match.start()]):
+        for match in re.finditer(rf"(?<!\w)(?<!\d/)(to )?{_inner(words)}(?!\w|/\d)", text, re.IGNORECASE):
+            if link := _LINK.match(text, match.end()):
+                start = link.end() + (3 if match[1] and text.startswith("to ", link.end()) else 0)
+                linked = after.match(text, start, start + _LINKED)
+                if linked and not spans_of(_item_words(text[start : start + _LINKED]), right):
+                    found += words_of(linked[0])[:size]
+            start = match.start() + len(match[1] or "")
+            if linked := before.search(text[max(0, start - _LINKED) : start]):
                 found += words_of(linked[1])[-size:]
     return found
+
+
+def _item_words(text: str) -> list[str]:
+    """The words of the list item that a text begins with, up to a function word: "postal address"."""
+    return list(takewhile(lambda word: word not in FUNCTION_WORDS, words_of(_ITEM_END.split(text, 1)[0])))
 
 
 def _listed(answer: str, right: Sequence[str]) -> list[str]:

@@ -13,7 +13,10 @@ from instruct.checks.words import words_of
 _CONCLUSION = re.compile(r"\b(?:so|then|therefore|thus|hence|total)\b")
 _STEP_MARK = re.compile(r"^[\s*#]*(?:(?:step|answer)\s+)?(\d{1,2})[.):]\**\s+", re.IGNORECASE | re.MULTILINE)
 _REJECTED = re.compile(r", (?:and )?not [$€£]?-?\d[\d.,/]*(?<![.,])")
-_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_ASIDE = re.compile(r"\s*\([^()]*\)|\s(?:in|ex)cl(?:uding|\.)? [$€£]?\d[\d.,]*\s?(?:%|[a-z]+)?")
+_CONVERTED = re.compile(
+    r"(?<![\d.,])[$€£]?\d[\d.,]*\s?(?:°\s?)?[a-z%]+\s*(?=\(([^()]*)\))"
+)  # as in "2 weeks (14 days)"
 
 
 def states_numbers(check: Check, answer: str, question: str) -> bool:
@@ -42,14 +45,24 @@ def states_numbers(check: Check, answer: str, question: str) -> bool:
 
 
 def _without_asides(answer: str, units: Sequence[str]) -> str:
-    """The answer in digits without marks of steps, numbers after ", not", and brackets with other units than these."""
+    """The answer in digits without marks of steps, numbers after ", not", and asides in other units than these."""
     text = _REJECTED.sub("", in_digits(without_marks(answer)))
-    return _BRACKETS.sub(lambda match: "" if units and _converts(match[0], units) else match[0], text)
+    text = _ASIDE.sub(lambda match: "" if units and _converts(match[0], units) else match[0], text)
+    return _CONVERTED.sub(
+        lambda match: "" if _states(match[1], units) and _converts(match[0], units) else match[0], text
+    )
 
 
-def _converts(bracket: str, units: Sequence[str]) -> bool:
-    numbers = numbers_of(bracket)
+def _converts(aside: str, units: Sequence[str]) -> bool:
+    """Whether all numbers of a text have another unit than these."""
+    numbers = numbers_of(aside)
     return bool(numbers) and all(one.unit not in ("", *units) for one in numbers)
+
+
+def _states(aside: str, units: Sequence[str]) -> bool:
+    """Whether all numbers of a text have one of these units."""
+    numbers = numbers_of(aside)
+    return bool(numbers) and all(one.unit in units for one in numbers)
 
 
 def without_marks(answer: str) -> str:

@@ -12,8 +12,9 @@ from instruct.checks.words import as_written, clean, find_phrase, words_of
 
 _LEAD_IN = re.compile(r'^[^:"]{0,80}:[*_]*\s+(?=\S)')
 _LAST_QUOTE = re.compile(r'\bis:?\s+"([^"]+)"\W*$')  # as in: The past tense of "She leaves." is "She left."
+_QUOTE = re.compile(r'"([^"]+)"')
 _ARTICLE = re.compile(r"\b(?:a|(?:(?<![^\n])|(?<=[.!?:]\s))A) +(?!(?:is|or|and|because)\b)(?=[a-z])")
-_WRAPPED = re.compile(r'```(?:\w*\n)?(.+?)\n?```|\*\*(.+)\*\*|`([^`]+)`|"(.+)"', re.DOTALL)
+_WRAPPED = re.compile(r'```(?:[\w+#.-]*\n)?(.+?)\n?```|\*\*(.+)\*\*|`([^`]+)`|"(.+)"', re.DOTALL)
 
 
 def is_right(check: Check, answer: str, question: str) -> bool:
@@ -44,8 +45,8 @@ def _without_articles(answer: str) -> str:
 def _copies(check: Check, answer: str, question: str) -> bool:
     """Whether an answer of several words is a piece of the question, and no text that counts as right by itself.
 
-    This excludes the options of a question. Keywords must not come with a line of the question, or in a line that is a
-    piece of it.
+    This excludes the options of a question. Keywords must not come with a line of the question, nor only in a copied
+    quote of it or in a line that is a piece of it.
     """
     if check.type == "one_of":
         return False
@@ -55,11 +56,22 @@ def _copies(check: Check, answer: str, question: str) -> bool:
         items = [words_of(_item(line)) for line in answer.splitlines()]
         if any(len(line) > 4 and find_phrase(words, line) for line in lines):
             return True
+        rest = _without_quotes(words, question)
+        if not all(spans_of(rest, item) for item in check.items):
+            return True
         if any(len(item) > 4 and find_phrase(asked, item) for item in items):
             return True
     right = [words_of(text) for text in _right_texts(check)]
     enough = 2 if check.type == "number" and not words[-1].lstrip("-")[0].isdigit() else 1  # a number may have its unit
     return len(words) > enough and words not in right and bool(find_phrase(asked, words))
+
+
+def _without_quotes(words: list[str], question: str) -> list[str]:
+    """The words of an answer without the quotes of the question that it copies."""
+    for quote in map(words_of, _QUOTE.findall(clean(question))):
+        for start in reversed(find_phrase(words, quote) if len(quote) > 4 else []):
+            words = words[:start] + words[start + len(quote) :]
+    return words
 
 
 def _item(line: str) -> str:

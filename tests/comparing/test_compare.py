@@ -1,14 +1,18 @@
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from results.sample import IDENTITY, PARAMS, TEST, make_run
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import ttest_rel
 
+from instruct.comparing.charts import draw_forest
 from instruct.comparing.compare import NotComparableError, compare
+from instruct.comparing.gate import gate_fails, parse_gate
 from instruct.comparing.guard import find_changes
 from instruct.comparing.report import about_lines, detectable_line, summary_lines
 from instruct.comparing.tables import change_table
@@ -280,6 +284,31 @@ def test_the_same_answers_are_said_to_be_so():
     assert not compare([a], [other]).identical
 
 
+def test_the_same_answers_are_never_better_or_worse_whatever_their_scores():
+    lower, same = moved(-20), {"base": "1" * 32, "sft": "0" * 32}
+    a, b = (run({"llama": scores, "chrf": BEFORE}, judges=JUDGED, md5s=same) for scores in (BEFORE, lower))
+    comparison = compare([a], [b], chosen=["llama", "chrf"])
+    assert comparison.primary.found == "worse"
+    gates = {gate: gate_fails(parse_gate(gate), comparison) for gate in ("worse-by 2", "worse", "not-better")}
+    assert gates == {"worse-by 2": False, "worse": False, "not-better": True}
+    verdicts = [row[-1] for row in change_table(comparison).rows]
+    assert [cell.text for cell in verdicts] == ["same answers; only the scoring differs", "same answers"]
+    assert {cell.tone for cell in verdicts} == {""} and about_lines(comparison, {}) == []
+
+
+def test_what_is_not_comparable_has_one_colour_and_no_line_about_a_verdict():
+    def drawn(test):
+        sides = run({"x": BEFORE, "chrf": BEFORE}), run({"x": moved(20), "chrf": moved(0)}, test=test)
+        comparison = compare(*([side] for side in sides), anyway=True)
+        axes = Figure().subplots()
+        draw_forest(axes, comparison)
+        return len({line.get_color() for line in axes.lines[:-1]}), axes.get_xlabel(), about_lines(comparison, {})
+
+    assert drawn({"sha256": "d" * 64}) == (1, "points", [])
+    colours, label, about = drawn({})
+    assert (colours, len(about)) == (2, 3) and "distinguishable" in label
+
+
 def test_a_judge_that_changed_matters_only_to_its_own_score():
     a = run({"llama": BEFORE, "chrf": BEFORE}, judges=JUDGED)
     b = run({"llama": moved(9), "chrf": moved(9)}, judges={"llama": {"judge": "other"}})
@@ -353,3 +382,11 @@ def test_several_seeds_speak_of_the_recipe_and_hold_the_seeds_spread():
         compare([a[0], b[1]], [b[0]])
     with pytest.raises(ParamsError, match="two of them have the same seeds"):
         compare([a[0], a[0]], [b[0]])
+
+
+def test_no_run_is_on_both_sides_of_a_comparison_of_recipes():
+    a1, a2, b1 = (replace(run({"x": moved(k)}, params={"train.seed": k}), commit=str(k)) for k in range(3))
+    for b in ([b1, a2], [b1, replace(a2, name="HEAD")]):
+        with pytest.raises(ParamsError, match=f"{b[1].name}: is on both sides"):
+            compare([a1, a2], b)
+    assert compare([a1], [a1]).identical  # one run with itself says so

@@ -233,7 +233,7 @@ def test_recipes_are_told_apart_wrongly_at_most_5_times_of_100_whatever_their_se
 
 
 def test_identical_recipes_differ_by_nothing():
-    sides = [[run_of([5, 9, 7], seed=k) for k in (1, 2)] for _ in range(2)]
+    sides = [[run_of([5, 9, 7], seed=k, name=f"{side}{k}") for k in (1, 2)] for side in "ab"]
     (score,) = compare(*sides).scores
     assert (score.difference.mean, score.p_value, score.verdict) == (0, 1, "not distinguishable")
 

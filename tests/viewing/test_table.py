@@ -50,6 +50,14 @@ def test_runs_that_cannot_be_compared_say_why_and_give_no_number(runs):
     assert cell.small.startswith("the test set: ")
 
 
+def test_the_same_answers_that_got_other_scores_have_no_number(runs):
+    run = runs["main"].run
+    other = replace(runs["far"], run=replace(runs["far"].run, results=run.results))
+    _, rows = build_table([runs["main"], other, runs["main"]], {}, 0)
+    cell = rows[1].cells["diff:reference"]
+    assert (cell.value, cell.tone) == (None, "") and cell.small.startswith("same answers")
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_gain_that_missing_scores_could_turn_has_no_colour(runs, turned):
     run = runs["far"].run

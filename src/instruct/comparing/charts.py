@@ -9,7 +9,6 @@ from matplotlib.ticker import MaxNLocator
 
 from instruct.comparing.changes import mean_scores
 from instruct.comparing.compare import Comparison
-from instruct.comparing.scores import ScoreChange
 from instruct.report.charts import BAR, INK, LINE, SYSTEMS, Points, chart, drawable
 
 A, B = SYSTEMS[:2]
@@ -19,9 +18,7 @@ BINS = 21
 def draw_charts(comparison: Comparison) -> dict[str, Markup]:
     """The charts by title; a chart for which a run left no numbers is not there."""
     charts = {
-        "Difference of every score, with its 95 % interval": chart(
-            "forest", lambda axes: draw_forest(axes, comparison.scores)
-        )
+        "Difference of every score, with its 95 % interval": chart("forest", lambda axes: draw_forest(axes, comparison))
     }
     first, runs = comparison.scores[0].name, (*comparison.a, *comparison.b)
     changes = [after - before for before, after in mean_scores(comparison.a, comparison.b, first).values()]
@@ -42,16 +39,18 @@ def draw_charts(comparison: Comparison) -> dict[str, Markup]:
     return charts
 
 
-def draw_forest(axes: Axes, scores: Sequence[ScoreChange]) -> None:
-    """One line a score: the difference and its interval, against 0."""
+def draw_forest(axes: Axes, comparison: Comparison) -> None:
+    """One line a score: the difference and its interval, against 0; in one colour where no verdict may be given."""
+    scores = comparison.scores
+    withheld = comparison.withheld(comparison.primary)
     for place, score in enumerate(reversed(scores)):
-        colour = A if score.verdict == "not distinguishable" else B
+        colour = A if withheld or score.verdict == "not distinguishable" else B
         axes.plot([score.difference.low, score.difference.high], [place, place], color=colour, linewidth=2, gid=LINE)
         axes.plot(score.difference.mean, place, "o", color=colour, gid="mark dot")
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)], parse_math=False)
     axes.set_ylim(-0.5, len(scores) - 0.5)
-    axes.set_xlabel("points, blue where distinguishable")
+    axes.set_xlabel("points" if withheld else "points, blue where distinguishable")
 
 
 def draw_changes(axes: Axes, changes: Sequence[float], name: str) -> None:

@@ -13,6 +13,7 @@ from instruct.results.schema import ACCURACY, MEASURES, REFERENCE, SIMILARITY
 from instruct.statistics import paired_tests
 
 PRIMARY = (ACCURACY, SIMILARITY)  # the score that a verdict is about unless another is chosen: the first there is
+SAME_ANSWERS = "same answers; only the scoring differs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,14 @@ class Comparison:
         )
         return f"{models}{b} is {score.verdict} in {score.name} than {a}."
 
+    def withheld(self, score: ScoreChange) -> str:
+        """What is said of one score where no difference may be called better or worse; empty where one may."""
+        if self.changes:
+            return "not comparable"
+        if self.identical:
+            return "same answers" if score.unchanged else SAME_ANSWERS
+        return ""
+
 
 def side_name(runs: Sequence[Run]) -> str:
     """The runs of one side as the user named them."""
@@ -90,11 +99,14 @@ def prepare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
     """Pair the scores of recipe B's runs with those of recipe A's on the records that all of them answered.
 
     `chosen` names the scores, all that both have by default. Raises NotComparableError if the guard finds
-    a change and `anyway` is not set, or records differ; DataError or ParamsError if a score, record or seed is missing.
+    a change and `anyway` is not set, or records differ; DataError or ParamsError if a score, record or seed is missing,
+    or if one of several runs is on both sides.
     """
     for side in (a, b):
         check_one_recipe(side)
     runs = (*a, *b)
+    if len(runs) > 2 and (shared := [run.name for run in b if any(_same_run(run, one) for one in a)]):
+        raise ParamsError(f"{', '.join(shared)}: is on both sides; give each side runs of its own")
     names, left_out = choose_scores(runs, chosen)
     changes = changes_among(runs, names if chosen else [*names, *replaced_judges(a, b)])
     if changes and not anyway:
@@ -111,13 +123,17 @@ def prepare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
     return Prepared(pairs=pairs, changes=changes, left_out=left_out, records=everywhere, unmatched=unmatched)
 
 
+def _same_run(one: Run, other: Run) -> bool:
+    """Whether two names mean one run."""
+    return one == other or one.commit == other.commit != ""
+
+
 def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
     """Compare the runs of recipe B with those of recipe A, as `prepare` pairs them.
 
     The first score is the primary one and is tested alone; the others are exploratory, corrected for each other.
     """
     found = prepare(a, b, chosen=chosen, anyway=anyway)
-    answers = {run.results.system(run.results.primary).md5 for run in (*a, *b)}
     tests = paired_tests([(pair.differences, pair.groups) for pair in found.pairs], resamples=RESAMPLES, seed=SEED)
     primary = correct_for_all(found.pairs[:1], tests[:1])
     return Comparison(
@@ -129,8 +145,14 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
         records=len(found.records),
         groups=len(set(shared_groups((*a, *b), found.records).values())),
         scores=(*primary, *correct_for_all(found.pairs[1:], tests[1:], exploratory=True)),
-        identical=len(answers) == 1 and "" not in answers,
+        identical=same_answers((*a, *b)),
     )
+
+
+def same_answers(runs: Sequence[Run]) -> bool:
+    """Whether the primary systems of all runs gave the same answers, byte for byte."""
+    answers = {run.results.system(run.results.primary).md5 for run in runs}
+    return len(answers) == 1 and "" not in answers
 
 
 def choose_scores(runs: Sequence[Run], chosen: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -17,7 +17,8 @@ class Gate:
     """Fails where the primary score of B is `worse`, or is `not-better`, or is worse by more than `margin` points.
 
     The first two are verdicts on recipes. A margin speaks of trained models too, since it leaves room for what seeds
-    alone do: it is passed by where B's interval lies wholly below it.
+    alone do: it is passed by where B's interval lies wholly below it. The same answers are
+    never worse and never better.
     """
 
     kind: Literal["worse", "not-better", "worse-by"]
@@ -46,9 +47,11 @@ def gate_fails(gate: Gate, comparison: Comparison) -> bool:
         more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
         raise ParamsError(f"--fail-if cannot judge results of other settings: {stale[0]}{more}")
     score = comparison.primary
+    if comparison.identical:
+        return gate.kind == "not-better"
     if gate.kind == "worse-by":
         return score.found == "worse" and score.difference.high < -gate.margin
-    if not score.of_recipes and not comparison.identical:
+    if not score.of_recipes:
         raise ParamsError(
             f"--fail-if {gate.kind} is about recipes and needs {SEEDS} seeds or more of each (`instruct compare A1,A2 "
             'B1,B2`); with one, use a margin: --fail-if "worse-by 2"'

@@ -44,24 +44,28 @@ def summary_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread] | N
     if comparison.identical:
         return [*lines, comparison.verdict]
     width = max(len(score.title) for score in comparison.scores)
-    lines += [_score_line(score, width, comparable=not comparison.changes) for score in comparison.scores]
+    lines += [_score_line(score, width, comparison.withheld(score)) for score in comparison.scores]
     return [*lines, *about_lines(comparison, recorded or {}), comparison.verdict]
 
 
-def _score_line(score: ScoreChange, width: int, *, comparable: bool) -> str:
+def _score_line(score: ScoreChange, width: int, withheld: str) -> str:
     left_out = f", {score.missing} without a score left out" if score.missing else ""
     adjusted = f", adjusted {score.corrected:.2g}" if score.exploratory else ""
-    verdict = score.in_words if comparable else "not comparable"
     return (
         f"{score.title:{width}}  {score.a:5.1f} → {score.b:5.1f}  {score.difference.mean:+5.1f} "
         f"(95 % {score.difference.low:+.1f} to {score.difference.high:+.1f}), p {score.p_value:.2g}{adjusted}, "
         f"{score.wins} won {score.ties} tied {score.losses} lost{left_out}: "
-        f"{'exploratory: ' if score.exploratory else ''}{verdict}"
+        f"{'exploratory: ' if score.exploratory else ''}{withheld or score.in_words}"
     )
 
 
 def about_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> list[str]:
-    """What the verdict is about: which score, what it could have found, and whether recipes or trained models."""
+    """What the verdict is about: which score, what it could have found, and whether recipes or trained models.
+
+    Nothing where there is no verdict.
+    """
+    if comparison.withheld(comparison.primary):
+        return []
     return [role_line(comparison), detectable_line(comparison.primary), scope_line(comparison, recorded)]
 
 

@@ -16,11 +16,11 @@ def change_table(comparison: Comparison) -> Table:
     return Table(
         name="Scores",
         head=("score", side_name(comparison.a), side_name(comparison.b), *heads),
-        rows=[_row(one, comparable=not comparison.changes) for one in comparison.scores],
+        rows=[_row(one, comparison.withheld(one)) for one in comparison.scores],
     )
 
 
-def _row(one: ScoreChange, *, comparable: bool) -> list[Cell | str]:
+def _row(one: ScoreChange, withheld: str) -> list[Cell | str]:
     lacking = f" ({one.count} of {one.count + one.missing} have the score)" if one.missing else ""
     return [
         f"{one.title} (exploratory)" if one.exploratory else one.title,
@@ -31,7 +31,7 @@ def _row(one: ScoreChange, *, comparable: bool) -> list[Cell | str]:
         f"{one.p_value:.2g}",
         f"{one.corrected:.2g}" if one.exploratory else "",
         f"{one.wins} / {one.ties} / {one.losses}",
-        verdict_cell(one, comparable=comparable, more=lacking),
+        Cell(withheld + lacking) if withheld else verdict_cell(one, comparable=True, more=lacking),
     ]
 
 

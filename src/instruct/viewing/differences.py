@@ -1,8 +1,8 @@
-"""Runs against each other: refused where `instruct compare` refuses the pair, and with the numbers it gives."""
+"""Runs against each other: without a verdict where `instruct compare` gives none, and with the numbers it gives."""
 
 from collections.abc import Sequence
 
-from instruct.comparing.compare import NotComparableError, prepare
+from instruct.comparing.compare import SAME_ANSWERS, NotComparableError, prepare, same_answers
 from instruct.comparing.guard import find_changes
 from instruct.comparing.scores import RESAMPLES, PairedScores, ScoreChange, change_scores
 from instruct.core.errors import InstructError
@@ -21,11 +21,12 @@ def compare_with(against: Run, runs: Sequence[Run], judge: str) -> list[ScoreCha
 
 def _pair(against: Run, run: Run, judge: str) -> PairedScores | tuple[str, ...]:
     try:
-        return prepare([against], [run], chosen=[judge]).pairs[0]
+        pair = prepare([against], [run], chosen=[judge]).pairs[0]
     except NotComparableError as error:
         return error.reasons
     except InstructError as error:
         return (str(error),)
+    return (SAME_ANSWERS,) if pair.differences.any() and same_answers([against, run]) else pair
 
 
 def comparable_groups(runs: Sequence[Run | None]) -> list[dict[str, int]]:

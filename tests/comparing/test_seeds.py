@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from itertools import product
 from statistics import fmean
@@ -10,8 +11,9 @@ from results.sample import PARAMS, make_results, make_table
 from instruct.comparing.compare import compare
 from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
 from instruct.comparing.recipes import compare_recipes, smallest_between_recipes
-from instruct.comparing.recorded import rate_of_seeds_alone
-from instruct.comparing.seeds import most_of_seed, split_variance, variance_lines
+from instruct.comparing.recorded import RECORD, rate_of_seeds_alone, read_recorded, record_seeds
+from instruct.comparing.report import scope_line
+from instruct.comparing.seeds import check_one_recipe, most_of_seed, split_variance, variance_lines
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import Run
 from instruct.results.table import Table
@@ -25,6 +27,65 @@ def run_of(scores, *, seed=123, judge_seed=123, name="", **train):
     values = {f"r{i}": None if score is None else float(score) for i, score in enumerate(scores)}
     table = Table(kinds=dict.fromkeys(values, ""), groups={id_: id_ for id_ in values}, scores={"x": {"sft": values}})
     return Run(name=name or f"seed-{seed}", params=params, results=RESULTS, table=table)
+
+
+def lock_of(train="1", pairs_file="2", model="3", code="4", weights="5"):
+    """A dvc.lock that says what training read, by its md5."""
+
+    def stage(*deps):
+        files = {"models/backbones.yaml": {"tiny": {"files": [{"sha256": weights}]}}}
+        return {"deps": [{"path": path, "md5": md5} for path, md5 in deps], "params": files}
+
+    return {
+        "stages": {
+            "train": stage(("data/augmented/train.json", train), ("src/train.py", code)),
+            "pairs@dpo": stage(("data/pairs.jsonl", pairs_file), ("models/sft/best", model)),
+        }
+    }
+
+
+def trained(seed, prefer_seed=0, methods=(), scores=(1, 2), **lock):
+    run = run_of(scores, seed=seed)
+    params = run.params | {"prefer": {"seed": prefer_seed, "methods": list(methods)}}
+    return replace(run, params=params, lock=lock_of(**lock))
+
+
+@pytest.mark.parametrize(
+    ("lock", "methods", "named"),
+    [
+        ({"train": "9"}, (), "data/augmented/train.json"),
+        ({"weights": "9"}, (), "models/backbones.yaml"),
+        ({"pairs_file": "9"}, ("dpo",), "data/pairs.jsonl"),
+    ],
+)
+def test_runs_trained_from_other_data_or_weights_are_no_seeds_of_one_recipe(lock, methods, named):
+    runs = [trained(1, methods=methods), trained(2, methods=methods, **lock)]
+    with pytest.raises(ParamsError, match=rf"seed-1 and seed-2: differ in more than seeds \({named}\)"):
+        check_one_recipe(runs)
+    with pytest.raises(ParamsError, match=named):
+        compare(runs, [trained(1), trained(2)])
+
+
+def test_what_another_seed_makes_of_the_same_data_is_no_other_recipe():
+    """The SFT model that on-policy pairs are made by, and a file of pairs that no method reads."""
+    check_one_recipe([trained(1, methods=["dpo"]), trained(2, methods=["dpo"], model="9")])
+    check_one_recipe([trained(1), trained(2, pairs_file="9")])
+
+
+def test_seeds_that_trained_with_other_code_are_told():
+    runs = [trained(1), trained(2, scores=(3, 5), code="9")]
+    assert [line for line in variance_lines(runs, []) if "src/train.py" in line]
+    same = [replace(run, name=run.name + "b") for run in (trained(1, scores=(4, 4)), trained(2, scores=(5, 6)))]
+    assert "src/train.py" in scope_line(compare(runs, same), {})
+    assert "code" not in scope_line(compare(same, [replace(run, name="c") for run in same]), {})
+
+
+def test_the_seed_of_preference_tuning_is_a_seed_only_along_with_that_of_training():
+    """Two DPO models of one SFT model would make its spread look small."""
+    check_one_recipe([trained(1, 1), trained(2, 2)])
+    for runs in ([trained(1, 1), trained(1, 2)], [trained(1, 1), trained(2, 1), trained(2, 2)]):
+        with pytest.raises(ParamsError, match=r"differ in more than seeds \(prefer.seed\)"):
+            check_one_recipe(runs)
 
 
 def simulate(rng, items, seeds, verdicts=1, *, item=20.0, seed=0.0, rest=0.0, judge=0.0, mean=50.0):

@@ -10,6 +10,7 @@ from instruct.comparing.compare import Comparison, side_name
 from instruct.comparing.metrics import MetricsDiff
 from instruct.comparing.recorded import RECORD, SeedSpread, rate_of_seeds_alone, read_recorded
 from instruct.comparing.scores import ScoreChange, points
+from instruct.comparing.seeds import other_code
 from instruct.comparing.tables import change_table, metric_table, value_table
 from instruct.core.records import Response
 from instruct.report.markdown import cell, fence, line, summary, table
@@ -96,7 +97,10 @@ def detectable_line(score: ScoreChange) -> str:
 def scope_line(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> str:
     """What the verdict speaks of: these trained models, or the recipes; and for models what seeds alone would do."""
     if comparison.of_recipes:
-        return "This speaks of the recipes: the spread between seeds is in every interval."
+        said = "This speaks of the recipes: the spread between seeds is in every interval."
+        code = dict.fromkeys((*other_code(comparison.a), *other_code(comparison.b)))
+        mixed = f" The seeds of one side trained with different code ({', '.join(code)}), so that spread holds it too."
+        return said + (mixed if code else "")
     said = "This speaks of these trained models; a verdict on their recipes takes at least two seeds of each."
     found = recorded.get(comparison.primary.name)
     if found is None:

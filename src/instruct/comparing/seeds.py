@@ -6,6 +6,7 @@ were judged several times (the judge's own seed differs), the rest splits into i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,11 @@ from scipy.special import gammaincinv
 
 from instruct.comparing.guard import changes_among
 from instruct.core.errors import DataError, ParamsError
-from instruct.results.lock import flatten
+from instruct.results.lock import flatten, trained_from, training_code
 from instruct.results.runs import Run, changed_params
 from instruct.statistics import POWER
 
-SEED = "train.seed"
+SEED, PREFER_SEED = "train.seed", "prefer.seed"
 UNSEEN = 0.5  # of the standard error of a mean: less of a seed's spread could not be seen beside it
 Array = NDArray[np.float64]
 
@@ -44,17 +45,43 @@ class Components:
 
 
 def is_seed(name: str) -> bool:
-    """Whether a setting is a seed: of training, or of a judge."""
-    return name == SEED or (name.split(".")[0] in ("evaluate", "servers") and name.rsplit(".", 1)[-1] == "seed")
+    """Whether a setting is a seed: of training, of preference tuning, or of a judge."""
+    return name in (SEED, PREFER_SEED) or (
+        name.split(".")[0] in ("evaluate", "servers") and name.rsplit(".", 1)[-1] == "seed"
+    )
+
+
+def beyond_seeds(one: Run, other: Run) -> list[str]:
+    """What makes two runs no seeds of one recipe: settings that differ, and data or weights that training began with.
+
+    Two DPO models made from one SFT model tell nothing of how far SFT moves with its seed, so `prefer.seed` is a
+    seed only along with `train.seed`.
+    """
+    changes = changed_params(one, other)
+    settings = [name for name in changes if not is_seed(name) or (name == PREFER_SEED and SEED not in changes)]
+    begun = [trained_from(run.params, run.lock) for run in (one, other)]
+    return [*settings, *differing(*begun)]
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The names under which two mappings do not hold the same."""
+    return sorted(name for name in {**one, **other} if one.get(name) != other.get(name))
+
+
+def other_code(runs: Sequence[Run]) -> list[str]:
+    """The code that not all of these runs trained with, as far as dvc.lock knows."""
+    code = [training_code(run.params, run.lock) for run in runs]
+    return list(dict.fromkeys(path for one in code[1:] for path in differing(code[0], one)))
 
 
 def check_one_recipe(runs: Sequence[Run]) -> None:
     """Raise ParamsError where runs differ in more than seeds, or are one run twice."""
-    for run in runs[1:]:
-        changes = changed_params(runs[0], run)
-        others = [name for name in changes if not is_seed(name)]
-        if others:
-            raise ParamsError(f"{runs[0].name} and {run.name}: differ in more than seeds ({', '.join(others)})")
+    for one, other in combinations(runs, 2):
+        if others := beyond_seeds(one, other):
+            raise ParamsError(
+                f"{one.name} and {other.name}: differ in more than seeds ({', '.join(others)}); give runs that differ "
+                f"in {SEED} (and {PREFER_SEED}) or in a judge's seed alone"
+            )
     if len({str(sorted(_seeds(run).items())) for run in runs}) < len(runs):
         names = ", ".join(run.name for run in runs)
         raise ParamsError(f"{names}: two of them have the same seeds, so the same answers; give each run once")
@@ -130,6 +157,10 @@ def variance_lines(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
         most = "" if one.seed_most is None else f"; 8 times of 10 the seed's is below {one.seed_most:.2f}"
         lines.append(f"{name}: mean {one.mean:.1f} over {one.items} records: {said}{most}")
     lines += [f"{name}: fewer than two records have this score in every run, so left out" for name in left_out]
+    if code := other_code(runs):
+        lines.append(
+            f"not all of these runs trained with the same code ({', '.join(code)}); the seed's share holds that"
+        )
     if parts and parts[0].judge is None:
         lines.append("each answer was judged once, so `item by seed` holds the judge's share")
     if parts and parts[0].seeds == 1:

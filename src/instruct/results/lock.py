@@ -27,6 +27,26 @@ def md5_of_folder(files: Mapping[str, str]) -> str:
     return f"{md5_of(json.dumps(listed).encode())}.dir"
 
 
+def trained_from(params: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, str]:
+    """What training and its preference pairs were made from, by dvc.lock: the md5 of data and of the backbone's files.
+
+    What the SFT model is in is left out: another seed makes another one, and other answers to make pairs of.
+    """
+    found: dict[str, str] = {}
+    for stage in _stages_named(params, lock, "train", "pairs"):
+        found |= {path: digest for path, digest in _deps(stage) if not path.startswith(("src/", "models/"))}
+        for path, entries in mapping(stage.get("params")).items():
+            files = [mapping(one).get("files") for one in mapping(entries).values()] if path != PARAMS else []
+            found |= {path: md5_of(json.dumps(files).encode())} if files else {}
+    return found
+
+
+def training_code(params: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, str]:
+    """The md5 of the code that training ran, by dvc.lock."""
+    stages = _stages_named(params, lock, "train", "pairs", "prefer")
+    return {path: digest for stage in stages for path, digest in _deps(stage) if path.startswith("src/")}
+
+
 def in_folders(files: Mapping[str, str], lock: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Those of `files` that dvc.lock keeps within a folder, by that folder: paths below it and their md5."""
     folders = [path for path, digest in lock_outs(lock).items() if digest.endswith(".dir")]
@@ -72,6 +92,18 @@ def _without_unused(params: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[
     }
 
 
+def _stages_named(params: Mapping[str, Any], lock: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
+    stages = mapping(_without_unused(params, lock)["stages"])
+    return [mapping(stage) for name, stage in stages.items() if name.partition("@")[0] in names]
+
+
+def _deps(stage: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The paths that a stage read, with their md5."""
+    read = stage.get("deps")
+    for dep in read if isinstance(read, list) else []:
+        yield str(mapping(dep).get("path")), str(mapping(dep).get("md5"))
+
+
 def _outs(lock: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     listed = [outs for stage in _stages(lock) if isinstance(outs := stage.get("outs"), list)]
     return {str(out["path"]): out for some in listed for out in some if isinstance(out, dict) and "path" in out}
@@ -109,10 +141,8 @@ def _other_inputs(lock: Mapping[str, Any]) -> Iterator[str]:
     """What a stage read that is not what another one made."""
     outs = lock_outs(lock)
     for name, stage in mapping(lock.get("stages")).items():
-        read = stage.get("deps") if isinstance(stage, dict) else None
-        for dep in read if isinstance(read, list) else []:
-            path = str(dep.get("path")) if isinstance(dep, dict) else ""
-            if path in outs and dep.get("md5") != outs[path]:
+        for path, digest in _deps(mapping(stage)):
+            if path in outs and digest != outs[path]:
                 yield f"{path}, as {name} read it, is not what its own stage made ({LOCK}): run dvc repro"
 
 

@@ -486,3 +486,50 @@ def test_the_rate_of_seeds_alone_is_how_often_they_are_called_different(error, s
 
 def test_without_noise_of_records_any_spread_is_called_a_difference():
     assert (rate_of_seeds_alone(0.0, 1.0), rate_of_seeds_alone(0.0, 0.0)) == (1.0, 0.0)
+
+
+def measured_with(run, name, sha256="a" * 64, **identity):
+    (judge,) = run.results.judges
+    judge = replace(judge, identity={**judge.identity, **identity})
+    results = replace(run.results, test=replace(run.results.test, sha256=sha256), judges=(judge,))
+    return replace(run, name=name, results=results)
+
+
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        ({}, ""),
+        ({"sha256": "d" * 64}, "was recorded for another test set"),
+        ({"digest": "ffff"}, "was recorded for another judge"),
+    ],
+)
+def test_a_recorded_spread_is_quoted_for_its_own_test_set_and_judge_alone(tmp_path, now, why):
+    (tmp_path / "metrics").mkdir()
+    record_seeds([run_of([5, 9, 7], seed=1), run_of([6, 8, 9], seed=2)], ["x"], tmp_path)
+    sides = [measured_with(run_of(scores), name, **now) for scores, name in (([5, 9, 7], "a"), ([6, 4, 9], "b"))]
+    line = scope_line(compare(sides[:1], sides[1:]), read_recorded(tmp_path))
+    assert ("% of such pairs" in line) == (not why) and why in line
+
+
+def test_a_record_that_does_not_say_its_test_set_is_read_and_not_quoted(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    record_seeds([run_of([5, 9, 7], seed=1), run_of([6, 8, 9], seed=2)], ["x"], tmp_path)
+    found = json.loads((tmp_path / RECORD).read_text())
+    del found["scores"]["x"]["measured_by"]
+    (tmp_path / RECORD).write_text(json.dumps(found))
+    comparison = compare([run_of([5, 9, 7], name="a")], [run_of([6, 4, 9], name="b")])
+    line = scope_line(comparison, read_recorded(tmp_path))
+    assert "does not say for which test set" in line and "% of such pairs" not in line
+
+
+def test_power_counts_closed_questions_where_the_score_is_about_them():
+    """Three of four records have a right answer."""
+    runs = []
+    for seed, right in ((1, [0.0, 100.0, 0.0, None]), (2, [0.0, 0.0, 100.0, None])):
+        run = run_of([1, 2, 3, 4], seed=seed)
+        run.table.scores["accuracy"] = {"sft": dict(zip(run.groups, right, strict=True))}
+        runs.append(run)
+    lines = power_lines(runs, "accuracy", Spread(item=1.0, seed=None))
+    assert any(line.startswith("closed questions needed") for line in lines)
+    assert "3 of these 4 test records" in lines[-1] and "1.33" in lines[-1]
+    assert any(line.startswith("test records needed") for line in power_lines([], "", Spread(item=1.0, seed=None)))

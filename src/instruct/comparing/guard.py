@@ -43,7 +43,7 @@ def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:
         there, lacking = (b, a) if one is None else (a, b)
         yield f"the judge: {name} has judged {there.name}, not {lacking.name}"
         return
-    yield from _changes(f"the judge {name}", _described(one), _described(other), a, b)
+    yield from _changes(f"the judge {name}", described(one), described(other), a, b)
     tests = [run.results.test for run in (a, b)]
     if (one.rubric or other.rubric) and len({(test.template, test.template_sha256) for test in tests}) > 1:
         yield f"the template: {_template(tests[0])} in {a.name}, {_template(tests[1])} in {b.name}"
@@ -58,7 +58,8 @@ def _of_pairs(judge: JudgeResults) -> bool:
     return any(one.orders is not None for one in judge.systems)
 
 
-def _described(judge: JudgeResults) -> dict[str, str]:
+def described(judge: JudgeResults) -> dict[str, str]:
+    """What tells a judge from others, its rubric among it."""
     return {**judge.identity, "rubric": judge.rubric or "none", "rubric_sha256": judge.rubric_sha256 or "none"}
 
 

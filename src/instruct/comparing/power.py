@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from math import sqrt
 
 from instruct.comparing.compare import choose_scores, compare
-from instruct.comparing.seeds import is_seed, shared_groups, split_variance
+from instruct.comparing.seeds import beyond_seeds, records_with, shared_groups, split_variance
 from instruct.core.errors import DataError, ParamsError
-from instruct.results.runs import Run, changed_params
+from instruct.results.runs import Run
+from instruct.results.schema import ACCURACY
 from instruct.statistics import ALPHA, detectable_errors, standard_error
 
 DIFFERENCES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
@@ -92,12 +93,26 @@ def power_lines(runs: Sequence[Run], score: str, given: Spread) -> list[str]:
             )
     table = power_table(spread)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines.append("test records needed to find a difference (points) 8 times of 10, by seeds of each recipe,")
+    closed, records = closed_questions(runs, score)
+    what = "closed questions" if closed else "test records"
+    lines.append(f"{what} needed to find a difference (points) 8 times of 10, by seeds of each recipe,")
     lines.append(
         "with one score, chosen before looking (`instruct compare --score`), and a spread that is as seen here:"
     )
     lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    if closed:
+        lines.append(
+            f"{closed} of these {records} test records are closed questions: it takes {records / closed:.2f} times as "
+            "many test records"
+        )
     return lines
+
+
+def closed_questions(runs: Sequence[Run], score: str) -> tuple[int, int]:
+    """How many test records have a right answer, if the score is about those, and how many there are."""
+    if not runs or choose_scores(runs, [score] if score else [])[0][0] != ACCURACY:
+        return 0, 0
+    return len(records_with(runs, ACCURACY)), len(runs[0].groups)
 
 
 def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
@@ -105,7 +120,7 @@ def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
     if len(runs) < 2:
         raise ParamsError("one run shows no difference; give two runs, or several seeds of one recipe")
     (name, *_), _ = choose_scores(runs, [score] if score else [])
-    if all(all(is_seed(setting) for setting in changed_params(runs[0], run)) for run in runs[1:]):
+    if not any(beyond_seeds(runs[0], run) for run in runs[1:]):
         parts = split_variance(runs, name)
         if not parts.error and not parts.judge:
             raise DataError(f"{name}: these runs show no spread from record to record; give runs that differ")
@@ -117,7 +132,7 @@ def spread_of(runs: Sequence[Run], score: str) -> tuple[Spread, list[str]]:
             f"{name}, from {len(runs)} runs of one recipe over {parts.items} records"
         ]
     if len(runs) > 2:
-        raise ParamsError("more than two runs must be of one recipe (differ in train.seed alone); give two, or seeds")
+        raise ParamsError("more than two runs must be of one recipe (differ in seeds alone); give two, or seeds")
     found = compare(runs[:1], runs[1:], chosen=[name], anyway=True)
     pairs = {id_: (score_a, runs[1].scores[name].get(id_)) for id_, score_a in runs[0].scores[name].items()}
     differences = {id_: y - x for id_, (x, y) in pairs.items() if x is not None and y is not None}

@@ -1,12 +1,13 @@
 """metrics/seeds.json: how far seeds alone moved each score in runs that were once compared, for those with one seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import hypot
 from pathlib import Path
 
 from scipy.special import ndtr, ndtri
 
+from instruct.comparing.guard import described
 from instruct.comparing.seeds import Components, split_variance
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.files import read_json, write_json
@@ -21,22 +22,43 @@ REMEDY = "record it again with `instruct variance RUN RUN --record`"
 
 @dataclass(frozen=True, kw_only=True)
 class SeedSpread:
-    """What the seed alone did to the mean of one score in so many runs: its standard deviation and an upper limit."""
+    """What the seed alone did to the mean of one score in so many runs: its standard deviation and an upper limit.
+
+    `measured_by` is the test set and, for a judge's score, the judge, as the function of that name tells them;
+    older files lack it.
+    """
 
     seeds: int
     records: int
     seed_sd: float
     seed_sd_most: float
+    measured_by: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require(name, value, 0 <= value < 1e9, "a number from 0")
+            if name != "measured_by":
+                require(name, value, 0 <= value < 1e9, "a number from 0")
+
+    def unlike(self, run: Run, score: str) -> str:
+        """Why this tells nothing of a run's score; empty where it does."""
+        now = measured_by(run, score)
+        if not self.measured_by:
+            return "does not say for which test set it was recorded"
+        if self.measured_by.get("test") != now["test"]:
+            return "was recorded for another test set"
+        return "" if self.measured_by == now else "was recorded for another judge or rubric"
+
+
+def measured_by(run: Run, score: str) -> dict[str, str]:
+    """The digest of the run's test set and, for a judge's score, what tells the judge from others."""
+    judge = run.results.judge(score)
+    return {"test": run.results.test.sha256, **(described(judge) if judge else {})}
 
 
 def record_seeds(runs: Sequence[Run], scores: Sequence[str], root: Path) -> Path:
     """Write what the seed does to each of these scores; raises ParamsError where runs have one seed only."""
     parts = {name: split_variance(runs, name) for name in scores}
-    spreads = {name: _spread(one) for name, one in parts.items()}
+    spreads = {name: {**_spread(one), "measured_by": measured_by(runs[0], name)} for name, one in parts.items()}
     write_json(root / RECORD, {"scores": spreads})
     return RECORD
 

@@ -102,11 +102,16 @@ def scope_line(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> st
         mixed = f" The seeds of one side trained with different code ({', '.join(code)}), so that spread holds it too."
         return said + (mixed if code else "")
     said = "This speaks of these trained models; a verdict on their recipes takes at least two seeds of each."
-    found = recorded.get(comparison.primary.name)
-    if found is None:
+    name = comparison.primary.name
+    found = recorded.get(name)
+    unlike = "" if found is None else found.unlike(comparison.a[0], name)
+    if found is None or unlike:
+        why = (
+            f"the spread of {name} in {RECORD} {unlike}" if unlike else f"no spread of {name} between seeds is recorded"
+        )
         return (
-            f"{said} How often runs that differ in train.seed alone would be called different is not known: no spread "
-            f"of {comparison.primary.name} between seeds is recorded (`instruct variance RUN RUN --record`)."
+            f"{said} How often runs that differ in train.seed alone would be called different is not known: {why} "
+            "(`instruct variance RUN RUN --record`)."
         )
     rates = [100 * rate_of_seeds_alone(comparison.primary.error, sd) for sd in (found.seed_sd, found.seed_sd_most)]
     return (

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("warm_start")
 IDS = [f"r{i}" for i in range(12)]
 BEFORE = [float(5 * i) for i in range(12)]
 AFTER = [100.0, 12.0, *(score + 20 for score in BEFORE[2:-1]), 0.0]
+SIMILARITY = "similarity to the reference answer"
 ODD = "a | b\n```\n<script>alert(1)</script> & `x` <img src=//x.y/z>"
 
 
@@ -203,15 +204,20 @@ def judged(results, mean):
 @pytest.mark.parametrize(
     ("after", "changed", "chosen", "finding"),
     [
-        # The intervals of the means, 40 and 60, say `rising`; the comparison of the records knows better.
-        ([score + 20 for score in BEFORE], False, [], "rising: mean 27.5 before, 47.5 now"),
-        ([score / 2 for score in BEFORE], False, [], "falling: mean 27.5 before, 13.8 now"),
-        ([score + (5, -5)[i % 2] for i, score in enumerate(BEFORE)], False, [], "plateau: mean 27.5 before, 27.5 now"),
-        (AFTER, False, ["chrf"], "rising: mean 40.0 before, 60.0 (57.0 to 63.0) now"),
+        ([score + 20 for score in BEFORE], False, [], f"rising: {SIMILARITY}: mean 27.5 before, 47.5 now"),
+        ([score / 2 for score in BEFORE], False, [], f"falling: {SIMILARITY}: mean 27.5 before, 13.8 now"),
+        (
+            [score + (5, -5)[i % 2] for i, score in enumerate(BEFORE)],
+            False,
+            [],
+            f"plateau: {SIMILARITY}: mean 27.5 before, 27.5 now",
+        ),
+        # Similarity rises, and the score that the verdict is about does not.
+        ([score + 20 for score in BEFORE], False, ["chrf"], "plateau: chrf: mean 50.0 before, 50.0 now"),
         (AFTER, True, [], "unknown: one run"),
     ],
 )
-def test_the_next_step_and_the_verdict_say_the_same_of_the_main_judge(repository, after, changed, chosen, finding):
+def test_the_next_step_and_the_verdict_say_the_same_of_the_primary_score(repository, after, changed, chosen, finding):
     first, second = (read_run(name, repository) for name in ("first", "workspace"))
     second = with_scores(second, dict(zip(IDS, after, strict=True)))
     (first,), (second,) = with_signals([first], 40.0), with_signals([second], 60.0)
@@ -260,7 +266,7 @@ def test_with_several_seeds_changes_are_means_and_everything_else_is_of_the_run_
     assert "| score | a1 + a2 | b1 + b2 |" in markdown
     for head in ("Parameters of the first run of each side", "dvc metrics diff of the first run of each side"):
         assert f"<h2>{head}</h2>" in page
-    assert "| score plateau | **plateau** mean 27.5 before, " in markdown
+    assert f"| score plateau | **plateau** {SIMILARITY}: mean 27.5 before, " in markdown
     assert "falling if the last evaluation" in page
     assert "What next, after b1</h2>" in page and "<h3>a1</h3>" in page and "<h3>b1</h3>" in page
     assert "on every record, mean over each side&#39;s runs" in page

@@ -1,9 +1,10 @@
 from dataclasses import replace
 
 import pytest
-from results.sample import make_run
+from results.sample import make_run, make_scores
 
 from instruct.report.stop_or_go import Movement, loss_trend, stop_or_go
+from instruct.results.schema import MeasureResults
 from instruct.results.scores import Difference, SystemScores
 
 TRAIN = {"initial_val_loss": 1.84}
@@ -26,23 +27,31 @@ def judged(mean, difference, p_value=0.001, *, width=4.0, unscored=0, **sft):
     return scores, gain
 
 
-def rows_of(train, losses, judge, previous=None, movement=None):
-    run = make_run("run", SCORES, train=train, curves={"val": curve(losses)})
+def rows_of(train, losses, judge, movement=None, right=None):
+    run = make_run("run", SCORES | ({"accuracy": SCORES["reference"]} if right else {}), train=train)
     scores, gain = judge
     of_judge = replace(run.results.main_judge, systems=(run.results.main_judge.systems[0], scores), differences=(gain,))
-    return stop_or_go(run, of_judge, previous and previous[0], movement)
+    if right:
+        systems = (make_scores("base", [1.0]), right[0])
+        measured = MeasureResults(name="accuracy", systems=systems, differences=(right[1],), slices=())
+        run = replace(run, results=replace(run.results, measured=(measured,)))
+    return stop_or_go(replace(run, curves={"val": curve(losses)}), of_judge, movement)
+
+
+def moved(verdict):
+    return Movement(verdict=verdict, numbers="as compared")
 
 
 NOTHING = SystemScores(system="sft", scored=0, unscored=9), Difference(system="sft", against="base", count=0)
 
 
 @pytest.mark.parametrize(
-    ("losses", "judge", "previous", "step"),
+    ("losses", "judge", "movement", "step"),
     [
         (FLAT, judged(52, 24), None, "more data"),
         (FLAT, judged(85, 50), None, "preference tuning"),
-        (FLAT, judged(52, 24), judged(51, 23), "preference tuning"),
-        (FLAT, judged(52, 24), judged(40, 12), "more data"),
+        (FLAT, judged(52, 24), moved("not distinguishable"), "preference tuning"),
+        (FLAT, judged(52, 24), moved("better"), "more data"),
         (FALLING, judged(85, 50), None, "longer training"),
         (TURNED, judged(85, 50), None, "shorter training"),
         (FLAT, judged(30, 1, 0.6), None, "more data"),
@@ -55,13 +64,13 @@ NOTHING = SystemScores(system="sft", scored=0, unscored=9), Difference(system="s
         (FLAT, NOTHING, None, "better judging"),
     ],
 )
-def test_the_next_step_is_the_first_rule_that_holds(losses, judge, previous, step):
-    rows = rows_of(TRAIN, losses, judge, previous)
+def test_the_next_step_is_the_first_rule_that_holds(losses, judge, movement, step):
+    rows = rows_of(TRAIN, losses, judge, movement)
     assert [row.signal for row in rows] == [
         "loss trend",
         "answer quality",
         "score plateau",
-        "judge noise",
+        "score noise",
         "next step",
     ]
     assert rows[-1].finding == step
@@ -69,14 +78,29 @@ def test_the_next_step_is_the_first_rule_that_holds(losses, judge, previous, ste
 
 
 def test_findings_show_the_numbers_that_they_rest_on():
-    trend, quality, plateau, noise, _ = rows_of(TRAIN, TURNED, judged(52, 24), judged(44, 16))
+    trend, quality, plateau, noise, _ = rows_of(TRAIN, TURNED, judged(52, 24), moved("better"))
     assert (trend.finding, trend.numbers) == (
         "turned",
         "lowest 1.000, last but one 1.000, last 1.200 nats per supervised token",
     )
     assert (quality.finding, quality.numbers) == ("better, not yet good", "mean 52.0, difference +24.0, p = 0.001")
-    assert (plateau.finding, plateau.numbers) == ("rising", "mean 44.0 before, 52.0 (49.0 to 55.0) now")
-    assert (noise.finding, noise.numbers) == ("quiet", "0.0% without a score, difference +24.0 ± 4.0")
+    assert (plateau.finding, plateau.numbers) == ("rising", "as compared")
+    assert (noise.finding, noise.numbers) == ("quiet", "0.0% without a score, difference in reference +24.0 ± 4.0")
+
+
+def test_noise_is_measured_on_the_score_that_is_acted_on():
+    """A narrow interval by the judge says nothing of right answers, nor the other way round."""
+    narrow, wide = judged(52, 12, width=2.8), judged(28, 9.5, width=5.4)
+    *_, noise, step = rows_of(TRAIN, FALLING, narrow, right=wide)
+    assert noise.finding == "noisy: the interval is wide" and "+9.5 ± 5.4" in noise.numbers
+    assert noise.suggestion == "more test records" and step.finding == "better judging"
+    *_, noise, step = rows_of(TRAIN, FALLING, wide, right=narrow)
+    assert (noise.finding, step.finding) == ("quiet", "longer training")
+
+
+def test_a_judge_that_leaves_much_unscored_is_noisy_beside_right_answers():
+    *_, noise, _ = rows_of(TRAIN, FLAT, judged(52, 24, unscored=6), right=judged(28, 9.5))
+    assert noise.finding == "noisy: too many without a score" and "judge" in noise.suggestion
 
 
 @pytest.mark.parametrize(
@@ -108,17 +132,17 @@ NAN, INFINITE = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
-    ("train", "losses", "judge", "previous", "unknown"),
+    ("train", "losses", "judge", "movement", "unknown"),
     [
         (TRAIN, (2.0, NAN, 1.0), judged(52, 24), None, {"loss trend", "score plateau", "next step"}),
         (TRAIN, (2.0, 1.0, INFINITE), judged(52, 24), None, {"loss trend", "score plateau", "next step"}),
-        ({"initial_val_loss": NAN}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
-        ({"initial_val_loss": None}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
-        ({"initial_val_loss": "1.84"}, FLAT, judged(52, 24), judged(40, 12), {"next step"}),
+        ({"initial_val_loss": NAN}, FLAT, judged(52, 24), moved("better"), {"next step"}),
+        ({"initial_val_loss": None}, FLAT, judged(52, 24), moved("better"), {"next step"}),
+        ({"initial_val_loss": "1.84"}, FLAT, judged(52, 24), moved("better"), {"next step"}),
     ],
 )
-def test_what_is_no_number_is_unknown_and_never_a_finding(train, losses, judge, previous, unknown):
-    rows = rows_of(train, losses, judge, previous)
+def test_what_is_no_number_is_unknown_and_never_a_finding(train, losses, judge, movement, unknown):
+    rows = rows_of(train, losses, judge, movement)
     assert {row.signal for row in rows if row.finding == "unknown"} == unknown
     assert "nan" not in " ".join(row.numbers for row in rows)
 
@@ -126,8 +150,6 @@ def test_what_is_no_number_is_unknown_and_never_a_finding(train, losses, judge, 
 @pytest.mark.parametrize(
     ("verdict", "finding"), [("better", "rising"), ("worse", "falling"), ("not distinguishable", "plateau")]
 )
-@pytest.mark.parametrize("before", [20, 52, 90])
-def test_a_comparison_decides_the_plateau_whatever_the_intervals_say(verdict, finding, before):
-    movement = Movement(verdict=verdict, numbers="as compared")
-    row = rows_of(TRAIN, FLAT, judged(52, 24), judged(before, 9), movement)[2]
+def test_a_comparison_decides_the_plateau(verdict, finding):
+    row = rows_of(TRAIN, FLAT, judged(52, 24), moved(verdict))[2]
     assert (row.finding, row.numbers) == (finding, "as compared")

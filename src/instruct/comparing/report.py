@@ -19,9 +19,8 @@ from instruct.report.report import template_environment, write_rendered
 from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.tables import signal_table
-from instruct.results.headline import system_title
+from instruct.results.headline import score_title, system_title
 from instruct.results.runs import all_stale_lines, changed_params
-from instruct.results.schema import REFERENCE
 from instruct.results.stored import Cache, read_answers
 
 EXAMPLES = 5
@@ -144,7 +143,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "first": first,
         "tables": {
             "scores": change_table(comparison),
-            "next": signal_table(signals, b.results.main_judge.name),
+            "next": signal_table(signals),
             "params": value_table("parameter", a.name, b.name, changed_params(a, b)),
             "metrics": metric_table(a.name, b.name, rows),
             "preferring": tuning_table((*comparison.a, *comparison.b)),
@@ -177,29 +176,19 @@ def write_refusal(a: str, b: str, reason: str, folder: Path) -> None:
 
 
 def signals_of(comparison: Comparison) -> list[Signal]:
-    """What the second side's first run suggests to do next; nothing where it tells too little.
+    """What the second side's first run suggests to do next, by how the primary score moved.
 
-    Whether the score moved is what the comparison found of the main judge; where that one is not among the scores,
-    and each side is one run, what the two runs' intervals say.
+    Nothing where that run tells too little.
     """
-    a, b = comparison.a[0], comparison.b[0]
-    if "initial_val_loss" not in b.train or not b.curves.get("val"):
+    run, score = comparison.b[0], comparison.primary
+    if "initial_val_loss" not in run.train or not run.curves.get("val"):
         return []
-    judge = b.results.main_judge
-    movement = previous = None
+    movement = None
     if not comparison.changes:
-        found = {score.name: score for score in comparison.scores}
-        names = (judge.name, "similarity") if judge.name == REFERENCE else (judge.name,)
-        if score := next((found[name] for name in names if name in found), None):
-            one = score.difference
-            numbers = (
-                f"mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
-            )
-            movement = Movement(verdict=score.found, numbers=numbers)
-        elif len(comparison.a) + len(comparison.b) == 2:
-            before = a.results.judge(judge.name)
-            previous = before.scores_of(a.results.primary) if before else None
-    return stop_or_go(b, judge, previous, movement)
+        one, verdict = score.difference, "not distinguishable" if comparison.identical else score.found
+        numbers = f"{score_title(score.name)}: mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} "
+        movement = Movement(verdict=verdict, numbers=f"{numbers}({one.low:+.1f} to {one.high:+.1f})")
+    return stop_or_go(run, run.results.main_judge, movement)
 
 
 def _cut(text: str) -> str:

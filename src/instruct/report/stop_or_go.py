@@ -22,7 +22,7 @@ WHAT_THEN = {
     "falling": "take the last step back",
     "plateau": "another kind of step than the last one",
 }
-Signal = Literal["loss trend", "answer quality", "score plateau", "judge noise", "next step"]
+Signal = Literal["loss trend", "answer quality", "score plateau", "score noise", "next step"]
 Step = Literal["more data", "better judging", "longer training", "shorter training", "preference tuning", "unknown"]
 
 
@@ -39,27 +39,26 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Movement:
-    """What a comparison with the run before found of the judge's score, and its numbers in words."""
+    """What a comparison with the run before found of its primary score, and its numbers in words."""
 
     verdict: Literal["better", "worse", "not distinguishable"]
     numbers: str
 
 
-def stop_or_go(
-    run: Run, judge: JudgeResults, previous: SystemScores | None = None, movement: Movement | None = None
-) -> list[Row]:
+def stop_or_go(run: Run, judge: JudgeResults, movement: Movement | None = None) -> list[Row]:
     """The matrix for one run's primary system: a row for each signal and one for the next step.
 
-    `previous` are the scores of the run before, if there is one; `movement` says better than `previous` how the score
-    moved.
+    `movement` says how the score moved since the run before, if there is one. Quality and noise are of the score that
+    is acted on: right answers if there are any, else the judge's.
     """
     results = run.results
-    scores, difference = judge.scores_of(results.primary), judge.difference_of(results.primary)
+    scores = judge.scores_of(results.primary)
     first = results.headline[0] if ACCURACY in results.measures else judge
+    difference = first.difference_of(results.primary)
     curve = run.curves["val"]
-    trend, noise = loss_trend(curve), judge_noise(scores, difference)
-    quality = answer_quality(first.scores_of(results.primary), first.difference_of(results.primary), first.name)
-    plateau = score_plateau(scores, previous, movement)
+    trend, quality = loss_trend(curve), answer_quality(first.scores_of(results.primary), difference, first.name)
+    plateau = score_plateau(movement)
+    noise = score_noise(scores, judge.difference_of(results.primary), difference, first.name)
     before = _number(run.train, "initial_val_loss")
     losses = [row["loss"] for row in curve if row["step"]]
     best = min(losses, default=before) if all(map(isfinite, losses)) else nan
@@ -123,52 +122,45 @@ def answer_quality(scores: SystemScores, difference: Difference, score: str) -> 
     return row(numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def score_plateau(scores: SystemScores, previous: SystemScores | None, movement: Movement | None = None) -> Row:
+def score_plateau(movement: Movement | None = None) -> Row:
     """Whether the score moved against the run before."""
-    if movement:
-        rule = "rising or falling where `instruct compare` finds the score better or worse, else plateau"
-        found, numbers = FOUND[movement.verdict], movement.numbers
-        return Row(signal="score plateau", rule=rule, numbers=numbers, finding=found, suggestion=WHAT_THEN[found])
-    rule = "plateau if the two means' 95 % intervals each hold the other mean; `instruct compare` is the sharper test"
+    rule = "rising or falling where `instruct compare` finds the primary score better or worse, else plateau"
     row = partial(Row, signal="score plateau", rule=rule)
-    before, now = _ends(previous), _ends(scores)
-    if before is None or now is None:
-        return row(
-            numbers="one run",
-            finding="unknown",
-            suggestion="run a second one (`dvc exp run -S train.epochs=2`) and compare",
-        )
-    numbers = f"mean {before[0]:.1f} before, {now[0]:.1f} ({now[1]:.1f} to {now[2]:.1f}) now"
-    if now[1] <= before[0] <= now[2] and before[1] <= now[0] <= before[2]:
-        finding = "plateau"
-    else:
-        finding = "rising" if now[0] > before[0] else "falling"
-    return row(numbers=numbers, finding=finding, suggestion=WHAT_THEN[finding])
+    if movement is None:
+        again = "run a second one (`dvc exp run -S train.epochs=2`) and compare"
+        return row(numbers="one run", finding="unknown", suggestion=again)
+    found = FOUND[movement.verdict]
+    return row(numbers=movement.numbers, finding=found, suggestion=WHAT_THEN[found])
 
 
-def judge_noise(scores: SystemScores, difference: Difference) -> Row:
-    """Whether the judge can tell what is to be told."""
+def score_noise(scores: SystemScores, judged: Difference, difference: Difference, score: str) -> Row:
+    """Whether the scores can tell what is to be told.
+
+    `scores` and `judged` are the judge's, `difference` is that of the `score` that is acted on.
+    """
+    of = score_title(score)
     rule = (
-        f"noisy if more than {UNSCORED:.0%} of verdicts hold no score, the spread of repeats moves the mean by more "
-        f"than the half-width of the difference's interval, or that half-width exceeds {WIDE:g} points"
+        f"noisy if more than {UNSCORED:.0%} of the judge's verdicts hold no score, the spread of repeats moves its "
+        f"mean by more than the half-width of its difference's interval, or that in {of} exceeds {WIDE:g} points"
     )
-    row = partial(Row, signal="judge noise", rule=rule)
+    row = partial(Row, signal="score noise", rule=rule)
     total = scores.scored + scores.unscored
     share = scores.unscored / max(total, 1)
-    if difference.mean is None or difference.low is None or difference.high is None:
+    half, half_judged = _half_width(difference), _half_width(judged)
+    if half is None or half_judged is None:
         numbers, reasons = f"{scores.unscored} of {total} without a score", ["nothing is scored"]
     else:
-        half = (difference.high - difference.low) / 2
         spread = scores.mean_spread or 0.0
         repeats = f", repeats spread {spread:.1f}" if scores.mean_spread is not None else ""
-        numbers = f"{share:.1%} without a score, difference {difference.mean:+.1f} ± {half:.1f}{repeats}"
+        numbers = f"{share:.1%} without a score, difference in {of} {difference.mean:+.1f} ± {half:.1f}{repeats}"
         reasons = ["too many without a score"] * (share > UNSCORED)
-        reasons += ["repeats disagree"] * (spread / max(scores.scored, 1) ** 0.5 > half)
+        reasons += ["repeats disagree"] * (spread / max(scores.scored, 1) ** 0.5 > half_judged)
         reasons += ["the interval is wide"] * (half > WIDE)
-    if reasons:
-        suggestion = "better judging: another judge or rubric, more repeats, more test records"
-        return row(numbers=numbers, finding=f"noisy: {', '.join(reasons)}", suggestion=suggestion)
-    return row(numbers=numbers, finding="quiet", suggestion="the scores can be used")
+    if not reasons:
+        return row(numbers=numbers, finding="quiet", suggestion="the scores can be used")
+    by_rule = score == ACCURACY and reasons == ["the interval is wide"]
+    suggestion = "more test records" if by_rule else "another judge or rubric, more repeats, more test records"
+    return row(numbers=numbers, finding=f"noisy: {', '.join(reasons)}", suggestion=suggestion)
 
 
 def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: float, best: float) -> Row:
@@ -186,7 +178,7 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
     if not (isfinite(before) and isfinite(best)):
         step, why = "unknown", "losses are absent or no finite numbers: look at metrics/train.json and metrics/curves"
     elif noise.finding != "quiet" or quality.finding == "unknown":
-        step, why = "better judging", "what the scores say is not yet worth acting on"
+        step, why = "better judging", f"the scores say too little: {noise.suggestion}"
     elif trend.finding == "turned":
         step, why = "shorter training", "it has begun to learn the training records by heart"
     elif trend.finding == "falling":
@@ -203,11 +195,8 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
     return Row(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)
 
 
-def _ends(scores: SystemScores | None) -> tuple[float, float, float] | None:
-    """Mean and interval, or None."""
-    if scores is None or scores.mean is None or scores.low is None or scores.high is None:
-        return None
-    return scores.mean, scores.low, scores.high
+def _half_width(one: Difference) -> float | None:
+    return None if one.low is None or one.high is None else (one.high - one.low) / 2
 
 
 def _number(values: Mapping[str, Any], key: str, default: float = nan) -> float:

@@ -176,7 +176,7 @@ def unscored_table(found: Sequence[tuple[str, Unscored]]) -> Table:
     return Table(name="Unscored", caption=caption, head=("record", "cause", "raw reply"), rows=rows, words=True)
 
 
-def signal_table(signals: Sequence[Signal], judge: str) -> Table:
+def signal_table(signals: Sequence[Signal]) -> Table:
     """What to do next, and why."""
     rows = [
         (
@@ -186,7 +186,7 @@ def signal_table(signals: Sequence[Signal], judge: str) -> Table:
         )
         for one in signals
     ]
-    caption = f"Signals by stated rules, and the step that they suggest; scores by the judge {judge}."
+    caption = "Signals by stated rules, and the step that they suggest."
     return Table(name="What next", caption=caption, head=("signal", "found", "suggests"), rows=rows, words=True)
 
 

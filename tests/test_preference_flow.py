@@ -66,7 +66,7 @@ def test_the_whole_flow_runs_shows_all_systems_and_leaves_nothing_when_switched_
     both = [(float(row[f"{name}_sft"]), float(row[f"{name}_dpo"])) for row in scores if row[f"{name}_sft"]]
     assert step.mean == pytest.approx(sum(b - a for a, b in both) / len(both), abs=1e-4)
     summary = json.loads((folder / "metrics/summary.json").read_text())
-    assert len(summary) <= 12 and {"gain", "difference"} <= set(summary)
+    assert len(summary) <= 12 and {"gain", f"difference_{results.against}"} <= set(summary)
     page = (folder / "metrics/report/index.html").read_text(encoding="utf-8")
     assert "DPO model" in page and "Mean length of an answer" in page
     pairs = json.loads((folder / "metrics/preferred/pairs.json").read_text())

@@ -150,7 +150,8 @@ def test_the_summary_holds_the_headline_of_six_systems():
     results = results_of(baselines=names, **dict.fromkeys(names, WRONG), sft=TRUE)
     summary = summary_of(results)
     assert len(summary) == MOST and {f"accuracy_{name}" for name in (*names, "sft")} <= set(summary)
-    assert summary["difference"] == results.measured[0].difference_of("sft").mean
+    found = results.measured[0].difference_of("sft")
+    assert summary[f"difference_{found.against}"] == found.mean
     assert summary["open_similarity_sft"] == results.measured[1].scores_of("sft").mean
 
 

@@ -104,9 +104,8 @@ def test_another_document_or_version_is_refused_in_one_line(text):
 
 def test_the_summary_holds_few_numbers_whatever_the_number_of_systems(results):
     summary = summary_of(results)
-    assert {"score_base", "score_echo", "score_sft", "difference", "difference_low", "ended", "unscored"} <= set(
-        summary
-    )
+    differences = {"difference_base", "difference_low_base", "difference_high_base"}
+    assert {"score_base", "score_echo", "score_sft", "ended", "unscored", *differences} <= set(summary)
     assert (summary["score_sft"], summary["unscored"]) == (45.0, 2)
     assert summary["ended"] == pytest.approx(100 * 2 / 3, abs=1e-4)
     many = {"base": [10.0], **{f"s{i}": [20.0] for i in range(20)}, "dpo": [30.0]}
@@ -118,4 +117,4 @@ def test_a_run_without_any_score_has_no_mean_and_no_difference():
     nobody = {"base": [None, None], "sft": [None, None]}
     results = make_results(make_table({"llama": nobody}))
     summary = summary_of(load(json.dumps(dump(results)), "x"))
-    assert not {"difference", "score_base", "score_sft"} & set(summary) and summary["unscored"] == 4
+    assert not {"difference_base", "score_base", "score_sft"} & set(summary) and summary["unscored"] == 4

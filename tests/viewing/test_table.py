@@ -69,7 +69,7 @@ def test_a_gain_that_missing_scores_could_turn_has_no_colour(runs, turned):
     assert rows[1].cells["gain:reference"].tone == ("" if turned else "good")
 
 
-def test_a_gain_on_another_system_than_the_best_baseline_names_it(runs):
+def test_every_gain_names_the_system_it_is_from(runs):
     scores = {"base": [10.0] * 9, "sft": [20.0] * 9, "dpo": [30.0] * 9}
     run = make_run("tuned", {"reference": scores, "pairs": scores})
     two = make_table({"pairs": {name: scores[name] for name in ("sft", "dpo")}})
@@ -77,7 +77,7 @@ def test_a_gain_on_another_system_than_the_best_baseline_names_it(runs):
     entry = Entry(revision=runs["main"].revision, run=replace(run, results=replace(run.results, judges=judges)))
     _, (row,) = build_table([entry], {}, 0)
     assert row.cells["gain:pairs"].small == "+1.0 to +19.0, against sft"
-    assert row.cells["gain:reference"].small == "+11.0 to +29.0"
+    assert row.cells["gain:reference"].small == "+11.0 to +29.0, against base"
 
 
 def test_a_damaged_run_has_no_number_and_stops_no_other(runs):

@@ -7,19 +7,19 @@ MOST = 12  # numbers
 
 
 def summary_of(results: Results) -> dict[str, float]:
-    """At most MOST numbers under names that stay the same from run to run.
+    """At most MOST numbers under names that mean the same in every run.
 
-    The primary score of every system, the primary system's difference from the best baseline with its 95 % interval,
-    both systems' other scores (of the headline, and by the main judge if that is a model), and of the primary system
-    the share of answers that ended by themselves. What does not exist is absent. A preference-tuned system's `gain`
-    over the one before it comes before other scores.
+    The primary score of every system, the primary system's difference from the best baseline, which the name holds,
+    with its 95 % interval, both systems' other scores (of the headline, and by the main judge if that is a model), and
+    of the primary system the share of answers that ended by themselves. What does not exist is absent. A
+    preference-tuned system's `gain` over the one before it comes before other scores.
     """
     first, *others = results.headline
     judge, difference = results.main_judge, first.difference_of(results.primary)
     numbers: dict[str, float | None] = {
-        "difference": difference.mean,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
+        f"difference_{difference.against}": difference.mean,
+        f"difference_low_{difference.against}": difference.low,
+        f"difference_high_{difference.against}": difference.high,
         "ended": round(100 * results.system(results.primary).ended, DECIMALS),
     }
     if step := first.step_of(results.primary):

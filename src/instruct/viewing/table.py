@@ -189,9 +189,7 @@ def _score_cells(run: Run, name: str) -> dict[str, Cell]:
         small = f"{scores.low:.1f} to {scores.high:.1f}"
         cells[f"score:{name}"] = Cell(text=f"{scores.mean:.1f}", small=small, value=scores.mean)
     if gain.mean is not None and gain.p_value is not None:
-        small = f"{gain.low:+.1f} to {gain.high:+.1f}"
-        if gain.against != run.results.against:
-            small += f", against {gain.against}"
+        small = f"{gain.low:+.1f} to {gain.high:+.1f}, against {gain.against}"
         tone = TONES.get(gain.verdict, "")
         cells[f"gain:{name}"] = Cell(text=f"{gain.mean:+.1f}", small=small, value=gain.mean, tone=tone)
     return cells

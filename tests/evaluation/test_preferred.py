@@ -57,6 +57,26 @@ def test_with_it_log_table_and_summary_show_it_with_lengths():
     assert load(json.dumps(dump(results)), "here") == results
 
 
+def test_the_primary_score_alone_claims_what_preference_tuning_did_without_correction():
+    """As `instruct compare` has it: every other score is a hint, its p-value adjusted for their number."""
+    results = results_of(base=WRONG, sft=HALF, dpo=TRUE)
+    first = results.headline[0]
+
+    def with_p(score):
+        steps = tuple(
+            replace(one, p_value=0.04, mean=5.0, worst_case=5.0, best_case=5.0) for one in score.over_previous
+        )
+        return replace(score, over_previous=steps)
+
+    second = with_p(replace(first, name="open_similarity"))
+    results = replace(results, measured=(with_p(first), second, with_p(replace(first, name="similarity"))))
+    deciding, *hints = [line for line in step_lines(results) if "p = 0.04" in line]
+    assert deciding.startswith("DPO model is better than SFT model")
+    assert len(hints) == 2
+    for line in hints:
+        assert line.startswith("Exploratory: ") and "adjusted 0.08" in line and "is better" not in line
+
+
 class Pairs:
     """Asked about two systems, it prefers the second in both orders."""
 

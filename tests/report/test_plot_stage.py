@@ -291,7 +291,7 @@ def test_each_of_several_judges_has_its_scores_and_its_verdict(without_figures, 
     write_json(tmp_path / EVALUATE, dump(replace(found, judges=(llama, reference))))
     draw(tmp_path)
     page = Page((tmp_path / "metrics/report/index.html").read_text(encoding="utf-8"))
-    assert "llama. SFT model and base model are not distinguishable" in page.text
+    assert "llama. Exploratory: SFT model and base model are not distinguishable" in page.text
     assert "reference. SFT model is better than base model" in page.text
     assert "llama: judged by llama3:8b through ollama" in page.text
     first = page.text.index("SFT model is better")  # by the main judge

@@ -35,7 +35,7 @@ from instruct.report.tables import (
     system_table,
     unscored_table,
 )
-from instruct.results.headline import describe_difference, headline_lines, score_title, system_title
+from instruct.results.headline import headline_lines, judge_verdicts, score_title, system_title
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import MEASURED, PREFERRED, QUALITY, Run, load_run
 from instruct.results.schema import ACCURACY, Results
@@ -75,7 +75,7 @@ def page_values(run: Run, pairs: Sequence[Compared], examples: int) -> dict[str,
         "judge": judge.name,
         "headline": list(headline_lines(results)),
         "similar_but_wrong": form_without_truth(pairs, examples) if ACCURACY in results.measures else None,
-        "verdicts": {one.name: describe_difference(one.difference_of(results.primary)) for one in results.judges},
+        "verdicts": judge_verdicts(results),
         "figures": draw_charts(run, pairs) | draw_rewards_of(preferring),
         "preferring": preferring,
         "worst": worst(pairs, examples),

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from instruct.results.schema import ACCURACY, DETAILS, HEADLINE, REFERENCE, SIMILARITY, Results
-from instruct.results.scores import Difference, ScoreResults
+from instruct.results.scores import Difference, ScoreResults, verdict_of
+from instruct.statistics import holm
 
 TITLES = {
     "base": "base model",
@@ -30,20 +31,38 @@ def score_title(name: str) -> str:
     return (HEADLINE | DETAILS).get(name, name)
 
 
-def describe_difference(one: Difference, score: str = "") -> str:
+def describe_difference(one: Difference, score: str = "", adjusted: float | None = None) -> str:
     """One sentence: a system against another, better, worse or not distinguishable, with interval, p and n.
 
-    `score` names in print what is compared, where that is not said beside the sentence.
+    `score` names in print what is compared, where that is not said beside the sentence. With an `adjusted` p-value
+    the sentence is exploratory, and that p-value decides.
     """
     if one.mean is None:
         return "No record has a score for both systems, so nothing can be said."
     system, against = system_title(one.system), system_title(one.against)
-    numbers = f"{_numbers(one)} over {one.count} records: {one.wins} won, {one.ties} tied, {one.losses} lost"
-    of = f" in {score}" if score else ""
-    if one.verdict == "not distinguishable":
+    numbers = f"{_numbers(one, adjusted)} over {one.count} records: {one.wins} won, {one.ties} tied, {one.losses} lost"
+    of, role = f" in {score}" if score else "", "" if adjusted is None else "Exploratory: "
+    verdict = one.verdict if adjusted is None else verdict_of(one.mean, adjusted, turned=one.turned)
+    if verdict == "not distinguishable":
         turned = "; missing scores could turn it" if one.turned else ""
-        return f"{system} and {against} are not distinguishable{of}: {numbers}{turned}."
-    return f"{system} is {one.verdict} than {against}{of}: {numbers}."
+        return f"{role}{system} and {against} are not distinguishable{of}: {numbers}{turned}."
+    return f"{role}{system} is {verdict} than {against}{of}: {numbers}."
+
+
+def describe_exploratory(found: Sequence[tuple[Difference, str]]) -> list[str]:
+    """A sentence for each difference in a score that does not decide, p-values adjusted for their number (Holm)."""
+    adjusted = holm([1.0 if one.p_value is None else one.p_value for one, _ in found])
+    return [describe_difference(one, score, p_value) for (one, score), p_value in zip(found, adjusted, strict=True)]
+
+
+def judge_verdicts(results: Results) -> dict[str, str]:
+    """What each judge says of the primary system: exploratory unless its score is the primary one."""
+    first = results.headline[0]
+    same = REFERENCE if first.name == SIMILARITY else first.name
+    found = {judge.name: judge.difference_of(results.primary) for judge in results.judges}
+    others = {name: one for name, one in found.items() if name != same}
+    said = describe_exploratory([(one, "") for one in others.values()])
+    return {name: describe_difference(one) for name, one in found.items()} | dict(zip(others, said, strict=True))
 
 
 def headline_lines(results: Results) -> Iterator[str]:
@@ -68,15 +87,21 @@ def headline_lines(results: Results) -> Iterator[str]:
 
 
 def step_lines(results: Results) -> Iterator[str]:
-    """What preference tuning did to the model that it began with: each score, who wins by judges of pairs, lengths."""
-    for score in results.headline:
-        if step := score.step_of(results.primary):
-            yield describe_difference(step, HEADLINE.get(score.name, ""))
+    """What preference tuning did to the model that it began with: each score, who wins by judges of pairs, lengths.
+
+    The primary score decides; the others are exploratory.
+    """
     if not results.previous:
         return
+    first, *others = results.headline
+    scored = [(one, HEADLINE.get(one.name, "")) for one in (first, *others)]
+    scored += [(one, f"the score by {one.name}") for one in results.judges if one.name not in (REFERENCE, first.name)]
+    (deciding, name), *steps = [
+        (step, name) for one, name in scored if (step := one.step_of(results.primary)) is not None
+    ]
+    yield describe_difference(deciding, name)
+    yield from describe_exploratory(steps)
     for judge in results.judges:
-        if judge.name != REFERENCE and (step := judge.step_of(results.primary)):
-            yield describe_difference(step, f"the score by {judge.name}")
         if judge.against == results.previous and judge.scores_of(results.primary).orders:
             won = judge.scores_of(results.primary).mean
             yield (
@@ -147,5 +172,6 @@ def _count(one: ScoreResults) -> int:
     return one.systems[0].scored + one.systems[0].unscored
 
 
-def _numbers(one: Difference) -> str:
-    return f"{one.mean:+.1f} points (95 % interval {one.low:+.1f} to {one.high:+.1f}, p = {one.p_value:.2g})"
+def _numbers(one: Difference, adjusted: float | None = None) -> str:
+    p_value = f"p = {one.p_value:.2g}" + ("" if adjusted is None else f", adjusted {adjusted:.2g}")
+    return f"{one.mean:+.1f} points (95 % interval {one.low:+.1f} to {one.high:+.1f}, {p_value})"

@@ -488,10 +488,12 @@ def test_without_noise_of_records_any_spread_is_called_a_difference():
     assert (rate_of_seeds_alone(0.0, 1.0), rate_of_seeds_alone(0.0, 0.0)) == (1.0, 0.0)
 
 
-def measured_with(run, name, sha256="a" * 64, **identity):
+def measured_with(run, name, sha256="a" * 64, signatures=None, **identity):
     (judge,) = run.results.judges
     judge = replace(judge, identity={**judge.identity, **identity})
-    results = replace(run.results, test=replace(run.results.test, sha256=sha256), judges=(judge,))
+    signatures = {**run.results.signatures, **(signatures or {})}
+    test = replace(run.results.test, sha256=sha256)
+    results = replace(run.results, test=test, judges=(judge,), signatures=signatures)
     return replace(run, name=name, results=results)
 
 
@@ -500,7 +502,8 @@ def measured_with(run, name, sha256="a" * 64, **identity):
     [
         ({}, ""),
         ({"sha256": "d" * 64}, "was recorded for another test set"),
-        ({"digest": "ffff"}, "was recorded for another judge"),
+        ({"digest": "ffff"}, "was recorded by another measure or judge"),
+        ({"signatures": {"x": "other rules"}}, "was recorded by another measure or judge"),
     ],
 )
 def test_a_recorded_spread_is_quoted_for_its_own_test_set_and_judge_alone(tmp_path, now, why):

@@ -7,7 +7,7 @@ to a measure of an answer both are nothing. Two digests that are empty are not t
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from instruct.results.runs import Run
-from instruct.results.schema import REFERENCE, SIMILARITY, JudgeResults, TestSet
+from instruct.results.schema import REFERENCE, SIMILARITY, JudgeResults, Results, TestSet
 
 SHOWN = 12  # characters of a hash
 OF_SIMILARITY = ("exact_match", "token_f1", "rouge_l", "chrf")
@@ -28,12 +28,13 @@ def find_changes(a: Run, b: Run, scores: Collection[str]) -> Iterator[str]:
     for name in judges:
         if name in scores:
             yield from _judge_changes(name, a, b)
+    yield from _changes("the measure", measures_of(one, scores), measures_of(other, scores), a, b)
+
+
+def measures_of(results: Results, scores: Collection[str]) -> dict[str, str]:
+    """The signatures of the measures that these scores are made of; a model's scores have none."""
     parts = [part for name in scores for part in (OF_SIMILARITY if name in (REFERENCE, SIMILARITY) else (name,))]
-    signatures = [
-        {name: text for name, text in results.signatures.items() if name.partition(".")[0] in parts}
-        for results in (one, other)
-    ]
-    yield from _changes("the measure", signatures[0], signatures[1], a, b)
+    return {name: text for name, text in results.signatures.items() if name.partition(".")[0] in parts}
 
 
 def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scipy.special import ndtr, ndtri
 
-from instruct.comparing.guard import described
+from instruct.comparing.guard import described, measures_of
 from instruct.comparing.seeds import Components, split_variance
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.files import read_json, write_json
@@ -24,8 +24,7 @@ REMEDY = "record it again with `instruct variance RUN RUN --record`"
 class SeedSpread:
     """What the seed alone did to the mean of one score in so many runs: its standard deviation and an upper limit.
 
-    `measured_by` is the test set and, for a judge's score, the judge, as the function of that name tells them;
-    older files lack it.
+    `measured_by` is the test set and the measure or judge, as the function of that name tells them; old files lack it.
     """
 
     seeds: int
@@ -46,13 +45,14 @@ class SeedSpread:
             return "does not say for which test set it was recorded"
         if self.measured_by.get("test") != now["test"]:
             return "was recorded for another test set"
-        return "" if self.measured_by == now else "was recorded for another judge or rubric"
+        return "" if self.measured_by == now else "was recorded by another measure or judge"
 
 
 def measured_by(run: Run, score: str) -> dict[str, str]:
-    """The digest of the run's test set and, for a judge's score, what tells the judge from others."""
+    """The digest of the run's test set, and what tells the score's measure or judge from others."""
     judge = run.results.judge(score)
-    return {"test": run.results.test.sha256, **(described(judge) if judge else {})}
+    judged_by = described(judge) if judge else {}
+    return {"test": run.results.test.sha256, **measures_of(run.results, [score]), **judged_by}
 
 
 def record_seeds(runs: Sequence[Run], scores: Sequence[str], root: Path) -> Path:

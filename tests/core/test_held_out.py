@@ -87,3 +87,20 @@ def test_a_chat_is_compared_with_all_that_was_said_before():
     assert HeldOut([told], 99.0).find(HELD) is None and HeldOut([told], 99.0).find(told) == (told, 100.0)
     assert normalise("A\n\n b") == "a b" and prompt_of(example("A", "b")) == "a b"
     assert whole_of(example("A", "b", "C")) == "a b c"
+
+
+@pytest.mark.parametrize("text_of", [prompt_of, whole_of])
+def test_a_long_system_prompt_hides_neither_a_difference_nor_a_leak(text_of):
+    rules = "You are the assistant of a company with many rules. " * 40
+    held = replace(HELD, system=rules)
+    other = replace(HELD, instruction=OTHER[0], input="", output="330 metres.")
+    held_out = HeldOut([replace(other, id="other"), held], 90.0, text_of)
+    same, dated, none = (replace(HELD, system=system) for system in (rules, f"{rules}Today is Monday.", ""))
+    assert [held_out.find(one) for one in (same, dated, none)] == [(held, 100.0)] * 3
+    assert HeldOut([held], 90.0, text_of).find(replace(other, system=rules)) is None
+    assert held_out.find(replace(HELD, system="A text about cats, which sleep all day. " * 40)) is None
+
+
+def test_questions_under_two_short_system_prompts_are_compared_with_them():
+    held = replace(HELD, system="You are a pirate.", instruction=HELD.instruction * 9)
+    assert HeldOut([held], 90.0).find(replace(held, system="You are a cook.")) is not None

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from rapidfuzz import fuzz, process
 
@@ -29,21 +30,42 @@ def _asked(one: Example) -> list[str]:
     return [one.system, *(text for turn in one.history for text in turn), one.instruction, one.input]
 
 
+def without_system(one: Example) -> Example:
+    """A record without its system prompt: a long one that records share would hide how their questions differ."""
+    return replace(one, system="") if one.system else one
+
+
 class HeldOut:
-    """Held-out records, compared by `text_of` with rapidfuzz's ratio from 0 to 100."""
+    """Held-out records, compared by `text_of` with rapidfuzz's ratio from 0 to 100, without their system prompts.
+
+    The system prompts count only if both records have one and these differ: then the whole texts must be similar too.
+    """
 
     def __init__(
         self, records: Iterable[Example], min_similarity: float, text_of: Callable[[Example], str] = prompt_of
     ) -> None:
         self._records = list(records)
-        self._texts = [text_of(one) for one in self._records]
+        self._texts = [text_of(without_system(one)) for one in self._records]
         self._limit, self._text_of = min_similarity, text_of
         self._known: dict[str, tuple[Example, float] | None] = {}
 
     def find(self, one: Example) -> tuple[Example, float] | None:
-        """The most similar held-out record and its similarity, or None where all are below the minimum."""
-        text = self._text_of(one)
-        if text not in self._known:
-            best = process.extractOne(text, self._texts, scorer=fuzz.ratio, score_cutoff=self._limit)
-            self._known[text] = (self._records[best[2]], best[1]) if best else None
-        return self._known[text]
+        """The most similar held-out record and its similarity, or None if all are below the minimum."""
+        known = self._text_of(one)
+        if known not in self._known:
+            self._known[known] = self._most_similar(one)
+        return self._known[known]
+
+    def _most_similar(self, one: Example) -> tuple[Example, float] | None:
+        text = self._text_of(without_system(one))
+        near = process.extract(text, self._texts, scorer=fuzz.ratio, score_cutoff=self._limit, limit=None)
+        found = ((self._records[i], score) for _, score, i in near)  # the most similar first
+        return next((pair for pair in found if self._systems_agree(one, pair[0])), None)
+
+    def _systems_agree(self, one: Example, other: Example) -> bool:
+        """Whether a system prompt is missing or both are similar, or the records are similar together with them."""
+        systems = normalise(one.system), normalise(other.system)
+        return not all(systems) or self._similar(*systems) or self._similar(self._text_of(one), self._text_of(other))
+
+    def _similar(self, one: str, other: str) -> bool:
+        return fuzz.ratio(one, other) >= self._limit

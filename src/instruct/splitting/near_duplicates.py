@@ -14,7 +14,7 @@ from rapidfuzz import fuzz, process
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from instruct.core.held_out import normalise, prompt_of, whole_of
+from instruct.core.held_out import normalise, prompt_of, whole_of, without_system
 from instruct.core.params import require
 from instruct.core.records import Example
 from instruct.splitting.minhash import find_candidates
@@ -29,8 +29,9 @@ NO_LINKS: Links = np.empty((0, 2), np.int64)
 class DuplicatesParams:
     """The section `split.duplicates` of params.yaml.
 
-    `on` names the compared text: a field, the prompt (instruction and input) or the whole record. `similarity` is
-    the minimum rapidfuzz ratio of two near-duplicates, ignoring case and white space.
+    `on` names the compared text: a field, the prompt (instruction and input, in a chat also the turns before them, but
+    not its system prompt) or the whole record. `similarity` is the minimum rapidfuzz ratio of two near-duplicates,
+    ignoring case and white space.
     """
 
     on: Literal["instruction", "input", "output", "prompt", "whole"]
@@ -44,8 +45,13 @@ class DuplicatesParams:
 
 def compared_text(example: Example, on: str) -> str:
     """The compared text of an example; empty if all fields of `on` are."""
-    whole = {"prompt": prompt_of, "whole": whole_of}
-    return whole[on](example) if on in whole else normalise(getattr(example, on))
+    match on:
+        case "prompt":
+            return prompt_of(without_system(example))
+        case "whole":
+            return whole_of(example)
+        case _:
+            return normalise(getattr(example, on))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,13 @@ def test_a_known_layout_is_refused_with_the_settings_that_read_it(tmp_path, row,
     assert again.id == "8"
 
 
+def test_a_group_can_have_another_column_or_none(tmp_path):
+    path = written(tmp_path, ALPACA | {"group": "Team 1", "case": "c7"})
+    for column, group in (("group", "Team 1"), ("case", "c7"), ("", "")):
+        (example,) = read_rows(path, replace(USUAL, group=column, others="ignore"))
+        assert example.group == group
+
+
 def test_a_table_of_questions_and_answers_names_its_settings(tmp_path):
     (tmp_path / "faq.csv").write_text(f"question,answer\n{ASKED},{ANSWERED}\n")
     with pytest.raises(DataError, match=r"faq\.csv: .*completion=answer") as caught:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct.core.errors import DataError
+from instruct.core.held_out import HeldOut
 from instruct.core.params import load_params
-from instruct.core.records import Example, read_examples
+from instruct.core.records import Example, Turn, read_examples
 from instruct.splitting.partition import DROPPED, PARTS, SplitParams, divide, split_examples
 from instruct.splitting.placement import HELD_OUT_FIRST, Move, Placer
 from instruct.splitting.summary import find_warnings, summarise
@@ -192,7 +193,7 @@ def test_groups_of_the_file_that_a_cut_tears_apart_are_told(own, strategy, link)
     linked = [replace(e, **{link: own[i % 50].id}) if i >= 50 or link == "group" else e for i, e in enumerate(own)]
     found, index = divided(linked, replace(PARAMS, strategy=strategy))
     counts = summarise(found, index, PARAMS, refused=0)
-    lines = [line for line in find_warnings(found, counts, index, PARAMS) if '"group"' in line]
+    lines = [line for line in find_warnings(found, counts, index, PARAMS) if '"group" or "parent"' in line]
     assert bool(lines) == (strategy != "grouped")
     assert all("split.strategy: grouped" in line for line in lines)
 
@@ -215,6 +216,72 @@ def test_a_fraction_far_off_is_a_warning_that_names_the_large_group():
     found, index = divided([*others, *same], PARAMS)
     lines = find_warnings(found, summarise(found, index, PARAMS, refused=0), index, PARAMS)
     assert any(line.startswith("warning: train has") and "one group has 50.0%" in line for line in lines)
+
+
+@pytest.mark.parametrize("strategy", ["grouped", "shuffled"])
+def test_a_miss_is_blamed_on_no_group_that_is_too_small_for_it(strategy):
+    few = [example(i, f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i in range(11)]
+    params = replace(PARAMS, strategy=strategy, train=0.5, val=0.25, test=0.25)
+    found, index = divided(few, params)
+    lines = find_warnings(found, summarise(found, index, params, refused=0), index, params)
+    assert any(line.startswith("warning: test has") for line in lines)
+    assert all("add records" in line and "split.duplicates" not in line for line in lines)
+
+
+def chats(count):
+    """Chats under one long system prompt; each question is asked twice, with other marks."""
+    system = "You are the assistant of a company with a long name and many rules. " * 30
+    rng = random.Random(7)
+    asked = ["".join(rng.choices("abcdefghijklmnop ", k=40)) for _ in range(count // 2)]
+    return [example(i, asked[i // 2] + "?!"[i % 2], system=system) for i in range(count)]
+
+
+def test_a_system_prompt_that_all_chats_share_neither_joins_nor_separates_them():
+    for few in (60, 300):
+        examples = chats(few)
+        found, _ = divided(examples, PARAMS)
+        assert found.groups == [i - i % 2 for i in range(few)]
+    parts = split_examples(examples, PARAMS)
+    held_out = HeldOut([*parts["val"], *parts["test"]], PARAMS.duplicates.similarity)
+    assert not [one.id for one in parts["train"] if held_out.find(one)]
+    leaked = replace(parts["test"][0], id="leaked", instruction=parts["test"][0].instruction + "!")
+    assert held_out.find(leaked) is not None
+
+
+def refusal(examples, params=PARAMS):
+    with pytest.raises(DataError) as refused:
+        divide(examples, params)
+    return str(refused.value).split("; ")[1]
+
+
+def test_a_setting_that_compares_no_texts_is_never_advised():
+    same = [example(i, "one and the same question " * 5) for i in range(60)]
+    inputs = [replace(one, input=f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i, one in enumerate(same)]
+    documents = [replace(one, instruction="And why?", input="", system=one.input) for one in inputs]
+    told = [replace(one, history=(Turn("the same beginning " * 40, "", "Yes."),), input="") for one in chats(60)]
+    assert "split.duplicates.on: input" in refusal(inputs)
+    assert "split.duplicates.on: whole" in refusal(documents)
+    assert "split.duplicates.on: instruction" in refusal(told)
+    assert "duplicates.on" not in refusal(same)
+    assert "duplicates.on" not in refusal([*inputs[:40], *same[:20]])
+
+
+def test_most_records_without_the_text_to_compare_are_a_warning(own):
+    for on, warned in (("input", True), ("prompt", False)):
+        params = with_duplicates(PARAMS, on=on)
+        examples = [replace(one, input="") for one in own[:50]] + [replace(one, input=one.output) for one in own[50:80]]
+        found, index = divided(examples, params)
+        lines = find_warnings(found, summarise(found, index, params, refused=0), index, params)
+        assert bool([line for line in lines if line.startswith("warning: 5") and "no input" in line]) == warned
+
+
+def test_a_column_of_groups_is_named_where_it_decides(own):
+    params = replace(PARAMS, columns=replace(PARAMS.columns, group="Team"))
+    teams = [replace(one, group=f"Team {i % 8}") for i, one in enumerate(own[:200])]
+    found, index = divided(teams, params)
+    lines = find_warnings(found, summarise(found, index, params, refused=0), index, params)
+    assert any('200 records have a column "Team": 8 groups' in line for line in lines)
+    assert 'split.columns.group: ""' in refusal([replace(one, group="Team 0") for one in teams], params)
 
 
 @pytest.mark.skipif(not BOOK.exists(), reason="the folder ../shared/data is not here")

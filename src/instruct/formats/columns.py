@@ -21,7 +21,7 @@ class Columns(ChatColumns):
 
     In the layout `alpaca`, a record may hold a chat: its `system` prompt, and in `history` the turns before the last.
     With the layout `auto` the columns of each record decide, and chats in ShareGPT's or OpenAI's names are read
-    without further settings. An `input` of "" means that there is no such column.
+    without further settings. An `input` or `group` of "" means that there is no such column.
     """
 
     layout: Literal["auto", "alpaca", "prompt", "chat"]
@@ -33,6 +33,7 @@ class Columns(ChatColumns):
     messages: str
     id: str
     kind: str
+    group: str
     check: str
     others: Literal["refuse", "ignore"]
 
@@ -57,7 +58,7 @@ class Columns(ChatColumns):
             require(f"columns.{name}", "empty", bool(getattr(self, name)), "the name of a column")
 
     def of(self, layout: str) -> dict[str, str]:
-        """The field of each column of a layout; a record's provenance keeps its own names."""
+        """The field of each column of a layout; `origin` and `parent` keep their own names."""
         own: Mapping[str, tuple[str, ...]] = {
             "alpaca": ("instruction", "input", "output"),
             "prompt": ("prompt", "completion"),
@@ -80,6 +81,7 @@ USUAL = Columns(
     turns="refuse",
     id="id",
     kind="kind",
+    group="group",
     check="check",
     others="refuse",
 )
@@ -125,7 +127,9 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     try:
         check = read_check(row.get(columns.check), columns.check)
         found = _READERS[layouts[0]](row, columns)
-        values = tidy(found.values | {name: row[names[name]] for name in OPTIONAL if names[name] in row})
+        values = tidy(
+            found.values | {name: row[names[name]] for name in OPTIONAL if names[name] and names[name] in row}
+        )
         problems += find_problems(values, names | found.called)
         left_out += found.left_out
     except ValueError as error:

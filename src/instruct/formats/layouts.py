@@ -11,6 +11,7 @@ _KEYS = {("role", "content"): "OpenAI messages", ("from", "value"): "ShareGPT"}
 _QUESTIONS = ("instruction", "prompt", "question", "query")
 _INPUTS = ("input", "context")
 _ANSWERS = ("output", "completion", "response", "answer")
+_ABOUT = ("id", "kind", "group", "check")
 # A record of self-instruct becomes several of ours, which no setting can do.
 _FLATTEN = "jq -c '.instruction as $i | .instances[] | {instruction: $i, input, output}' IN.jsonl > OUT.jsonl"
 
@@ -70,7 +71,7 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _settings(name: str, wanted: Mapping[str, str], row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """The line that names the settings to change, as `dvc exp run` takes them."""
-    known = {*wanted.values(), *(columns[one] for one in ("id", "kind", "check"))}
+    known = {*wanted.values(), *(columns[one] for one in _ABOUT)}
     others = {} if known.issuperset(row) else {"others": "ignore"}
     changed = {key: value for key, value in {**wanted, **others}.items() if columns[key] != value}
     line = " ".join(f"-S {shlex.quote(f'split.columns.{key}={value}')}" for key, value in changed.items())

@@ -178,27 +178,62 @@ def _empty_parts(division: Division) -> list[str]:
     return [part for part in PARTS if part not in filled]
 
 
+def largest_given(examples: Sequence[Example]) -> int:
+    """How many records the file puts into the largest of its own groups; 0 if it names none."""
+    return max(Counter(example.group for example in examples if example.group).values(), default=0)
+
+
 def _refusal(examples: Sequence[Example], division: Division, params: SplitParams, empty: list[str]) -> str:
     """Why parts stay empty, and a setting that was tried and fills them."""
     kept = len(examples) - division.parts.count(DROPPED)
-    largest = max(Counter(division.similar).values(), default=0)
+    largest, given = max(Counter(division.similar).values(), default=0), largest_given(examples)
     groups = f" in {len(set(division.groups))} groups" if params.strategy == "grouped" else ""
     alike = f", {largest} of them near-duplicates by split.duplicates" if largest > 1 else ""
-    remedies = [name for name, other in _other_settings(params) if not _empty_parts(_divide(examples, other))]
-    remedy = f"set {remedies[0]}" if remedies else "add records or change split's fractions"
-    return f"{kept} records{groups}{alike} leave nothing for {' and '.join(empty)}; {remedy}"
+    if params.strategy == "grouped" and given > largest:
+        alike = f', {given} of them of one group by the column "{params.columns.group}"'
+    tried = _other_settings(examples, division, params)
+    remedy = next((f"set {name}" for name, those, other in tried if not _empty_parts(_divide(those, other))), "")
+    return f"{kept} records{groups}{alike} leave nothing for {' and '.join(empty)}; " + (
+        remedy or "add records or change split's fractions"
+    )
 
 
-def _other_settings(params: SplitParams) -> Iterator[tuple[str, SplitParams]]:
-    """Settings under which fewer records must stay together, the mildest first, each with its name."""
+def _other_settings(
+    examples: Sequence[Example], division: Division, params: SplitParams
+) -> Iterator[tuple[str, Sequence[Example], SplitParams]]:
+    """Settings under which fewer records must stay together, the mildest first: name, records, and the settings."""
     if params.strategy != "grouped":
         return
-    duplicates = params.duplicates
+    group, size = Counter(division.similar).most_common(1)[0]
+    if largest_given(examples) > size:
+        ignored = "" if params.columns.others == "ignore" else " and split.columns.others: ignore"
+        yield (
+            f'split.columns.group: ""{ignored} (if that column does not say which records belong together)',
+            [replace(example, group="") for example in examples],
+            params,
+        )
+    alike = [example for example, one in zip(examples, division.similar, strict=True) if one == group]
+    for what, duplicates in _other_duplicates(alike, params.duplicates):
+        yield f"split.duplicates.{what}", examples, replace(params, duplicates=duplicates)
+    separates = " (separates near-duplicates)" if size > 1 else ""
+    yield f"split.strategy: shuffled{separates}", examples, replace(params, strategy="shuffled")
+
+
+def _other_duplicates(alike: Sequence[Example], duplicates: DuplicatesParams) -> Iterator[tuple[str, DuplicatesParams]]:
+    """Settings that find fewer near-duplicates, for records of which `alike` are the largest group."""
     if duplicates.on == "prompt":
         yield (
-            "split.duplicates.on: input (for records that share one instruction)",
-            replace(params, duplicates=replace(duplicates, on="input")),
+            "on: instruction (for records that share an input, or the beginning of a chat)",
+            replace(duplicates, on="instruction"),
         )
-    yield "split.duplicates.similarity: 100", replace(params, duplicates=replace(duplicates, similarity=100.0))
-    yield "split.duplicates.mode: report", replace(params, duplicates=replace(duplicates, mode="report"))
-    yield "split.strategy: shuffled (separates near-duplicates)", replace(params, strategy="shuffled")
+        if all(example.input for example in alike):  # empty ones are compared with nothing, so leaks would not be found
+            yield "on: input (for records that share one instruction)", replace(duplicates, on="input")
+        if all(example.system for example in alike):
+            yield "on: whole (for records whose system prompts differ)", replace(duplicates, on="whole")
+    elif duplicates.on == "whole":
+        yield "on: prompt (without system prompts and answers)", replace(duplicates, on="prompt")
+    for higher in (95.0, 98.0):
+        if higher > duplicates.similarity:
+            yield f"similarity: {higher:g}", replace(duplicates, similarity=higher)
+    yield "similarity: 100 (keeps only equal texts together)", replace(duplicates, similarity=100.0)
+    yield "mode: report (keeps no near-duplicates together)", replace(duplicates, mode="report")

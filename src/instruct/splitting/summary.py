@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from instruct.core.records import Example
-from instruct.splitting.partition import DROPPED, PARTS, Division, SplitParams
+from instruct.splitting.partition import DROPPED, PARTS, Division, SplitParams, largest_given
 
 _SHOWN = 5
 FAR = 0.02  # warn if a fraction misses the setting by more than two points
+FEW = 1_000  # fewer records can miss it by that much without a large group
 
 
 def summarise(division: Division, examples: Sequence[Example], params: SplitParams, *, refused: int) -> dict[str, Any]:
@@ -69,11 +70,14 @@ def find_warnings(
     division: Division, counts: dict[str, Any], examples: Sequence[Example], params: SplitParams
 ) -> list[str]:
     """A line for each fact that readers of the score should know."""
-    lines = []
+    lines = _given_groups(examples, params) + _nothing_compared(examples, params)
     for part, wanted in params.fractions.items():
         reached = counts[part] / counts["kept"]
         if abs(reached - wanted) > FAR:
-            lines.append(f"warning: {part} has {reached:.1%} of the records instead of {wanted:.1%}{_why(counts)}")
+            lines.append(
+                f"warning: {part} has {reached:.1%} of the records instead of {wanted:.1%}"
+                + _why(abs(reached - wanted), counts, examples, params)
+            )
     for part in PARTS[1:]:
         if seen := counts["across"][part]["near"]:
             lines.append(
@@ -103,8 +107,40 @@ def _first(lines: list[str]) -> list[str]:
     return lines[:_SHOWN] + more
 
 
-def _why(counts: dict[str, Any]) -> str:
-    share = counts["duplicates"]["largest"] / counts["kept"]
-    if share <= FAR / 2:
+def _given_groups(examples: Sequence[Example], params: SplitParams) -> list[str]:
+    """A line about the groups that the file names, which decide about the parts of their records."""
+    groups = [example.group for example in examples if example.group]
+    if params.strategy != "grouped" or largest_given(examples) < 2:
+        return []
+    return [
+        f'{len(groups)} records have a column "{params.columns.group}": {len(set(groups))} groups stay together'
+        " (see split.columns.group)"
+    ]
+
+
+def _nothing_compared(examples: Sequence[Example], params: SplitParams) -> list[str]:
+    """A warning if most records lack the text in which near-duplicates are looked for."""
+    empty = sum(not example.input.strip() for example in examples) if params.duplicates.on == "input" else 0
+    if empty <= len(examples) / 2:
+        return []
+    return [
+        f"warning: {empty} of {len(examples)} records have no input, so they are compared with no other, and"
+        " near-duplicates may be in train and test; set split.duplicates.on: prompt, or instruction"
+    ]
+
+
+def _why(miss: float, counts: dict[str, Any], examples: Sequence[Example], params: SplitParams) -> str:
+    """Why a part has not its share, and what to do; `miss` is the difference."""
+    grouped = params.strategy == "grouped"
+    alike = counts["duplicates"]["largest"] if params.duplicates.mode == "group" else 1
+    given = largest_given(examples)
+    largest = max(alike, given)
+    if grouped and largest > 1 and largest / counts["kept"] >= miss:
+        advice = "raise split.duplicates.similarity to divide it"
+        if given > alike:
+            advice = f'the column "{params.columns.group}" keeps it together'
+        return f"; one group has {largest / counts['kept']:.1%} of them; {advice}"
+    if counts["kept"] >= FEW:
         return ""
-    return f"; one group has {share:.1%} of them; raise split.duplicates.similarity to divide it"
+    shuffled = ", or set split.strategy: shuffled" if grouped and largest <= 1 else ""
+    return f"; they are few: add records{shuffled}"

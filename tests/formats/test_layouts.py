@@ -61,6 +61,9 @@ def test_turns_and_system_prompt_of_sharegpt_follow_the_settings(tmp_path):
         ({"Question": ASKED, "Answer": ANSWERED, "Topic": "birds"}, USUAL),
         ({"instruction": ASKED, "response": ANSWERED}, USUAL),
         ({"prompt": ASKED, "response": ANSWERED}, USUAL),
+        ({"Frage": ASKED, "Antwort": ANSWERED}, USUAL),
+        ({"user": ASKED, "assistant": ANSWERED, "group": "a"}, USUAL),
+        ({"Ticket": 7, "Frage": ASKED, "Antwort": ANSWERED}, replace(USUAL, layout="prompt")),
         ({"instruction": ASKED, "context": "", "response": ANSWERED, "category": "open_qa"}, USUAL),
         (SHAREGPT, replace(USUAL, layout="chat")),
         (SHAREGPT, replace(USUAL, layout="alpaca")),
@@ -76,11 +79,29 @@ def test_a_known_layout_is_refused_with_the_settings_that_read_it(tmp_path, row,
     assert again.id == "8"
 
 
+def test_records_without_an_input_name_the_setting_that_reads_them(tmp_path):
+    row = {"instruction": ASKED, "output": ANSWERED}
+    path = written(tmp_path, row, row | {"output": ""})
+    _, bad = check_rows(path)
+    assert [line.split(": ")[1].split(" ")[0] for line in bad[1]] == ['"input"', '"output"']
+    assert bad[0][0].startswith(f'{path}:1: "input" is missing')
+    (example,) = check_rows(path, followed(bad[0][0]))[0]
+    assert (example.instruction, example.input, example.output) == (ASKED, "", ANSWERED)
+    (line,) = check_rows(written(tmp_path, ALPACA), followed(bad[0][0]))[1][0]
+    assert '"input"' in line and "split.columns.input" in line
+
+
 def test_a_group_can_have_another_column_or_none(tmp_path):
     path = written(tmp_path, ALPACA | {"group": "Team 1", "case": "c7"})
     for column, group in (("group", "Team 1"), ("case", "c7"), ("", "")):
         (example,) = read_rows(path, replace(USUAL, group=column, others="ignore"))
         assert example.group == group
+
+
+def test_blanks_around_the_names_in_a_header_do_not_count(tmp_path):
+    (tmp_path / "mine.csv").write_text(f"instruction , input,output\n{ASKED},,{ANSWERED}\n")
+    (example,) = read_rows(tmp_path / "mine.csv")
+    assert (example.instruction, example.input, example.output) == (ASKED, "", ANSWERED)
 
 
 def test_a_table_of_questions_and_answers_names_its_settings(tmp_path):

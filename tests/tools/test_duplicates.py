@@ -1,4 +1,5 @@
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from instruct import cli
 from instruct.core.records import read_examples
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import Rows
+from instruct.formats.rows import Rows, read_rows
 from instruct.splitting.near_duplicates import DuplicatesParams
 from instruct.tools.duplicates import find_in_files
 
@@ -80,6 +81,29 @@ def test_content_that_is_left_out_is_counted(tmp_path):
     columns = replace(USUAL, others="ignore")
     lines = find_in_files([data], params, columns, out=tmp_path / "b.json", show=0)
     assert [line for line in lines if line.startswith(f"{data}: 1 ") and "split.columns.others" in line]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layout": "prompt", "prompt": "q", "completion": "a"},
+        {"instruction": "q", "output": "a", "input": "", "group": ""},
+        {"layout": "prompt", "prompt": "q", "completion": "a", "id": "number", "others": "ignore"},
+    ],
+)
+@pytest.mark.parametrize("mode", ["drop", "group"])
+def test_what_is_written_can_be_read_with_the_settings_that_are_printed(tmp_path, settings, mode):
+    data, out = tmp_path / "a.jsonl", tmp_path / "b c.json"
+    number = {"number": "7"} if "id" in settings else {}
+    data.write_text(json.dumps({"q": "Why?", "a": "So."} | number))
+    params = DuplicatesParams(on="prompt", similarity=90.0, mode=mode, method="exact")
+    columns = replace(USUAL, **settings)
+    line = find_in_files([data], params, columns, out=out, show=0)[-1]
+    words = shlex.split(line.split("`")[1])
+    named = dict(word.removeprefix("split.").split("=", 1) for word in words[1::2])
+    assert named.pop("data") == str(out)
+    (example,) = read_rows(out, replace(columns, **{key.removeprefix("columns."): one for key, one in named.items()}))
+    assert (example.instruction, example.output) == ("Why?", "So.")
 
 
 def test_input_is_never_overwritten(instruct, tmp_path):

@@ -130,6 +130,12 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         values = tidy(
             found.values | {name: row[names[name]] for name in OPTIONAL if names[name] and names[name] in row}
         )
+        if layouts == ["alpaca"] and "input" not in values:
+            values["input"] = ""
+            problems.append(
+                f'"{columns.input}" is missing; add it (it may be ""), or set split.columns.input: ""'
+                " (`-S split.columns.input=`) if no record has one"
+            )
         problems += find_problems(values, names | found.called)
         left_out += found.left_out
     except ValueError as error:
@@ -137,6 +143,9 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     known = {name for name in names.values() if name} | set(CHAT if layouts == ["alpaca"] else ())
     others = [name for name in row if name not in known]
     if columns.others == "refuse":
+        if layouts == ["alpaca"] and not columns.input and "input" in others:
+            others.remove("input")
+            problems.append('"input" is not read, because split.columns.input is ""; set that to input')
         problems += [f"{line} (split.columns has settings for this)" for line in unknown_fields(others, known)]
     elif any(row[name] != "" for name in others):
         left_out.append("columns")

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from instruct.core.records import shown
+from instruct.core.records import OPTIONAL, shown
 
 _CHATS = ("messages", "conversations", "conversation")
 _KEYS = {("role", "content"): "OpenAI messages", ("from", "value"): "ShareGPT"}
@@ -45,6 +45,9 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     question, given, answer = (_first(row, names) for names in (_QUESTIONS, _INPUTS, _ANSWERS))
     if not question and not answer and (name := _records_within(row)):
         return f'holds a list of records; keep only the list in "{shown(name)}"'
+    if not question and not answer and len(texts := _texts(row, columns)) == 2:
+        wanted = {"layout": "prompt", "prompt": texts[0], "completion": texts[1]}
+        return _settings("two columns of text, a question and its answer", wanted, row, columns)
     if not question or not answer:
         return ""
     if given:
@@ -61,6 +64,12 @@ def _records_within(row: Mapping[str, Any]) -> str:
     if not isinstance(first, Mapping):
         return ""
     return lists[0] if chat_names(first) or (_first(first, _QUESTIONS) and _first(first, _ANSWERS)) else ""
+
+
+def _texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """The columns with texts of any name, in the order of the file, without those that describe the record."""
+    about = {*OPTIONAL, *(columns[one] for one in _ABOUT)}
+    return [name for name, value in row.items() if isinstance(value, str) and name not in about]
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

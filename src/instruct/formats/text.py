@@ -131,6 +131,8 @@ def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
+    """The names of the columns without the blanks around them; raises DataError if one appears twice."""
+    cells = [cell.strip() for cell in cells]
     twice = [name for name in cells if cells.count(name) > 1]
     if twice:
         raise DataError(f'{path}:1: the column "{shown(twice[0])}" appears twice in the header; rename one')

@@ -1,5 +1,6 @@
 """Finds exact and near duplicates within and across data files, and writes the records without or with their groups."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.files import write_json_list
-from instruct.core.records import Example, as_row, group_lines, part_rows, shown
+from instruct.core.records import REQUIRED, Example, as_row, group_lines, part_rows, shown
 from instruct.core.shown import printable
 from instruct.formats.columns import Columns
 from instruct.formats.rows import Rows, left_out_lines
@@ -49,7 +50,19 @@ def find_in_files(
         grouped = (replace(examples[i], group=places[groups[i]][1]) for i in kept)
         write_json_list(out, (as_row(one) | ({"check": checks[one.id]} if one.id in checks else {}) for one in grouped))
         lines.append(f"{out}: {len(kept)} of {len(places)} records")
+        lines += settings_lines(out, columns)
     return lines
+
+
+def settings_lines(out: Path, columns: Columns) -> list[str]:
+    """A line with the settings that read the written file, if `columns` do not."""
+    usual = {name: name for name in (*REQUIRED, "id", "kind", "group", "check")}
+    changed = {name: one for name, one in usual.items() if getattr(columns, name) != one}
+    if columns.layout in ("prompt", "chat"):
+        changed = {"layout": "alpaca", **changed}
+    settings = [f"split.data={out}", *(f"split.columns.{name}={one}" for name, one in changed.items())]
+    named = " ".join(f"-S {shlex.quote(one)}" for one in settings)
+    return [f"{out}: its columns have the usual names; to read it, add `{named}` to `dvc exp run`"] if changed else []
 
 
 def _read_all(sources: Sequence[Rows]) -> tuple[list[Place], list[Example]]:

@@ -61,6 +61,20 @@ def test_one_word_is_what_has_no_blank_inside(output):
     assert findings(output) == ["one_word_answer"]
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        "設定を開き、「リセット」を選んでください。",
+        "请打开设置，然后点击重置。",
+        "เปิดการตั้งค่าแล้วกดรีเซ็ต",
+        "သင်၏စကားဝှက်ကိုပြန်သတ်မှတ်ပါ။",
+        "បើកការកំណត់",
+    ],
+)
+def test_a_sentence_in_a_script_without_blanks_is_not_one_word(output):
+    assert findings(output) == []
+
+
 def test_two_words_are_no_finding():
     assert findings("An owl.") == []
 

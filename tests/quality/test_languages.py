@@ -46,6 +46,38 @@ def test_an_answer_in_another_language_that_was_asked_for_is_no_finding(instruct
     assert find_in_languages(example(TEXTS["fr"], instruction, input))[1] is None
 
 
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Bitte schreibe eine höfliche und kurze Antwort an den Kunden auf Englisch.",
+        "Fasse den Brief des Kunden in englischer Sprache für mich zusammen, bitte kurz.",
+        "Répondez en anglais au client qui attend sa commande depuis trois semaines.",
+        "Responde en inglés al cliente que espera su pedido desde hace tres semanas.",
+        "Rispondi in inglese al cliente che aspetta il suo ordine da tre settimane.",
+        "Ответь на английском клиенту, который ждёт свой заказ уже три недели.",
+        "Windowsの更新方法を英語で 書いて ください ね お願い し ます よ どうぞ",
+    ],
+)
+def test_an_answer_in_english_that_was_asked_for_in_another_language_is_no_finding(instruction):
+    answer = example(TEXTS["en"], instruction)
+    assert (find_in_languages(answer), list(find_in_scripts(answer))) == (("en", None), [])
+
+
+SQL = "SELECT name FROM customers WHERE id IN (1, 2) AND city = 'Rome' ORDER BY name;"
+PYTHON = (
+    "```python\nfor name in names:\n    if name is not None and not in_list(name): print(name, 'is not in it')\n```"
+)
+
+
+@pytest.mark.parametrize("code", [SQL, PYTHON])
+def test_code_is_in_no_language(code):
+    asked = "Schreibe mir bitte eine Abfrage, die alle Kunden aus Rom nach dem Namen sortiert ausgibt."
+    for answer in (code, f"Das geht so:\n\n{code}"):
+        assert find_in_languages(example(answer, asked))[1] is None
+    assert find_in_languages(example(f"{TEXTS['en']}\n\n{code}", asked))[1].finding == "mixed_languages"
+    assert find_in_languages(example(TEXTS["de"], f"{code}\n\n{asked}", code))[1] is None
+
+
 @pytest.mark.parametrize("word", ["pаypal", "Gооgle", "аpple pie", "Моscow", "Κοkomo Goοgle", "МOCKBA"])
 def test_look_alike_letters_within_a_word_are_found(word):
     (hit,) = find_in_scripts(example(f"It is {word}, no doubt."))

@@ -13,6 +13,10 @@ from instruct.quality.hits import Hit
 _PLACEHOLDER = re.compile(
     r"([<\[(]?\s*(no[ _]?(output|input|answer|response)|n/a)\s*[>\])]?|[<\[(]\s*(tbd|todo|null|nan)\s*[>\])])\.?"
 )
+# Scripts that write no blanks between words: Thai to Tibetan, Burmese, Khmer, Japanese and Chinese.
+_NO_BLANKS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _LONG_ECHO = 4  # words; the answer may legitimately start with a shorter instruction
 
 
@@ -22,7 +26,7 @@ def find_in_answer(example: Example) -> Iterator[Hit]:
     if _says_nothing(output, example):
         yield Hit("empty_answer", "output", "says nothing")
         return
-    if len(output.split(None, 1)) == 1:
+    if len(output.split(None, 1)) == 1 and not _NO_BLANKS.search(output):
         yield Hit("one_word_answer", "output", "is one word")
     elif repeated := find_repetition(output):
         yield Hit("repetition", "output", f"repeats {repeated}")

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -47,8 +48,21 @@ _ABOUT_LANGUAGE = re.compile(
     r"|\b(?:english|french|spanish|german|italian|portuguese|russian|ukrainian|chinese|mandarin|japanese|korean|arabic"
     r"|hindi|hebrew|dutch|swedish|danish|norwegian|finnish|polish|turkish|greek|latin|czech|hungarian|romanian|thai"
     r"|vietnamese|indonesian|bengali|urdu|tamil|swahili|esperanto|catalan|welsh|irish|icelandic)\b"
-    r"|\b(?:in|into|to) (?:\w+ian|\w+ish|\w+ese)\b",
+    r"|\b(?:in|into|to) (?:\w+ian|\w+ish|\w+ese)\b"
+    # The languages that are asked for most, in other languages.
+    r"|\b(?:(?:englisch|deutsch|französisch|spanisch|italienisch|portugiesisch|niederländisch|russisch|chinesisch|japanisch)"
+    r"(?:e[nrs]?)?|anglais|allemand|français|espagnol|italien|portugais|néerlandais|russe|chinois|japonais"
+    r"|inglés|alemán|francés|español|italiano|portugués|neerlandés|ruso|chino|japonés"
+    r"|inglese|tedesco|francese|spagnolo|portoghese|olandese|russo|cinese|giapponese"
+    r"|inglês|alemão|francês|espanhol|português|holandês|chinês|japonês|engels|duits|frans|spaans|nederlands)\b"
+    r"|sprache|langue|idioma|lingua|英語|英语|英文|日本語|日语|日文|中国語|中文|汉语|漢語|法语|德语|西班牙语"
+    r"|영어|한국어|일본어|중국어|английск|русск|немецк|французск|испанск|итальянск|китайск|японск",
     re.I,
+)
+# Code is in no language: fenced, between backticks, or a statement of SQL, whose words look like English.
+_CODE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]+`|^\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH)\b.*?(?:;|\n\s*\n|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -87,6 +101,10 @@ def find_in_languages(example: Example) -> tuple[str, Hit | None]:
         return language, None
     if _ABOUT_LANGUAGE.search(f"{example.instruction}\n{example.input}"):
         return language, None
+    instruction, input_, output = (_CODE.sub(" ", getattr(example, name)) for name in TEXTS)
+    prose = replace(example, instruction=instruction, input=input_, output=output)
+    if prose != example:
+        return language, find_in_languages(prose)[1]
     return language, Hit("mixed_languages", "output", f'is in "{language}", the question in "{asked_in}"')
 
 

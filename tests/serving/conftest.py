@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,17 +120,24 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def served(folder) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`instruct serve` of that project's SFT model in a process of its own, and its address."""
+@contextmanager
+def instruct_serve(folder: Path, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`instruct serve` of that project's SFT model in its own process, which first runs a line, and its address."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-c", "from instruct.cli import run; run()", "serve", "--system", "sft"]
+    command = [sys.executable, "-c", f"{before}\nfrom instruct.cli import run; run()", "serve", "--system", "sft"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True, cwd=folder, env=environment) as process:
         try:
             yield process, process.stdout.readline().split(": ")[0]
         finally:
             process.kill()
+
+
+@pytest.fixture
+def served(folder) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """See `instruct_serve`."""
+    with instruct_serve(folder) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,12 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import httpx
 import pytest
 import warm
 from generation.conftest import GPT2_SMALL, make_model
-from serving.conftest import SERVE, make_system
+from serving.conftest import SERVE, instruct_serve, make_system
 
 from instruct.core.errors import CheckpointError, DataError, InstructError, ParamsError
 from instruct.core.locks import lock
@@ -306,6 +308,29 @@ def test_sigterm_lets_running_answers_finish(served):
         assert list(lines)[-2:] == ["data: [DONE]", ""]
     assert process.wait(timeout=60) == 0
     assert process.stderr.read() == ""
+
+
+FEW_FILES = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))"
+
+
+def test_connections_beyond_half_of_the_files_are_closed_and_the_server_goes_on(folder):
+    with instruct_serve(folder, FEW_FILES) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        silent = [socket.create_connection((host, int(port)), timeout=60) for _ in range(400)]
+        for one in silent[64:]:
+            with suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        for one in silent:
+            one.close()
+        until = time.monotonic() + 60
+        while True:  # the server learns one after the other that they are closed
+            with suppress(httpx.TransportError):
+                assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+                break
+            assert time.monotonic() < until
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts OpenMP's threads as Linux has them")

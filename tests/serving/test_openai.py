@@ -368,6 +368,38 @@ def test_answers_beyond_the_queue_get_429_and_none_is_lost_or_mixed_up(serving, 
     for text, reply in got:
         if reply.status_code == 200:
             assert reply.json()["choices"][0]["message"]["content"] == expected[text]
+HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+LATE = b"POST /v1/completions HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 99\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(b"", b""), (HEAD, b"X: "), (HEAD + b"\r\n", HEAD), (LATE, b"{")],
+    ids=["none", "half", "next", "body"],
+)
+def test_a_connection_is_closed_that_does_not_send_the_headers_of_its_next_request(serving, first, then):
+    """The body of the last one, which its headers refuse, never comes whole."""
+    one = serving(patience=0.3)
+    host, port = one.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as slow:
+        slow.sendall(first)
+        got = slow.recv(1000) if first.endswith(b"\r\n\r\n") else b""
+        slow.sendall(then)
+        while more := slow.recv(1000):
+            got += more
+    assert got.count(b"HTTP/1.1 ") == first.count(b"\r\n\r\n")
+    assert httpx.get(f"{one.url}/health").status_code == 200
+
+
+def test_a_request_that_takes_longer_than_its_headers_may_is_answered(serving, monkeypatch):
+    turn = Lane.turn
+    monkeypatch.setattr(Lane, "turn", lambda self: time.sleep(0.05) or turn(self))
+    one = serving(patience=0.2)
+    with httpx.Client(base_url=one.url, timeout=60) as raw:
+        for _ in range(2):
+            assert raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).status_code == 200
+
+
         else:
             assert reply.headers["retry-after"] == "1"
 

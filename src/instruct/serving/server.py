@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +16,7 @@ import uvicorn
 from instruct.core.errors import InstructError, ParamsError
 from instruct.serving.app import make_app
 from instruct.serving.asking import Desk
+from instruct.serving.connection import AT_ONCE, Connection, most_connections
 from instruct.serving.feedback import Feedback
 from instruct.serving.guard import LOOPBACK, Guard
 from instruct.serving.loop import EngineLoop
@@ -47,7 +49,7 @@ def bind(params: ServeParams) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((params.host, params.port))
-        listening.listen(2048)
+        listening.listen(AT_ONCE)
     except OSError as error:
         listening.close()
         raise InstructError(
@@ -79,13 +81,15 @@ class Server(uvicorn.Server):
     """A server that, on the first SIGTERM or Ctrl-C, finishes running answers and refuses new ones with 503."""
 
     def __init__(self, served: Served) -> None:
+        most = most_connections()
         config = uvicorn.Config(
             served.guard,
             log_level=logging.WARNING,
             access_log=False,
             server_header=False,
             lifespan="on",
-            http="h11",
+            http=partial(Connection, patience=served.params.patience, most=most),  # type: ignore[arg-type]  # makes one
+            backlog=max(min(most // 16, 100), 1),  # how many asyncio opens at once, before `most` can refuse any
             timeout_graceful_shutdown=CLOSE_S,
         )
         super().__init__(config)
@@ -98,6 +102,12 @@ class Server(uvicorn.Server):
             return
         self._served.guard.draining = True
         asyncio.get_event_loop().create_task(self.drain())
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start; as many connections as ever may wait to be accepted, a few at once."""
+        await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(AT_ONCE)
 
     async def drain(self) -> None:
         """Exit once no answer is running, or after `grace` seconds; answers that then still run end with an error."""

@@ -10,9 +10,10 @@ class ServeParams:
     """The section `serve` of params.yaml; no stage reads it.
 
     Each model answers at most `slots` requests at once, with a cache of at most `cache_tokens` tokens; `queue` more may
-    wait. An answer has `max_tokens` tokens unless the request says otherwise. A client may send a body of `body_bytes`
-    within `patience` seconds, and `requests_per_minute` requests (0: no limit). On SIGTERM running answers have `grace`
-    seconds to finish. The variable `key_variable` holds the API key. `policy` is a file of patterns, or "".
+    wait. An answer has `max_tokens` tokens unless the request says otherwise. A client may send a body of `body_bytes`,
+    and `requests_per_minute` requests (0: no limit). It has `patience` seconds for the headers of a request, and as
+    many for the body. On SIGTERM running answers have `grace` seconds to finish. The variable `key_variable` holds the
+    API key. `policy` is a file of patterns, or "".
     """
 
     host: str

@@ -255,6 +255,41 @@ def test_a_request_that_cannot_be_met_is_refused_in_openais_form(raw, body, para
         assert "256 tokens" in error["message"]
 
 
+IMAGE, PART = [{"type": "image_url", "image_url": {}}], {"type": "text", "text": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("route", "field", "value", "place", "reason"),
+    [
+        ("chat/completions", "stop", ["a"] * 17, "stop", "at most 16"),
+        ("chat/completions", "stop", ["a", 3], "stop.1", "string"),
+        ("chat/completions", "stop", "", "stop", "at least 1"),
+        ("chat/completions", "stop", {}, "stop", "a list of texts"),
+        ("chat/completions", "messages", [{"role": "user", "content": None}], "messages.0.content", "a text or"),
+        ("chat/completions", "messages", [{"role": "user", "content": IMAGE}], "messages.0.content.0.type", "'text'"),
+        (
+            "chat/completions",
+            "messages",
+            [{"role": "user", "content": [{**PART, "tokens": 1}]}],
+            "messages.0.content.0.tokens",
+            "not a parameter",
+        ),
+        ("chat/completions", "body", 1, "body", "not a parameter"),
+        ("chat/completions", "tokens", 1, "tokens", "not a parameter"),
+        ("completions", "prompt", ["a", 1], "prompt.1", "string"),
+        ("completions", "prompt", [1, "a"], "prompt.1", "integer"),
+        ("completions", "prompt", [[1], [-1]], "prompt.1.0", "greater"),
+        ("completions", "prompt", None, "prompt", "token ids"),
+    ],
+)
+def test_a_refusal_names_the_field_as_the_client_knows_it_and_the_reason(raw, route, field, value, place, reason):
+    body = {"model": "sft", **({"messages": SAID} if route == "chat/completions" else {"prompt": "a"}), field: value}
+    got = raw.post(f"/v1/{route}", json=body)
+    error = got.json()["error"]
+    assert got.status_code == 400 and error["param"] in place.split(".")
+    assert error["message"].replace(":", " ").split()[0] == place and reason in error["message"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -333,6 +368,38 @@ def test_slow_and_silent_clients_cost_others_nothing(serving):
         each.close()
 
 
+HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+LATE = b"POST /v1/completions HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 99\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(b"", b""), (HEAD, b"X: "), (HEAD + b"\r\n", HEAD), (LATE, b"{")],
+    ids=["none", "half", "next", "body"],
+)
+def test_a_connection_is_closed_that_does_not_send_the_headers_of_its_next_request(serving, first, then):
+    """The body of the last one, which its headers refuse, never comes whole."""
+    one = serving(patience=0.3)
+    host, port = one.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as slow:
+        slow.sendall(first)
+        got = slow.recv(1000) if first.endswith(b"\r\n\r\n") else b""
+        slow.sendall(then)
+        while more := slow.recv(1000):
+            got += more
+    assert got.count(b"HTTP/1.1 ") == first.count(b"\r\n\r\n")
+    assert httpx.get(f"{one.url}/health").status_code == 200
+
+
+def test_a_request_that_takes_longer_than_its_headers_may_is_answered(serving, monkeypatch):
+    turn = Lane.turn
+    monkeypatch.setattr(Lane, "turn", lambda self: time.sleep(0.05) or turn(self))
+    one = serving(patience=0.2)
+    with httpx.Client(base_url=one.url, timeout=60) as raw:
+        for _ in range(2):
+            assert raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).status_code == 200
+
+
 def test_a_client_that_hangs_up_frees_its_slot(serving):
     one = serving(slots=1, queue=8)
     body = {"model": "sft", "messages": SAID, "max_tokens": 200, "stream": True}
@@ -368,38 +435,6 @@ def test_answers_beyond_the_queue_get_429_and_none_is_lost_or_mixed_up(serving, 
     for text, reply in got:
         if reply.status_code == 200:
             assert reply.json()["choices"][0]["message"]["content"] == expected[text]
-HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
-LATE = b"POST /v1/completions HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 99\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [(b"", b""), (HEAD, b"X: "), (HEAD + b"\r\n", HEAD), (LATE, b"{")],
-    ids=["none", "half", "next", "body"],
-)
-def test_a_connection_is_closed_that_does_not_send_the_headers_of_its_next_request(serving, first, then):
-    """The body of the last one, which its headers refuse, never comes whole."""
-    one = serving(patience=0.3)
-    host, port = one.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as slow:
-        slow.sendall(first)
-        got = slow.recv(1000) if first.endswith(b"\r\n\r\n") else b""
-        slow.sendall(then)
-        while more := slow.recv(1000):
-            got += more
-    assert got.count(b"HTTP/1.1 ") == first.count(b"\r\n\r\n")
-    assert httpx.get(f"{one.url}/health").status_code == 200
-
-
-def test_a_request_that_takes_longer_than_its_headers_may_is_answered(serving, monkeypatch):
-    turn = Lane.turn
-    monkeypatch.setattr(Lane, "turn", lambda self: time.sleep(0.05) or turn(self))
-    one = serving(patience=0.2)
-    with httpx.Client(base_url=one.url, timeout=60) as raw:
-        for _ in range(2):
-            assert raw.post("/v1/chat/completions", json={"model": "sft", "messages": SAID}).status_code == 200
-
-
         else:
             assert reply.headers["retry-after"] == "1"
 

@@ -22,7 +22,14 @@ from instruct.serving.loop import hand_out
 from instruct.serving.messages import knows_turns, render_chat
 from instruct.serving.metrics import Metrics
 from instruct.serving.problems import Problem
-from instruct.serving.requests import ChatRequest, CompletionRequest, DetokenizeRequest, Sampling, TokenizeRequest
+from instruct.serving.requests import (
+    FORMS,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Sampling,
+    TokenizeRequest,
+)
 from instruct.serving.systems import System
 from instruct.text.encoding import Prompt
 from instruct.text.prompts import as_text
@@ -251,7 +258,9 @@ async def _tell_problem(_: Request, problem: Exception) -> Response:
 async def _tell_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [printable(one)[:80] for one in first["loc"] if one != "body"]  # a name that a client sent may be no text
+    loc = first["loc"][1:]  # after "body"
+    known = loc[:-1] if first["type"] == "extra_forbidden" else loc  # a name that a client sent may be any, or no text
+    place = [printable(one)[:80] for one in (*(one for one in known if one not in FORMS), *loc[len(known) :])]
     if first["type"] == "json_invalid":
         problem = Problem(f"the body is not JSON: {first['ctx'].get('error', first['msg'])}", code="invalid_json")
     elif first["type"] == "extra_forbidden":
@@ -263,7 +272,9 @@ async def _tell_invalid(_: Request, error: Exception) -> Response:
     elif not place:
         problem = Problem("the body must be a JSON object with the parameters of this route", code="invalid_value")
     else:
-        problem = Problem(f"{'.'.join(place)}: {first['msg']}", param=place[0], code="invalid_value")
+        problem = Problem(
+            f"{'.'.join(place)}: {first['msg'].removeprefix('Value error, ')}", param=place[0], code="invalid_value"
+        )
     return JSONResponse(problem.body(), problem.status)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StrictStr, Tag
 
 from instruct.serving.messages import Said
 
@@ -23,8 +23,26 @@ def _text(value: str) -> str:
     return value
 
 
+def _form(value: Any) -> str | None:
+    """Which of FORMS a value has, judged by its first element; None if it has none of them."""
+    if isinstance(value, str):
+        return "a text"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    if isinstance(first, list):
+        return "lists of tokens"
+    return "tokens" if isinstance(first, int | float) else "a list"
+
+
+def _one_of(wanted: str) -> Discriminator:
+    """Chooses by the form, so that an error is about what the client meant; other values are told what is `wanted`."""
+    return Discriminator(_form, custom_error_type="form", custom_error_message=f"must be {wanted}")
+
+
+FORMS = ("a text", "a list", "tokens", "lists of tokens")
 Text = Annotated[StrictStr, AfterValidator(_text)]
-Stop = Annotated[Text, Field(min_length=1, max_length=256)]
+Stop = Annotated[StrictStr, Field(min_length=1, max_length=256), AfterValidator(_text)]
 Neutral = Annotated[float | None, AfterValidator(_neutral)]
 Unsupported = Annotated[Any, AfterValidator(_neutral)]
 
@@ -51,7 +69,13 @@ class Sampling(Strict):
     top_k: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-LONGEST_SEED, lt=LONGEST_SEED)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: (
+        Annotated[
+            Annotated[Stop, Tag("a text")] | Annotated[list[Stop], Field(max_length=16), Tag("a list")],
+            _one_of("a text or a list of texts"),
+        ]
+        | None
+    ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None  # vLLM's and llama-server's: answer to the full length
@@ -87,7 +111,10 @@ class Message(Strict):
     """One message; lm-eval also sends its type, and the SDK the empty fields of an answer that becomes a message."""
 
     role: Text
-    content: Text | list[TextPart]
+    content: Annotated[
+        Annotated[Text, Tag("a text")] | Annotated[list[TextPart], Tag("a list")],
+        _one_of("a text or a list of parts of type text"),
+    ]
     type: Literal["text"] | None = None
     refusal: Unsupported = None
     annotations: Unsupported = None
@@ -128,7 +155,13 @@ Token = Annotated[int, Field(ge=0)]
 class CompletionRequest(Sampling):
     """`/v1/completions`: the prompt as it is, as text or as token ids."""
 
-    prompt: Text | list[Text] | list[Token] | list[list[Token]]
+    prompt: Annotated[
+        Annotated[Text, Tag("a text")]
+        | Annotated[list[Text], Tag("a list")]
+        | Annotated[list[Token], Tag("tokens")]
+        | Annotated[list[list[Token]], Tag("lists of tokens")],
+        _one_of("a text, a list of texts, token ids, or a list of lists of them"),
+    ]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     suffix: Annotated[Text | None, AfterValidator(_neutral)] = None

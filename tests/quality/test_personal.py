@@ -1,9 +1,12 @@
 import random
 
 import pytest
+from fuzz import examples
+from hypothesis import given
+from hypothesis import strategies as st
 from quality_records import example, found
 
-from instruct.quality.personal import find_personal
+from instruct.quality.personal import FORMS, KINDS, find_personal, spans
 
 # Numbers that the card schemes and payment services publish for tests.
 CARDS = ["4242424242424242", "5555 5555 5555 4444", "378282246310005", "6011-1111-1111-1117", "3566002020360505"]
@@ -154,3 +157,48 @@ def test_a_hit_names_the_field_and_never_quotes(field):
     assert sorted(hit.finding for hit in hits) == ["pii_card", "pii_email", "pii_key"]
     assert {hit.field for hit in hits} == {field}
     assert not [hit for hit in hits if any(secret[:6] in hit.what for secret in secrets)]
+
+
+SEVERAL = [
+    "jo@nord.de",
+    "+",
+    "an@nord.de",
+    "a@example.com",
+    CARDS[0],
+    ACCOUNTS[0],
+    " ",
+    "-",
+    ".",
+    "1",
+    "(212) 736-5000",
+]
+
+
+@examples(200)
+@given(st.sampled_from(KINDS), st.lists(st.sampled_from(SEVERAL + KEYS), max_size=12))
+def test_after_a_match_the_search_goes_on_as_if_the_text_began_there(kind, parts):
+    text, expected = "".join(parts), []
+    for form in FORMS[kind]:
+        start = 0
+        while one := next((one for one in form.pattern.finditer(text[start:]) if form.is_real(one.group())), None):
+            expected.append((start + one.start(), start + one.end(), form.called))
+            start += one.end()
+    assert list(spans(kind, text)) == expected
+
+
+class Counted(str):
+    """Counts the characters that are copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, place):
+        part = str(self)[place]
+        Counted.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_part_of_a_text_is_copied_to_search_the_rest(kind):
+    text = Counted(" ".join(["jo@nord.de", CARDS[0], ACCOUNTS[0], KEYS[0], "(212) 736-5000"] * 50))
+    assert len(list(spans(kind, text))) == (100 if kind == "pii_card" else 50)
+    assert Counted.copied == 0

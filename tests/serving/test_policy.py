@@ -4,8 +4,13 @@ import random
 
 import httpx
 import pytest
+from fuzz import examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instruct.core.errors import DataError, ParamsError
+from instruct.quality import personal
+from instruct.serving import policy as code
 from instruct.serving.policy import MASK, Policy, PolicyStream, Rule, filter_text, normalise, read_policy
 from instruct.serving.policy_test import read_probes, report
 
@@ -46,6 +51,127 @@ def test_a_stream_shows_what_the_whole_text_shows():
         assert set(map(id, stream.applied)) == set(map(id, whole.applied))
         blocked += stream.blocked is not None
     assert 20 < blocked < 280
+
+
+ATOMS = [
+    "a",
+    "b",
+    "[ab]",
+    "a{1,3}",
+    "b?",
+    r"\b",
+    r"\s",
+    "$",
+    "(?=b)",
+    "(?!b)",
+    "(?<=a)",
+    "(a|bc)",
+    ".{0,4}c",
+    "(?:|ab)",
+]
+PIECES = [
+    "a",
+    "b",
+    "c",
+    " ",
+    "\n",
+    "аb",
+    "a\u0301",
+    "\u200b",
+    "\u034f",
+    "ﬀ",
+    "ｂ",
+    "㏂",
+    "é",
+    "eyJ",
+    "-",
+    ".",
+    "x" * 60,
+]
+PERSONS = [
+    "jo@nord.de",
+    "an@",
+    "nord.de",
+    "sk-abcdEFGH1234ijklMNOPqr",
+    "eyJhbGciOiJIUzI1",
+    "+44 20 7946 0958",
+    "a@b.co",
+]
+
+
+@st.composite
+def policies(draw):
+    """One to three rules; what is no pattern of a policy is left out."""
+    rules = [Rule(name="e-mail", action=draw(st.sampled_from(["mask", "flag"])), personal="pii_email")]
+    if draw(st.booleans()):
+        kinds = st.sampled_from(personal.KINDS)
+        rules = [Rule(name="personal", action=draw(st.sampled_from(["mask", "block"])), personal=draw(kinds))]
+    for place in range(draw(st.integers(0, 2))):
+        pattern = "".join(draw(st.lists(st.sampled_from(ATOMS), min_size=1, max_size=4)))
+        action = draw(st.sampled_from(["mask", "mask", "flag", "block"]))
+        try:
+            rules.append(Rule(name=str(place), action=action, pattern=pattern))
+        except ParamsError:
+            continue
+    return Policy(rules=tuple(rules[draw(st.integers(0, len(rules) - 1)) :]))
+
+
+@examples(150)
+@given(policies(), st.lists(st.sampled_from(PIECES + PERSONS), max_size=40), st.data())
+def test_a_stream_shows_what_the_whole_text_shows_at_every_split(policy, pieces, data):
+    text = "".join(pieces)
+    expected, whole = filter_text(policy, text, "answers")
+    stream, got, place = PolicyStream(policy, "answers"), "", 0
+    while place < len(text):
+        size = data.draw(st.integers(1, 90))
+        got += stream.push(text[place : place + size])
+        assert expected.startswith(got)
+        place += size
+    got += stream.push("", final=True)
+    assert (got, bool(stream.blocked)) == (expected, bool(whole.blocked))
+    assert set(map(id, stream.applied)) == set(map(id, whole.applied))
+
+
+@examples(150)
+@given(st.lists(st.sampled_from(ATOMS), min_size=1, max_size=4), st.lists(st.sampled_from(PIECES), max_size=30))
+def test_a_pattern_is_found_where_python_finds_it(atoms, pieces):
+    try:
+        rule = Rule(name="a", action="flag", pattern="".join(atoms))
+    except ParamsError:
+        return
+    normal, places = normalise("".join(pieces))
+    spans = [one.span() for one in rule._compiled.finditer(normal) if one.group()]
+    found = Policy(rules=(rule,)).find("".join(pieces), "answers")
+    assert sorted((one.start, one.end) for one in found) == sorted((places[a], places[b - 1] + 1) for a, b in spans)
+
+
+@pytest.mark.parametrize("word", ["word ", "wörd ", "jo@nord.de "])
+def test_a_stream_normalises_each_character_once_and_searches_only_what_is_new(monkeypatch, word):
+    count, lag, work = 2000, 140, {"normalised": 0, "searched": 0}
+    normal = code.normalise
+
+    def normalise(text):
+        work["normalised"] += len(text)
+        return normal(text)
+
+    def counted(kind):
+        spans = kind.spans
+
+        def search(self, text, before):
+            work["searched"] += (len(text) - self.at) * (self.at < before)
+            return spans(self, text, before)
+
+        monkeypatch.setattr(kind, "spans", search)
+
+    monkeypatch.setattr(code, "normalise", normalise)
+    counted(code._PatternSearch)
+    counted(personal.Search)
+    stream = PolicyStream(POLICY, "answers")
+    for _ in range(count):
+        stream.push(word)
+    stream.push("", final=True)
+    assert work["normalised"] == count * len(word)
+    assert work["searched"] <= 3 * (count + 1) * (lag + len(word)), "three rules; the lag, and what is new"
 
 
 def in_pieces(policy, text, size=3):

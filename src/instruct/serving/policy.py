@@ -6,28 +6,26 @@ original text. It finds patterns. It does not understand meaning: names and clev
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import build, require
 from instruct.core.parsing import read_yaml
-from instruct.quality.personal import KINDS, spans
+from instruct.quality.personal import FORMS, KINDS, Search
 
 Action = Literal["block", "mask", "flag"]
 Side = Literal["prompts", "answers"]
 MASK = "[removed]"
 LONGEST = 500  # characters that a pattern may match; streaming lags by this much
 LONGEST_PERSONAL = 128
-# The end of a text that may become a match longer than LONGEST_PERSONAL: a web token has no match before its third
-# part, and an e-mail address ends with its domain.
-_GROWING = {
-    "pii_key": re.compile(r"\beyJ[\w-]*(?:\.[\w-]*){0,2}\Z"),
-    "pii_email": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9.-]*\Z"),
-}
+MARGIN = 2  # characters after a match that `\b` and `$` look at
+# Keys and e-mail addresses may be of any length, of these characters alone: such a run at the end may go on.
+_UNBOUNDED = ("pii_key", "pii_email")
+_RUN = re.compile(r"[\w.+@-]*")
 # Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
 _LOOK_ALIKE = str.maketrans(
     "АВЕЗКМНОРСТУХІЈЅаеорсухіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧαιονρυ",
@@ -60,11 +58,27 @@ class Rule:
         """The most characters that it matches and looks at beyond them."""
         return LONGEST_PERSONAL if self.personal else _reach(self.pattern)
 
-    def places(self, text: str) -> list[tuple[int, int]]:
-        """Where it matches; not where it matches nothing at all, as a pattern behind a lookbehind may."""
-        if self._compiled:
-            return [one.span() for one in self._compiled.finditer(text) if one.group()]
-        return [(one.start, one.end) for one in spans(self.personal, text)]
+    def searches(self) -> "list[Search | _PatternSearch]":
+        """New searches for all its matches."""
+        return [_PatternSearch(self._compiled)] if self._compiled else list(map(Search, FORMS[self.personal]))
+
+
+@dataclass
+class _PatternSearch:
+    """Finds a pattern in a text that may grow; `at` is where it goes on."""
+
+    pattern: re.Pattern[str]
+    at: int = 0
+
+    def spans(self, text: str, before: int) -> Iterator[tuple[int, int]]:
+        """The next matches that begin before an index; none of nothing at all, as behind a lookbehind."""
+        for one in self.pattern.finditer(text, self.at) if self.at < before else ():
+            if one.start() >= before:
+                break
+            self.at = one.end()
+            if one.group():
+                yield one.span()
+        self.at = max(self.at, before)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -112,25 +126,50 @@ class Policy:
 
     rules: tuple[Rule, ...]
 
-    def longest(self, side: Side) -> int:
-        """The characters by which a stream is held back."""
-        return max((rule.longest for rule in self.rules if side in rule.on), default=0)
-
-    def unfinished(self, normal: str, side: Side) -> int:
-        """Where personal data of any length begins that may go on, else the length of the text."""
-        growing = [_GROWING[rule.personal] for rule in self.rules if side in rule.on and rule.personal in _GROWING]
-        return min((found.start() for one in growing if (found := one.search(normal))), default=len(normal))
+    def on(self, side: Side) -> list[Rule]:
+        """The rules for one side."""
+        return [rule for rule in self.rules if side in rule.on]
 
     def find(self, text: str, side: Side) -> list[Finding]:
         """All matches of the rules for one side, in text order."""
+        return _Growing(self.on(side)).add(text, final=True)
+
+
+class _Growing:
+    """A text that grows, and what is certain of it: each character is normalised once, and searched about once.
+
+    `end` is the index up to which matches are known, whatever follows.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._searches = [(rule, search) for rule in rules for search in rule.searches()]
+        self._longest = max((rule.longest for rule in rules), default=0) + MARGIN
+        self._unbounded = any(rule.personal in _UNBOUNDED for rule in rules)
+        self._normal, self._places, self._run = "", list[int](), 0
+        self.text, self.end = "", 0
+
+    def add(self, text: str, *, final: bool = False) -> list[Finding]:
+        """The matches that have become certain, in text order."""
         normal, places = normalise(text)
+        if rest := len(normal) - _RUN.match(normal[::-1]).end():  # type: ignore[union-attr]  # it matches any text
+            self._run = len(self._normal) + rest
+        self._places += [len(self.text) + place for place in places]
+        self._normal += normal
+        self.text += text
+        certain = len(self._normal)
+        if not final:
+            certain = max(min(certain - self._longest, self._run if self._unbounded else certain), 0)
+        self.end = self._places[certain] if certain < len(self._places) else len(self.text)
         found = [
-            Finding(rule=rule, start=places[start], end=places[end - 1] + 1)
-            for rule in self.rules
-            if side in rule.on
-            for start, end in rule.places(normal)
+            Finding(rule=rule, start=self._places[start], end=self._places[end - 1] + 1)
+            for rule, search in self._searches
+            for start, end, *_ in search.spans(self._normal, certain)
         ]
-        return sorted(found, key=lambda one: (one.start, -one.end))
+        return sorted(found, key=_in_text_order)
+
+
+def _in_text_order(one: Finding) -> tuple[int, int]:
+    return one.start, -one.end
 
 
 def normalise(text: str) -> tuple[str, list[int]]:
@@ -141,13 +180,18 @@ def normalise(text: str) -> tuple[str, list[int]]:
     """
     if text.isascii():
         return text, list(range(len(text)))
-    letters, places = list[str](), list[int]()
-    for place, character in enumerate(text):
-        for letter in unicodedata.normalize("NFKC", character).translate(_LOOK_ALIKE):
-            if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f":
-                letters.append(letter)
-                places.append(place)
-    return "".join(letters), places
+    letters = list(map(_letters, text))
+    return "".join(letters), [place for place, some in enumerate(letters) for _ in some]
+
+
+@lru_cache(1 << 16)
+def _letters(character: str) -> str:
+    """What a character is searched as; nothing if it is invisible."""
+    return "".join(
+        letter
+        for letter in unicodedata.normalize("NFKC", character).translate(_LOOK_ALIKE)
+        if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f"
+    )
 
 
 def read_policy(path: str | Path) -> Policy | None:
@@ -173,41 +217,38 @@ class PolicyStream:
     """
 
     def __init__(self, policy: Policy | None, side: Side) -> None:
-        self._policy, self._side = policy, side
-        self._kept = policy.longest(side) if policy else 0
-        self._seen, self._given = "", 0
+        rules = policy.on(side) if policy else []
+        self._growing, self._found = _Growing(rules) if rules else None, list[Finding]()
+        self._given = 0
         self.blocked: Rule | None = None
         self.applied: list[Rule] = []
 
     def push(self, text: str, *, final: bool = False) -> str:
         """The part of the text so far that may be shown and has not been."""
-        if self._policy is None:
+        if self._growing is None:
             return text
-        self._seen += text
         if self.blocked:
             return ""
-        end = len(self._seen)
-        if not final:
-            normal, places = normalise(self._seen)
-            certain = min(len(places) - self._kept, self._policy.unfinished(normal, self._side))
-            end = [*places, end][certain] if certain > 0 else 0
-        return self._release(self._policy.find(self._seen, self._side), end)
+        self._found = sorted([*self._found, *self._growing.add(text, final=final)], key=_in_text_order)
+        shown = self._release(self._growing.text, self._growing.end)
+        self._found = [one for one in self._found if one.start >= self._growing.end]
+        return shown
 
-    def _release(self, findings: Sequence[Finding], end: int) -> str:
+    def _release(self, seen: str, end: int) -> str:
         """The text up to `end`, without what is masked; a block ends it, also inside of what another rule masks."""
-        block = next((one for one in findings if one.rule.action == "block" and one.start < end), None)
+        block = next((one for one in self._found if one.rule.action == "block" and one.start < end), None)
         if block:
             end, self.blocked = block.start, block.rule
         parts = []
-        for one in findings:
+        for one in self._found:
             if one.start >= end:
                 break
             self._note(one.rule)
             if one.rule.action == "mask" and one.end > self._given:
-                parts += [self._seen[self._given : one.start], MASK if one.start >= self._given else ""]
+                parts += [seen[self._given : one.start], MASK if one.start >= self._given else ""]
                 self._given = one.end
         if end > self._given:
-            parts.append(self._seen[self._given : end])
+            parts.append(seen[self._given : end])
             self._given = end
         if block:
             self._note(block.rule)

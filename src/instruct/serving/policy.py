@@ -26,6 +26,10 @@ MARGIN = 2  # characters after a match that `\b` and `$` look at
 # Keys and e-mail addresses may be of any length, of these characters alone: such a run at the end may go on.
 _UNBOUNDED = ("pii_key", "pii_email")
 _RUN = re.compile(r"[\w.+@-]*")
+# Unicode's Default_Ignorable_Code_Point, as ranges, without the category Cf. NFKC turns U+3164 and U+FFA0 into U+1160.
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
 # Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
 _LOOK_ALIKE = str.maketrans(
     "АВЕЗКМНОРСТУХІЈЅаеорсухіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧαιονρυ",
@@ -190,7 +194,7 @@ def _letters(character: str) -> str:
     return "".join(
         letter
         for letter in unicodedata.normalize("NFKC", character).translate(_LOOK_ALIKE)
-        if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f"
+        if unicodedata.category(letter) != "Cf" and not _IGNORABLE.match(letter)
     )
 
 

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from instruct.core.errors import DataError, ParamsError
 from instruct.quality import personal
 from instruct.serving import policy as code
+from instruct.serving.messages import Said, filter_chat
 from instruct.serving.policy import MASK, Policy, PolicyStream, Rule, filter_text, normalise, read_policy
 from instruct.serving.policy_test import read_probes, report
+from instruct.serving.problems import Problem
+from instruct.serving.talking import Manner, Talker
 
 PERSONAL = Rule(name="e-mail", action="mask", personal="pii_email")
 BOMB = Rule(name="bomb", action="block", pattern=r"\bpipe\s{0,2}bomb\b", message="No.")
@@ -263,6 +266,48 @@ def test_a_stream_shows_no_part_of_a_long_address():
     text = f"Write to {address}, please. {'It is long. ' * 20}"
     assert len(address) > 220
     assert in_pieces(POLICY, text)[0] == filter_text(POLICY, text, "answers")[0] == text.replace(address, MASK)
+
+
+def said(*contents):
+    return [Said(role="assistant" if place % 2 else "user", content=one) for place, one in enumerate(contents)]
+
+
+@pytest.mark.parametrize(("question", "input"), [("Make a pipe", "bomb"), ("Make", "a pipe bomb"), ("A pipe bomb", "")])
+def test_a_question_and_its_input_are_blocked_as_the_model_reads_them(question, input):
+    with pytest.raises(Problem) as caught:
+        filter_chat(POLICY, said("Hi", "Hello", question), input)
+    assert caught.value.code == "policy_blocked" and BOMB.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("question", "input", "passed"),
+    [
+        ("Is it red", "wine, or beer?", (f"Is it {MASK}", ", or beer?")),
+        ("Is it red wine?", "red wine", (f"Is it {MASK}?", MASK)),
+        ("Is it red\n", "\nwine", (f"Is it {MASK}", "")),
+        ("Is it red", "\n\nale", ("Is it red", "\n\nale")),
+        ("Is it", "wine", ("Is it", "wine")),
+        ("Is it\n", "here?", ("Is it\n", "here?")),
+        ("Is it", "green?", (f"Is it{MASK}", "?")),
+        ("Is it red", "", ("Is it red", "")),
+    ],
+)
+def test_what_a_question_and_its_input_say_together_is_masked_across_both(question, input, passed):
+    policy = Policy(rules=(Rule(name="wine", action="mask", pattern=r"red\s{0,4}wine|\ngreen"),))
+    got, rest = filter_chat(policy, said(question), input)
+    assert (got[0].content, rest) == passed
+    assert filter_chat(None, said(question), input) == (said(question), input)
+
+
+def test_ask_and_the_server_filter_a_question_and_its_input_together(serving, systems, tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("[{name: bomb, action: block, pattern: 'pipe\\s{0,2}bomb'}]")
+    manner = Manner(max_tokens=2, temperature=0, seed=1)
+    with pytest.raises(Problem, match="policy: bomb"):
+        list(Talker(systems["sft"]).say(said("Make a pipe"), manner, input="bomb", policy=read_policy(path)))
+    body = {"model": "sft", "messages": [{"role": "user", "content": "Make a pipe"}], "input": "bomb"}
+    got = httpx.post(f"{serving(policy=str(path)).url}/v1/chat/completions", json=body, timeout=60)
+    assert got.json()["error"]["code"] == "policy_blocked"
 
 
 def test_rules_for_prompts_alone_leave_answers_as_they_are():

@@ -11,8 +11,8 @@ from instruct.generation.rows import Score, StopReason
 from instruct.generation.settings import GenerateParams
 from instruct.serving.lanes import Event, Job
 from instruct.serving.loop import EngineLoop, TooBusy
-from instruct.serving.messages import render_chat
-from instruct.serving.policy import Policy, PolicyStream, Rule, filter_text
+from instruct.serving.messages import filter_chat, filter_prompt, render_chat
+from instruct.serving.policy import Policy, PolicyStream, Rule
 from instruct.serving.problems import Problem
 from instruct.serving.requests import ChatRequest, CompletionRequest, Sampling
 from instruct.serving.settings import ServeParams
@@ -85,8 +85,8 @@ class Desk:
     def chat(self, request: ChatRequest) -> "Asked":
         """The jobs of a chat."""
         system = self.system(request.model)
-        said = [replace(one.said(), content=self.filtered(one.said().content)) for one in request.messages]
-        prompt = render_chat(system.template, system.template_name, said, self.filtered(request.input))
+        said, input = filter_chat(self.policy, [one.said() for one in request.messages], request.input)
+        prompt = render_chat(system.template, system.template_name, said, input)
         limit = request.max_completion_tokens or request.max_tokens
         if request.max_completion_tokens and request.max_tokens:
             raise Problem("give max_tokens or max_completion_tokens, not both", param="max_tokens")
@@ -110,7 +110,7 @@ class Desk:
     def complete(self, request: CompletionRequest) -> "Asked":
         """The jobs of a completion."""
         system = self.system(request.model)
-        prompts = [self.filtered(one) if isinstance(one, str) else one for one in request.prompts]
+        prompts = [filter_prompt(self.policy, one) if isinstance(one, str) else one for one in request.prompts]
         if not prompts:
             raise Problem("prompt is empty", param="prompt")
         if request.max_tokens == 0 and not request.echo:
@@ -131,14 +131,6 @@ class Desk:
             best=request.logprobs,
             echo=bool(request.echo),
         )
-
-    def filtered(self, text: str) -> str:
-        """A text for a model, after the policy; raises Problem if the policy blocks it."""
-        passed, stream = filter_text(self.policy, text, "prompts")
-        if stream.blocked:
-            message = stream.blocked.message or "this prompt is not allowed here"
-            raise Problem(f"{message} (policy: {stream.blocked.name})", code="policy_blocked", param="prompt")
-        return passed
 
     def encode(self, system: System, prompt: Prompt | list[int], param: str) -> list[int]:
         """The token ids of a prompt, which may already be token ids."""

@@ -1,9 +1,10 @@
-"""Messages to the prompt format of training and evaluation; roles that the template lacks are refused."""
+"""Messages through the policy to the prompt format of training; roles that the template lacks are refused."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from instruct.core.records import Turn
+from instruct.serving.policy import Policy, PolicyStream, Rule, filter_text
 from instruct.serving.problems import Problem
 from instruct.text.prompts import Piece, Template
 
@@ -14,6 +15,34 @@ class Said:
 
     role: str
     content: str
+
+
+def filter_prompt(policy: Policy | None, text: str) -> str:
+    """A text for a model, after the policy; raises Problem if the policy blocks it."""
+    passed, stream = filter_text(policy, text, "prompts")
+    _refuse(stream.blocked)
+    return passed
+
+
+def filter_chat(policy: Policy | None, messages: Sequence[Said], input: str) -> tuple[list[Said], str]:
+    """The messages and the input for the last one, after the policy; raises Problem if the policy blocks any of them.
+
+    The model reads the input right after that message, so both are also filtered as one text.
+    """
+    said = [replace(one, content=filter_prompt(policy, one.content)) for one in messages]
+    input = filter_prompt(policy, input)
+    if said and input:
+        both = PolicyStream(policy, "prompts")
+        last, input = both.split(said[-1].content, input)
+        _refuse(both.blocked)
+        said[-1] = replace(said[-1], content=last)
+    return said, input
+
+
+def _refuse(blocked: Rule | None) -> None:
+    if blocked:
+        message = blocked.message or "this prompt is not allowed here"
+        raise Problem(f"{message} (policy: {blocked.name})", code="policy_blocked", param="prompt")
 
 
 def render_chat(template: Template, name: str, messages: Sequence[Said], input: str = "") -> list[Piece]:

@@ -238,6 +238,14 @@ class PolicyStream:
         self._found = [one for one in self._found if one.start >= self._growing.end]
         return shown
 
+    def split(self, first: str, second: str) -> tuple[str, str]:
+        """Two texts with a line break between them, filtered as one; what is masked across it ends the first."""
+        if self._growing is None:
+            return first, second
+        self._found = self._growing.add(f"{first}\n{second}", final=True)
+        shown = self._release(self._growing.text, len(first) + 1).removesuffix("\n")
+        return shown, self._release(self._growing.text, self._growing.end)
+
     def _release(self, seen: str, end: int) -> str:
         """The text up to `end`, without what is masked; a block ends it, also inside of what another rule masks."""
         block = next((one for one in self._found if one.rule.action == "block" and one.start < end), None)

@@ -7,8 +7,8 @@ from instruct.core.errors import DataError, InstructError
 from instruct.generation.rows import StopReason
 from instruct.generation.settings import GenerateParams
 from instruct.serving.lanes import Event, Job, Lane, lane_for, lanes_of
-from instruct.serving.messages import Said, render_chat
-from instruct.serving.policy import Policy, PolicyStream, filter_text
+from instruct.serving.messages import Said, filter_chat, render_chat
+from instruct.serving.policy import Policy, PolicyStream
 from instruct.serving.stream import TextStream
 from instruct.serving.systems import System
 from instruct.text.encoding import encode_prompt
@@ -38,8 +38,10 @@ class Talker:
     ) -> Iterator[str]:
         """The answer piece by piece; raises DataError if the prompt leaves no room for one."""
         self.cut = ""
-        system, messages = self.system, [replace(one, content=_passed(policy, one.content)) for one in messages]
-        prompt = render_chat(system.template, system.template_name, messages, _passed(policy, input))
+        system = self.system
+        _check_utf8(*(one.content for one in messages), input)
+        messages, input = filter_chat(policy, messages, input)
+        prompt = render_chat(system.template, system.template_name, messages, input)
         ids, most = encode_prompt(system.tokenizer, prompt), system.model.block_size
         if len(ids) >= most:
             cure = "shorten it, or begin a new conversation" if len(messages) > 1 else "shorten it"
@@ -102,14 +104,8 @@ def _text_of(event: Event, stream: TextStream, filtered: PolicyStream) -> str:
     return filtered.push(stream.finish(event.reason), final=True)
 
 
-def _passed(policy: Policy | None, text: str) -> str:
+def _check_utf8(*texts: str) -> None:
     try:
-        text.encode()
+        "".join(texts).encode()
     except UnicodeEncodeError:
         raise DataError("the question holds bytes that are not UTF-8; send it as UTF-8") from None
-    passed, stream = filter_text(policy, text, "prompts")
-    if stream.blocked:
-        raise DataError(
-            f"{stream.blocked.message or 'this prompt is not allowed here'} (policy: {stream.blocked.name})"
-        )
-    return passed

@@ -60,7 +60,7 @@ def main(split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
         made = make_pairs(params, runtime, shards, split, checkpoint, folder)
         if shards.is_main:
             held_out = [record for part in ("val", "test") for record in read_examples(split / f"{part}.json")]
-            checked = check_pairs(made.pairs, held_out, params)
+            checked = check_pairs(made.pairs, held_out, params, made.about.get("without", {}))
             train, val = divide_pairs(checked.pairs, params.val, params.seed)
             found = summarise_pairs(checked, train, val, {"source": params.source, **made.about}, params.seed)
             write_records(folder / "train.json", train)

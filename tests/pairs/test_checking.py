@@ -55,6 +55,8 @@ def test_a_leak_is_refused_with_both_records_where_that_is_set():
 def test_nothing_left_is_an_error_that_says_why():
     with pytest.raises(DataError, match="2 identical"):
         check_pairs([pair(chosen="x", rejected="x")] * 2, TEST, PARAMS)
+    with pytest.raises(DataError, match="7 no margin"):
+        check_pairs([], TEST, PARAMS, {"no_margin": 7})
 
 
 def test_pairs_that_say_the_opposite_are_counted():

@@ -1,8 +1,9 @@
 """Which pairs are fit to train on: two different answers, each pair once, no prompt that resembles a held-out one."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rapidfuzz import fuzz
 
@@ -14,6 +15,7 @@ from instruct.pairs.settings import PairsParams
 
 REASONS = ("identical", "near_identical", "repeated", "leaked")
 """Why a pair is dropped: both answers are the same, nearly the same, the pair was there before, it resembles a test."""
+NONE: Mapping[str, int] = MappingProxyType({})
 _LISTED = 5
 
 
@@ -26,8 +28,13 @@ class Checked:
     contradictory: int
 
 
-def check_pairs(pairs: Iterable[Pair], held_out: Sequence[Example], params: PairsParams) -> Checked:
-    """Drop what cannot be learnt from; raises DataError where leaks are refused, or nothing is left."""
+def check_pairs(
+    pairs: Iterable[Pair], held_out: Sequence[Example], params: PairsParams, without: Mapping[str, int] = NONE
+) -> Checked:
+    """Drop what cannot be learnt from; raises DataError where leaks are refused, or nothing is left.
+
+    `without` counts the records that gave no pair, by reason; the error tells them too.
+    """
     known = HeldOut(held_out, params.max_similarity)
     seen: set[tuple[str, str, str]] = set()
     kept: list[Pair] = []
@@ -48,7 +55,7 @@ def check_pairs(pairs: Iterable[Pair], held_out: Sequence[Example], params: Pair
         more = f"; {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise DataError("\n".join(found[:_LISTED]) + f"{more}; remove them, or set pairs.on_leak: drop")
     if not kept:
-        counts = ", ".join(f"{dropped[one]} {one.replace('_', ' ')}" for one in REASONS)
+        counts = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in {**without, **dropped}.items())
         raise DataError(f"no pair is left ({counts}); see section pairs of params.yaml")
     return Checked(
         pairs=kept, dropped={reason: dropped[reason] for reason in REASONS}, contradictory=_contradictions(seen)

@@ -9,6 +9,7 @@ import requests
 import torch
 from ruamel.yaml import YAML
 from serving.conftest import SERVE, make_system
+from serving.in_thread import InThread
 
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
@@ -16,7 +17,7 @@ from instruct.core.pairs import read_pairs
 from instruct.core.records import Example, write_records
 from instruct.pairs.rewriting import is_polite
 from instruct.servers.openai import OpenAI
-from instruct.serving.server import InThread, Served
+from instruct.serving.server import Served
 
 ROOT = Path(__file__).parents[2]
 MAIN = runpy.run_path(str(ROOT / "src/pairs.py"), run_name="stage")["main"]

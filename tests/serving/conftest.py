@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 from generation.conftest import GENERATE, GPT2_SMALL, make_model
+from serving.in_thread import InThread
 
 from instruct.core.runtime import Runtime
 from instruct.generation.decode import generate
 from instruct.model.checkpoint import save_checkpoint
-from instruct.serving.server import InThread, Served
+from instruct.serving.server import Served
 from instruct.serving.settings import ServeParams
 from instruct.serving.systems import System
 from instruct.text.encoding import Prompt

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from serving.conftest import ALPACA, SERVE, make_system
+from serving.in_thread import InThread
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instruct.model.checkpoint import save_checkpoint
-from instruct.serving.server import InThread, Served
+from instruct.serving.server import Served
 
 TEXTS = [
     ("The sun is", " a star."),

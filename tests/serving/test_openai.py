@@ -13,11 +13,12 @@ import pytest
 import torch
 from generation.conftest import GENERATE
 from serving.conftest import ALPACA, SERVE
+from serving.in_thread import InThread
 
 from instruct.core.files import write_json
 from instruct.core.locks import lock
 from instruct.serving.lanes import Lane
-from instruct.serving.server import InThread, Served
+from instruct.serving.server import Served
 from instruct.text.prompts import Turn
 
 QUESTIONS = [f"Tell me about the {word}." for word in ("sun", "moon", "river", "tree", "stone", "cloud", "fire", "sea")]

@@ -15,11 +15,12 @@ import psutil
 import pytest
 from generation.conftest import GENERATE
 from serving.conftest import ALPACA, SERVE
+from serving.in_thread import InThread
 
 from instruct.core.runtime import RuntimeParams, start_runtime
 from instruct.generation.weights import make_ready
 from instruct.model.pretrained import load_trained
-from instruct.serving.server import InThread, Served
+from instruct.serving.server import Served
 from instruct.serving.systems import System
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -145,20 +144,3 @@ def open_systems(names: Sequence[str]) -> dict[str, System]:
     """
     with ThreadPoolExecutor(1) as loader:
         return {name: loader.submit(open_system, name).result() for name in names}
-
-
-class InThread:
-    """A server in a thread of this process, for tests and benchmarks, at `url`."""
-
-    def __init__(self, served: Served) -> None:
-        self.served, self._server = served, Server(served)
-        self._socket = bind(served.params)
-        self.url = "http://{}:{}".format(*self._socket.getsockname()[:2])
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Shut it down."""
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()

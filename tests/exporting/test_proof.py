@@ -390,6 +390,16 @@ def test_a_card_has_scores_only_if_they_are_of_this_checkpoint(checkpoint, diffe
     assert ("beta: 0.3" in card) == checkpoint.startswith("models/dpo")
 
 
+def test_a_card_gives_a_verdict_on_the_primary_score_alone(proved, monkeypatch):
+    folder, source, check, _ = proved
+    low, high = [10.0 + i for i in range(8)], [60.0 + i for i in range(8)]
+    run = make_run("workspace", {name: {"base": low, "sft": high} for name in ("llm", "other")})
+    monkeypatch.setattr(hub, "read_run", lambda *_: run)
+    rows = card_rows(replace(source, folder=folder / "models/sft/best"), check, folder)
+    told = {name: row[-1].rpartition(": ")[2] for name, row in rows.items() if name in ("llm", "other")}
+    assert sorted(told.values()) == ["better", "exploratory"]
+
+
 @pytest.mark.parametrize(("system", "stale"), [("sft", ("params.yaml: train.lr",)), ("dpo", ())])
 def test_a_card_has_no_scores_that_are_out_of_date_or_of_other_systems(system, stale, proved, monkeypatch):
     folder, source, check, _ = proved

@@ -42,6 +42,12 @@ def test_a_unit_a_thousand_times_larger_or_another_currency_is_wrong(unit, value
 @pytest.mark.parametrize(
     ("unit", "value", "answer"),
     [
+        ("students", 4, "4 A students"),
+        ("students", 4, "Only 4 A's were given."),
+        ("kWh", 5, "5 kW·h"),
+        ("kWh", 5, "5 kW h"),
+        ("Mb", 100, "100 Mbit"),
+        ("Mb", 100, "100 megabits"),
         ("GB", 2, "2 gigabytes"),
         ("GB", 2, "up to 2gb"),
         ("gigabytes", 2, "Two GB"),

@@ -185,5 +185,7 @@ def test_queued_recipe_waits_once(workplace, capfd):
     (line,) = run_recipes(workplace, [recipe()], queue=True)
     assert line.startswith("probe: is queued; ")
     assert len(git(workplace, "log", "-g", "--format=%gs", "refs/exps/celery/stash").splitlines()) == 1
+    git(workplace, "commit", "--quiet", "--allow-empty", "--message", "another start")
+    assert run_recipes(workplace, [recipe()], queue=True) == ["probe: queued"]
     assert "probe" in run("dvc", "queue", "status", cwd=workplace).stdout
     assert find_experiments(workplace) == {}

@@ -33,13 +33,18 @@ _OPENING_NO = re.compile(r"\W*no\s*[,.;:!]\s*\w+\s", re.IGNORECASE)  # "No, it i
 # What calls an answer wrong or replaced, before and after it in the same clause.
 _REJECTED = re.compile(
     r"\b(?P<cue>instead of|rather than|any(?:thing|one|where) but|used to be|non"
-    r"|(?:false|wrong|incorrect|untrue) (?:that|to say)\b.*)(?: (?:a|an|the))?$"
+    r"|(?<!not )(?:false|wrong|incorrect|untrue) (?:that|to say)\b.*)(?: (?:a|an|the))?$"
 )
 _IS_WRONG = re.compile(r"(?:is|are|was|were) (?:(?:a|an|the) )?(?:\w+ )?(?P<cue>wrong|incorrect|false|untrue)\b")
 # Words of a question in which an answer may come after a cue: it asks for the past, or for a fault.
-_PAST = ["used", "was", "were", "did", "had", "before", "former", "formerly", "once"]
-_FAULTS = ["not", "wrong", "incorrect", "false", "untrue", "error", "errors", "mistake", "mistakes", "misspelled"]
-_ASKED = {"used": _PAST, "instead": ["instead"], "rather": ["rather"]}
+_PAST = """
+used was were did had before former formerly once old previous previously earlier original originally
+"""
+_FAULTS = """
+not cannot can't wrong wrongly incorrect incorrectly false untrue error errors mistake mistakes
+misspelled misspelt misspelling typo slip myth changing fix
+"""
+_ASKED = {"used": _PAST.split(), "instead": ["instead"], "rather": ["rather"]}
 _CLAUSE_END = re.compile(r"[.,;:!?\n](?!\d)")
 # What may be a claim in the question's words, as in "Lyon is the capital": its subject, its first word and its rest.
 _CLAIM = re.compile(r"(?:^|(?<=[.!?;] ))((?:[A-Z]\w+ ){1,3})(?:is|are|was|were) (?:(?:the|a|an) )?(\w+)([^.,;!?]*)")
@@ -93,7 +98,7 @@ def _is_rejected(answer: str, spans: Sequence[tuple[int, int]], asked: list[str]
         after = at + end - start
         found = _REJECTED.search(" ".join(clause[max(0, at - _CLAUSE) : at]))
         found = found or _IS_WRONG.match(" ".join(clause[after : after + _CLAUSE]))
-        if found and not set(asked) & set(_ASKED.get(found["cue"].split()[0], _FAULTS)):
+        if found and not set(asked) & set(_ASKED.get(found["cue"].split()[0], _FAULTS.split())):
             return True
     return False
 

@@ -68,10 +68,11 @@ def _copies(check: Check, answer: str, question: str) -> bool:
 
 def _without_quotes(words: list[str], question: str) -> list[str]:
     """The words of an answer without the quotes of the question that it copies."""
+    copied = set[int]()
     for quote in map(words_of, _QUOTE.findall(clean(question))):
-        for start in reversed(find_phrase(words, quote) if len(quote) > 4 else []):
-            words = words[:start] + words[start + len(quote) :]
-    return words
+        for start in find_phrase(words, quote) if len(quote) > 4 else []:
+            copied.update(range(start, start + len(quote)))
+    return [word for place, word in enumerate(words) if place not in copied]
 
 
 def _item(line: str) -> str:

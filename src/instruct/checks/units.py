@@ -95,7 +95,10 @@ for _prefix, _letter in _PREFIXES.items():
         _UNIT_OF |= {f"{_prefix}{word}": f"{_prefix}{_unit}" for word in _UNITS[_unit].split() if len(word) > 3}
     _UNIT_OF |= {f"{_letter}{symbol}": f"{_prefix}{unit}" for unit, symbol in _SHORT.items() if _letter}
 _NAME_OF = dict(pair.split() for line in _SYMBOLS.split("\n") for pair in line.split(",") if pair)
-_SYMBOL = re.compile(rf"(?<=\d)([ -]?)({'|'.join(sorted(_NAME_OF, key=len, reverse=True))})(?!\w)")
+# What shows that a letter is not a unit, or a part of one, as in "4 A's", "4 A students", "5 kW·h" and "30 J / 10 s".
+_NO_SYMBOL = r"'s|\s*[·⋅/]|\s?h\b| [a-z]+s\b"
+_SYMBOL = re.compile(rf"(?<=\d)([ -]?)({'|'.join(sorted(_NAME_OF, key=len, reverse=True))})(?!\w|{_NO_SYMBOL})")
+_OF_BITS = {"Kb": "kbit", "Mb": "Mbit", "Gb": "Gbit"}  # of a check; in an answer these may also be meant as bytes
 _WATT_HOUR = re.compile(r"(?<=watt)[ -](?=hours?\b)", re.IGNORECASE)
 A_UNIT = re.compile(rf"\ban? (?=(?:{'|'.join(word for word in _UNIT_OF if len(word) > 2)})\b)", re.IGNORECASE)
 CURRENCIES = "$€£¥₹"
@@ -128,7 +131,8 @@ def _raised(unit: str, power: str | None) -> str:
 
 def canonical_unit(unit: str) -> str:
     """The normalised spelling of a check's unit; unchanged if the table lacks it."""
-    plain = spell_symbols(f"1 {clean(unit)}")[2:].casefold()
+    plain = clean(unit)
+    plain = spell_symbols(f"1 {_OF_BITS.get(plain, plain)}")[2:].casefold()
     return unit_after(f" {plain}") or plain
 
 

@@ -46,6 +46,8 @@ class HeldOut:
     ) -> None:
         self._records = list(records)
         self._texts = [text_of(without_system(one)) for one in self._records]
+        self._systems = [normalise(one.system) for one in self._records]
+        self._wholes = [text_of(one) if one.system else "" for one in self._records]
         self._limit, self._text_of = min_similarity, text_of
         self._known: dict[str, tuple[Example, float] | None] = {}
 
@@ -59,13 +61,15 @@ class HeldOut:
     def _most_similar(self, one: Example) -> tuple[Example, float] | None:
         text = self._text_of(without_system(one))
         near = process.extract(text, self._texts, scorer=fuzz.ratio, score_cutoff=self._limit, limit=None)
-        found = ((self._records[i], score) for _, score, i in near)  # the most similar first
-        return next((pair for pair in found if self._systems_agree(one, pair[0])), None)
+        system, whole = normalise(one.system), self._text_of(one)
+        found = ((i, score) for _, score, i in near if self._systems_agree(system, whole, i))  # the most similar first
+        return next(((self._records[i], score) for i, score in found), None)
 
-    def _systems_agree(self, one: Example, other: Example) -> bool:
+    def _systems_agree(self, system: str, whole: str, i: int) -> bool:
         """Whether a system prompt is missing or both are similar, or the records are similar together with them."""
-        systems = normalise(one.system), normalise(other.system)
-        return not all(systems) or self._similar(*systems) or self._similar(self._text_of(one), self._text_of(other))
+        if not (system and self._systems[i]):
+            return True
+        return self._similar(system, self._systems[i]) or self._similar(whole, self._wholes[i])
 
     def _similar(self, one: str, other: str) -> bool:
-        return fuzz.ratio(one, other) >= self._limit
+        return fuzz.ratio(one, other, score_cutoff=self._limit) >= self._limit

@@ -146,6 +146,12 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         if layouts == ["alpaca"] and not columns.input and "input" in others:
             others.remove("input")
             problems.append('"input" is not read, because split.columns.input is ""; set that to input')
+        if columns.group != "group" and "group" in others:
+            others.remove("group")
+            problems.append(
+                f'"group" is not read, because split.columns.group is "{columns.group}"; '
+                "set split.columns.others: ignore"
+            )
         problems += [f"{line} (split.columns has settings for this)" for line in unknown_fields(others, known)]
     elif any(row[name] != "" for name in others):
         left_out.append("columns")

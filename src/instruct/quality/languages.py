@@ -61,7 +61,7 @@ _ABOUT_LANGUAGE = re.compile(
 )
 # Code is in no language: fenced, between backticks, or a statement of SQL, whose words look like English.
 _CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|^\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH)\b.*?(?:;|\n\s*\n|\Z)",
+    r"```.*?(?:```|\Z)|`[^`\n]+`|^[^\S\n]*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH)\b.*?(?:;|\n\s*\n|\Z)",
     re.DOTALL | re.MULTILINE,
 )
 

@@ -32,7 +32,7 @@ def _form(value: Any) -> str | None:
     first = value[0] if value else ""
     if isinstance(first, list):
         return "lists of tokens"
-    return "tokens" if isinstance(first, int | float) else "a list"
+    return "token ids" if isinstance(first, int | float) else "a list"
 
 
 def _one_of(wanted: str) -> Discriminator:
@@ -40,7 +40,7 @@ def _one_of(wanted: str) -> Discriminator:
     return Discriminator(_form, custom_error_type="form", custom_error_message=f"must be {wanted}")
 
 
-FORMS = ("a text", "a list", "tokens", "lists of tokens")
+FORMS = ("a text", "a list", "token ids", "lists of tokens")  # no names of fields, which have no blanks
 Text = Annotated[StrictStr, AfterValidator(_text)]
 Stop = Annotated[StrictStr, Field(min_length=1, max_length=256), AfterValidator(_text)]
 Neutral = Annotated[float | None, AfterValidator(_neutral)]
@@ -158,7 +158,7 @@ class CompletionRequest(Sampling):
     prompt: Annotated[
         Annotated[Text, Tag("a text")]
         | Annotated[list[Text], Tag("a list")]
-        | Annotated[list[Token], Tag("tokens")]
+        | Annotated[list[Token], Tag("token ids")]
         | Annotated[list[list[Token]], Tag("lists of tokens")],
         _one_of("a text, a list of texts, token ids, or a list of lists of them"),
     ]

@@ -228,7 +228,7 @@ def _other_duplicates(alike: Sequence[Example], duplicates: DuplicatesParams) ->
         )
         if all(example.input for example in alike):  # empty ones are compared with nothing, so leaks would not be found
             yield "on: input (for records that share one instruction)", replace(duplicates, on="input")
-        if all(example.system for example in alike):
+        if any(example.system for example in alike):
             yield "on: whole (for records whose system prompts differ)", replace(duplicates, on="whole")
     elif duplicates.on == "whole":
         yield "on: prompt (without system prompts and answers)", replace(duplicates, on="prompt")

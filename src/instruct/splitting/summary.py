@@ -76,7 +76,7 @@ def find_warnings(
         if abs(reached - wanted) > FAR:
             lines.append(
                 f"warning: {part} has {reached:.1%} of the records instead of {wanted:.1%}"
-                + _why(abs(reached - wanted), counts, examples, params)
+                + _why(abs(reached - wanted), counts, division, examples, params)
             )
     for part in PARTS[1:]:
         if seen := counts["across"][part]["near"]:
@@ -129,16 +129,21 @@ def _nothing_compared(examples: Sequence[Example], params: SplitParams) -> list[
     ]
 
 
-def _why(miss: float, counts: dict[str, Any], examples: Sequence[Example], params: SplitParams) -> str:
-    """Why a part has not its share, and what to do; `miss` is the difference."""
+def _why(
+    miss: float, counts: dict[str, Any], division: Division, examples: Sequence[Example], params: SplitParams
+) -> str:
+    """Why a part lacks its share, and what to do; `miss` is the difference."""
     grouped = params.strategy == "grouped"
     alike = counts["duplicates"]["largest"] if params.duplicates.mode == "group" else 1
     given = largest_given(examples)
-    largest = max(alike, given)
+    kept = [group for group, part in zip(division.groups, division.parts, strict=True) if part != DROPPED]
+    largest = given if params.duplicates.mode == "report" else max(Counter(kept).values())
     if grouped and largest > 1 and largest / counts["kept"] >= miss:
         advice = "raise split.duplicates.similarity to divide it"
         if given > alike:
             advice = f'the column "{params.columns.group}" keeps it together'
+        elif largest > alike:
+            advice = 'the column "parent" keeps it together'
         return f"; one group has {largest / counts['kept']:.1%} of them; {advice}"
     if counts["kept"] >= FEW:
         return ""

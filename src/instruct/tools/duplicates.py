@@ -12,7 +12,14 @@ from instruct.core.records import REQUIRED, Example, as_row, group_lines, part_r
 from instruct.core.shown import printable
 from instruct.formats.columns import Columns
 from instruct.formats.rows import Rows, left_out_lines
-from instruct.splitting.near_duplicates import DuplicatesParams, compared_text, find_duplicates, name_groups
+from instruct.splitting.near_duplicates import (
+    DuplicatesParams,
+    compared_text,
+    find_duplicates,
+    keep_forest,
+    name_groups,
+)
+from instruct.splitting.partition import find_relatives
 
 Place = tuple[Path, str]  # file and id
 SHOWN_TEXT = 90
@@ -47,7 +54,8 @@ def find_in_files(
         repeated = set(found.links[:, 1].tolist()) if params.mode == "drop" else set()
         kept = [i for i in range(len(places)) if i not in repeated]
         checks = sources[0].checks
-        grouped = (replace(examples[i], group=places[groups[i]][1]) for i in kept)
+        together = name_groups(len(places), keep_forest(len(places), [found.links, find_relatives(examples)[0]]))
+        grouped = (replace(examples[i], group=examples[together[i]].id) for i in kept)
         write_json_list(out, (as_row(one) | ({"check": checks[one.id]} if one.id in checks else {}) for one in grouped))
         lines.append(f"{out}: {len(kept)} of {len(places)} records")
         lines += settings_lines(out, columns)

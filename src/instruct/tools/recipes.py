@@ -1,5 +1,6 @@
 """The named experiments of recipes.yaml: listed, run as DVC experiments, and found again by name."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from instruct.core.errors import InstructError, ParamsError
-from instruct.core.git import Experiment, list_experiments
+from instruct.core.git import Experiment, call_git, list_experiments
 from instruct.core.params import did_you_mean, load_entries, require
 from instruct.core.parsing import mapping, read_yaml
 from instruct.results.lock import flatten
@@ -16,6 +17,7 @@ from instruct.tools.programs import ask_dvc, git_names, run_dvc, run_git
 
 RECIPES = Path(__file__).with_name("recipes.yaml")
 SEED = "train.seed"
+QUEUE = "refs/exps/celery/stash"  # where DVC keeps what it has not begun
 Setting = str | int | float | bool | list[str]
 Group = Literal["default", "preference", "larger"]
 GROUPS: tuple[str, ...] = get_args(Group)
@@ -122,10 +124,12 @@ def find_experiments(root: Path) -> dict[str, Experiment]:
     return {one.name: one for one in reversed(list_experiments(root))}
 
 
-def waiting(root: Path) -> set[str]:
-    """The names of the experiments that DVC's queue still has to run or is running."""
+def waiting(root: Path, head: str) -> set[str]:
+    """The names of the experiments that DVC's queue has to run on this commit, or is running on any."""
+    log = call_git(root, "log", "--walk-reflogs", "--format=%gs", QUEUE).stdout.decode("utf-8", "replace")
+    queued = re.findall(rf"^commit: dvc-exp:\w+:{head}:(\S+)$", log, re.MULTILINE)
     rows = (line.split() for line in ask_dvc(root, "queue", "status").stdout.splitlines())
-    return {row[1] for row in rows if len(row) > 2 and row[-1] in ("Queued", "Running")}
+    return {*queued, *(row[1] for row in rows if len(row) > 2 and row[-1] == "Running")}
 
 
 def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[str]:
@@ -138,14 +142,16 @@ def run_recipes(root: Path, recipes: Sequence[Recipe], *, queue: bool) -> list[s
             f"{changed[0][3:]}: is changed but not committed, and an experiment starts from the commit; commit first"
         )
     pipeline, params = (read_yaml(root / name) for name in ("dvc.yaml", "params.yaml"))
-    head, done, queued = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root), waiting(root)
+    head, done = run_git(root, "rev-parse", "HEAD").strip(), find_experiments(root)
+    queued = waiting(root, head)
     lines = []
     for recipe in recipes:
         if recipe.name in done and done[recipe.name].baseline == head:
             lines.append(f"{recipe.name}: has been run; `dvc exp remove {recipe.name}` forgets it")
             continue
         if recipe.name in queued:
-            lines.append(f"{recipe.name}: is queued; `dvc exp run --run-all` runs it, `dvc queue remove` forgets it")
+            forget = f"`dvc queue remove {recipe.name}` forgets it"
+            lines.append(f"{recipe.name}: is queued; `dvc exp run --run-all` runs it, {forget}")
             continue
         if missing := untracked(root, own_data(pipeline, flatten(mapping(params)) | recipe.set)):
             first = f"; first `{recipe.needs}`" if recipe.needs else ""

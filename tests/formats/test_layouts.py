@@ -96,6 +96,8 @@ def test_a_group_can_have_another_column_or_none(tmp_path):
     for column, group in (("group", "Team 1"), ("case", "c7"), ("", "")):
         (example,) = read_rows(path, replace(USUAL, group=column, others="ignore"))
         assert example.group == group
+    lines = check_rows(path, replace(USUAL, group=""))[1][0]
+    assert any('"group" is not read' in line and "split.columns.others" in line for line in lines)
 
 
 def test_blanks_around_the_names_in_a_header_do_not_count(tmp_path):

@@ -78,6 +78,12 @@ def test_code_is_in_no_language(code):
     assert find_in_languages(example(TEXTS["de"], f"{code}\n\n{asked}", code))[1] is None
 
 
+def test_blank_lines_are_passed_over_once():
+    """Each of them would otherwise begin a search through all that follow: minutes for this text."""
+    answer = example(TEXTS["fr"] * 30 + "\n" * 200_000 + TEXTS["fr"], TEXTS["en"])
+    assert find_in_languages(answer)[1].finding == "mixed_languages"
+
+
 @pytest.mark.parametrize("word", ["pаypal", "Gооgle", "аpple pie", "Моscow", "Κοkomo Goοgle", "МOCKBA"])
 def test_look_alike_letters_within_a_word_are_found(word):
     (hit,) = find_in_scripts(example(f"It is {word}, no doubt."))

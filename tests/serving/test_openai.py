@@ -176,6 +176,14 @@ def test_tokens_are_spelled_if_asked_by_either_name(raw, name):
     assert raw.post("/tokenize", json={"prompt": "Hello", name: False}).json()["token_strs"] is None
 
 
+@pytest.mark.parametrize(
+    ("body", "param"), [({}, "tokens"), ({"tokens": "abc"}, "tokens"), ({"tokens": [1, "x"]}, "tokens")]
+)
+def test_refused_tokens_are_named_by_their_field(raw, body, param):
+    got = raw.post("/detokenize", json=body)
+    assert (got.status_code, got.json()["error"]["param"]) == (400, param)
+
+
 def test_a_prompt_as_text_and_as_tokens_is_the_same_prompt(client, systems):
     text = ALPACA.render("Name a color.")
     ids = systems["sft"].tokenizer.encode(text)

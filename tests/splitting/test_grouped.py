@@ -228,6 +228,14 @@ def test_a_miss_is_blamed_on_no_group_that_is_too_small_for_it(strategy):
     assert all("add records" in line and "split.duplicates" not in line for line in lines)
 
 
+def test_a_family_that_unbalances_a_split_is_named_and_never_parted(own):
+    children = [replace(one, parent=own[0].id) for one in own[40:200]]
+    found, index = divided([*own[:40], *children], PARAMS)
+    lines = find_warnings(found, summarise(found, index, PARAMS, refused=0), index, PARAMS)
+    assert any('the column "parent" keeps it together' in line for line in lines)
+    assert not any("shuffled" in line for line in lines)
+
+
 def chats(count):
     """Chats under one long system prompt; each question is asked twice, with other marks."""
     system = "You are the assistant of a company with a long name and many rules. " * 30
@@ -261,6 +269,7 @@ def test_a_setting_that_compares_no_texts_is_never_advised():
     told = [replace(one, history=(Turn("the same beginning " * 40, "", "Yes."),), input="") for one in chats(60)]
     assert "split.duplicates.on: input" in refusal(inputs)
     assert "split.duplicates.on: whole" in refusal(documents)
+    assert "split.duplicates.on: whole" in refusal([replace(documents[0], system=""), *documents[1:]])
     assert "split.duplicates.on: instruction" in refusal(told)
     assert "duplicates.on" not in refusal(same)
     assert "duplicates.on" not in refusal([*inputs[:40], *same[:20]])

@@ -61,6 +61,20 @@ def test_drop_writes_the_first_of_each_group_and_group_marks_all(instruct, tmp_p
     assert [e.group for e in read_examples(tmp_path / "all.json")] == ["r0", "r1", "r0"]
 
 
+@pytest.mark.parametrize("mode", ["drop", "group"])
+def test_groups_of_the_file_stay_together(tmp_path, mode):
+    data, out = tmp_path / "a.json", tmp_path / "b.json"
+    texts = ("Add 2 and 3.", "Something else entirely", "Name a bird.", "add 2 and 3.", "Spell the word apple")
+    rows = json.loads(write(data, *texts).read_text())
+    groups = dict(zip((row["id"] for row in rows), "xyzzy", strict=True))
+    data.write_text(json.dumps([row | {"group": groups[row["id"]]} for row in rows]))
+    params = DuplicatesParams(on="prompt", similarity=90.0, mode=mode, method="exact")
+    find_in_files([data], params, USUAL, out=out, show=0)
+    written = {one.id: one.group for one in read_examples(out)}
+    assert written["r1"] == written["r4"] and written["r0"] == written["r2"]  # r3 is equal to r0 and in the group of r2
+    assert len(set(written.values())) == 2
+
+
 @pytest.mark.parametrize(("mode", "kept"), [("drop", ["r0", "r1"]), ("group", ["r0", "r1", "r2"])])
 def test_kept_records_keep_their_checks(instruct, tmp_path, mode, kept):
     out = tmp_path / "b.json"

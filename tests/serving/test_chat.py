@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -113,17 +114,15 @@ def test_in_a_terminal_the_chat_survives_ctrl_c_and_ends_at_the_end_of_input(her
     with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=WITH_SOURCE, start_new_session=True,
                           preexec_fn=lambda: take_terminal(slave)) as process:  # fmt: skip
         os.close(slave)
-        shown = ""
-        for until, typed in (
-            ("> ", "\x03"),
-            ("ends the chat\r\n> ", "/set seed 5\n"),
-            ("seed=5\r\n> ", "\x04"),
-            ("", ""),
-        ):
-            shown += read_until(master, until)
-            os.write(master, typed.encode())
-        assert process.wait(timeout=60) == 0
-    os.close(master)
+        try:
+            shown = read_until(master, "> ")
+            shown += read_until(master, "ends the chat\r\n> ", typed="\x03")
+            shown += read_until(master, "seed=5\r\n> ", typed="/set seed 5\n")
+            shown += read_until(master, "", typed="\x04")
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+            os.close(master)
     assert shown.endswith("> \r\n") and "Aborted" not in shown
 
 
@@ -135,12 +134,20 @@ def take_terminal(slave):
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
 
-def read_until(master, end):
-    """What the terminal shows up to a text, or all that is left."""
+def read_until(master, end, *, typed=""):
+    """What the terminal shows up to a text, or all that is left; after five seconds of silence it types again.
+
+    Python waits on if a signal comes between its look for one and its wait for a key.
+    """
     shown = ""
     with suppress(OSError):  # how Linux says that the other side is closed
-        while (not end or end not in shown) and (part := os.read(master, 1000)):
-            shown += part.decode()
+        for _ in range(40):
+            os.write(master, typed.encode())
+            while select.select([master], [], [], 5)[0] and (part := os.read(master, 1000)):
+                shown += part.decode()
+                if end and end in shown:
+                    return shown
+        raise AssertionError(f"the terminal shows {shown!r}, and not {end!r}")
     return shown
 
 

@@ -14,7 +14,15 @@ from instruct.core.records import Example, Ids, Turn, read_examples
 from instruct.generation.settings import GenerateParams
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
-from instruct.tools.check import check_all, left_over, reference_lines, setting_lines, tracking_lines, unit_lines
+from instruct.tools.check import (
+    check_all,
+    left_over,
+    reference_lines,
+    setting_lines,
+    tracking_lines,
+    unit_lines,
+    with_checks,
+)
 from instruct.tools.limits import Length, Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.training.encode import encode_example
 from instruct.training.schedule import WarmupCosine
@@ -139,11 +147,11 @@ def test_records_whose_reference_answer_fails_its_own_check_are_counted_and_name
     answers = {"r1": "Lima", "r2": "Quito", "r3": "It is not Lima.", "r4": "Lima"}
     examples = [Example(id=id_, instruction="Capital of Peru?", input="", output=text) for id_, text in answers.items()]
     checks = {id_: {"type": "accept", "accept": ["Lima"]} for id_ in ("r1", "r2", "r3")} | {"r4": {"type": "open"}}
-    (line,) = reference_lines(Path("mine.json"), examples, checks)
+    (line,) = reference_lines(Path("mine.json"), with_checks(examples, checks))
     assert "mine.json" in line and "2 of 3" in line and line.endswith("r2, r3")
-    assert reference_lines(Path("mine.json"), examples[:1], checks) == []
-    assert reference_lines(Path("mine.json"), examples, {}) == []
-    (line,) = reference_lines(Path("mine.json"), examples[1:2] * 7, checks)
+    assert reference_lines(Path("mine.json"), with_checks(examples[:1], checks)) == []
+    assert reference_lines(Path("mine.json"), with_checks(examples, {})) == []
+    (line,) = reference_lines(Path("mine.json"), with_checks(examples[1:2] * 7, checks))
     assert "7 of 7" in line and line.endswith("2 more")
 
 
@@ -152,9 +160,9 @@ def test_units_that_are_compared_with_nothing_are_named_unless_the_question_coun
     examples = [Example(id=id_, instruction=text, input="", output="2") for id_, text in asked.items()]
     units = zip(asked, ("GiB", "apples", "km"), strict=True)
     checks = {id_: {"type": "number", "value": 2, "unit": unit} for id_, unit in units}
-    (line,) = unit_lines(Path("mine.json"), examples, checks)
+    (line,) = unit_lines(Path("mine.json"), with_checks(examples, checks))
     assert "mine.json" in line and line.endswith(": GiB")
-    assert unit_lines(Path("mine.json"), examples[1:], checks) == []
+    assert unit_lines(Path("mine.json"), with_checks(examples[1:], checks)) == []
 
 
 # A folder of one's own

@@ -62,7 +62,7 @@ def _score_line(score: ScoreChange, width: int, withheld: str) -> str:
 def about_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> list[str]:
     """What the verdict is about: which score, what it could have found, and whether recipes or trained models.
 
-    Nothing where there is no verdict.
+    Empty if no verdict may be given.
     """
     if comparison.withheld(comparison.primary):
         return []

@@ -11,7 +11,7 @@ from instruct.augmentation.settings import AugmentParams
 from instruct.backbones.catalog import Backbone, ModelParams, find_backbone, pin_first, unpinned
 from instruct.baselines.settings import BaselineParams
 from instruct.checks.rules import is_right
-from instruct.checks.schema import parse_check
+from instruct.checks.schema import Check, parse_check
 from instruct.checks.units import is_known
 from instruct.core.errors import BackboneError, DataError, InstructError, ParamsError
 from instruct.core.files import read_json
@@ -188,7 +188,8 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
     checked.lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
     checked.lines.extend(left_out_lines(rows))
     checks = _known_checks(rows, examples, settings.get("split"))
-    checked.lines.extend([*reference_lines(source, examples, checks), *unit_lines(source, examples, checks)])
+    asked = with_checks(examples, checks)
+    checked.lines.extend([*reference_lines(source, asked), *unit_lines(source, asked)])
     if own:
         checked.add(lambda: (tracking_lines(Path.cwd(), source), []))
     if "split" in settings and not (bad and not dropped):
@@ -207,10 +208,14 @@ def _known_checks(rows: Rows, examples: list[Example], params: SplitParams | Non
         return rows.checks
 
 
-def reference_lines(source: Path, examples: list[Example], checks: Checks) -> list[str]:
+def with_checks(examples: list[Example], checks: Checks) -> list[tuple[Example, Check]]:
+    """The records that have a check, each with its own."""
+    return [(one, parse_check(checks[one.id], one.id)) for one in examples if one.id in checks]
+
+
+def reference_lines(source: Path, checked: Sequence[tuple[Example, Check]]) -> list[str]:
     """A warning that names the records whose reference answer their own check finds wrong, if there are any."""
-    parsed = [(one, parse_check(checks[one.id], one.id)) for one in examples if one.id in checks]
-    closed = [(one, check) for one, check in parsed if not check.is_open]
+    closed = [(one, check) for one, check in checked if not check.is_open]
     failing = [one.id for one, check in closed if not is_right(check, one.output, whole_question(one))]
     if not failing:
         return []
@@ -219,13 +224,12 @@ def reference_lines(source: Path, examples: list[Example], checks: Checks) -> li
     ]
 
 
-def unit_lines(source: Path, examples: list[Example], checks: Checks) -> list[str]:
+def unit_lines(source: Path, checked: Sequence[tuple[Example, Check]]) -> list[str]:
     """A note that names the units of checks that are compared with no other unit, except what the question counts."""
     unknown = {
         unit
-        for one in examples
-        if one.id in checks
-        for unit in parse_check(checks[one.id], one.id).units
+        for one, check in checked
+        for unit in check.units
         if not is_known(unit)
         and not re.search(rf"\bhow many (?:\w+ ){{0,2}}{re.escape(unit)}\b", whole_question(one), re.IGNORECASE)
     }

@@ -113,10 +113,10 @@ def _accept(check: Check, answer: str, question: str) -> bool:
 
 
 def _one_of(check: Check, answer: str, question: str) -> bool:
-    """Exactly one of the options is named, and it is the right one."""
-    words = words_of(answer)
+    """Exactly one of the options is named, and it is the right one; others may be denied after it."""
+    right, words = check.accept[0], words_of(answer)
     taken: set[int] = set()
-    named = set()
+    places: dict[str, list[tuple[int, int]]] = {}
     for option in sorted(check.options, key=lambda one: -len(words_of(one))):
         phrase = words_of(option)
         spans = []
@@ -125,11 +125,12 @@ def _one_of(check: Check, answer: str, question: str) -> bool:
                 taken |= set(range(start, start + len(phrase)))
                 spans.append((start, start + len(phrase)))
         if spans:
-            named.add(option)
-        if is_denied(answer, spans, [option], question):
-            return False
+            places[option] = spans
+    denied = {option for option, spans in places.items() if is_denied(answer, spans, [option], question)}
+    if set(places) - denied != {right} or any(places[option] < places[right] for option in denied):
+        return False
     # "or" is allowed here, because a second option would be named.
-    return named == {check.accept[0]} and not hedges(words, question, (*check.options, "or", "either"))
+    return not hedges(words, question, (*check.options, "or", "either"))
 
 
 def _find_loosely(words: list[str], phrase: list[str]) -> list[int]:

@@ -18,6 +18,7 @@ from instruct.baselines.plain import PLAIN
 from instruct.baselines.settings import SYSTEM_OF, Baseline, BaselineParams
 from instruct.core.errors import ParamsError
 from instruct.core.fingerprint import take_fingerprint
+from instruct.core.inputs import check_inputs
 from instruct.core.params import load_params
 from instruct.core.records import Example, Response, read_examples, write_records
 from instruct.core.runtime import Runtime, RuntimeParams, start_runtime
@@ -68,6 +69,7 @@ def main(train: Path, test: Path, folder: Path) -> None:
         if not answers:
             raise ParamsError("params.yaml: baseline.systems: nothing is left of them; add template, echo or nearest")
         if shards.is_main:
+            check_inputs()
             write(folder, {SYSTEM_OF[name]: answers[name] for name in systems if name in answers})
         shards.wait()
         for journal in journals.values():

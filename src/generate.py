@@ -12,6 +12,7 @@ from pathlib import Path
 
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.fingerprint import take_fingerprint
+from instruct.core.inputs import check_inputs
 from instruct.core.params import load_params
 from instruct.core.records import read_examples, write_records
 from instruct.core.runtime import RuntimeParams, start_runtime
@@ -54,6 +55,7 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
             journal=journal,
         )
         if shards.is_main:
+            check_inputs()
             write_records(responses, everyone)
             log.info("%d answers, %d tokens", len(everyone), sum(record.response_tokens for record in everyone))
         shards.wait()

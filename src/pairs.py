@@ -17,6 +17,7 @@ from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.checks.schema import read_checks
 from instruct.core.files import write_json
 from instruct.core.fingerprint import take_fingerprint
+from instruct.core.inputs import check_inputs
 from instruct.core.pairs import Pair
 from instruct.core.params import load_params
 from instruct.core.records import read_examples, write_records
@@ -63,6 +64,7 @@ def main(split: Path, checkpoint: Path, folder: Path, metrics: Path) -> None:
             checked = check_pairs(made.pairs, held_out, params, made.about.get("without", {}))
             train, val = divide_pairs(checked.pairs, params.val, params.seed)
             found = summarise_pairs(checked, train, val, {"source": params.source, **made.about}, params.seed)
+            check_inputs()
             write_records(folder / "train.json", train)
             write_records(folder / "val.json", val)
             write_json(metrics, found)

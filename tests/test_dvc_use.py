@@ -21,6 +21,7 @@ from evaluation.ollama_server import OllamaServer
 from ruamel.yaml import YAML
 from small_pipeline import leaves, nested, run
 
+from instruct.core.torch_environment import KERNELS, THREADS
 from instruct.tools.smoke import overlay, run_smoke
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +92,8 @@ ENVIRONMENT = {
     *("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # by torchrun: who of several processes this is
     *("INSTRUCT_CACHE", "INSTRUCT_REPLIES"),  # where files are that are checked against their sha256 or key
     "OPENAI_API_KEY",  # servers.openai.key_variable: a secret
-    *("OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_THREAD_LIMIT"),  # taken away before torch reads them
+    *THREADS,  # these and the next are taken away before torch reads them
+    *KERNELS,
 }
 
 

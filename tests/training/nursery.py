@@ -1,8 +1,8 @@
 """Starts src/train.py again and again without waiting each time for torch to be imported.
 
 python nursery.py, in a copy of the repository. A line of the standard input is a folder, a copy like this one: its
-src/train.py runs there in a child process, with the output in train.log; the answer is a line with the process id.
-An empty line waits for that process; the answer is its exit status.
+src/train.py runs there in a child process, as DVC's stage, with the output in train.log; the answer is a line with the
+process id. An empty line waits for that process; the answer is its exit status.
 """
 
 import os
@@ -21,6 +21,7 @@ def live(folder: Path) -> int:
     os.dup2(log, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[:] = ARGUMENTS
+    os.environ["DVC_STAGE"] = "train"
     try:
         runpy.run_path("src/train.py", run_name="__main__")
         status = 0

@@ -288,6 +288,22 @@ def test_interrupt_saves_the_state_even_where_none_is_saved_otherwise(copy, nurs
     assert (copy / "models/resume/sft/state.safetensors").exists()
 
 
+def test_a_run_whose_settings_changed_ends_without_results_and_goes_on_once_they_are_put_back(copy, nursery, unbroken):
+    before = (copy / "params.yaml").read_text(encoding="utf-8")
+    life = nursery.start(copy)
+    life.wait_for("step 0: val loss")
+    life.send(signal.SIGSTOP)
+    set_params(copy, lr="3.0e-2")
+    life.send(signal.SIGCONT)
+    assert life.wait() == 1
+    assert "params.yaml: train.lr: changed" in life.log.splitlines()[-1]
+    assert not list((copy / "models").glob("sft/*")) and not (copy / "metrics/train.json").exists()
+    (copy / "params.yaml").write_text(before, encoding="utf-8")
+    again = nursery.run(copy)
+    assert f"going on after step {STEPS} of {STEPS}" in again.log
+    assert outputs(copy) == unbroken
+
+
 def stop_in_the_middle(folder: Path, nursery: Nursery) -> None:
     """Leave a state, and nothing else that a run makes."""
     life = nursery.start(folder)

@@ -12,8 +12,7 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.git import read_git
-from instruct.core.parsing import mapping, parse_json, parse_yaml
-from instruct.results.lock import flatten
+from instruct.core.parsing import flatten, mapping, parse_json, parse_yaml
 from instruct.results.revisions import WORKSPACE, Revision, read_files
 from instruct.results.runs import Run
 from instruct.tools.own_data import exists

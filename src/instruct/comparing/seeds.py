@@ -14,7 +14,8 @@ from scipy.special import gammaincinv
 
 from instruct.comparing.guard import changes_among
 from instruct.core.errors import DataError, ParamsError
-from instruct.results.lock import flatten, trained_from, training_code
+from instruct.core.parsing import flatten
+from instruct.results.lock import trained_from, training_code
 from instruct.results.runs import Run, changed_params
 from instruct.statistics import POWER
 

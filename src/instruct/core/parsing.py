@@ -9,7 +9,7 @@ parser refuses what no setting needs: dates, tags, NaN, whole numbers over 64 bi
 import json
 import math
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ def parse_json(text: str, where: str) -> Any:
 def mapping(value: Any) -> dict[str, Any]:
     """The value itself if it is a mapping; empty for anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 class _Refused(Exception):

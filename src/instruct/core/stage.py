@@ -12,6 +12,7 @@ from pathlib import Path
 
 from instruct.core.beginning import stopped
 from instruct.core.errors import DataError, InstructError, ParamsError
+from instruct.core.inputs import check_inputs, watch_inputs
 from instruct.core.locks import hold
 from instruct.core.signals import like_ctrl_c
 from instruct.core.terminal import guard_output, print_error
@@ -39,8 +40,8 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
 
     A last parameter `*paths` takes one or more.
     `writes` names the parameters that are outputs: a second run that would write one of them waits or is refused.
-    Exits with status 2 for the wrong number of paths, 1 for an InstructError or a full disk or memory, 130 for Ctrl-C,
-    SIGTERM and SIGHUP.
+    Exits with status 2 for the wrong number of paths, 1 for an InstructError, inputs that changed meanwhile, or a full
+    disk or memory, 130 for Ctrl-C, SIGTERM and SIGHUP.
     """
     guard_output()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -59,7 +60,10 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
         with like_ctrl_c(), alone(outputs if first else []):
             if first:
                 announce(main, outputs)
+                watch_inputs()
             main(*given)
+            if first:
+                check_inputs()
     except InstructError as error:
         # Under torchrun every process finds the same mistake in settings and data: only the first one prints it.
         if first or not isinstance(error, ParamsError | DataError):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from hashlib import md5
 from typing import Any
 
-from instruct.core.parsing import mapping
+from instruct.core.parsing import flatten, mapping
 
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 SHOWN = 60  # characters of a setting
@@ -71,14 +71,6 @@ def stale_lines(params: Mapping[str, Any], files: Mapping[str, Collection[str]],
     """
     lock = _without_unused(params, lock)
     return list(dict.fromkeys([*_other_settings(params, lock), *_other_bytes(files, lock), *_other_inputs(lock)]))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _without_unused(params: Mapping[str, Any], lock: Mapping[str, Any]) -> dict[str, Any]:

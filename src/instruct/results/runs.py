@@ -11,8 +11,8 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.files import parse_csv
-from instruct.core.parsing import mapping, parse_json, parse_yaml
-from instruct.results.lock import LOCK, PARAMS, flatten, md5s_of, stale_lines
+from instruct.core.parsing import flatten, mapping, parse_json, parse_yaml
+from instruct.results.lock import LOCK, PARAMS, md5s_of, stale_lines
 from instruct.results.revisions import WORKSPACE, Revision, find_commit, read_files
 from instruct.results.schema import Results, load
 from instruct.results.table import Scores, Table, load_table

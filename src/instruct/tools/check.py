@@ -17,7 +17,7 @@ from instruct.core.errors import BackboneError, DataError, InstructError, Params
 from instruct.core.files import read_json
 from instruct.core.git import ask_git
 from instruct.core.params import PARAMS_FILE, build, load_params, read_params
-from instruct.core.parsing import mapping, parse_yaml
+from instruct.core.parsing import flatten, mapping, parse_yaml
 from instruct.core.records import Example, group_lines, part_rows, whole_question
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
@@ -28,7 +28,6 @@ from instruct.pairs.settings import PairsParams
 from instruct.preference.settings import PreferParams
 from instruct.quality.settings import QualityParams
 from instruct.report.settings import PlotParams
-from instruct.results.lock import flatten
 from instruct.servers.settings import ServersParams
 from instruct.serving.settings import ServeParams
 from instruct.splitting.checks import Checks, join_checks

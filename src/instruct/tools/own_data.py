@@ -1,15 +1,14 @@
 """The user's own data: the pipeline reads it and no stage writes it, so Git or DVC must track it."""
 
 import posixpath
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from instruct.core.files import read_text
-from instruct.core.parsing import mapping, parse_yaml
-from instruct.results.lock import flatten
+from instruct.core.inputs import filled
+from instruct.core.parsing import flatten, mapping, parse_yaml
 from instruct.tools.programs import git_names
 
 
@@ -23,7 +22,7 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
     stages = [mapping(stage.get("do")) if "foreach" in stage else stage for stage in listed if exists(stage, params)]
     made = {name for stage in stages for key in ("outs", "metrics", "plots") for name in _names(stage.get(key))}
     deps = dict.fromkeys(name for stage in stages for name in _names(stage.get("deps")))
-    found = [_filled(name, params) for name in deps if not any(_lies_in(name, one) for one in made)]
+    found = [filled(name, params) for name in deps if not any(_lies_in(name, one) for one in made)]
     return [name for name in found if name is not None]
 
 
@@ -83,13 +82,3 @@ def _names(entries: Any) -> list[str]:
 
 def _lies_in(name: str, folder: str) -> bool:
     return name == folder or name.startswith(f"{folder}/")
-
-
-def _filled(name: str, params: Mapping[str, Any]) -> str | None:
-    """A path with its `${section.setting}` replaced; None where a setting is missing."""
-    for found in re.findall(r"\$\{([^}]*)\}", name):
-        value = params.get(found.strip())
-        if not isinstance(value, str):
-            return None
-        name = name.replace(f"${{{found}}}", value)
-    return name

@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 from instruct.core.errors import InstructError, ParamsError
 from instruct.core.git import Experiment, call_git, list_experiments
 from instruct.core.params import did_you_mean, load_entries, require
-from instruct.core.parsing import mapping, read_yaml
-from instruct.results.lock import flatten
+from instruct.core.parsing import flatten, mapping, read_yaml
 from instruct.tools.own_data import own_data, untracked
 from instruct.tools.programs import ask_dvc, git_names, run_dvc, run_git
 

@@ -13,6 +13,7 @@ from typing import Any
 from instruct.backbones.catalog import Backbone
 from instruct.core.errors import InstructError
 from instruct.core.files import write_csv, write_json
+from instruct.core.inputs import check_inputs
 from instruct.model.checkpoint import Model, save_adapter, save_checkpoint
 from instruct.model.lora import is_adapted
 from instruct.text.prompts import Template
@@ -83,7 +84,8 @@ class Outputs(ABC):
     ) -> None:
         """Write all outputs, metrics and curves by `write`, then forget the state.
 
-        Whenever it is cut off, a run that goes on from the state ends with the same outputs.
+        Whenever it is cut off, a run that goes on from the state ends with the same outputs. Raises InstructError if
+        an input has changed meanwhile.
         """
         history, part = trainer.history, models / ".part"
         best_is_last = history.best.step == history.step
@@ -91,6 +93,7 @@ class Outputs(ABC):
         if not self._parallel.is_main:
             return
         assert trainer.best is not None and last is not None
+        self._check_inputs(trainer)
         shutil.rmtree(part, ignore_errors=True)
         self.save(trainer.best, part / "best")
         if best_is_last:
@@ -105,6 +108,15 @@ class Outputs(ABC):
         remove_parts(curves)
         write(metrics, curves, history)
         self._store.forget()
+
+    def _check_inputs(self, trainer: Trainer[Any, Any]) -> None:
+        try:
+            check_inputs()
+        except InstructError:
+            if self._parallel.mode != "fsdp":  # there every process would have to take part
+                trainer.save()
+                self._store.wait()
+            raise
 
 
 class TrainOutputs(Outputs):

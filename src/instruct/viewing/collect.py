@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from instruct.core.errors import DataError
-from instruct.core.parsing import mapping, parse_yaml
+from instruct.core.parsing import flatten, mapping, parse_yaml
 from instruct.core.records import Response
-from instruct.results.lock import PARAMS, flatten
+from instruct.results.lock import PARAMS
 from instruct.results.revisions import Revision, list_revisions, read_files
 from instruct.results.runs import IN_GIT, SCORES, Run, load_run
 from instruct.results.stored import Cache, read_answers

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from exporting.small import FAMILIES, check_of, made_to_end, records, small_source
 
 from instruct.exporting.export import make_export
@@ -12,7 +13,7 @@ from instruct.exporting.proof import prove
 from instruct.exporting.runners.graph import Graph
 from instruct.exporting.running import request_of, run_export
 from instruct.exporting.tensors import DEPRECATED, onnx_export, torch_export
-from instruct.model.decoder import KVCache
+from instruct.model.decoder import repeat_keys
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,11 +36,17 @@ def theirs(graph, ids, mask, split):
 
 
 def ours(model, ids, padding):
-    cache = KVCache(padding, ids.shape[1], torch.device("cpu"))
-    cache.begin(ids.shape[1])
-    positions = (torch.arange(ids.shape[1])[None] - torch.tensor(padding)[:, None]).clamp(min=0)
+    places = torch.arange(ids.shape[1])
+    past = places <= places[:, None]
+    filled = places >= torch.tensor(padding)[:, None, None, None]  # (rows, 1, 1, length)
+    seen = past & filled | torch.eye(len(places), dtype=torch.bool)  # a padding place sees itself: no NaN
+    positions = (places - torch.tensor(padding)[:, None]).clamp(min=0)
+
+    def attend(layer, q, k, v):
+        return F.scaled_dot_product_attention(q, repeat_keys(q, k), repeat_keys(q, v), attn_mask=seen)
+
     with torch.no_grad():
-        return model.logits(model.hidden_states(ids, positions, cache)).numpy()
+        return model.logits(model.hidden_states(ids, positions, attend)).numpy()
 
 
 def write(export, folder):

@@ -26,7 +26,7 @@ from instruct.generation.int8 import Int8Linear
 from instruct.generation.weights import ReadyDecoder, make_ready
 from instruct.model.checkpoint import empty_model, fill, load_checkpoint, random_model, save_checkpoint
 from instruct.model.config_file import read_config
-from instruct.model.decoder import KVCache, attend_causally
+from instruct.model.decoder import attend_causally
 from instruct.model.linear import PackedLinear, SameInput
 from instruct.model.llama import LlamaConfig, RopeScaling
 from instruct.model.lora import LoraLinear, add_lora, merge_lora
@@ -178,21 +178,6 @@ def test_lora_adapts_the_blocks_alone_and_merges_into_them(stored, variant):
     assert not torch.allclose(trained, before, rtol=1e-2, atol=1e-2)
     merge_lora(model)
     torch.testing.assert_close(logits(model, ids), trained, rtol=1e-3, atol=1e-3)
-
-
-@variants
-def test_decoding_with_a_cache_equals_the_whole_sequence(stored, variant):
-    folder, _ = stored[variant]
-    model, ids = load_folder(folder), random_ids(2, 14)
-    whole = logits(model, ids)
-    cache = KVCache([0, 0], 14, CPU)
-    with torch.no_grad():
-        for start, end in ((0, 9), (9, 10), (10, 11), (11, 14)):
-            cache.begin(end - start)
-            positions = torch.arange(start, end).expand(2, -1)
-            part = model.logits(model.hidden_states(ids[:, start:end], positions, cache))
-            cache.end()
-            torch.testing.assert_close(part, whole[:, start:end], **CLOSE)
 
 
 @variants

@@ -8,7 +8,6 @@ model knows about batches or caches.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -116,54 +115,3 @@ def repeat_keys(q: Tensor, k: Tensor) -> Tensor:
     """Keys (or values) copied for each of the query heads that share them."""
     groups = q.shape[1] // k.shape[1]
     return k if groups == 1 else k.repeat_interleave(groups, dim=1)
-
-
-class KVCache:
-    """Keys and values of a left-padded batch, kept so that decoding computes each token once.
-
-    Rows are aligned at their newest token; the first `padding[b]` places of row b hold nothing and are never
-    attended to. One `append` is one forward pass: `advance` after it.
-    """
-
-    def __init__(self, padding: Sequence[int], max_length: int, device: torch.device) -> None:
-        """`max_length` counts padding, prompt and everything that will be decoded."""
-        self.length = 0
-        self.max_length = max_length
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values, each (B, H/G, max_length, D)
-        places = torch.arange(max_length, device=device)
-        self._filled = places >= torch.tensor(padding, device=device)[:, None]  # (B, max_length)
-        self._mask: Tensor | None = None
-        self._new = 0
-
-    def begin(self, new_tokens: int) -> None:
-        """Announce a forward pass over `new_tokens` tokens a row, and make its mask."""
-        end = self.length + new_tokens
-        assert end <= self.max_length, "the cache was made too small"
-        self._new = new_tokens
-        rows = torch.arange(self.length, end, device=self._filled.device)
-        causal = torch.arange(end, device=self._filled.device) <= rows[:, None]  # (T, S)
-        visible = causal & self._filled[:, None, :end]  # (B, T, S)
-        visible[:, range(new_tokens), range(self.length, end)] = True  # a padding row sees itself: no NaN
-        self._mask = visible[:, None]  # (B, 1, T, S)
-
-    def end(self) -> None:
-        """End the forward pass: its tokens count as seen."""
-        self.length += self._new
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new keys and values of `layer`, and attend to everything stored."""
-        assert self._mask is not None, "begin() comes before a forward pass"
-        if layer not in self.layers:
-            shape = (*k.shape[:2], self.max_length, k.shape[3])
-            self.layers[layer] = k.new_zeros(shape), v.new_zeros(shape)
-        keys, values = self.layers[layer]
-        end = self.length + self._new
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        keys, values = keys[:, :, :end], values[:, :, :end]
-        if self._new == 1:
-            # Heads that share a key become rows of one small matrix product, so keys need no copies.
-            grouped = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # (B, H/G, G, D)
-            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask)
-            return out.flatten(1, 2).unsqueeze(2)  # (B, H, 1, D)
-        return F.scaled_dot_product_attention(q, repeat_keys(q, keys), repeat_keys(q, values), attn_mask=self._mask)

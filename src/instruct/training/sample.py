@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from instruct.core.records import Example
-from instruct.model.decoder import Decoder, KVCache, repeat_keys
+from instruct.model.decoder import Decoder, attend_causally, repeat_keys
 from instruct.text.encoding import encode_prompt
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ class Greedy:
         self._model = model
         self._count = max(min(max_new_tokens, model.block_size - len(prompt)), 0)
         self._prompt = torch.tensor([prompt], device=model.device)
-        self._cache = KVCache([0], len(prompt) + self._count, model.device)
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of a layer, each (1, H/G, places, D)
         self._places = torch.arange(len(prompt) + self._count, device=model.device)
         self._token, self._place = self._prompt.new_zeros(1, 1), self._prompt.new_zeros(1)  # the newest, and where
         self._answer = torch.zeros_like(self._places)  # at the places behind the prompt
@@ -76,9 +76,7 @@ class Greedy:
     def _begin(self) -> None:
         """Read the prompt, and choose the first token."""
         length = self._prompt.shape[1]
-        self._cache.length = 0
-        self._cache.begin(length)
-        hidden = self._model.hidden_states(self._prompt, self._places[None, :length], self._cache)
+        hidden = self._model.hidden_states(self._prompt, self._places[None, :length], self._read)
         self._place.fill_(length)
         self._choose(hidden)
 
@@ -92,8 +90,18 @@ class Greedy:
         self._token.copy_(self._model.logits(hidden[:, -1]).argmax(-1, keepdim=True))
         self._answer.index_copy_(0, self._place, self._token[0])
 
+    def _read(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        length = self._prompt.shape[1]
+        if layer not in self._cache:
+            shape = (*k.shape[:2], len(self._places), k.shape[3])
+            self._cache[layer] = k.new_zeros(shape), v.new_zeros(shape)
+        keys, values = self._cache[layer]
+        keys[:, :, :length] = k
+        values[:, :, :length] = v
+        return attend_causally(layer, q, k, v)
+
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._cache.layers[layer]
+        keys, values = self._cache[layer]
         keys.index_copy_(2, self._place, k)
         values.index_copy_(2, self._place, v)
         seen = (self._places <= self._place)[None, None, None]

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from instruct.backbones.catalog import ModelParams, find_backbone
+from instruct.core.files import checkpoint_files
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.inputs import check_inputs
 from instruct.core.params import load_params
@@ -35,7 +36,7 @@ def main(test: Path, checkpoint: Path, responses: Path) -> None:
     runtime = start_runtime(load_params("runtime", RuntimeParams))
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     settings = {"generate": params, "prompt": prompt, "runtime": runtime, "backbone": backbone}
-    weights = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
+    weights = checkpoint_files(checkpoint)
     template, examples = prompt.chosen, read_examples(test)
     with join_shards(runtime.device) as shards:
         model, tokenizer = load_trained(checkpoint, runtime.device)

@@ -15,7 +15,7 @@ from typing import Any
 from instruct.augmentation.asking import Asking
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.checks.schema import read_checks
-from instruct.core.files import write_json
+from instruct.core.files import checkpoint_files, write_json
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.inputs import check_inputs
 from instruct.core.pairs import Pair
@@ -106,7 +106,7 @@ def sample_pairs(
     )
     backbone = find_backbone(load_params("model", ModelParams).backbone)
     settings = {"generate": drawn, "samples": own.samples, "prompt": prompt, "runtime": runtime, "backbone": backbone}
-    files = [split / "train.json", *sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])]
+    files = [split / "train.json", *checkpoint_files(checkpoint)]
     model, tokenizer = load_trained(checkpoint, runtime.device)
     examples = read_examples(split / "train.json")
     asked = ask_again(examples, own.samples)

@@ -211,3 +211,8 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal; raises DataError that names a file that cannot be read."""
     with readable(path), path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """What a checkpoint's identity depends on: its weights, settings and tokenizer, in the order of their names."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from instruct.backbones.catalog import Backbone
 from instruct.core.errors import CheckpointError, InstructError
-from instruct.core.files import sha256_of, write_atomically, write_json
+from instruct.core.files import checkpoint_files, sha256_of, write_atomically, write_json
 from instruct.model.config_file import Config, read_config, read_object
 from instruct.model.gpt2 import GPT2, GPT2Config
 from instruct.model.limits import MOST_RANDOM_WEIGHTS
@@ -168,7 +168,7 @@ def save_adapter(
 
 def checksums_of(folder: Path) -> list[str]:
     """The sha256 of every file of a trained checkpoint, in the order of their names."""
-    return [sha256_of(path) for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])]
+    return [sha256_of(path) for path in checkpoint_files(folder)]
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from instruct.core.errors import CheckpointError, DataError
-from instruct.core.files import read_json, sha256_of, write_json
+from instruct.core.files import checkpoint_files, read_json, sha256_of, write_json
 from instruct.core.progress import Progress
 from instruct.core.runtime import Runtime
 from instruct.model.decoder import Decoder
@@ -27,7 +27,7 @@ from instruct.training.loop import EVAL_TOKENS, pieces
 
 def made_from(pairs: Path, checkpoint: Path, template: Template, fit: Fit, runtime: Runtime) -> dict[str, str]:
     """What log-probs depend on: the name of each, and its digest or value."""
-    weights = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
+    weights = checkpoint_files(checkpoint)
     return {
         "checkpoint": _digest({path.name: sha256_of(path) for path in weights}),
         "template": _digest(asdict(template)),

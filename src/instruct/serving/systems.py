@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.errors import CheckpointError, DataError, ParamsError
-from instruct.core.files import sha256_of
+from instruct.core.files import checkpoint_files, sha256_of
 from instruct.core.params import did_you_mean, load_params, read_params
 from instruct.core.parsing import mapping, read_yaml
 from instruct.generation.settings import GenerateParams
@@ -114,13 +114,9 @@ def digest_of(name: str) -> str:
         backbone = find_backbone(load_params("model", ModelParams).backbone)
         files = sorted((file.name, file.sha256) for file in backbone.files) or [(backbone.name, str(backbone.seed))]
     else:
-        files = [(path.name, sha256_of(path)) for path in _files(place)]
+        files = [(path.name, sha256_of(path)) for path in checkpoint_files(place)]
     return sha256("".join(f"{file} {checksum}\n" for file, checksum in files).encode()).hexdigest()
 
 
 def _weights(place: Path) -> bool:
     return any(place.glob("*.safetensors"))
-
-
-def _files(place: Path) -> list[Path]:
-    return sorted([*place.glob("*.safetensors"), *place.glob("*.json")])

@@ -9,7 +9,7 @@ from typing import Any
 
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.core.errors import DataError
-from instruct.core.files import read_json, write_json
+from instruct.core.files import checkpoint_files, read_json, write_json
 from instruct.core.fingerprint import take_fingerprint
 from instruct.core.params import load_params
 from instruct.core.records import Example, Response
@@ -37,7 +37,7 @@ def place_of(questions: Sequence[Question], checkpoint: Path, max_new_tokens: in
         "generate": load_params("generate", GenerateParams),
         "max_new_tokens": max_new_tokens,
     }
-    files = sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")])
+    files = checkpoint_files(checkpoint)
     parts = take_fingerprint(settings, files).parts
     return FOLDER / f"{sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}.json"
 

@@ -4,7 +4,7 @@ A checkpoint is a folder with `config.json`, `model.safetensors`, `tokenizer.jso
 which transformers loads as it is, and, where its chat template is known, `generation_config.json`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -209,10 +209,12 @@ def _all_or_nothing(folder: Path) -> Iterator[Path]:
         raise CheckpointError(f"{reason}; the checkpoint that was there before is untouched") from error
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> tuple[Model, Tokenizer]:
+def load_checkpoint(
+    folder: Path, device: torch.device, read_tokenizer: Callable[[Path, int], Tokenizer] = load_tokenizer
+) -> tuple[Model, Tokenizer]:
     """The model and tokenizer of a checkpoint folder, in evaluation mode."""
     config = read_config(folder / "config.json")
-    tokenizer = load_tokenizer(folder / "tokenizer.json", config.eos_token_id)
+    tokenizer = read_tokenizer(folder / "tokenizer.json", config.eos_token_id)
     check_vocabulary(tokenizer, config, where=str(folder))
     model = fill(empty_model(config), safetensors_weights(weight_files(folder)), where=str(folder))
     return model.to(device).eval(), tokenizer

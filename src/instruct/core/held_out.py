@@ -53,15 +53,15 @@ class HeldOut:
 
     def find(self, one: Example) -> tuple[Example, float] | None:
         """The most similar held-out record and its similarity, or None if all are below the minimum."""
-        known = self._text_of(one)
-        if known not in self._known:
-            self._known[known] = self._most_similar(one)
-        return self._known[known]
+        whole = self._text_of(one)
+        if whole not in self._known:
+            self._known[whole] = self._most_similar(one, whole)
+        return self._known[whole]
 
-    def _most_similar(self, one: Example) -> tuple[Example, float] | None:
-        text = self._text_of(without_system(one))
+    def _most_similar(self, one: Example, whole: str) -> tuple[Example, float] | None:
+        text = self._text_of(without_system(one)) if one.system else whole
         near = process.extract(text, self._texts, scorer=fuzz.ratio, score_cutoff=self._limit, limit=None)
-        system, whole = normalise(one.system), self._text_of(one)
+        system = normalise(one.system)
         found = ((i, score) for _, score, i in near if self._systems_agree(system, whole, i))  # the most similar first
         return next(((self._records[i], score) for i, score in found), None)
 

@@ -51,10 +51,10 @@ def test_a_file_that_its_holder_removed_before_it_was_locked_is_no_lock(tmp_path
     """Whoever made the next file of that name would hold the lock too."""
     path, lock = tmp_path / "lock", locks.lock
 
-    def lock_late(descriptor, *, wait):
+    def lock_late(descriptor):
         path.unlink()
         path.touch()
-        lock(descriptor, wait=wait)
+        lock(descriptor)
 
     monkeypatch.setattr(locks, "lock", lock_late)
     with pytest.raises(InstructError, match="another process"), hold(path, "x", wait_s=0):

@@ -259,7 +259,7 @@ def test_a_file_that_stays_locked_is_left_alone_in_the_end(tmp_path, monkeypatch
     monkeypatch.setattr("instruct.serving.feedback.LOCK_S", 0.1)
     path = tmp_path / "mine.jsonl"
     with path.open("a") as file:
-        lock(file.fileno(), wait=True)
+        lock(file.fileno())
         with pytest.raises(InstructError):
             append(path, b'{"b": 2}\n')
     append(path, b'{"c": 3}\n')

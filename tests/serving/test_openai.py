@@ -521,7 +521,7 @@ def test_a_record_that_waits_for_the_file_keeps_no_other_request_waiting(serving
     body = {"instruction": "Name a bird.", "output": "An owl."}
     with ThreadPoolExecutor(1) as pool:
         with (tmp_path / "data/mine.jsonl").open("a") as file:
-            lock(file.fileno(), wait=True)
+            lock(file.fileno())
             kept = pool.submit(httpx.post, f"{one.url}/mine", json=body, timeout=60)
             time.sleep(1)  # it has reached the lock
             assert httpx.get(f"{one.url}/health", timeout=10).status_code == 200 and not kept.done()

@@ -17,15 +17,14 @@ except ImportError:  # Windows: what takes no lock works there
 LOOK_S = 0.1
 
 
-def lock(descriptor: int, *, wait: bool) -> None:
+def lock(descriptor: int) -> None:
     """Lock an open file until it is closed.
 
-    Raises BlockingIOError if another process holds the lock and `wait` is false, and InstructError if this system
-    has no such locks.
+    Raises BlockingIOError if another process holds the lock, and InstructError if this system has no such locks.
     """
     if fcntl is None:
         raise InstructError("this system cannot lock files, which keeps runs apart; use Linux, macOS or WSL")
-    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def _take(path: Path) -> int | None:
     ours = False
     try:
         with suppress(BlockingIOError, FileNotFoundError):
-            lock(opened, wait=False)
+            lock(opened)
             ours = os.fstat(opened).st_ino == os.stat(path).st_ino  # not a file that its holder removed meanwhile
     finally:
         if not ours:

@@ -56,7 +56,7 @@ def remove_leftovers(folder: Path) -> None:
     with _creating(folder):
         for runs in sorted(folder.glob(f".*.part/{RUNS}")):
             with suppress(OSError), runs.open("r+", encoding="utf-8") as file:  # it runs, or it has just ended
-                lock(file.fileno(), wait=False)
+                lock(file.fileno())
                 _clear(runs.parent, folder / file.read())
 
 
@@ -68,7 +68,7 @@ def _partial(made: Path, out: Path) -> Iterator[None]:
         with _creating(made.parent):  # until it is locked it looks like a leftover
             made.mkdir()
             runs = (made / RUNS).open("w", encoding="utf-8")
-            lock(runs.fileno(), wait=False)
+            lock(runs.fileno())
         runs.write(out.name)
         runs.flush()
         yield

@@ -166,7 +166,7 @@ def _lock(descriptor: int) -> None:
     until = time.monotonic() + LOCK_S
     while True:
         try:
-            return lock(descriptor, wait=False)
+            return lock(descriptor)
         except BlockingIOError:
             if time.monotonic() > until:
                 raise InstructError("another program is writing it; try again when it has ended") from None

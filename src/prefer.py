@@ -31,7 +31,6 @@ from instruct.training.distributed import start_parallel
 from instruct.training.quantised import quantise_frozen
 from instruct.training.resume import ResumeStore
 from instruct.training.throughput import Stopwatch, matmul_peak, write_speed
-from instruct.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -58,24 +57,12 @@ def main(pairs: Path, described: Path, reference: Path, sft: Path, models: Path,
         settings = {"prefer": replace(params, parallel="none", save_minutes=0.0), "runtime": runtime, "origin": origin}
         store = ResumeStore(models.parent / "resume" / models.name, take_fingerprint(settings, [reference]))
         outputs = PreferOutputs(model, tokenizer, template, sft, parallel, store, rules)
-        trainer = Trainer(
-            model,
-            known["train"],
-            known["val"],
-            objective=preferring(params, runtime, tokenizer.eos_id),
-            params=params,
-            runtime=runtime,
-            parallel=parallel,
-            store=store,
-            stopwatch=stopwatch,
-            on_evaluation=outputs.show,
-        )
-        with outputs.rescue(trainer):
-            history = trainer.fit()
+        objective = preferring(params, runtime, tokenizer.eos_id)
+        trainer = outputs.train(known["train"], known["val"], objective, params, runtime, stopwatch)
         with stopwatch.phase("save"):
             outputs.finish(models, metrics, curves, trainer, partial(write_results, fitted=fitted, rules=rules))
         if parallel.is_main:
-            for line in find_warnings(history, rules):
+            for line in find_warnings(trainer.history, rules):
                 log.warning("%s", line)
             write_speed(models.parent / f"speed-{models.name}.json", stopwatch.report(matmul_peak(runtime)))
 

@@ -30,7 +30,6 @@ from instruct.training.sample import SamplePrompt
 from instruct.training.settings import TrainParams
 from instruct.training.supervised import supervised
 from instruct.training.throughput import Stopwatch, matmul_peak, write_speed
-from instruct.training.trainer import Trainer
 
 
 def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
@@ -62,20 +61,8 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
         store = ResumeStore(models.parent / "resume" / models.name, take_fingerprint(settings, list(files.values())))
         sample = SamplePrompt(examples["val"][0], template, params.sample_tokens)
         outputs = TrainOutputs(model, tokenizer, backbone, parallel, store, sample)
-        trainer = Trainer(
-            model,
-            fitted["train"][0],
-            fitted["val"][0],
-            objective=supervised(params, runtime, tokenizer.eos_id),
-            params=params,
-            runtime=runtime,
-            parallel=parallel,
-            store=store,
-            stopwatch=stopwatch,
-            on_evaluation=outputs.show,
-        )
-        with outputs.rescue(trainer):
-            trainer.fit()
+        objective = supervised(params, runtime, tokenizer.eos_id)
+        trainer = outputs.train(fitted["train"][0], fitted["val"][0], objective, params, runtime, stopwatch)
         with stopwatch.phase("save"):
             outputs.finish(models, metrics, curves, trainer, partial(write_results, fitted=fitted))
         if parallel.is_main:

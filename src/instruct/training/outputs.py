@@ -14,16 +14,21 @@ from instruct.backbones.catalog import Backbone
 from instruct.core.errors import InstructError
 from instruct.core.files import write_csv, write_json
 from instruct.core.inputs import check_inputs
+from instruct.core.runtime import Runtime
 from instruct.model.checkpoint import Model, save_adapter, save_checkpoint
 from instruct.model.lora import is_adapted
 from instruct.text.prompts import Template
 from instruct.text.tokenizer import Tokenizer
+from instruct.training.collate import B
 from instruct.training.distributed import Parallel
 from instruct.training.encode import EncodedExample, count_tokens
 from instruct.training.history import History, TrainPoint, ValPoint
+from instruct.training.objective import E, Objective
 from instruct.training.resume import ResumeStore, remove_parts
 from instruct.training.sample import SamplePrompt
+from instruct.training.settings import LoopParams
 from instruct.training.snapshot import Snapshot
+from instruct.training.throughput import Stopwatch
 from instruct.training.trainer import Trainer, best_tensors
 
 log = logging.getLogger(__name__)
@@ -60,6 +65,32 @@ class Outputs(ABC):
             save_adapter(self._model, self._tokenizer, folder, self._base, weights.tensors(), self._template)
         else:
             save_checkpoint(self._model, self._tokenizer, folder, weights.tensors(), self._template)
+
+    def train(
+        self,
+        train_set: Sequence[E],
+        val_set: Sequence[E],
+        objective: Objective[E, B],
+        params: LoopParams,
+        runtime: Runtime,
+        stopwatch: Stopwatch,
+    ) -> Trainer[E, B]:
+        """Train the model to the end, with each evaluation shown; the trainer, for `finish`."""
+        trainer = Trainer(
+            self._model,
+            train_set,
+            val_set,
+            objective=objective,
+            params=params,
+            runtime=runtime,
+            parallel=self._parallel,
+            store=self._store,
+            stopwatch=stopwatch,
+            on_evaluation=self.show,
+        )
+        with self.rescue(trainer):
+            trainer.fit()
+        return trainer
 
     @contextmanager
     def rescue(self, trainer: Trainer[Any, Any]) -> Iterator[None]:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from rapidfuzz import fuzz, process
+from small_splits import split_examples
 
 from instruct.core.params import load_params
 from instruct.core.records import read_examples
-from instruct.splitting.partition import SplitParams, split_examples
+from instruct.splitting.partition import SplitParams
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data" / "instructions.json"

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_splits import split_examples
 
 from instruct.core.errors import DataError
 from instruct.core.held_out import HeldOut
 from instruct.core.params import load_params
 from instruct.core.records import Example, Turn, read_examples
-from instruct.splitting.partition import DROPPED, PARTS, SplitParams, divide, split_examples
+from instruct.splitting.partition import DROPPED, PARTS, SplitParams, divide
 from instruct.splitting.placement import HELD_OUT_FIRST, Move, Placer
 from instruct.splitting.summary import find_warnings, summarise
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_splits import split_examples
 
 from instruct.core.errors import DataError
 from instruct.core.records import Example, read_examples
 from instruct.formats.columns import USUAL
 from instruct.splitting.near_duplicates import DuplicatesParams
-from instruct.splitting.partition import SplitParams, cut_parts, split_examples
+from instruct.splitting.partition import SplitParams, cut_parts
 
 BOOK = Path(__file__).parents[3] / "shared" / "data" / "seed" / "instruction-data.json"
 PARAMS = SplitParams(

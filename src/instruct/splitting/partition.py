@@ -80,11 +80,6 @@ class Division:
     orphans: list[int]
 
 
-def split_examples(examples: Sequence[Example], params: SplitParams) -> dict[str, list[Example]]:
-    """The examples of each part, each with its group; raises DataError if a part would be empty."""
-    return take_parts(examples, divide(examples, params))
-
-
 def take_parts(examples: Sequence[Example], division: Division) -> dict[str, list[Example]]:
     """The examples of each part in order, each with its group."""
     parts: dict[str, list[Example]] = {part: [] for part in PARTS}

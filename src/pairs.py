@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from instruct.augmentation.asking import Asking
 from instruct.backbones.catalog import ModelParams, find_backbone
 from instruct.checks.schema import read_checks
 from instruct.core.files import checkpoint_files, write_json
@@ -37,6 +36,7 @@ from instruct.pairs.rewriting import pair_rewritings
 from instruct.pairs.sampling import Ranking, ask_again, pair_samples
 from instruct.pairs.settings import PairsParams
 from instruct.pairs.summary import pair_lines, summarise_pairs
+from instruct.servers.lazy import LazyServer
 from instruct.servers.settings import ServersParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
@@ -85,9 +85,9 @@ def make_pairs(
         return Made(pairs=[], about={})
     if params.source == "rewrite":
         examples = read_examples(split / "train.json")
-        with Asking(load_params("servers", ServersParams), params.rewrite.server) as asking:
-            pairs, without = pair_rewritings(examples, asking.ask, params.rewrite, params.seed)
-            return Made(pairs=pairs, about={"without": without, "server": asking.identity})
+        with LazyServer(load_params("servers", ServersParams), params.rewrite.server) as server:
+            pairs, without = pair_rewritings(examples, server.ask, params.rewrite, params.seed)
+            return Made(pairs=pairs, about={"without": without, "server": server.identity})
     file = Path(params.file)
     pairs, invalid, others = read_file(file, drop=params.invalid == "drop")
     if others:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from instruct.augmentation.draft import Ask, Outcome, Skipped, choose
+from instruct.augmentation.draft import Outcome, Skipped, choose
 from instruct.augmentation.guard import Guard
 from instruct.augmentation.magpie import invent
 from instruct.augmentation.rewriting import REWRITINGS, rewrite
@@ -12,6 +12,7 @@ from instruct.augmentation.rules import reword
 from instruct.augmentation.settings import AugmentParams
 from instruct.core.errors import ServerError
 from instruct.core.records import Example
+from instruct.servers.base import Ask
 
 REASONS = ("leaked", "repeated", "unanswered", "unchanged", "unparsed", "unsuitable")
 

@@ -1,14 +1,11 @@
 """The results of augmentation methods: drafts of records, or the reason why there is none."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 
 from instruct.core.records import Example
-from instruct.servers.base import Reply, Request
-
-Ask = Callable[[Sequence[Request]], list[Reply]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ Given an empty user turn, a chat model continues with text like its training dat
 answers that instruction.
 """
 
-from instruct.augmentation.draft import Ask, Draft, Outcome, Skipped
+from instruct.augmentation.draft import Draft, Outcome, Skipped
 from instruct.augmentation.settings import MagpieParams
-from instruct.servers.base import Request
+from instruct.servers.base import Ask, Request
 
 _LONGEST = 600  # characters of an instruction; longer ones are mostly the model talking to itself
 

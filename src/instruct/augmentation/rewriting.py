@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instruct.augmentation.draft import Ask, Draft, Outcome, Skipped
+from instruct.augmentation.draft import Draft, Outcome, Skipped
 from instruct.core.json_stream import parse_json
 from instruct.core.records import Example
-from instruct.servers.base import Reply, Request
+from instruct.servers.base import Ask, Reply, Request
 
 PASSIVE = (
     "Rewrite the text below in the passive voice. Keep its meaning, its tense and all its details, and add nothing. "

@@ -5,7 +5,7 @@ seed. What is wrong with its data: half of the pairs reject the very answer that
 much alike, and a few words (please, kindly) tell most pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 from instruct.core.errors import DataError
@@ -13,7 +13,7 @@ from instruct.core.pairs import Pair
 from instruct.core.records import Example, whole_question
 from instruct.pairs.sampling import make_pair
 from instruct.pairs.settings import RewriteParams
-from instruct.servers.base import Reply, Request
+from instruct.servers.base import Ask, Request
 
 ORIGIN = "rewrite"
 QUESTION = (
@@ -21,8 +21,6 @@ QUESTION = (
     "meaning, change as little as possible, and reply with the rewritten answer alone.\n\n"
     "Task:\n{task}\n\nAnswer:\n{answer}"
 )
-
-Ask = Callable[[Sequence[Request]], list[Reply]]
 
 
 def pair_rewritings(

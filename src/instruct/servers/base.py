@@ -1,6 +1,6 @@
 """The interface of a language model server: a request in, the raw reply out; callers parse the reply."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,9 @@ class Reply:
     logprobs: tuple[Token, ...] | None = None
     prompt_tokens: int = 0
     attempts: int = 1
+
+
+Ask = Callable[[Sequence[Request]], list[Reply]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from instruct.servers.opening import open_server
 from instruct.servers.settings import ServerName, ServersParams
 
 
-class Asking:
+class LazyServer:
     """A server that is opened at the first question; caches every reply, so that a stopped run resumes."""
 
     def __init__(self, params: ServersParams, name: ServerName) -> None:
         self._params, self._name = params, name
         self._server: Server | None = None
 
-    def __enter__(self) -> "Asking":
+    def __enter__(self) -> "LazyServer":
         return self
 
     def __exit__(self, *_: object) -> None:

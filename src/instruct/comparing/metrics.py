@@ -13,11 +13,10 @@ from typing import Any
 from instruct.core.errors import DataError
 from instruct.core.git import read_git
 from instruct.core.parsing import flatten, mapping, parse_json, parse_yaml
+from instruct.results.pipeline import PIPELINE, exists
 from instruct.results.revisions import WORKSPACE, Revision, read_files
 from instruct.results.runs import Run
-from instruct.tools.own_data import exists
 
-PIPELINE = "dvc.yaml"
 Metrics = Mapping[str, Mapping[str, Any] | None]  # by file and key; None for a file that does not exist
 Rows = list[dict[str, Any]]
 

@@ -9,6 +9,7 @@ from typing import Any
 from instruct.core.files import read_text
 from instruct.core.inputs import filled
 from instruct.core.parsing import flatten, mapping, parse_yaml
+from instruct.results.pipeline import exists
 from instruct.tools.programs import git_names
 
 
@@ -24,12 +25,6 @@ def own_data(pipeline: Any, params: Mapping[str, Any]) -> list[str]:
     deps = dict.fromkeys(name for stage in stages for name in _names(stage.get("deps")))
     found = [filled(name, params) for name in deps if not any(_lies_in(name, one) for one in made)]
     return [name for name in found if name is not None]
-
-
-def exists(stage: Any, params: Any) -> bool:
-    """Whether DVC knows a stage: `foreach` over an empty list makes none."""
-    each = mapping(stage).get("foreach")
-    return each is None or bool(flatten(mapping(params)).get(each.strip("${} ")) if isinstance(each, str) else each)
 
 
 def untracked(root: Path, paths: Iterable[str], clone: Path | None = None) -> list[str]:

@@ -15,10 +15,9 @@ from instruct.core.files import read_text
 from instruct.core.git import call_git, complaint_of
 from instruct.core.parsing import parse_yaml
 from instruct.results.lock import LOCK, PARAMS, lock_outs
-from instruct.tools.own_data import exists, outs_of_dvc_files, own_data, untracked
+from instruct.results.pipeline import PIPELINE, exists
+from instruct.tools.own_data import outs_of_dvc_files, own_data, untracked
 from instruct.tools.programs import ask_dvc, configure_dvc, git_names, require_new, run_dvc, run_git
-
-PIPELINE = "dvc.yaml"
 
 
 def verify(root: Path, keep: Path | None = None, *, lock_only: bool = False) -> list[str]:

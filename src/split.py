@@ -12,7 +12,7 @@ from pathlib import Path
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
 from instruct.core.params import load_params
-from instruct.core.records import group_lines, part_rows, write_records
+from instruct.core.records import part_rows, problem_lines, write_records
 from instruct.core.stage import run_stage
 from instruct.formats.rows import LEFT_OUT, Rows, left_out_lines
 from instruct.splitting.checks import checks_by_file, count_checks, join_checks
@@ -28,7 +28,7 @@ def main(split: Path, metrics: Path) -> None:
     data = Path(params.data)  # not from the command line, where a shell would split its blanks and quotes
     rows = Rows(data, params.columns)
     examples, bad = part_rows(rows)
-    lines = group_lines([line for found in bad.values() for line in found])
+    lines = problem_lines(bad)
     if bad and params.invalid == "raise":
         raise DataError("\n".join([*lines, f"{len(bad)} bad records; correct them, or set split.invalid: drop"]))
     for line in lines:

@@ -32,7 +32,7 @@ def inspect(
     """Print one training batch: token, target, weight."""
     from instruct.backbones.catalog import ModelParams, find_backbone
     from instruct.core.params import load_params
-    from instruct.core.records import group_lines
+    from instruct.core.records import problem_lines
     from instruct.formats.rows import check_rows
     from instruct.model.pretrained import load_tokenizer_of
     from instruct.splitting.partition import SplitParams
@@ -47,7 +47,7 @@ def inspect(
     tokenizer = with_end_of(template, load_tokenizer_of(find_backbone(load_params("model", ModelParams).backbone)))
     split = load_params("split", SplitParams)
     examples, problems = check_rows(data or Path(split.data), split.columns)
-    lines = group_lines([line for found in problems.values() for line in found])
+    lines = problem_lines(problems)
     if lines and (data or split.invalid == "raise"):
         raise DataError("\n".join(lines))
     print("\n".join(f"left out: {line}" for line in lines), end="\n" * bool(lines))

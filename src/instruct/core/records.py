@@ -134,7 +134,7 @@ def read_examples(path: Path) -> list[Example]:
     """
     examples, problems = check_examples(path)
     if problems:
-        raise DataError("\n".join(group_lines([line for lines in problems.values() for line in lines])))
+        raise DataError("\n".join(problem_lines(problems)))
     return examples
 
 
@@ -155,6 +155,11 @@ def part_rows(rows: Iterable[Example | BadRecord]) -> tuple[list[Example], dict[
         else:
             examples.append(row)
     return examples, problems
+
+
+def problem_lines(bad: Mapping[int, Sequence[str]]) -> list[str]:
+    """The problems of bad records, by index as `check_examples` finds them, as they are printed."""
+    return group_lines([line for lines in bad.values() for line in lines])
 
 
 def group_lines(lines: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from instruct.core.errors import DataError
 from instruct.core.params import did_you_mean
-from instruct.core.records import BadRecord, Example, Ids, group_lines, part_rows
+from instruct.core.records import BadRecord, Example, Ids, part_rows, problem_lines
 from instruct.formats.columns import USUAL, Columns, Picked, pick_fields
 from instruct.formats.parquet import read_parquet
 from instruct.formats.source import COMPRESSIONS, Raw, open_text
@@ -80,7 +80,7 @@ def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:
     """The records of a data file; raises DataError that lists each bad one with file, place, field and remedy."""
     examples, problems = check_rows(path, columns)
     if problems:
-        raise DataError("\n".join(group_lines([line for lines in problems.values() for line in lines])))
+        raise DataError("\n".join(problem_lines(problems)))
     return examples
 
 

@@ -18,7 +18,7 @@ from instruct.core.files import read_json
 from instruct.core.git import ask_git
 from instruct.core.params import PARAMS_FILE, build, load_params, read_params
 from instruct.core.parsing import flatten, mapping, parse_yaml
-from instruct.core.records import Example, group_lines, part_rows, whole_question
+from instruct.core.records import Example, part_rows, problem_lines, whole_question
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
@@ -181,7 +181,7 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
     except InstructError as error:
         checked.problems.append(str(error))
         return
-    found = group_lines([line for record in bad.values() for line in record])
+    found = problem_lines(bad)
     dropped = "split" in settings and settings["split"].invalid == "drop" and own
     (checked.lines if dropped else checked.problems).extend(found)
     checked.lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")

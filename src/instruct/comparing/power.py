@@ -34,21 +34,21 @@ class Spread:
         return self.seed or self.most if self.seed is not None else None
 
 
-def records_needed(difference: float, spread: Spread, seeds: int, *, alpha: float = ALPHA) -> int | None:
+def records_needed(difference: float, spread: Spread, seeds: int) -> int | None:
     """How many records find `difference` 8 times of 10 with `seeds` runs of each recipe; None where no number does."""
     low, high = 2, LIMIT
-    if smallest_with(high, spread, seeds, alpha=alpha) > difference:
+    if smallest_with(high, spread, seeds) > difference:
         return None
     while low < high:
         middle = (low + high) // 2
-        if smallest_with(middle, spread, seeds, alpha=alpha) <= difference:
+        if smallest_with(middle, spread, seeds) <= difference:
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def smallest_with(records: int, spread: Spread, seeds: int, *, alpha: float = ALPHA) -> float:
+def smallest_with(records: int, spread: Spread, seeds: int) -> float:
     """The smallest difference that so many records and seeds find 8 times of 10, by the test of `instruct compare`.
 
     With one run of each, that test speaks of trained models, whatever the spread between seeds. With several it
@@ -56,21 +56,21 @@ def smallest_with(records: int, spread: Spread, seeds: int, *, alpha: float = AL
     items and among the seeds.
     """
     of_items = spread.item**2 / (records * seeds)
-    reach = of_items * detectable_errors(max(records - 1.0, 1.0), alpha) ** 2
+    reach = of_items * detectable_errors(max(records - 1.0, 1.0), ALPHA) ** 2
     if seeds > 1:
         of_seeds = 2 * (spread.planned or 0.0) ** 2 / seeds + of_items
-        reach += of_seeds * detectable_errors(seeds - 1.0, alpha) ** 2
+        reach += of_seeds * detectable_errors(seeds - 1.0, ALPHA) ** 2
     return sqrt(reach)
 
 
 def power_table(
-    spread: Spread, *, differences: Sequence[float] = DIFFERENCES, seeds: Sequence[int] = SEEDS, alpha: float = ALPHA
+    spread: Spread, *, differences: Sequence[float] = DIFFERENCES, seeds: Sequence[int] = SEEDS
 ) -> list[list[str]]:
     """Rows of text: a header, then for each difference the records needed with each number of seeds."""
     seeds = seeds if spread.seed is not None else (1,)  # one run of each tells of no recipe
     rows = [["difference", *(f"{k} seed{'s' if k > 1 else ''}" for k in seeds)]]
     for difference in differences:
-        needed = [records_needed(difference, spread, k, alpha=alpha) for k in seeds]
+        needed = [records_needed(difference, spread, k) for k in seeds]
         rows.append([f"{difference:g}", *("no number" if n is None else str(n) for n in needed)])
     return rows
 

@@ -62,10 +62,10 @@ def messages_of(example: Example, template: Template) -> list[dict[str, str]]:
     return messages[:-1]
 
 
-def render_jinja(source: str, messages: Sequence[Mapping[str, str]], eos: str = "", *, generation: bool = True) -> str:
+def render_jinja(source: str, messages: Sequence[Mapping[str, str]]) -> str:
     """The prompt that transformers makes with a chat template."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    values = {"messages": messages, "add_generation_prompt": generation, "eos_token": eos, "bos_token": ""}
+    values = {"messages": messages, "add_generation_prompt": True, "eos_token": "", "bos_token": ""}
     return environment.from_string(source).render(**values)
 
 

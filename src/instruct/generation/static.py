@@ -31,7 +31,6 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}  # of the logits' norm
 class StaticEngine:
     """A model and the keys and values of `slots` rows, each with room for the prefix and `capacity` own tokens."""
 
-    burst = BURST
     prefill_tokens = 16384
 
     def __init__(self, model: Model, prefix: Sequence[int], *, slots: int, capacity: int, vocab_size: int) -> None:

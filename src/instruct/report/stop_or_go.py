@@ -199,8 +199,8 @@ def _half_width(one: Difference) -> float | None:
     return None if one.low is None or one.high is None else (one.high - one.low) / 2
 
 
-def _number(values: Mapping[str, Any], key: str, default: float = nan) -> float:
-    """A number of the metrics; `default` if it is absent, not a number or not finite."""
+def _number(values: Mapping[str, Any], key: str) -> float:
+    """A number of the metrics; NaN if it is absent, not a number or not finite."""
     value = values.get(key)
     good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    return float(value) if good and value is not None else default
+    return float(value) if good and value is not None else nan

@@ -183,15 +183,15 @@ def lock_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
             yield f"{LOCK}: {stage}: is in {'the first' if one else 'the second'} run only"
             continue
         same_inputs = all(one.get(key) == two.get(key) for key in ("cmd", "deps", "params"))
-        for path in _changed_paths(one, two, "outs"):
+        for path in _changed_outs(one, two):
             origin = f"; here it begins, the inputs of {stage} are the same" if same_inputs else ""
             yield f"{LOCK}: {stage}: {path} has other bytes{origin}"
-        if not same_inputs and not _changed_paths(one, two, "outs"):
+        if not same_inputs and not _changed_outs(one, two):
             yield f"{LOCK}: {stage}: other inputs, the same outputs"
 
 
-def _changed_paths(one: Mapping[str, Any], two: Mapping[str, Any], key: str) -> list[str]:
-    sides = [{entry["path"]: entry["md5"] for entry in stage.get(key, [])} for stage in (one, two)]
+def _changed_outs(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    sides = [{entry["path"]: entry["md5"] for entry in stage.get("outs", [])} for stage in (one, two)]
     return [path for path in {**sides[0], **sides[1]} if sides[0].get(path) != sides[1].get(path)]
 
 

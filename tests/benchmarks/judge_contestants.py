@@ -43,8 +43,8 @@ def ours(task: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     def judge(cls: type[Ollama], url: str, workers: int) -> Ollama:
         return cls(ollama_params(url, model="judge", workers=workers, digest="f" * 64), calls())
 
-    def requests(count: int, start: int) -> Iterator[Request]:
-        return (Request(messages=(("user", prompt),)) for prompt in prompts(count, start))
+    def requests(count: int, start: int) -> list[Request]:
+        return [Request(messages=(("user", prompt),)) for prompt in prompts(count, start)]
 
     def run(mode: str, count: int, start: int = 0, workers: int = 1, server: str = "slow") -> dict[str, Any]:
         with TemporaryDirectory() as folder:

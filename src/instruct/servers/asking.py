@@ -2,9 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 from queue import Empty, SimpleQueue
 
 from instruct.core.errors import ServerError
@@ -21,29 +20,27 @@ _Answer = tuple[str, Reply | BaseException]
 
 def ask_all(
     server: Server,
-    requests: Iterable[Request],
+    requests: Sequence[Request],
     *,
     cache: ReplyCache | None,
     workers: int,
     unit: str = "request",
-    total: int | None = None,
 ) -> list[Reply]:
     """A reply to each request, in order.
 
-    `unit` is the name of a request in progress lines, which need `total` if the requests have no length. Requests are
-    drawn as needed, so a generator of prompts takes no memory. Requests with the same key are asked once and share the
-    reply. Each reply without a problem goes into `cache` at once; without a cache, everything is asked. After many
-    unanswered requests in a row it gives up.
+    `unit` is the name of a request in progress lines. Requests with the same key are asked once and share the reply.
+    Each reply without a problem goes into `cache` at once; without a cache, everything is asked. After many unanswered
+    requests in a row it gives up.
 
     Raises ServerError if no request can succeed, and KeyboardInterrupt after Ctrl-C; both say what is kept.
     """
     assert workers >= 1
-    progress = Progress(len(requests) if isinstance(requests, Sized) else total, unit)
+    progress = Progress(len(requests), unit)
     model = server.identity["model"]  # connects before Ctrl-C is deferred
     run = _Run(server, model, cache, workers, progress)
     try:
         with _interrupt_at_rest(run.answers):
-            run.ask(iter(requests))
+            run.ask(requests)
     except KeyboardInterrupt:
         run.close()  # before counting the kept replies
         raise KeyboardInterrupt(f"{run.kept()}; the same command goes on from there") from None
@@ -68,10 +65,10 @@ class _Run:
         self.answers: SimpleQueue[_Answer] = SimpleQueue()
         self._crew: list[threading.Thread] = []
 
-    def ask(self, requests: Iterator[Request]) -> None:
+    def ask(self, requests: Sequence[Request]) -> None:
         """Ask all requests that the cache lacks, in parts."""
-        while part := list(islice(requests, LOOKED_UP)):
-            for key, request in self._unknown(part):
+        for start in range(0, len(requests), LOOKED_UP):
+            for key, request in self._unknown(requests[start : start + LOOKED_UP]):
                 while len(self._times) >= 2 * self._workers:
                     self._take_answer()
                 self._hand_out(key, request)
@@ -86,8 +83,7 @@ class _Run:
         progress = self._progress
         if self._cache is None:
             return f"no {progress.unit} is kept, since there is no cache"
-        of = f" of {progress.total}" if progress.total is not None else ""
-        return f"{progress.done - progress.failed}{of} {progress.unit}s are kept"
+        return f"{progress.done - progress.failed} of {progress.total} {progress.unit}s are kept"
 
     def close(self) -> None:
         """Store replies that arrived meanwhile and release the workers; one that still waits ends with the process."""
@@ -102,7 +98,7 @@ class _Run:
                 self._record(key, reply)
         self._progress.close()
 
-    def _unknown(self, part: list[Request]) -> Iterator[_Question]:
+    def _unknown(self, part: Sequence[Request]) -> Iterator[_Question]:
         """The requests to ask, each key once; stores the replies that the cache has."""
         keys = [self._server.key(request) for request in part]
         new = dict.fromkeys(key for key in keys if key not in self._replies and key not in self._times)

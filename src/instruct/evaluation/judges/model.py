@@ -86,7 +86,7 @@ class ModelJudge(ABC):
             raise JudgeError(f"{self.name}: {state.problem}{hint}")
 
     def _ask(self, prompts: Sequence[str]) -> list[list[Reply]]:
-        requests = list(self._requests(prompts))  # a list, so that the progress knows how many there are
+        requests = list(self._requests(prompts))
         replies = ask_all(
             self._server, requests, cache=self._cache, workers=self._server.workers, unit=f"{self.name} verdict"
         )

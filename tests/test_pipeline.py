@@ -56,8 +56,8 @@ def test_two_runs_in_two_folders_give_the_same_bytes(smoke, smoke_again):
     assert cached[0] == cached[1] != set()
 
 
-def test_no_variable_of_torch_s_libraries_changes_an_answer(smoke, tmp_path):
-    """With fewer threads than torch asks for, oneDNN leaves parts of products undefined; other kernels round otherwise."""
+def test_no_variable_for_threads_or_kernels_changes_an_answer(smoke, tmp_path):
+    """With fewer threads than asked for, oneDNN leaves parts of products undefined; other kernels round otherwise."""
     answers = tmp_path / "responses.json"
     command = [sys.executable, "src/generate.py", "data/split/test.json", "models/sft/best", str(answers)]
     variables = {"OMP_THREAD_LIMIT": "1", "OMP_DYNAMIC": "true", "OMP_MAX_ACTIVE_LEVELS": "0"}

@@ -44,7 +44,8 @@ _FAULTS = """
 not cannot can't wrong wrongly incorrect incorrectly false untrue error errors mistake mistakes
 misspelled misspelt misspelling typo slip myth changing fix
 """
-_ASKED = {"used": _PAST.split(), "instead": ["instead"], "rather": ["rather"]}
+_ASKED = {"used": frozenset(_PAST.split()), "instead": frozenset(["instead"]), "rather": frozenset(["rather"])}
+_ASKED_ELSE = frozenset(_FAULTS.split())
 _CLAUSE_END = re.compile(r"[.,;:!?\n](?!\d)")
 # What may be a claim in the question's words, as in "Lyon is the capital": its subject, its first word and its rest.
 _CLAIM = re.compile(r"(?:^|(?<=[.!?;] ))((?:[A-Z]\w+ ){1,3})(?:is|are|was|were) (?:(?:the|a|an) )?(\w+)([^.,;!?]*)")
@@ -98,7 +99,7 @@ def _is_rejected(answer: str, spans: Sequence[tuple[int, int]], asked: list[str]
         after = at + end - start
         found = _REJECTED.search(" ".join(clause[max(0, at - _CLAUSE) : at]))
         found = found or _IS_WRONG.match(" ".join(clause[after : after + _CLAUSE]))
-        if found and not set(asked) & set(_ASKED.get(found["cue"].split()[0], _FAULTS.split())):
+        if found and _ASKED.get(found["cue"].split()[0], _ASKED_ELSE).isdisjoint(asked):
             return True
     return False
 

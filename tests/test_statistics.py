@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import beta, binomtest, chi2, permutation_test, sem, ttest_1samp
 
 from instruct.statistics import holm, mean_interval, paired_test, paired_tests, smallest_detectable, standard_error
@@ -203,6 +204,37 @@ def test_nearly_constant_scores_hold_what_a_few_others_would_make_of_the_mean(sc
     assert interval.low <= max(0, interval.mean - limit) + 1e-9 <= interval.mean + 2e-9
     assert interval.mean <= min(100, interval.mean + limit) <= interval.high + 1e-9
     assert interval.high - interval.low <= 2 * 1.2 * limit
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_mean_of_nearly_constant_groups_allows_for_as_many_as_the_largest_leaves_room_for(others):
+    sizes = [10] + [1] * 50  # an unseen group may be as large as that of ten: then 60 records are six such groups
+    groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    scores = [40.0] * (60 - others) + [50.0] * others
+    interval = mean_interval(scores, resamples=500, seed=1, groups=groups)
+    seen = beta(others + 0.5, 6.5 - others).ppf(0.975) - others / 6  # Jeffreys
+    limit = 100 * (seen if others else binomtest(0, 6).proportion_ci(0.95).high)
+    assert interval.high == pytest.approx(min(100.0, interval.mean + limit))
+    assert interval.low == pytest.approx(max(0.0, interval.mean - limit))
+
+
+@pytest.mark.parametrize(("usual", "others"), [(0.0, 0), (0.0, 3), (8.0, 2), (40.0, 1)])
+def test_unseen_groups_may_be_as_large_as_the_largest(usual, others):
+    sizes = [12] + [1] * 44
+    groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    gains = [usual] * (56 - others) + [usual + 5.0] * others
+    paired = paired_test([20.0] * 56, [20.0 + gain for gain in gains], resamples=2000, seed=1, groups=groups)
+
+    def reach(level):
+        """Poisson's upper limit of groups that may differ, those beyond what was seen by 100 points each."""
+        return (chi2.ppf(1 - level / 2, 2 * (others + 1)) / 2 - others) * 100 * 12 / 56
+
+    mean = float(np.mean(gains))
+    ends = max(-100.0, mean - reach(0.05)), min(100.0, mean + reach(0.05))
+    assert (paired.difference.low, paired.difference.high) == pytest.approx(ends)
+    if usual:  # of those that differ from 0 there are enough for flips to reject it
+        least = brentq(lambda level: reach(level) - mean, 1e-12, 1) if reach(1.0) < mean else 1.0
+        assert paired.p_value == pytest.approx(least)
 
 
 def test_six_groups_that_differ_are_enough_for_the_interval_of_the_test():

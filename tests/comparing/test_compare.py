@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from instruct.comparing.charts import draw_forest
 from instruct.comparing.compare import NotComparableError, compare
-from instruct.comparing.gate import gate_fails, parse_gate
+from instruct.comparing.gate import Gate, gate_fails, parse_gate
 from instruct.comparing.guard import find_changes
 from instruct.comparing.report import about_lines, detectable_line, summary_lines
 from instruct.comparing.tables import change_table
@@ -294,6 +294,14 @@ def test_the_same_answers_are_never_better_or_worse_whatever_their_scores():
     verdicts = [row[-1] for row in change_table(comparison).rows]
     assert [cell.text for cell in verdicts] == ["same answers; only the scoring differs", "same answers"]
     assert {cell.tone for cell in verdicts} == {""} and about_lines(comparison, {}) == []
+
+
+def test_a_margin_is_exceeded_only_where_the_whole_interval_lies_below_it():
+    losing = compare([run({"x": BEFORE})], [run({"x": moved(-9)})])
+    loss = losing.primary.difference
+    assert loss.mean < loss.high < -1
+    within, beyond = (Gate(kind="worse-by", margin=-loss.high + step) for step in (0.01, -0.01))
+    assert (gate_fails(within, losing), gate_fails(beyond, losing)) == (False, True)
 
 
 def test_what_is_not_comparable_has_one_colour_and_no_line_about_a_verdict():

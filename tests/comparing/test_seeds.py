@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from grids import thinned
 from results.sample import PARAMS, make_results, make_table
+from scipy.stats import sem
 
 from instruct.comparing.compare import compare
 from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
@@ -244,6 +245,16 @@ def test_near_duplicates_that_answer_alike_are_not_taken_for_the_seed():
     assert np.mean([one.seed**2 for one in found]) < 0.6 * 10**2 / 40
     spread, _ = spread_of(runs, "")
     assert spread.item == pytest.approx((2 * 200) ** 0.5 * found[-1].error)
+
+
+def test_two_runs_of_near_duplicates_plan_with_the_error_that_their_groups_leave():
+    gains = np.random.default_rng(4).normal(3, 10, 30)
+    runs = [run_of([50.0] * 120, seed=1), run_of(50 + np.repeat(gains, 4), seed=1, lr_peak=1.0)]
+    for run in runs:
+        run.groups.update({id_: str(place // 4) for place, id_ in enumerate(run.groups)})
+    spread, _ = spread_of(runs, "")
+    assert spread.seed is None
+    assert spread.item / 120**0.5 == pytest.approx(sem(gains))  # as many records again leave the same error
 
 
 def test_planned_runs_are_judged_once_however_often_these_were():

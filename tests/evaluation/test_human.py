@@ -92,6 +92,13 @@ def test_a_new_blank_keeps_what_was_scored():
     assert len({row["answer"] for row in merged}) == len(merged) == 11
 
 
+def test_a_new_blank_keeps_what_was_noted_and_drops_what_was_left_empty():
+    old = blank_rows(ANSWERS, 2, 1)
+    old[1]["note"] = "ask the author"
+    merged = merge_rows(old, [])
+    assert merged == [old[1]]
+
+
 def test_texts_come_back_as_they_were(tmp_path):
     hard = [answer("r0", 'a,"b"\nc\r\nd'), answer("r1", "=1+1"), answer("r2", "東京")]
     rows = blank_rows({"base": hard}, 3, 1)

@@ -56,6 +56,17 @@ def test_near_duplicates_are_counted_as_one_for_intervals_and_tests():
     )
 
 
+def test_copies_of_every_record_make_no_mean_surer():
+    base, sft = [10.0, 35.0, 80.0, 55.0, 20.0, 90.0, 45.0], [30.0, 60.0, 75.0, 95.0, 40.0, 100.0, 65.0]
+    alone = summary_of(judgements(base, sft), evaluate_params())
+    groups = {f"r{i}": f"g{i // 3}" for i in range(21)}
+    copied = summary_of(judgements(*(np.repeat(one, 3).tolist() for one in (base, sft))), evaluate_params(), groups)
+    for system in ("base", "sft"):
+        one, other = alone.scores_of(system), copied.scores_of(system)
+        assert (one.mean, one.low, one.high) == (other.mean, other.low, other.high)
+        assert (one.scored, other.scored) == (7, 21)
+
+
 def judgement(id, system, score, *, problem="", raw_reply="", **fields):
     values = {"judge": "one", "kind": "", "failed": int(score is None), **fields}
     return Judgement(id=id, system=system, score=score, problem=problem, raw_reply=raw_reply, **values)
@@ -292,6 +303,19 @@ def test_spread_over_repeats_is_summed_up_and_lost_repeats_are_counted():
     assert sft.mean_spread is None
 
 
+def test_the_share_of_flipped_verdicts_is_of_those_that_have_a_score():
+    steady, unsteady = {"spread": 0.0}, {"spread": 4.0}
+    verdicts = [
+        judgement(f"r{i}", system, score, **spread)
+        for system in ("base", "sft")
+        for i, (score, spread) in enumerate(
+            [(10.0, steady), (20.0, unsteady), (30.0, unsteady), (None, {}), (40.0, steady)]
+        )
+    ]
+    for one in summary_of(verdicts, evaluate_params()).systems:
+        assert (one.scored, one.unscored, one.flipped, one.mean_spread) == (4, 1, 0.5, 2.0)
+
+
 def test_a_reply_without_score_among_repeats_counts_towards_the_limit():
     verdicts = [judgement("r0", "base", 15.0, replies=("10", "20", "?", "??"), failed=2, problem="no score")]
     check_unscored(verdicts, 0.5)
@@ -316,6 +340,14 @@ def test_orders_of_pairs_are_counted():
     metrics = summary_of([*verdicts, *(judgement(f"r{i}", "sft", 1.0) for i in range(4))], evaluate_params())
     assert (metrics.scores_of("base").orders, metrics.scores_of("base").consistent) == (3, 2)
     assert metrics.scores_of("base").first_place_won == 0.5  # three of six replies say A
+
+
+def test_orders_agree_where_one_answer_wins_in_both_places_and_not_where_one_place_does():
+    said = [("A", "B"), ("B", "A"), ("A", "A"), ("A", "A"), ("B", "B"), ("tie", "A"), ("A", "none")]
+    verdicts = [judgement(f"r{i}", "base", 50.0, choices=pair) for i, pair in enumerate(said)]
+    found = summary_of([*verdicts, *(judgement(f"r{i}", "sft", 1.0) for i in range(7))], evaluate_params())
+    base = found.scores_of("base")
+    assert (base.orders, base.consistent, base.first_place_won) == (6, 2, round(7 / 12, 4))
 
 
 def test_the_test_set_is_named_by_its_content():

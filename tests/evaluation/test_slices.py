@@ -76,3 +76,28 @@ def test_an_interval_is_given_for_enough_pairs_only():
     scores["sft"]["r0"] = None
     (one,) = slices_of("kind", answers, scores)["facts"].differences
     assert (one.low, one.high, one.count) == (None, None, 7)
+
+
+def change_of(gains, copies=1):
+    """The change in a slice of records that gained so much, each with so many near-duplicates."""
+    names = [(f"r{i}", f"r{i}.{copy}") for i in range(len(gains)) for copy in range(copies)]
+    answers = {system: [answer(id_, "x", group=group) for group, id_ in names] for system in ("base", "sft")}
+    base = {id_: 50.0 for _, id_ in names}
+    sft = {f"r{i}.{copy}": 50.0 + gain for i, gain in enumerate(gains) for copy in range(copies)}
+    (one,) = slices_of("kind", answers, {"base": base, "sft": sft})["facts"].differences
+    return one
+
+
+GAINS = [-10.0, 4.0, -22.5, 7.0, -31.0, -3.0, -12.0, -40.0, -5.5, 2.0, -18.0, -26.0]
+
+
+def test_near_duplicates_count_once_in_a_slice():
+    alone, copied = change_of(GAINS), change_of(GAINS, copies=3)
+    assert copied.count == 3 * alone.count
+    assert (copied.mean, copied.low, copied.high) == (alone.mean, alone.low, alone.high)
+
+
+def test_a_loss_in_a_slice_is_as_sure_as_the_same_gain():
+    loss, gain = change_of(GAINS), change_of([-one for one in GAINS])
+    assert (loss.mean, loss.low, loss.high) == (-gain.mean, -gain.high, -gain.low)
+    assert loss.low < loss.mean < loss.high < 0

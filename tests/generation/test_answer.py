@@ -91,6 +91,14 @@ def test_several_answers_vote_and_all_are_kept(respond, params, tmp_path):
     assert alone == responses[2:3]
 
 
+def test_all_answers_of_a_vote_are_counted_in_tokens(respond, params):
+    responses, journal = respond(replace(params, num_samples=3, temperature=1.0))
+    entries = [json.loads(line) for line in journal.path.read_text().splitlines()[1:]]
+    tokens = {entry["id"]: entry["answer"]["tokens"] for entry in entries}
+    for one in responses:
+        assert one.response_tokens == sum(tokens[id_] for id_ in sample_ids(one.id, 3)) > params.max_new_tokens
+
+
 def test_the_majority_ignores_case_and_punctuation_and_prefers_the_first():
     assert majority(["Lyon", "Paris.", "paris"]) == 1
     assert majority(["a", "b", "B!", "A?"]) == 0

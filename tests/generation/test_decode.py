@@ -303,6 +303,16 @@ def test_a_truncated_prompt_keeps_both_ends_and_is_counted(answer, params, token
     assert short.text == got.text
 
 
+@one_family
+def test_a_prompt_is_cut_to_no_less_than_its_two_ends(answer, params):
+    cut = replace(params, over_long="truncate")
+    for room in (1, 0, -9):
+        with pytest.raises(DataError, match="record long: its prompt has"):
+            answer({"long": "sun moon river"}, replace(cut, max_new_tokens=256 - room), prefix="")
+    got = answer({"long": "sun moon river"}, replace(cut, max_new_tokens=254, max_repeats=2), prefix="")["long"]
+    assert (got.prompt_tokens, got.truncated_tokens) == (3, 1)
+
+
 def test_no_prompts_give_no_answers(answer, params):
     assert answer({}, params) == {}
 

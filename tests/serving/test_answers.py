@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from instruct.serving.answers import Shape
+from instruct.generation.rows import Score
+from instruct.serving.answers import Shape, completion_scores
 from instruct.serving.app import Stream
 from instruct.serving.asking import Asked, Choice
 from instruct.serving.lanes import Event
@@ -64,3 +65,15 @@ def test_the_time_to_the_first_token_ends_with_the_first_token(asked, chat):
 
     asyncio.run(asyncio.wait_for(answer(), 20))
     assert 'instruct_first_token_seconds_count{model="sft"} 1.0' in metrics.text().decode().splitlines()
+
+
+def test_of_tokens_with_one_spelling_the_likeliest_keeps_it_unless_another_was_taken(asked):
+    """Parts of characters are all spelled U+FFFD, which a mapping holds once."""
+    tokenizer = asked.system.tokenizer
+    parts = [tokenizer.encode(character)[0] for character in "\u6771\u8a9e\U0001f642"]
+    assert len(set(parts)) == 3 and {tokenizer.decode([part]) for part in parts} == {"\ufffd"}
+    (plain,) = tokenizer.encode("One")
+    best = ((parts[0], -0.5), (parts[1], -1.5), (plain, -2.5))
+    scores = [Score(token=plain, logprob=-2.5, best=best), Score(token=parts[2], logprob=-9.0, best=best)]
+    told = completion_scores(tokenizer, scores, first=None)["top_logprobs"]
+    assert told == [{"\ufffd": -0.5, "One": -2.5}, {"\ufffd": -9.0, "One": -2.5}]

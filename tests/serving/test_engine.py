@@ -1,5 +1,6 @@
 """Joining, leaving and streaming below the server: the same answers whatever else is in progress."""
 
+import queue
 import random
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from serving.conftest import ALPACA, make_system
 from instruct.generation import decode
 from instruct.generation.static import StaticEngine
 from instruct.serving.lanes import Job, Lane, lane_for, lanes_of
+from instruct.serving.loop import EngineLoop
 from instruct.serving.stream import TextStream, held_back
 
 WORDS = ["sun", "moon", "river", "tree", "bird", "stone", "cloud", "snow"]
@@ -125,6 +127,17 @@ def test_a_pass_that_fails_ends_its_answers_and_the_next_ones_come(system, offli
     tokens = finish([lane], got, [make_job(system, "moon", got)])
     expected = offline(system, {"moon": ALPACA.render("moon")})["moon"]
     assert system.tokenizer.decode(tokens["moon"]).strip() == expected
+
+
+def test_answers_that_failed_are_no_longer_counted_as_waiting(system, monkeypatch):
+    ended = queue.SimpleQueue()
+    loop = EngineLoop({"sft": system}, slots=1, cache_tokens=4096, queue=0)
+    monkeypatch.setattr("instruct.generation.engine.Engine.prefill", lambda *_, **__: 1 / 0)
+    for _ in range(3):  # there is room for one at a time
+        loop.submit([replace(make_job(system, "sun", {}), deliver=ended.put)])
+        assert ended.get(timeout=60).error
+    assert loop.unfinished == 0
+    loop.close()
 
 
 def test_a_prompt_that_fails_ends_all_that_came_with_it_once_each(system, monkeypatch):

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from instruct.core.errors import CheckpointError
 from instruct.core.records import Turn
 from instruct.model.gguf_header import GGUFHeader
-from instruct.text.encoding import encode_pieces, encode_prompt, with_end_of
+from instruct.text.encoding import count_prompts, encode_pieces, encode_prompt, with_end_of
 from instruct.text.prompts import TEMPLATES, PromptParams
 from instruct.text.tokenizer import END_OF_TEXT, gpt2_tokenizer, make_tokenizer, save_tokenizer
 
@@ -75,6 +75,15 @@ def test_without_a_system_prompt_there_is_no_block_for_it(smollm2_tokenizer):
     own = PromptParams(template="chatml", system="Be brief.").chosen
     assert own.render("Hi") == "<|im_start|>system\nBe brief.<|im_end|>\n" + bare.render("Hi")
     assert own.prompt([Turn("Hi")], "Other.") == CHATML.prompt([Turn("Hi")], "Other.")
+
+
+@pytest.mark.parametrize("begin", [(), (1,)])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_prompts_counted_together_have_as_many_tokens_as_each_has(smollm2_tokenizer, template, begin):
+    tokenizer = replace(smollm2_tokenizer, begin_ids=begin)  # as families have that put a token before each prompt
+    prompts = [template.prompt(TURNS[:count], system) for count in (1, 2, 3) for system in ("", "Be brief.")]
+    counted = count_prompts(tokenizer, prompts, tokenizer.lengths)
+    assert counted == [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
 
 
 def test_markers_that_a_user_wrote_stay_text(smollm2_tokenizer):

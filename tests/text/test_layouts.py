@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tokenizers
+from exporting.small import small_tokenizer
 from hostile_texts import HOSTILE, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,3 +248,18 @@ def test_a_token_that_no_merge_makes_is_refused_unless_pieces_are_taken_whole():
     with pytest.raises(ValueError, match="abab"):
         check_merges(lost, [(b"ab", b"ab"), (b"a", b"b")], ignore_merges=False)
     check_merges(lost, [(b"ab", b"ab"), (b"a", b"b")], ignore_merges=True)
+
+
+DECOMPOSED = ["e\u0301", "e\u0301<think>e\u0301 \u212b", "<think>q\u0307\u0323<think>\u1e9b\u0323", "a<think> b"]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_text_is_composed_beside_written_tokens_too_and_counted_as_it_is_encoded(tmp_path, written):
+    ours = small_tokenizer("qwen2")
+    ours = ours if written else replace(ours, written=())
+    texts = [text if written else text.replace("<think>", " ") for text in DECOMPOSED]
+    save_tokenizer(ours, tmp_path / "tokenizer.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ids = [theirs.encode(text, add_special_tokens=False).ids for text in texts]
+    assert [ours.encode(text) for text in texts] == ids
+    assert ours.lengths(texts) == list(map(len, ids))

@@ -22,7 +22,7 @@ from instruct.model.config_file import read_config
 VOCABULARY = 97
 
 
-def random_gpt2(**shape: int) -> GPT2LMHeadModel:
+def random_gpt2(**shape: float) -> GPT2LMHeadModel:
     shape = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 4, **shape}
     config = GPT2Config(**shape, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     return _scrambled(GPT2LMHeadModel(config))
@@ -58,7 +58,7 @@ VARIANTS = {
     "qwen2": random_qwen2,
     "qwen2 untied": lambda: random_qwen2(tie_word_embeddings=False, rms_norm_eps=1e-3),
     "qwen3": random_qwen3,
-    "qwen3 untied": lambda: random_qwen3(tie_word_embeddings=False, head_dim=4),
+    "qwen3 untied": lambda: random_qwen3(tie_word_embeddings=False, head_dim=4, rms_norm_eps=0.05),
 }
 
 

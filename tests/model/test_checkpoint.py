@@ -4,6 +4,7 @@ import pickle
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ import torch
 import warm
 from huggingface import as_ours, load_folder, random_gpt2, random_ids, random_llama
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from instruct.core.errors import CheckpointError
 from instruct.model.checkpoint import empty_model, load_checkpoint, random_model, save_checkpoint, weight_files
 from instruct.model.config_file import read_config
 from instruct.model.gpt2 import GPT2Config
 from instruct.model.llama import LlamaConfig
+from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import END_OF_TEXT, gpt2_tokenizer, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -405,6 +407,19 @@ def test_a_reloaded_checkpoint_is_the_same_to_the_bit(tmp_path, small_tokenizer,
     assert {path.name for path in (tmp_path / "b").iterdir()} == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_a_saved_checkpoint_ends_texts_as_it_was_trained_to_and_pads_with_another_token(tmp_path):
+    """Where a template has an end token of its own; else transformers would go on after it, or mask it as padding."""
+    special = {END_OF_TEXT: 256, "<|im_start|>": 257, "<|im_end|>": 258}
+    tokens = [*(bytes([value]) for value in range(256)), *(name.encode() for name in special)]
+    tokenizer = make_tokenizer(tokens, special, "gpt2", eos_id=258)
+    model = random_model(replace(SMALL_GPT2, eos_token_id=256), seed=1)
+    save_checkpoint(model, tokenizer, tmp_path, None, TEMPLATES["chatml"])
+    assert read_config(tmp_path / "config.json").eos_token_id == load_checkpoint(tmp_path, CPU)[1].eos_id == 258
+    theirs, settings = AutoTokenizer.from_pretrained(tmp_path), GenerationConfig.from_pretrained(tmp_path)
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (258, 256)
+    assert settings.eos_token_id[0] == 258 and settings.pad_token_id == 256
 
 
 def test_saved_files_obey_the_umask(tmp_path, small_tokenizer):

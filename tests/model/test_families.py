@@ -17,7 +17,7 @@ from small_training import (
     train_params,
 )
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from instruct.core.errors import CheckpointError
 from instruct.generation import weights
@@ -327,6 +327,12 @@ def test_rotary_scaling_is_read_from_both_of_its_places(published):
     assert published(LLAMA_32, rope_scaling={**old, "type": "llama3"}).rope_scaling == scaling
 
 
+def test_the_rotary_base_is_that_of_transformers_where_two_are_given(published, tmp_path):
+    ours = published(SMOLLM2, rope_theta=1e4, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"] == 5e5
+
+
 @pytest.mark.parametrize(
     ("name", "changed", "key"),
     [
@@ -334,6 +340,8 @@ def test_rotary_scaling_is_read_from_both_of_its_places(published):
         ("smollm2", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling"),
         ("smollm2", {"rope_scaling": "linear"}, "rope_scaling"),
         ("smollm2", {"rope_scaling": {"factor": 4.0}}, "rope_scaling"),
+        ("smollm2", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "proportional"}}, "rope_parameters"),
+        ("smollm2", {"rope_type": "linear"}, "rope_type"),
         ("smollm2", {"rope_interleaved": True}, "rope_interleaved"),
         ("smollm2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("smollm2", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "rope_parameters"),

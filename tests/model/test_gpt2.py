@@ -8,7 +8,12 @@ from instruct.model.checkpoint import empty_model
 from instruct.model.decoder import attend_causally
 from instruct.model.gpt2 import GPT2Config
 
-SHAPES = [{}, {"n_head": 1, "n_layer": 1}, {"n_head": 12, "n_layer": 3}, {"n_embd": 40, "n_head": 5, "vocab_size": 131}]
+SHAPES = [
+    {},
+    {"n_head": 1, "n_layer": 1, "layer_norm_epsilon": 0.1},
+    {"n_head": 12, "n_layer": 3},
+    {"n_embd": 40, "n_head": 5, "vocab_size": 131},
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -234,6 +234,7 @@ def test_saved_adapter_loads_as_the_merged_model(stored_backbone, tmp_path):
     merge_lora(model)
     loaded, loaded_tokenizer = load_trained(folder, CPU)
     assert not loaded.training and not is_adapted(loaded)
+    assert all(weight.requires_grad for weight in loaded.parameters()), "preference tuning may train all of them"
     assert loaded_tokenizer.eos_id == tokenizer.eos_id
     expected = dict(model.named_parameters())
     assert expected.keys() == dict(loaded.named_parameters()).keys()
@@ -262,6 +263,23 @@ def test_adapter_of_other_weights_is_refused(stored_backbone, tmp_path):
     save_checkpoint(other, tokenizer, tmp_path / "cache" / "small")
     write_table(stored_backbone.family, tmp_path / "cache" / "small")
     with pytest.raises(CheckpointError, match=r"adapter: was trained on other weights .* pins for small; train again"):
+        load_trained(tmp_path / "adapter", CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_adapter_of_a_checkpoint_of_which_any_file_differs_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    shape = GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=2, eos_token_id=256)
+    base, model = Path("models/sft"), random_model(shape, seed=1)
+    save_checkpoint(model, byte_tokenizer(), base)
+    add_lora(model, lora(r=2), seed=1)
+    save_adapter(model, byte_tokenizer(), tmp_path / "adapter", base)
+    load_trained(tmp_path / "adapter", CPU)
+    if name == "model.safetensors":
+        save_file({key: 2 * value for key, value in load_file(base / name).items()}, base / name)
+    else:
+        (base / name).write_text((base / name).read_text() + " ")
+    with pytest.raises(CheckpointError, match="was trained on another checkpoint than models/sft now holds"):
         load_trained(tmp_path / "adapter", CPU)
 
 
@@ -382,14 +400,15 @@ def test_adapter_weights_that_are_no_numbers_are_refused(tmp_path, change):
 
 @families
 def test_adapter_survives_the_way_to_disk_and_back(tmp_path, family):
-    model = adapted_model(family)
+    settings = {"r": 4, "alpha": 8.0, "dropout": 0.25, "target_modules": TARGETS[family], "base": "nf4"}
+    model = adapted_model(family, **settings)
     save_adapter(model, byte_tokenizer(), tmp_path, backbone(family))
     name, checksums, params = read_adapter_config(tmp_path / "adapter_config.json")
     assert (name, checksums) == ("small", ["0" * 64] * 3)
-    assert params.r == 4 and params.alpha == 8.0
-    fresh = adapted_model(family, trained=False)
+    assert params == lora(**{**settings, "target_modules": tuple(sorted(TARGETS[family]))})
+    fresh = adapted_model(family, trained=False, **settings)
     fill_adapter(fresh, fresh.prefix, load_file(tmp_path / "adapter_model.safetensors").items(), where="here")
-    assert torch.equal(logits(fresh), logits(model))
+    assert torch.equal(logits(fresh.eval()), logits(model.eval()))
 
 
 def test_merging_adds_in_double_precision():

@@ -111,6 +111,16 @@ def test_a_folder_with_its_own_config_and_tokenizer_is_a_backbone(cache):
     assert loaded.encode("Hi 12") == load_tokenizer_of(backbone).encode("Hi 12") == tokenizer.encode("Hi 12")
 
 
+def test_a_folder_whose_tokenizer_has_tokens_without_a_row_is_refused(cache):
+    """Else the first such token in a record would end training with an index out of range."""
+    random_llama(vocab_size=256, eos_token_id=0).save_pretrained(cache / "mine")
+    tokens = [END_OF_TEXT.encode(), *(bytes([value]) for value in range(256))]
+    save_tokenizer(make_tokenizer(tokens, {END_OF_TEXT: 0}, "smollm", eos_id=0), cache / "mine" / "tokenizer.json")
+    names = ("model.safetensors", "config.json", "tokenizer.json")
+    with pytest.raises(CheckpointError, match=r"257 .* 256"):
+        load_backbone(entry(cache / "mine", *names, family="llama", format="safetensors"), CPU)
+
+
 def test_a_random_backbone_needs_no_files_and_is_the_same_each_time(cache, tmp_path):
     values = {"name": "tiny", "licence": "none", "about": "a test", "files": (), "family": "gpt2", "format": "random"}
     backbone = Backbone(**values, seed=3, config=SHAPE)

@@ -36,7 +36,7 @@ from instruct.training.collate import target_weights
 from instruct.training.distributed import Parallel
 from instruct.training.history import History, TrainPoint, ValPoint
 from instruct.training.loop import batch_maker, draw_steps, evaluate, make_optimizer, micro_batches, take_step
-from instruct.training.loss import LossModule
+from instruct.training.loss import LossModule, loss_sum
 from instruct.training.trainer import interrupt_flag, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,6 +117,60 @@ def test_evaluation_is_the_token_mean_however_it_is_batched(batching):
         to_batch = batch_maker(params, FLOAT32, END)
         found = evaluate(LossModule(model), examples, to_batch, runtime=FLOAT32, parallel=ALONE)
         assert found == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_evaluation_is_without_dropout():
+    """Though the steps before it had some: else the best checkpoint would be chosen by chance."""
+    model, params = small_model("gpt2"), train_params()
+    to_batch = batch_maker(params, FLOAT32, END)
+    add_lora(model, lora_params(r=2, dropout=0.5), seed=0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("lora_B"):
+                weight.fill_(0.1)
+        exact = float(loss_sum(model.eval(), make_batch(UNEVEN, "padded"))) / sum(len(one.ids) - 3 for one in UNEVEN)
+    module = LossModule(model).train()
+    assert evaluate(module, UNEVEN, to_batch, runtime=FLOAT32, parallel=ALONE) == pytest.approx(exact, rel=1e-5)
+
+
+def test_evaluation_computes_in_the_precision_of_training():
+    model, batch = small_model("llama"), make_batch(UNEVEN[:2], "packed")
+    losses = [loss_and_gradients(model, batch, runtime)[0] for runtime in (FLOAT32, BFLOAT16)]
+    assert losses[0] != losses[1]
+    for runtime, loss in zip((FLOAT32, BFLOAT16), losses, strict=True):
+        to_batch = batch_maker(train_params(), runtime, END)
+        found = evaluate(LossModule(model), UNEVEN[:2], to_batch, runtime=runtime, parallel=ALONE)
+        assert found == pytest.approx(loss, rel=1e-6)
+
+
+def adamw_by_hand(weights, gradients, moments, step, lr, decay):
+    """Algorithm 2 of Loshchilov & Hutter (2019) in double precision, with the defaults of Kingma & Ba (2015)."""
+    for name, gradient in gradients.items():
+        first, second = moments.get(name, (0.0, 0.0))
+        moments[name] = first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        update = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        decayed = lr * decay * weights[name] if weights[name].ndim >= 2 else 0.0
+        weights[name] = weights[name] - decayed - lr * update
+
+
+@families
+def test_each_step_is_that_of_adamw_at_its_own_rate(family):
+    params = train_params(weight_decay=0.3, max_grad_norm=1e9, lr=0.05, micro_batch_size=8)
+    model = small_model(family)
+    module, optimizer, to_batch = LossModule(model), make_optimizer(model, params), batch_maker(params, FLOAT32, END)
+    moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    # Other records in each step: with equal gradients the moments, whatever their decay, cancel out.
+    for step, lr in enumerate((0.001, 0.004, 0.002, 0.003), 1):
+        examples = UNEVEN[2 * step - 2 : 2 * step]
+        _, found = loss_and_gradients(model, make_batch(examples, "padded"))
+        gradients = {name: gradient.double() for name, gradient in found.items() if gradient is not None}
+        model.zero_grad(set_to_none=True)
+        expected = {name: weight.detach().double() for name, weight in model.named_parameters()}
+        adamw_by_hand(expected, gradients, moments, step, lr, 0.3)
+        take_step(module, optimizer, examples, to_batch, lr=lr, params=params, runtime=FLOAT32, parallel=ALONE)
+        for name, weight in model.named_parameters():
+            firm = gradients[name].abs() > 1e-3  # of a smaller gradient rounding decides the sign
+            torch.testing.assert_close(weight.detach().double()[firm], expected[name][firm], rtol=0, atol=lr / 50)
 
 
 @families
@@ -360,6 +414,17 @@ def test_training_stops_early_after_patience_and_best_stays_behind(tmp_path):
     assert best == weights[1 + lowest] != weights[-1]
 
 
+@pytest.mark.parametrize(("steps", "early"), [(6, False), (9, True)])
+def test_run_that_ends_as_its_patience_does_was_not_stopped_early(tmp_path, monkeypatch, steps, early):
+    losses = iter(range(1, 9))
+    monkeypatch.setattr("instruct.training.trainer.evaluate", lambda *args, **options: float(next(losses)))
+    history = run_training(
+        small_model("gpt2"), open_store(tmp_path), TRAIN_SET, VAL_SET,
+        epochs=steps // 3, eval_every=3, patience=1, save_minutes=0.0,
+    )  # fmt: skip
+    assert history.step == 6 and history.stopped_early is early
+
+
 def test_patience_zero_never_stops(tmp_path):
     history = run_training(
         small_model("gpt2"),
@@ -407,6 +472,15 @@ def test_loss_that_is_no_number_stops_naming_step_and_records(tmp_path):
     assert weights_of(model) == weights[2], "the bad step must not reach the weights"
     progress = store.load(model, make_optimizer(model, train_params()))
     assert progress is not None and History.restore(progress).step == 2
+
+
+@pytest.mark.parametrize("numbers", [(1.0, math.inf), (1.0, math.nan), (math.nan, 1.0)])
+def test_either_of_loss_and_norm_that_is_no_number_stops(tmp_path, monkeypatch, numbers):
+    """A step with a sound loss and a gradient that is none changes no weight: the run would go on and learn nothing."""
+    trainer = make_trainer(small_model("gpt2"), open_store(tmp_path), TRAIN_SET, VAL_SET)
+    monkeypatch.setattr(trainer, "_take", lambda examples, lr: numbers)
+    with pytest.raises(InstructError, match="step 1: the loss is"):
+        trainer.fit()
 
 
 def test_validation_loss_that_is_no_number_stops_in_words(tmp_path):

@@ -51,11 +51,13 @@ def quick(one_thread):
 class Run:
     """A training run in a folder of its own, up to its outputs."""
 
-    def __init__(self, folder: Path, *, r: int = 0, record: Example = RECORD, sample_tokens: int = 3) -> None:
+    def __init__(
+        self, folder: Path, *, r: int = 0, record: Example = RECORD, sample_tokens: int = 3, code: str = "1"
+    ) -> None:
         self.folder, self.model = folder, random_model(CONFIG, seed=1)
         if r:
             add_lora(self.model, lora_params(r=r), seed=0)
-        self.store = open_store(folder / "models" / "resume", code="1")
+        self.store = open_store(folder / "models" / "resume", code=code)
         sample = SamplePrompt(record, TEMPLATES["phi3"], sample_tokens)
         self.outputs = TrainOutputs(self.model, byte_tokenizer(), BACKBONE, ALONE, self.store, sample)
         self.best = folder / "models" / "sft" / "best"
@@ -162,6 +164,24 @@ def test_best_weights_outlive_a_run_that_fails(tmp_path):
     folder = run.store.folder / "best"
     assert "step 5" in str(error.value) and str(folder) in str(error.value)
     assert weights_of(load_trained(folder, CPU)[0]) in list(seen.values())[1:]
+
+
+def test_best_weights_of_a_run_that_fails_do_not_mix_with_those_of_one_before(tmp_path):
+    """Else the adapter that lies there would be loaded in their place."""
+    for r, code in ((2, "1"), (0, "2")):
+        run = Run(tmp_path, r=r, code=code)
+        seen: list[dict[str, bytes]] = []
+
+        def poison(point: ValPoint, run: Run = run, seen: list[dict[str, bytes]] = seen) -> None:
+            seen.append(weights_of(run.model))
+            if point.step == 4:
+                run.model.ln_f.weight.data[0] = float("inf")
+
+        with pytest.raises(InstructError, match="The best weights so far"):
+            run.train(on_evaluation=poison, save_minutes=0.0)
+    folder = run.store.folder / "best"
+    assert not any("adapter" in name for name in names(folder))
+    assert weights_of(load_trained(folder, CPU)[0]) in seen[1:]
 
 
 def test_run_that_fails_at_once_promises_no_best_weights(tmp_path):

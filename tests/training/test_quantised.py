@@ -55,6 +55,22 @@ def test_every_frozen_layer_of_the_blocks_takes_a_byte_or_less_a_weight(family, 
     assert model.embedding.weight.dtype is torch.float32
 
 
+# Dettmers et al., 2023, appendix E
+NF4 = (
+    -1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
+    0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0,
+)  # fmt: skip
+
+
+def test_nf4_is_the_table_of_qlora():
+    """bitsandbytes knows another one with 4 bits, which rounds a normal weight more coarsely."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = adapted("gpt2", "nf4").blocks[0].attn.c_attn.base.weight
+    blocks = functional.dequantize_4bit(weight.data, weight.quant_state).float().view(-1, 64)
+    levels = blocks / blocks.abs().amax(1, keepdim=True)
+    assert (levels[..., None] - torch.tensor(NF4)).abs().amin(-1).max() < 1e-3
+
+
 def test_missing_library_is_one_line_with_the_remedy(monkeypatch):
     real = builtins.__import__
 

@@ -27,6 +27,7 @@ from instruct.model.lora import add_lora
 from instruct.training.buckets import Bucket, Slots, choose_buckets, fill_up, join, row_size
 from instruct.training.loop import batch_maker, draw_steps, make_optimizer, take_step
 from instruct.training.loss import LossModule
+from instruct.training.recorded import RecordedStep
 from instruct.training.supervised import supervised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,6 +80,14 @@ def test_size_of_a_row_is_known_without_making_it(weight):
         tokens, targets = row_size(examples, weight)
         assert tokens == batch.input_ids.numel()
         assert targets == len(batch.places) if weight == 0 else targets >= len(batch.places)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_buckets_have_room_for_the_targets_that_the_setting_counts(weight):
+    """Else every row with a target in its prompt would run without its bucket, many times slower."""
+    objective = supervised(train_params(prompt_loss_weight=weight), FLOAT32, END)
+    row, (tokens, targets) = objective.to_row(TRAIN_SET[:4]), objective.row_size(TRAIN_SET[:4])
+    assert tokens == row.input_ids.numel() and targets >= len(row.places)
 
 
 @pytest.mark.parametrize(("family", "weight", "spare"), thinned(list(FAMILIES), [0.0, 0.3], [(0, 0), (1, 0), (37, 50)]))
@@ -176,6 +185,9 @@ def test_steps_from_buffers_equal_todays(family, changes):
 def test_steps_from_buffers_in_bf16_follow_todays(family):
     (expected, _), (results, _) = run_both(family, BFLOAT16)
     assert [one[0] for one in results] == pytest.approx([one[0] for one in expected], rel=0.03)
+    steps, step = make_step(small_model(family), train_params(epochs=2, lr=0.003))
+    step.begin(steps[0], 0.001)
+    assert results[0] != step.read(), "the first step, from the same weights, must be computed in bf16"
 
 
 def test_rows_longer_than_any_bucket_go_without_one(monkeypatch):
@@ -235,6 +247,32 @@ def test_graph_with_other_gradients_is_refused(monkeypatch, caplog):
     step.record(steps)
     assert "gradients differ" in caplog.text and not step._graphs
     assert not any(weight.grad.any() for weight in model.parameters())
+
+
+def test_graph_that_reports_another_loss_is_refused(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    steps, step = make_step(small_model("gpt2"), train_params())
+    pretend_to_record(monkeypatch, step, after=lambda: step._loss.add_(1.0))
+    step.record(steps)
+    assert "cannot be recorded" in caplog.text and not step._graphs
+
+
+def test_steps_go_on_with_the_optimizers_state_that_was_restored():
+    """Else a run on a GPU that goes on from a state would begin again with AdamW's zeros."""
+    found = []
+    for again in (False, True):
+        model, params = small_model("gpt2"), train_params()
+        steps, optimizer = list(draw_steps(TRAIN_SET, params)), make_optimizer(model, params, recorded=True)
+        for number, examples in enumerate(steps):
+            if number == 0 or again:
+                step = RecordedStep(
+                    LossModule(model), optimizer, steps, objective=supervised(params, FLOAT32, END), params=params,
+                    runtime=FLOAT32,
+                )  # fmt: skip
+            step.begin(examples, 0.01)
+            step.read()
+        found.append(weights_of(model))
+    assert found[0] == found[1]
 
 
 def test_operations_needed_are_those_of_the_real_tokens():

@@ -2,6 +2,7 @@ import json
 import resource
 import threading
 from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -220,6 +221,53 @@ def test_state_is_what_it_was_when_saving_began_though_training_goes_on(tmp_path
     assert {name: tensor.numpy().tobytes() for name, tensor in store.load_best(3).items()} == expected
 
 
+def test_a_state_never_replaces_one_that_was_saved_after_it(tmp_path, monkeypatch):
+    """As where Ctrl-C comes while the state of some steps before is still being written to a slow disk."""
+    model, optimizer = trained()
+    write, number, later = resume.write_safetensors, count(), threading.Event()
+
+    def slow(*arguments):
+        if next(number) == 0:
+            later.wait(0.5)
+        write(*arguments)
+
+    monkeypatch.setattr(resume, "write_safetensors", slow)
+    store = ResumeStore(tmp_path, Fingerprint(parts={}))
+    store.save(model, optimizer, {"step": 1}, write=True)
+    first = store._writing
+    store.save(model, optimizer, {"step": 2}, write=True)
+    store.wait()
+    later.set()
+    assert first is not None
+    first.result()
+    assert store.load(model, optimizer) == {"step": 2}
+
+
+def test_no_state_is_still_being_written_when_training_has_ended(tmp_path, monkeypatch):
+    """Else a finished run, whose state is removed, could leave one behind."""
+    write, release, ended = resume.write_safetensors, threading.Event(), []
+    store = ResumeStore(tmp_path / "resume", Fingerprint(parts={}))
+    wait = store.wait
+
+    def slow(*arguments):
+        release.wait(30)
+        write(*arguments)
+        ended.append(arguments[0])
+
+    def release_and_wait():
+        if store._writing is not None:
+            release.set()
+        wait()
+
+    monkeypatch.setattr(resume, "write_safetensors", slow)
+    monkeypatch.setattr(store, "wait", release_and_wait)
+    try:
+        history = run_training(small_model("gpt2"), store, TRAIN_SET[:8], VAL_SET)
+        assert history.step == 2 and ended == [store.folder / STATE]
+    finally:
+        release.set()
+
+
 def test_write_that_fails_in_its_thread_ends_training_at_the_next_step(tmp_path):
     store = ResumeStore(tmp_path / "resume", Fingerprint(parts={}))
     with files_of_at_most(5_000), pytest.raises(CheckpointError, match="cannot be written"):
@@ -403,6 +451,21 @@ def test_dropout_of_a_step_depends_on_its_number_not_on_what_was_drawn_before(tm
         return weights_of(model)
 
     assert run("a", False) == run("b", True)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_depends_on_the_seed(tmp_path, dropout):
+    """With one record the order is the same for every seed, so dropout is all that a seed can change."""
+
+    def run(seed):
+        model = small_model("gpt2")
+        add_lora(model, lora_params(r=2, dropout=dropout), seed=0)
+        run_training(
+            model, open_store(tmp_path / str(seed)), TRAIN_SET[:1], VAL_SET, epochs=3, seed=seed, save_minutes=0.0
+        )
+        return weights_of(model)
+
+    assert (run(1) == run(2)) is (dropout == 0)
 
 
 # A disk that is full

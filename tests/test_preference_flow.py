@@ -14,6 +14,7 @@ from instruct.results.runs import read_run
 from instruct.tools.check import left_over
 from instruct.tools.own_data import own_data
 from instruct.tools.smoke import pairs_of, run_smoke
+from instruct.tools.verify import verify
 
 ROOT = Path(__file__).parents[1]
 OWN = {"pairs@dpo", "reference@dpo", "prefer@dpo", "answer@dpo"}
@@ -81,6 +82,7 @@ def test_the_whole_flow_runs_shows_all_systems_and_leaves_nothing_when_switched_
     git(folder, "init", "--quiet")
     commit_all(folder)
     assert run("dvc", "status", cwd=folder).stdout.strip().startswith("Data and pipelines are up to date")
+    assert verify(folder, lock_only=True) == []  # in a clone, where data/preferred holds its README alone
     switch(folder, [])
     found = left_over([], folder / "data/preferred", folder / "metrics/preferred")
     assert len(found) == 5

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from small_pipeline import commit_all, git, leaves, run
 
 from instruct.core.errors import InstructError
@@ -15,6 +16,7 @@ from instruct.tools.verify import (
     stale_stages,
     value_differences,
     verify,
+    without_results,
 )
 
 pytestmark = pytest.mark.usefixtures("warm_start")
@@ -169,6 +171,27 @@ def test_commit_without_a_lock_has_nothing_to_compare_with(workplace):
     commit_all(workplace)
     with pytest.raises(InstructError, match=r"dvc\.lock: is not committed, so there is nothing to compare with"):
         verify(workplace)
+
+
+def test_a_folder_whose_results_are_missing_is_hidden_as_a_whole_and_put_back(tmp_path):
+    for name in ("mixed/README.md", "whole/README.md", "whole/made.json", "own/data.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    deps = [{"path": name, "md5": "1"} for name in ("mixed", "whole", "own", "absent")]
+    outs = [
+        {"path": name, "md5": "2"} for name in ("mixed/made.json", "whole/made.json", "absent/made.json", "top.json")
+    ]
+    lock = {"schema": "2.0", "stages": {"make": {"cmd": "x", "outs": outs}, "read": {"cmd": "x", "deps": deps}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(KeyboardInterrupt), without_results(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+            "dvc.lock",
+            "own",
+            "whole",
+        ]
+        raise KeyboardInterrupt
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_folder_that_is_not_empty_is_refused(workplace, tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def _stage_names(values: Mapping[str, Any], name: str) -> dict[str, None]:
 
 def stale_stages(folder: Path) -> list[str]:
     """The stages that `dvc repro` would run in a clone without data, up to the first that lacks an input."""
-    said = ask_dvc(folder, "repro", "--dry", "--allow-missing")
+    with without_results(folder):
+        said = ask_dvc(folder, "repro", "--dry", "--allow-missing")
     # The exit status alone does not tell: it is 0 where the first stage, whose data is in Git, would run.
     found = re.findall(r"Running stage '([^']+)'|failed to reproduce '([^']+)'", said.stdout + said.stderr)
     stages = list(dict.fromkeys(one or other for one, other in found))
@@ -110,6 +112,26 @@ def stale_stages(folder: Path) -> list[str]:
             f"{PIPELINE}: DVC refuses this commit ({dvc_complaint(said.stderr)}); correct what it names"
         )
     return stages
+
+
+@contextmanager
+def without_results(folder: Path) -> Iterator[None]:
+    """Hide what lies beside missing outputs in the folders that stages read, so that DVC finds these missing too.
+
+    With its README alone, a folder would be another one than the stage has read.
+    """
+    lock = _load_yaml(read_text(folder / LOCK), LOCK)
+    missing = [path for path in lock_outs(lock) if not (folder / path).exists()]
+    read = {dep["path"] for stage in lock["stages"].values() for dep in stage.get("deps", [])}
+    hidden = sorted(one for one in read if (folder / one).is_dir() and any(p.startswith(f"{one}/") for p in missing))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".instruct-") as aside:
+        for place, one in enumerate(hidden):
+            (folder / one).rename(Path(aside, str(place)))
+        try:
+            yield
+        finally:
+            for place, one in enumerate(hidden):
+                Path(aside, str(place)).rename(folder / one)
 
 
 def dvc_complaint(said: str) -> str:

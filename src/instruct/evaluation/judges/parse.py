@@ -58,9 +58,9 @@ def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -
     r"""The one whole number on the scale that a judge replied with, or None.
 
     It is in a JSON object as `score`, alone on its line, or after words that call it the score. 85.0 is 85, but other
-    fractions are refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, and digits that are not
-    ASCII. A `reasoned` reply may hold other numbers before its last line, and that line must then call its number
-    the score.
+    fractions are refused, since 0.9 and even 1.0 may be on another scale; so are two numbers, a comma between digits,
+    and digits that are not ASCII. A `reasoned` reply may hold other numbers before its last line, and that line must
+    then call its number the score.
 
     >>> [parse_score(r) for r in ('{"score": 85}', "Score: 85/100", "85.", "I give it 85 out of 100.", "**85**%")]
     [85, 85, 85, 85, 85]
@@ -68,7 +68,7 @@ def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -
     [None, None, None, None, None, None, None]
     >>> [parse_score(r) for r in ("The right answer is 42.", "1. It is correct", "8/10", "It has 3 errors")]
     [None, None, None, None]
-    >>> [parse_score(r) for r in ('{"score": 85.0}', "Score: 85.0", '{"score": 85.5}', '{"score": 1.0}', "1.0")]
+    >>> [parse_score(r) for r in ('{"score": 85.0}', "Score: 85.0", '{"score": 85.5}', '{"score": 1.0}', "Score: 4,5")]
     [85, 85, None, None, None]
     >>> [parse_score(r, Scale(1, 5)) for r in ("4/5", "Score: 4 out of 5", '{"score": 6}', "4/10")]
     [4, 4, None, None]
@@ -170,7 +170,7 @@ def _patterns(scale: Scale) -> _Patterns:
             r"(?: (?:for|of) (?:the|this) (?:response|answer))?(?: is| of| would be)?\s?[:=–—-]?"
             r"|i(?:['’]d| would| will)? (?:give|rate|score|assign|grade)"
             r"(?: (?:it|this|that|the|a|an|as|at|response|answer|score|rating|grade|of))*"
-            rf") ?{bare}(?:\s?[-–—,;(].*| (?:because|since|as|for) .*)?",
+            rf") ?{bare}(?:\s?[-–—,;(](?!\d).*| (?:because|since|as|for) .*)?",
         ),
     )
 

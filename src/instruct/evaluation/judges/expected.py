@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from math import exp
 
-from instruct.evaluation.judges.parse import Scale
-from instruct.servers.base import Token
+from instruct.evaluation.judges.parse import Scale, place_of_score
+from instruct.servers.base import Reply, Token
 
 TOP = 20  # alternatives asked for; servers give at most so many
 LEAST_MASS = 0.1  # of probability that must be on scores
@@ -17,13 +17,20 @@ LEAST_MASS = 0.1  # of probability that must be on scores
 _NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,3})\s*")
 
 
-def expected_score(tokens: Sequence[Token], score: int, scale: Scale) -> tuple[float | None, str]:
+def expected_score(reply: Reply, score: int, scale: Scale, *, reasoned: bool = False) -> tuple[float | None, str]:
     """The expected score on the scale, or None and why not; `score` is the one that was read from the reply.
 
-    Tokens that are not a score are left out and the rest is normalised. Where a tokenizer writes numbers digit by digit
-    the distribution over 0 to 100 cannot be had from one reply, so it is refused and not guessed.
+    It is taken from the token that was read as the score, not from another mention of the same number. Tokens that are
+    not a score are left out and the rest is normalised. Where a tokenizer writes numbers digit by digit the
+    distribution over 0 to 100 cannot be had from one reply, so it is refused and not guessed.
     """
-    token = _token_of(tokens, score)
+    tokens = reply.logprobs or ()
+    said = "".join(token.text for token in tokens)
+    text = reply.text if reply.text in said else said  # which may hold more, such as a fence or an end mark
+    place = place_of_score(text, score, scale, reasoned=reasoned)
+    if place is None:
+        return None, f"it is not clear which token is the score {score}; use scoring: text"
+    token = _token_at(tokens, said.rfind(text) + place, score)
     if token is None:
         return None, f"{score} is not one token of this model; use the rubric score-1-5, or scoring: text"
     weights: dict[int, float] = {}
@@ -41,13 +48,11 @@ def expected_score(tokens: Sequence[Token], score: int, scale: Scale) -> tuple[f
     return sum(value * weight for value, weight in weights.items()) / mass, ""
 
 
-def _token_of(tokens: Sequence[Token], score: int) -> Token | None:
-    """The token that is the last mention of the score and nothing else but space."""
-    text = "".join(token.text for token in tokens)
-    places = [match.start() for match in re.finditer(rf"(?<!\d){score}(?!\d)", text)]
+def _token_at(tokens: Sequence[Token], place: int, score: int) -> Token | None:
+    """The token at a place of the text, if it is the score and nothing else but space."""
     start = 0
     for token in tokens:
-        if places and start <= places[-1] < start + len(token.text):
+        if start <= place < start + len(token.text):
             match = _NUMBER.fullmatch(token.text)
             return token if match and int(match[1]) == score else None
         start += len(token.text)

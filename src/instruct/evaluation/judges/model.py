@@ -157,7 +157,7 @@ class ScoreJudge(ModelJudge):
             return scale.to_hundred(score), ""
         if reply.logprobs is None:
             return None, "the server gives no token probabilities; set evaluate.scoring: text"
-        expected, problem = expected_score(reply.logprobs, score, scale)
+        expected, problem = expected_score(reply, score, scale, reasoned=self.rubric.reasoned)
         return (None if expected is None else scale.to_hundred(expected)), problem
 
 

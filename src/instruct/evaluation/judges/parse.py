@@ -85,6 +85,23 @@ def parse_score(reply: str, scale: Scale = HUNDRED, *, reasoned: bool = False) -
     return _parse_words(text, scale)
 
 
+def place_of_score(reply: str, score: int, scale: Scale = HUNDRED, *, reasoned: bool = False) -> int | None:
+    """Where the `score` that was read from a reply begins; None where none or several fit.
+
+    It is the one number that would be read as another score if another one were in its place.
+
+    >>> place_of_score("5 of 5", 5, Scale(1, 5)), place_of_score("Score: 5/5", 5, Scale(1, 5))
+    (None, 7)
+    """
+    other = scale.low if score == scale.high else scale.high
+    found = []
+    for match in re.finditer(rf"(?<!\d){score}(?!\d)", reply):
+        changed = f"{reply[: match.start()]}{other}{reply[match.end() :]}"
+        if parse_score(changed, scale, reasoned=reasoned) == other:
+            found.append(match.start())
+    return found[0] if len(found) == 1 else None
+
+
 def parse_choice(reply: str) -> Choice | None:
     """Which of two responses a judge prefers, or None where it does not say so plainly.
 

@@ -71,11 +71,12 @@ def scores_of(judgements: Sequence[Judgement], judge: str, system: str) -> Score
 def check_unscored(judgements: Sequence[Judgement], max_unscored: float) -> None:
     """Raise JudgeError if more than the share `max_unscored` of a judge's verdicts has no score.
 
-    The message shows the first replies. A verdict is one reply where answers are judged several times.
+    The message shows the first replies. A verdict is one reply where answers are judged several times, and a pair's
+    replies in both orders are one.
     """
     for name in dict.fromkeys(judgement.judge for judgement in judgements):
         own = [judgement for judgement in judgements if judgement.judge == name]
-        total = sum(max(1, len(judgement.replies)) for judgement in own)
+        total = sum(len(judgement.choices) // 2 or len(judgement.replies) or 1 for judgement in own)
         unscored = [judgement for judgement in own if judgement.failed or judgement.score is None]
         count = sum(max(1, judgement.failed) for judgement in unscored)
         if count / total > max_unscored:

@@ -7,8 +7,10 @@ from statistics import pstdev
 import pytest
 from evaluation.answers import ScriptedServer, answer
 
+from instruct.core.errors import JudgeError
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.rubrics import find_rubric, prompt_hash
+from instruct.evaluation.score import check_unscored, judge_all
 from instruct.servers.base import Reply, Token
 from instruct.text.prompts import TEMPLATES
 
@@ -141,6 +143,24 @@ def test_a_pair_with_one_order_unread_has_no_score():
         verdict = found[system][0]
         assert (verdict.score, verdict.failed, verdict.problem) == (None, 1, "no choice of A, B or tie in it")
         assert verdict.replies == ("A", "both have merits")
+
+
+def test_a_pair_without_a_score_is_one_failed_verdict_of_each_system():
+    judge, _ = judge_by(in_turn("A", "?", "?", "?", "A", "B"), "pairwise", make=PairJudge)
+    base, tuned = ([answer(f"r{i}", text) for i in range(3)] for text in ("x", "y"))
+    verdicts = judge_all({"mine": judge}, {"base": base, "tuned": tuned})
+    assert [one.failed for one in verdicts] == 2 * [1, 1, 0]
+    check_unscored(verdicts, 4 / 6)
+    with pytest.raises(JudgeError, match="mine: 4 of 6 verdicts"):
+        check_unscored(verdicts, 0.6)
+
+
+def test_repeats_of_a_pair_are_counted_by_their_two_orders():
+    judge, _ = judge_by(in_turn("A", "A", "?", "B", "?", "B"), "pairwise", make=PairJudge, repeats=3, temperature=1.0)
+    verdicts = judge_all({"mine": judge}, ONE)  # first order A, A and unread; second B, unread and B
+    assert [(one.score, one.failed) for one in verdicts] == [(100, 2), (0, 2)]
+    with pytest.raises(JudgeError, match="mine: 4 of 6 verdicts"):
+        check_unscored(verdicts, 0.6)
 
 
 def test_pairs_of_several_records_keep_their_places():

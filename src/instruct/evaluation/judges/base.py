@@ -15,8 +15,8 @@ class Verdict:
     """A score from 0 to 100, or None with the reason; every reply is kept as it came.
 
     With repeats `score` is the mean of the replies that hold one, and `spread` their standard deviation. `failed`
-    of the replies hold none. `prompt_sha256` is of what the judge was told. `choices` are what was said in each
-    order of a pair.
+    of the replies hold none; a pair's replies in both orders count as one. `prompt_sha256` is of what the judge was
+    told. `choices` are what was said in each order of a pair.
     """
 
     score: float | None

@@ -209,7 +209,7 @@ class PairJudge(ModelJudge):
                 spread=pstdev(scores) if len(scores) > 1 else None,
                 raw_reply=raw[0],
                 replies=raw,
-                failed=len(problems),
+                failed=len(forward) - len(wins),
                 problem=problems[0] if problems else "",
                 prompt_sha256=prompt_hash("\x1e".join(prompts)),
                 choices=tuple(choices),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from instruct.evaluation.agreement import agree, agree_all, bands, kappa
+from instruct.evaluation.agreement import agree, agree_all, bands, kappa, wins
 from instruct.results.schema import Agreement
 
 
@@ -73,6 +73,38 @@ def test_judges_are_compared_on_what_both_scored_by_record_and_system():
     counts = [(found["one", "other", of].count, found["one", "other", of].mean_difference) for of in ("base", "sft")]
     assert counts == [(1, 5.0), (1, 10.0)]
     assert found["one", "third", "base"] == Agreement(first="one", second="third", system="base", count=0)
+
+
+def keyed(**scores):
+    return {(system, f"r{i}"): score for system, some in scores.items() for i, score in enumerate(some)}
+
+
+def test_people_who_see_the_same_winners_agree_fully_with_a_judge_of_pairs():
+    pairs = keyed(sft=[100.0, 75.0, 50.0, 0.0], dpo=[0.0, 25.0, 50.0, 100.0])
+    people = keyed(base=[90.0] * 4, sft=[60.0, 25.0, 40.0, 10.0], dpo=[40.0, 20.0, 40.0, 30.0])
+    both = {"pairs": pairs, "human": people}
+    for scores in (both, dict(reversed(both.items()))):
+        (found,) = agree_all(scores, {"pairs"})
+        first, second = scores
+        assert (found.first, found.second, found.system, found.count) == (first, second, "dpo", 4)
+        assert (found.kappa, found.kappa_weighted, found.spearman, found.mean_difference) == (1, 1, 1, 0)
+
+
+def test_kappa_with_a_judge_of_pairs_is_that_of_wins_ties_and_losses():
+    # Of ten: five wins seen by both, two losses by both, one tie against a win, two wins against losses. 7/10 agree;
+    # chance: 7/10 * 6/10 wins, 1/10 * 0 ties, 2/10 * 4/10 losses.
+    judge = [100.0] * 7 + [50.0] + [0.0] * 2
+    pairs = keyed(base=[100 - one for one in judge], sft=judge)
+    people = keyed(base=[30.0] * 10, sft=[31.0, 40.0, 50.0, 60.0, 90.0, 10.0, 20.0, 70.0, 5.0, 0.0])
+    (found,) = agree_all({"pairs": pairs, "human": people}, {"pairs"})
+    assert found.kappa == pytest.approx((0.7 - 0.5) / 0.5)
+    assert found.mean_difference == pytest.approx(75 - 60)
+
+
+def test_who_won_is_not_known_where_one_of_the_two_has_no_score():
+    scores = keyed(base=[1.0, None, 3.0], sft=[2.0, 2.0])
+    assert wins(scores, "sft", "base") == {("sft", "r0"): 100.0, ("sft", "r1"): None}
+    assert wins(scores, "base", "sft")["base", "r2"] is None
 
 
 def test_judges_that_know_only_which_system_is_better_do_not_agree():

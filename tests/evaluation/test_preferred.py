@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from evaluation.answers import answer
 from evaluation.test_measured import TRUE, WRONG, results_of, said
+from evaluation.test_score import FIT, whole_results
 from results.sample import make_judge, make_table
 
 from instruct.evaluation.judges.base import Identity, Verdict
@@ -100,6 +101,17 @@ def test_a_judge_of_pairs_is_asked_about_the_last_two_trained_systems():
     assert judge.asked == ["sft", "dpo"]
     alone = Systems(files={"base": Path("b"), "sft": Path("s")}, baselines=("base",))
     assert choose_judged(score_all({"base": WRONG, "sft": TRUE}, {}), alone) == ("base", "sft")
+
+
+def test_people_are_held_against_a_judge_of_pairs_on_who_won():
+    answers = {"base": WRONG, "sft": HALF, "dpo": TRUE}
+    human = {
+        system: {one.id: 20.0 * (system == "dpo") + place for place, one in enumerate(WRONG)} for system in answers
+    }
+    verdicts = judge_all({"pairs": Pairs()}, answers, ("sft", "dpo"))
+    (row,) = whole_results(answers, verdicts, {"pairs": (Pairs.identity, FIT)}, human).agreement
+    assert (row.first, row.second, row.system, row.count) == ("pairs", "human", "dpo", len(WRONG))
+    assert row.mean_difference == 0
 
 
 def test_a_tie_of_pairs_is_told_as_half_a_win_and_not_as_a_preference():

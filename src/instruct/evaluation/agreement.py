@@ -4,9 +4,12 @@ Within each system: over the answers of several, two judges that know nothing of
 one system is better than the other. Correlations say whether they rank alike; only kappa and the mean difference say
 whether they mean the same by a score. A judge may correlate well with people and still be far too lenient (arXiv
 2510.09738).
+
+A judge of pairs gives shares of wins, which are not scores of an answer. With one of them both sides are read as wins,
+ties and losses of a system against the other one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -39,17 +42,33 @@ def agree(first: str, second: str, pairs: Sequence[tuple[float, float]], *, syst
     return Agreement(first=first, second=second, system=system, count=len(a), **rounded)
 
 
-def agree_all(scores: Mapping[str, Keyed]) -> tuple[Agreement, ...]:
-    """Agreement of each two judges on each system's answers, systems in the order in which they come."""
-    systems = dict.fromkeys(system for one in scores.values() for system, _ in one)
+def agree_all(scores: Mapping[str, Keyed], of_pairs: Collection[str] = ()) -> tuple[Agreement, ...]:
+    """Agreement of each two judges on each system's answers, systems in the order in which they come.
+
+    With a judge `of_pairs`, only on who won: one row, of the second of its two systems.
+    """
     found = []
     for one, other in combinations(scores, 2):
+        systems, sides = _systems_of(scores.values()), (scores[one], scores[other])
+        if pair := next((name for name in (one, other) if name in of_pairs), None):
+            against, system = _systems_of([scores[pair]])
+            systems, sides = [system], (wins(scores[one], system, against), wins(scores[other], system, against))
         for system in systems:
-            own = {key: score for key, score in scores[one].items() if key[0] == system}
-            pairs = [(score, scores[other].get(key)) for key, score in own.items()]
+            own = {key: score for key, score in sides[0].items() if key[0] == system}
+            pairs = [(score, sides[1].get(key)) for key, score in own.items()]
             both = [(a, b) for a, b in pairs if a is not None and b is not None]
             found.append(agree(one, other, both, system=system))
     return tuple(found)
+
+
+def wins(scores: Keyed, system: str, against: str) -> Keyed:
+    """100 where a system's score is higher than that of `against`, 50 where they are equal, and 0 where it is lower."""
+    pairs = {key: (score, scores.get((against, key[1]))) for key, score in scores.items() if key[0] == system}
+    return {key: None if a is None or b is None else 50.0 + 50.0 * np.sign(a - b) for key, (a, b) in pairs.items()}
+
+
+def _systems_of(scores: Iterable[Keyed]) -> list[str]:
+    return list(dict.fromkeys(system for one in scores for system, _ in one))
 
 
 def bands(scores: Floats) -> npt.NDArray[np.int64]:

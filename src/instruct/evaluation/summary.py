@@ -73,7 +73,10 @@ def summarise(
             for name, about in judged_by.items()
         ),
         signatures=signatures() | _signature_of(measured, checks),
-        agreement=agree_all({name: by_key(one) for name, one in {**scores, **people}.items()}),
+        agreement=agree_all(
+            {name: by_key(one) for name, one in {**scores, **people}.items()},
+            of_pairs={one.judge for one in judgements if one.choices},
+        ),
         baselines=systems.baselines,
         best_baseline=against,
         measured=summarise_measured(measured, answers, systems, against, params),

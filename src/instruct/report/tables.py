@@ -160,7 +160,8 @@ def agreement_table(found: Sequence[Agreement]) -> Table:
     ]
     return Table(
         name="Agreement",
-        caption="Over those of a system's answers that both have scored; kappa on five bands.",
+        caption="Over those of a system's answers that both have scored; kappa on five bands. With a judge of "
+        "pairs: on the system's wins (100), ties (50) and losses (0) against the other one.",
         head=("judges", "system", "Pearson", "Spearman", "Kendall", "kappa", "mean difference", "answers"),
         rows=rows,
     )

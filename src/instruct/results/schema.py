@@ -141,7 +141,8 @@ class JudgeResults(ScoreResults):
 class Agreement:
     """Two judges on those of a system's answers that both scored. What is not defined, as for constants, is None.
 
-    Older results name no system: theirs is over all answers.
+    With a judge of pairs it is on the system's wins (100), ties (50) and losses (0) against the other one. Older
+    results name no system: theirs is over all answers.
     """
 
     first: str

@@ -14,7 +14,8 @@ from instruct.evaluation.judges.base import Identity, Verdict
 from instruct.evaluation.measured import choose_judged, score_all
 from instruct.evaluation.score import judge_all
 from instruct.evaluation.systems import Systems, name_systems
-from instruct.results.headline import headline_lines, headline_rows, step_lines
+from instruct.report.tables import score_table
+from instruct.results.headline import describe_orders, headline_lines, headline_rows, judge_lines, step_lines
 from instruct.results.lock import stale_lines
 from instruct.results.schema import dump, load
 from instruct.results.summary import MOST, summary_of
@@ -117,9 +118,28 @@ def test_people_are_held_against_a_judge_of_pairs_on_who_won():
 def test_a_tie_of_pairs_is_told_as_half_a_win_and_not_as_a_preference():
     results = results_of(base=WRONG, sft=HALF, dpo=TRUE)
     ties = make_judge("pairs", make_table({"pairs": dict.fromkeys(("sft", "dpo"), [50.0] * len(TRUE))}), {"judge": "x"})
-    ties = replace(ties, systems=tuple(replace(one, orders=len(TRUE), consistent=len(TRUE)) for one in ties.systems))
+    ties = replace(
+        ties, systems=tuple(replace(one, orders=40, consistent=30, first_place_won=0.25) for one in ties.systems)
+    )
     (line,) = [line for line in step_lines(replace(results, judges=(*results.judges, ties))) if "both orders" in line]
     assert "50.0 % of the wins, a tie being half" in line and "prefers" not in line
+    assert "30 of 40 pairs" in line and "first place won 25 %" in line
+
+
+def test_every_share_of_wins_is_shown_with_how_far_the_two_orders_agree():
+    answers = {"base": WRONG, "sft": HALF, "dpo": TRUE}
+    verdicts = judge_all({"pairs": Pairs()}, answers, ("sft", "dpo"))
+    results = whole_results(answers, verdicts, {"pairs": (Pairs.identity, FIT)})
+    (judge,) = results.judges
+    shown = [*judge_lines(results), score_table(judge, "wins", results.names).caption]
+    assert len(shown) == 3
+    for text in shown:
+        assert f"{len(TRUE)} of {len(TRUE)} pairs" in text and "first place won 50 %" in text
+    one = replace(judge.systems[0], first_place_won=None)
+    assert "no verdict has a winner" in describe_orders(one)
+    plain = results_of(base=WRONG, sft=HALF, dpo=TRUE)
+    texts = [*judge_lines(plain), score_table(plain.judges[0], "similarity", plain.names).caption]
+    assert not any("orders" in text or "place" in text for text in texts)
 
 
 def test_answers_in_the_folder_of_preference_tuning_are_systems_after_the_sft_model(tmp_path, monkeypatch):

@@ -339,7 +339,27 @@ def test_orders_of_pairs_are_counted():
     ]
     metrics = summary_of([*verdicts, *(judgement(f"r{i}", "sft", 1.0) for i in range(4))], evaluate_params())
     assert (metrics.scores_of("base").orders, metrics.scores_of("base").consistent) == (3, 2)
-    assert metrics.scores_of("base").first_place_won == 0.5  # three of six replies say A
+    assert metrics.scores_of("base").first_place_won == 0.75  # of four that name a winner three say A
+
+
+def bias_of(orders):
+    """What is found of pairs judged in these orders."""
+    verdicts = [judgement(f"r{i}", "base", 50.0, choices=choices) for i, choices in enumerate(orders)]
+    others = [judgement(f"r{i}", "sft", 50.0) for i in range(len(orders))]
+    return summary_of([*verdicts, *others], evaluate_params()).scores_of("base")
+
+
+def test_ties_do_not_hide_or_make_a_preference_for_the_first_place():
+    for ties in (0, 5, 50):
+        tied = ties * [("tie", "tie")]
+        assert bias_of([("A", "B"), ("B", "A"), ("A", "A"), ("B", "B"), *tied]).first_place_won == 0.5
+        assert bias_of([("A", "tie"), ("tie", "A"), ("A", "A"), *tied]).first_place_won == 1.0
+        assert bias_of([("B", "tie"), *tied]).first_place_won == 0.0
+
+
+def test_without_a_winner_nothing_is_said_of_the_first_place():
+    found = bias_of([("tie", "tie"), ("none", "A")])
+    assert (found.orders, found.consistent, found.first_place_won) == (1, 1, None)
 
 
 def test_orders_agree_where_one_answer_wins_in_both_places_and_not_where_one_place_does():

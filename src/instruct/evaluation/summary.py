@@ -208,12 +208,15 @@ def summarise_system(
     )
 
 
-def _order_metrics(judgements: Sequence[Judgement]) -> tuple[int, int, float] | tuple[None, None, None]:
-    """Of pairs judged in both orders: how many were read, in how many both agreed, how often the first place won."""
+def _order_metrics(judgements: Sequence[Judgement]) -> tuple[int | None, int | None, float | None]:
+    """Of pairs judged in both orders: how many were read, and in how many both agreed.
+
+    Last, the share of their verdicts with a winner that the first place won: 0.5 without a preference for a place.
+    """
     orders = [pair for j in judgements for pair in zip(j.choices[::2], j.choices[1::2], strict=True)]
     read = [pair for pair in orders if "none" not in pair]
     if not read:
         return None, None, None
     consistent = sum(pair in (("A", "B"), ("B", "A"), ("tie", "tie")) for pair in read)
-    first = sum(choice == "A" for pair in read for choice in pair)
-    return len(read), consistent, rounded(first / (2 * len(read)))
+    decided = [choice for pair in read for choice in pair if choice != "tie"]
+    return len(read), consistent, rounded(decided.count("A") / len(decided)) if decided else None

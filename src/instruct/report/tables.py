@@ -6,7 +6,7 @@ from typing import Any
 
 from instruct.report.failure_modes import FailureMode
 from instruct.report.stop_or_go import Row as Signal
-from instruct.results.headline import headline_rows, score_title, system_title
+from instruct.results.headline import describe_orders, headline_rows, score_title, system_title
 from instruct.results.schema import CORPUS_MEASURES, MEASURES, Agreement, JudgeResults, Results, Unscored
 from instruct.results.scores import Slice
 
@@ -100,9 +100,10 @@ def score_table(judge: JudgeResults, score_name: str, shown: Sequence[str]) -> T
         for one in changes
     ]
     rows.append(("won / tied / lost", *[""] * len(systems), *won))
+    orders = next((f" Shares of wins: {describe_orders(one)}." for one in judge.systems if one.orders), "")
     return Table(
         name=f"Scores by {judge.name}",
-        caption=f"{judge.name}: {score_name}, from 0 to 100; below each mean its 95 % interval.",
+        caption=f"{judge.name}: {score_name}, from 0 to 100; below each mean its 95 % interval.{orders}",
         head=("score", *system_heads(one.system for one in systems), *(f"{c.system} − {c.against}" for c in changes)),
         rows=rows,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from instruct.results.schema import ACCURACY, DETAILS, HEADLINE, REFERENCE, SIMILARITY, Results
-from instruct.results.scores import Difference, ScoreResults, verdict_of
+from instruct.results.scores import Difference, ScoreResults, SystemScores, verdict_of
 from instruct.statistics import holm
 
 TITLES = {
@@ -103,10 +103,10 @@ def step_lines(results: Results) -> Iterator[str]:
     yield from describe_exploratory(steps)
     for judge in results.judges:
         if judge.against == results.previous and judge.scores_of(results.primary).orders:
-            won = judge.scores_of(results.primary).mean
+            found = judge.scores_of(results.primary)
             yield (
-                f"{judge.name}, asked in both orders, gives the {system_title(results.primary)} {won:.1f} % of "
-                "the wins, a tie being half."
+                f"{judge.name}, asked in both orders, gives the {system_title(results.primary)} {found.mean:.1f} % of "
+                f"the wins, a tie being half: {describe_orders(found)}."
             )
     lengths = [
         f"{system_title(name)} {results.system(name).mean_tokens:.1f}" for name in (results.previous, results.primary)
@@ -147,13 +147,22 @@ def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
         yield (name, *cells, against, *further)
 
 
+def describe_orders(one: SystemScores) -> str:
+    """How far a share of wins depends on which answer stands first."""
+    share = "no verdict has a winner"
+    if one.first_place_won is not None:
+        share = f"the first place won {100 * one.first_place_won:.0f} % of the verdicts with a winner"
+    return f"both orders agree in {one.consistent} of {one.orders} pairs, and {share}"
+
+
 def judge_lines(results: Results) -> Iterator[str]:
-    """One line for each judge and system: the mean and its denominator."""
+    """One line for each judge and system: the mean and its denominator; of a share of wins also the two orders."""
     for judge in results.judges:
         for one in judge.systems:
             mean = "no mean" if one.mean is None else f"mean {one.mean:.1f}"
             total = one.scored + one.unscored
-            yield f"{judge.name}, {one.system}: {mean} over {one.scored} of {total} ({one.unscored} not scored)"
+            orders = f"; {describe_orders(one)}" if one.orders else ""
+            yield f"{judge.name}, {one.system}: {mean} over {one.scored} of {total} ({one.unscored} not scored){orders}"
 
 
 def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:

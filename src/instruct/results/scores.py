@@ -30,7 +30,13 @@ def worst_and_best(a: Sequence[float | None], b: Sequence[float | None]) -> tupl
 
 @dataclass(frozen=True, kw_only=True)
 class SystemScores:
-    """One judge's scores of one system. Only the counts exist if nothing was scored."""
+    """One judge's scores of one system. Only the counts exist if nothing was scored.
+
+    Of a judge of pairs, whose scores are shares of wins: `orders` are pairs that were read in both orders, `consistent`
+    those in which both orders agree, and `first_place_won` is the share of verdicts with a winner that the first place
+    won, absent where there is none. `mean_spread` and `flipped`, the share of answers whose repeats differ, exist where
+    answers are judged several times.
+    """
 
     system: str
     scored: int

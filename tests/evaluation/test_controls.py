@@ -7,10 +7,20 @@ from pathlib import Path
 import numpy
 import pytest
 from evaluation.answers import ScriptedJudge, ScriptedServer, answer, evaluate_params
+from scipy.stats import sem
 
 from instruct.core.errors import JudgeError
 from instruct.core.params import load_params
-from instruct.evaluation.controls import FIRST, INJECTION, KINDS, find_misorder, make_controls, run_controls
+from instruct.evaluation.controls import (
+    CLEAR,
+    FIRST,
+    INJECTION,
+    KINDS,
+    MARGIN,
+    find_misorder,
+    make_controls,
+    run_controls,
+)
 from instruct.evaluation.judges.base import Verdict
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
 from instruct.evaluation.judges.reference import ReferenceJudge
@@ -270,6 +280,47 @@ def test_pairs_are_tried_reference_against_each_other_kind():
     first, _ = model_judge(lambda request: '{"winner": "A"}', "pairwise")
     assert run_controls(first, make_controls(RECORDS, 3)).scores["reference"] == 50
     assert not run_controls(first, make_controls(RECORDS, 3)).fit
+
+
+def pairs_won_by_reference(wins, of):
+    """A judge of pairs: of every `of` records the reference wins `wins[kind]` against that kind, and all others."""
+
+    class Preferring(ScriptedJudge):
+        pairs = True
+
+        def judge(self, answers):
+            (reference, kind), count = answers, len(next(iter(answers.values())))
+            scores = [100.0 * (place % of < wins.get(kind, of)) for place in range(count)]
+            return {
+                reference: [Verdict(score=score, raw_reply="") for score in scores],
+                kind: [Verdict(score=100 - score, raw_reply="") for score in scores],
+            }
+
+    return Preferring()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "reference"])
+def test_the_reference_must_lead_each_control_within_its_own_pairs(kind):
+    for wins, fit in ((2, False), (5, False), (6, True), (10, True)):  # of 10: 6 wins lead by the margin of 20 points
+        fitness = run_controls(pairs_won_by_reference({kind: wins}, 10), make_controls(many(10), 10))
+        assert fitness.fit is fit
+        assert [KINDS[kind] in problem for problem in fitness.problems] == ([] if fit else [True])
+
+
+def test_the_shown_score_of_the_reference_is_that_of_the_pairs_that_decide():
+    judge = pairs_won_by_reference({"echo": 8, "injection": 4}, 10)
+    controls = run_controls(judge, make_controls(many(10), 10)).controls
+    scores = {"reference": 40.0, "empty": 0.0, "echo": 20.0, "unrelated": 0.0, "injection": 60.0}
+    assert controls == Controls(fit=False, count=10, unscored=0, scores=scores)
+
+
+@pytest.mark.parametrize("wins", [5, 13, 19, 22])
+def test_a_judge_of_pairs_is_asked_on_unless_the_leads_of_the_first_records_are_clear(wins):
+    leads = numpy.array([100.0] * wins + [-100.0] * (FIRST - wins))
+    clear = abs(leads.mean() - MARGIN) / sem(leads) > CLEAR
+    assert clear == (wins in (5, 22))
+    judge = pairs_won_by_reference(dict.fromkeys(KINDS, wins), FIRST)
+    assert run_controls(judge, make_controls(many(96), 96)).count == (FIRST if clear else 96)
 
 
 def test_all_servers_are_looked_at_before_any_verdict():

@@ -7,6 +7,7 @@ from base64 import b64decode
 from contextlib import contextmanager
 from email.utils import formatdate
 from functools import partial
+from urllib.parse import urlsplit
 
 import pytest
 from evaluation.ollama_server import OllamaServer
@@ -15,6 +16,7 @@ from servers.settings import calls
 from instruct.core.errors import ServerError
 from instruct.servers import answers, http
 from instruct.servers.base import Reply
+from instruct.servers.exchange import _proxy_to
 from instruct.servers.http import Http, UnansweredError
 
 
@@ -340,6 +342,50 @@ def test_a_proxy_gets_the_user_and_password_of_its_address_and_no_message_shows_
     sent = re.findall(rb"^Proxy-Authorization: Basic (\S+)", request, re.MULTILINE)
     assert [b64decode(one) for one in sent] == ([login] if login else [])
     assert not [one for one in ("p%40ss", "p@ss", *map(bytes.decode, sent)) if one in str(caught.value)]
+
+
+@pytest.mark.parametrize("excepted", ["judge.lan:8000", ".lan:8000", "judge.lan", "other.lan, JUDGE.lan:8000", "*"])
+def test_a_server_that_no_proxy_names_with_or_without_its_port_is_reached_directly(monkeypatch, excepted):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", excepted)
+    assert _proxy_to(urlsplit("http://judge.lan:8000/v1")) is None
+    assert (_proxy_to(urlsplit("http://judge.lan:8001/v1")) is None) == (":" not in excepted)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "127.0.0.2", "[::1]", "localhost"])
+def test_no_proxy_stands_before_any_address_of_this_machine(monkeypatch, host):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert _proxy_to(urlsplit(f"http://{host}:8000/v1")) is None
+
+
+# A TLS record that announces 16 kB of handshake, which then come byte by byte.
+HANDSHAKE = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"
+
+
+@pytest.mark.parametrize("begin, by_proxy", [(b"HTTP/1.1 200 OK\r\nX-Slow: ", True), (HANDSHAKE, False)])
+def test_the_deadline_holds_for_the_proxys_answer_and_for_tls(monkeypatch, begin, by_proxy):
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with raw_server([begin, *[b"a"] * 200], between=0.02) as (url, connections):
+        if by_proxy:
+            monkeypatch.setenv("https_proxy", url)
+        address = "https://judge.example" if by_proxy else url.replace("http:", "https:")
+        with pytest.raises(UnansweredError, match=r"servers\.calls\.total"):
+            transport(address, read=5.0, total=0.3).post("/ask", {})
+        assert len(connections) == 1
+
+
+def test_a_proxy_that_falls_silent_cannot_be_reached(monkeypatch):
+    with raw_server(b"", pause=60) as (url, _):
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(UnansweredError, match="cannot be reached") as caught:
+            transport("https://judge.example", connect=0.1, retries=0).post("/ask", {})
+        assert not caught.value.reached
 
 
 def test_a_redirect_is_not_followed(server):

@@ -1,7 +1,8 @@
 """One HTTP exchange on its own connection, finished before a deadline.
 
 A connection is never reused: anything a server sends after its answer is lost with the connection and cannot be taken
-for the next answer. The deadline covers interim answers, headers, body and trailers, even if they arrive byte by byte.
+for the next answer. The deadline covers the proxy's answer, TLS, interim answers, headers, body and trailers, even if
+they arrive byte by byte.
 Requests to this machine use no proxy, and redirects are not followed, because they could leak the key.
 """
 
@@ -11,7 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection, IncompleteRead
+from http.client import HTTPS_PORT, HTTPConnection, HTTPResponse, IncompleteRead
 from socket import socket
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -54,10 +55,10 @@ class Exchanges:
         Raises the errors above, and OSError and HTTPException if the connection breaks or is not HTTP.
         """
         deadline = time.monotonic() + self._calls.total
-        connection, target, login = self._connection(url)
+        connection, target, login = self._connection(url, deadline)
         headers = {**headers, **login, "Connection": "close"}
         try:
-            _connect(connection)
+            _connect(connection, deadline)
             connection.sock.settimeout(self._calls.total)
             # A server may refuse a long request before it has read all of it; its answer can still be read.
             with suppress(BrokenPipeError, ConnectionResetError):
@@ -67,7 +68,7 @@ class Exchanges:
         finally:
             connection.close()
 
-    def _connection(self, url: str) -> tuple[HTTPConnection, str, Mapping[str, str]]:
+    def _connection(self, url: str, deadline: float) -> tuple[HTTPConnection, str, Mapping[str, str]]:
         """A connection that is not open yet, the request's path, and its headers for the proxy."""
         parts = urlsplit(url)
         there = _place(parts)
@@ -75,11 +76,39 @@ class Exchanges:
         timeout = min(self._calls.connect, self._calls.total)
         host, port = _place(self._proxy) if self._proxy else there
         if self._trust:
-            secure = HTTPSConnection(host, port, timeout=timeout, context=self._trust)
+            secure = _Secure((host, port), timeout, deadline, self._trust, there[0])
             if self._proxy:
                 secure.set_tunnel(*there, headers=self._login)
             return secure, path, {}
         return HTTPConnection(host, port, timeout=timeout), url if self._proxy else path, self._login
+
+
+class _Secure(HTTPConnection):
+    """A connection with TLS to `name`, whose proxy and handshake must answer before the deadline too."""
+
+    default_port = HTTPS_PORT
+
+    def __init__(
+        self, place: tuple[str, int], timeout: float, deadline: float, trust: ssl.SSLContext, name: str
+    ) -> None:
+        super().__init__(*place, timeout=timeout)
+        self._deadline, self._trust, self._name = deadline, trust, name
+
+        class OfProxy(HTTPResponse):
+            """The proxy's answer to CONNECT."""
+
+            def __init__(self, sock: socket, **more: Any) -> None:
+                super().__init__(cast(socket, _Timed(sock, timeout, deadline)), **more)
+
+        self.response_class = OfProxy
+
+    def connect(self) -> None:
+        super().connect()
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TooSlowError("total")
+        self.sock.settimeout(min(cast(float, self.timeout), left))  # for the whole handshake
+        self.sock = self._trust.wrap_socket(self.sock, server_hostname=self._name)
 
 
 class _Reader(io.BufferedReader):
@@ -112,9 +141,13 @@ class _Timed(io.RawIOBase):
             raise TooSlowError("read" if self._read < left else "total") from None
 
 
-def _connect(connection: HTTPConnection) -> None:
+def _connect(connection: HTTPConnection, deadline: float) -> None:
     try:
         connection.connect()
+    except (TooSlowError, TimeoutError):
+        if time.monotonic() >= deadline:
+            raise TooSlowError("total") from None
+        raise UnreachableError from TimeoutError("timed out")
     except (OSError, UnicodeError) as error:
         raise UnreachableError from error
 
@@ -143,8 +176,9 @@ def _body(response: HTTPResponse) -> bytes:
 
 def _proxy_to(parts: SplitResult) -> SplitResult | None:
     """The proxy that the environment names, unless the server is on this machine."""
-    host = parts.hostname or ""
-    proxy = None if is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
+    host, port = _place(parts)
+    direct = is_loopback(host) or proxy_bypass(host) or proxy_bypass(f"{host}:{port}")
+    proxy = None if direct else getproxies().get(parts.scheme)
     if not proxy:
         return None
     found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -166,5 +200,5 @@ def _place(parts: SplitResult) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address's host is this machine."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """Whether an address's host is this machine; a client that connects to 0.0.0.0 or :: reaches it too."""
+    return host in ("localhost", "::1", "0.0.0.0", "::") or host.startswith("127.")

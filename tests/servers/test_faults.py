@@ -104,8 +104,8 @@ def check_reply(item: int, fault: str, reply: Reply, kind: str) -> None:
         assert parse_score(reply.text) == score_of(item)
     elif fault in CONTENTS:
         text, problem = CONTENTS[fault]
-        if kind == "openai":  # Ollama's client has no key
-            text = text.replace(KEY, "***")
+        if kind == "openai" and KEY in text:  # Ollama's client has no key
+            text, problem = "", True
         assert (reply.text, bool(reply.problem), reply.answered) == (text[:20_000], problem, True), told
     elif fault in BROKEN:
         assert reply.text == right_text(item) and reply.problem and reply.answered, told

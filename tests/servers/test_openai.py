@@ -230,7 +230,7 @@ def test_an_answer_without_an_end_is_asked_for_again(server, choices):
     assert client(server).ask(question()).attempts == 2
 
 
-KEYS = ("sk-very-secret-1234", "abc/def+ghi==&<x>", "hunter2", "0123456789")
+KEYS = ("sk-very-secret-1234", "abc/def+ghi==&<x>", "abcdefgh12345678")
 
 
 def echoes(key):
@@ -274,10 +274,30 @@ def test_the_key_goes_out_and_comes_back_nowhere(server, monkeypatch, caplog, tm
     assert set(server.keys) == {f"Bearer {key}"}
 
 
-def test_a_placeholder_in_place_of_a_key_does_not_eat_scores(server, monkeypatch):
-    for key in ("1", "85", "x", "-"):
-        monkeypatch.setenv("TEST_KEY", key)
-        assert client(server).ask(question()).text == '{"score": 85}'
+@pytest.mark.parametrize("key", ["1", "85", "x", "-", "EMPTY", "test", "none", "ollama", "lm-studio", "not-needed"])
+def test_a_placeholder_in_place_of_a_key_changes_no_reply_and_no_message(server, monkeypatch, key):
+    monkeypatch.setenv("TEST_KEY", key)
+    text = f"The cup is {key.lower()}, the {key} cup is {key}y. 85 1 x - y"
+    server.choice = {"message": {"role": "assistant", "content": text}}
+    reply = client(server).ask(question())
+    assert (reply.text, reply.problem) == (text, "")
+    server.scripted.append((400, {"error": f"no {key}"}))
+    assert f"no {key}" in client(server).ask(question()).problem
+
+
+def test_a_reply_with_the_key_in_it_is_a_problem_and_never_an_edited_text(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("TEST_KEY", KEY)
+    judge, halves = client(server), [{"token": part, "logprob": -1.0} for part in (KEY[:9], KEY[9:])]
+    in_tokens = {"message": {"content": "85"}, "logprobs": {"content": halves}}
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        for choice in ({"message": {"content": f"It is {KEY}."}}, in_tokens):
+            server.choice = choice
+            (reply,) = ask_all(judge, [question(top_logprobs=1)], cache=cache, workers=1)
+            assert reply.problem and reply.text == "" and reply.logprobs is None and reply.answered
+            assert KEY not in str(reply)
+        assert cache.count() == 0
+        server.choice = {"message": {"content": f"It is {KEY.upper()}."}}
+        assert judge.ask(question()).text == f"It is {KEY.upper()}."
 
 
 def test_no_key_is_sent_where_none_is_set(server, monkeypatch):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPException, IncompleteRead
 from typing import Any, TypeVar
 
@@ -67,7 +68,8 @@ class AgainError(Exception):
 class Http:
     """Calls below one address, from any number of threads; `section` of params.yaml is named in messages.
 
-    The `secret` in the headers is masked in every answer, before any other code sees it.
+    The `secret` in the headers is masked in every message. A reply's text is never edited: one that repeats the secret
+    is a problem.
     """
 
     def __init__(
@@ -82,11 +84,11 @@ class Http:
 
     def get(self, path: str, *, retries: int | None = None) -> dict[str, Any]:
         """The JSON object at `path`."""
-        return self._call("GET", path, None, dict, retries)[0]
+        return self._call("GET", path, None, self._masked, retries)[0]
 
     def post(self, path: str, body: Any, *, retries: int | None = None) -> dict[str, Any]:
         """The JSON object that answers `body`."""
-        return self._call("POST", path, body, dict, retries)[0]
+        return self._call("POST", path, body, self._masked, retries)[0]
 
     def ask(self, path: str, body: Any, read: Callable[[dict[str, Any]], Reply]) -> Reply:
         """The reply that `read` parses from the answer, or one with a problem; `read` may raise AgainError.
@@ -94,11 +96,11 @@ class Http:
         Raises ServerError for errors that affect every request.
         """
         try:
-            reply, attempts = self._call("POST", path, body, read, None)
+            reply, attempts = self._call("POST", path, body, partial(self._reply, read), None)
         except FailedError as error:
             answered = isinstance(error, RefusedError)
             return Reply(text="", problem=str(error), answered=answered, attempts=error.attempts)
-        return replace(self._masked(reply), attempts=attempts)
+        return replace(reply, attempts=attempts)
 
     def _call(
         self, method: str, path: str, body: Any, read: Callable[[dict[str, Any]], T], retries: int | None
@@ -146,10 +148,10 @@ class Http:
         return AgainError(f"cannot be reached ({kind_of(cause)}); is the server running?", reached=False)
 
     def _value(self, url: str, status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        """The JSON object of a good answer, masked."""
-        value, text = self._read(body)
-        error = value.get("error") if value else None
-        reason = reason_in(error, text)
+        """The JSON object of a good answer."""
+        value = json_object(body)
+        error = self._masked(value.get("error")) if value else None
+        reason = reason_in(error, self._mask.text(body.decode("utf-8", "replace")))
         if status in PASSING or (status >= 500 and status not in LASTING):
             raise self._again(f"answers {status} ({reason})", headers)
         if status in REFUSED:
@@ -165,20 +167,24 @@ class Http:
             raise UnansweredError(f"{url} answers no JSON object ({reason}); is this the right server?")
         return value
 
-    def _read(self, body: bytes) -> tuple[dict[str, Any] | None, str]:
-        """The JSON object in a body, if there is one, and the body as text; both without the secret."""
-        text = self._mask.text(body.decode("utf-8", "replace"))
+    def _masked(self, value: Any) -> Any:
+        """A JSON value without the secret."""
         try:
-            return self._mask.value(json_object(body)), text
+            return self._mask.value(value)
         except RecursionError:
-            return None, text
+            raise UnansweredError(
+                f"{self.url} answers JSON that is nested too deeply; is this the right server?"
+            ) from None
 
-    def _masked(self, reply: Reply) -> Reply:
-        """A reply without the secret, which may have been split over stream pieces."""
-        said = "".join(token.text for token in reply.logprobs or ())
-        tokens = reply.logprobs if self._mask.text(said) == said else None
-        text, problem = self._mask.text(reply.text), self._mask.text(reply.problem)
-        return replace(reply, text=text, problem=problem, logprobs=tokens)
+    def _reply(self, read: Callable[[dict[str, Any]], Reply], value: dict[str, Any]) -> Reply:
+        """The reply in an answer, or a problem where its text or its tokens repeat the secret."""
+        masked = self._masked(value)
+        reply = read(masked)
+        whole = reply if masked == value else read(value)
+        said = (whole.text, "".join(token.text for token in whole.logprobs or ()))
+        if whole.text == reply.text and all(self._mask.text(one) == one for one in said):
+            return reply
+        return Reply(text="", problem="the reply repeats the API key, so it is not kept; see the log of the server")
 
     def _inner_error(self, url: str, error: Any, reason: str) -> Exception:
         """An error inside a 200 has a status too, if it says so."""

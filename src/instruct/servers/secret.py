@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-LEAST = 4  # characters; a shorter key is a placeholder, and masking it would hide the digits of scores
+LEAST = 16  # characters; a shorter key is a placeholder such as EMPTY, and a word that messages may hold
 MASK = "***"
 
 
 class Mask:
-    """Puts *** in place of a key; without a key it changes nothing."""
+    """Puts *** in place of a key; without a key, or with a placeholder, it changes nothing."""
 
     def __init__(self, key: str) -> None:
         forms = sorted(set(_forms(key)), key=len, reverse=True) if len(key) >= LEAST else []
-        self._pattern = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE) if forms else None
+        self._pattern = re.compile("|".join(map(re.escape, forms))) if forms else None
 
     def text(self, text: str) -> str:
         return self._pattern.sub(MASK, text) if self._pattern else text
@@ -40,5 +40,4 @@ def _forms(key: str) -> Iterator[str]:
     for before in range(3):  # bytes before the key decide how its bits fall into signs
         encoded = b64encode(b"\0" * before + key.encode()).decode()
         inner = encoded[(before * 8 + 5) // 6 : (before + len(key)) * 8 // 6]
-        if len(inner) > LEAST:
-            yield from (inner, inner.translate(str.maketrans("+/", "-_")))
+        yield from (inner, inner.translate(str.maketrans("+/", "-_")))

@@ -30,14 +30,17 @@ class Model(ThreadingHTTPServer):
     def __init__(self):
         self.asked = []
         self.broken_after = None
+        self.before = ""
+        self.tail = ""  # of openings, which the most tokens then cut off
         super().__init__(("127.0.0.1", 0), Handler)
 
     def answer(self, body):
         text = body["messages"][-1]["content"]
         if text == "":
-            return ["Name the tallest mountain on earth.\n\nmore", "What is a wren?", "What is a wren?"][
+            line = ["Name the tallest mountain on earth.\n\nmore", "What is a wren?", "What is a wren?"][
                 body["seed"] % 3
             ]
+            return line + self.tail
         if "passive voice" in text:
             return 'Here: {"text": "A mouse was chased by the cat."}'
         if "clearer, more specific" in text:
@@ -59,7 +62,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(400, {"error": {"message": "broken"}})
             return
         self.server.asked.append(body)
-        choice = {"message": {"role": "assistant", "content": self.server.answer(body)}, "finish_reason": "stop"}
+        cut = self.server.tail and body["messages"][-1]["content"] == ""
+        message = {"role": "assistant", "content": self.server.before + self.server.answer(body)}
+        choice = {"message": message, "finish_reason": "length" if cut else "stop"}
         self.reply(200, {"choices": [choice], "usage": {"prompt_tokens": 5}})
 
     def reply(self, status, value):
@@ -168,6 +173,37 @@ def test_a_second_run_asks_nothing_and_writes_the_same_bytes(stage, model):
     assert asked > 0
     assert stage(methods).returncode == 0
     assert {p: p.read_bytes() for p in stage.folder.glob("*/*.json")} == before
+    assert len(model.asked) == asked
+
+
+METHODS = ["passive", "reflect_answer", "magpie"]
+
+
+def test_thoughts_become_no_record(stage, model):
+    assert stage(METHODS).returncode == 0
+    before = (stage.folder / "augmented/train.json").read_bytes()
+    (stage.folder / "replies.sqlite").unlink()
+    model.before = '<think>\nHm, {"output": "no"}?\n</think>\n\n'
+    assert stage(METHODS).returncode == 0
+    assert (stage.folder / "augmented/train.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("thoughts", ["<think>\nHm. ", "<think>Hm.</think><think>"])
+def test_thoughts_that_do_not_end_are_no_answer(stage, model, thoughts):
+    model.before = thoughts
+    assert stage(METHODS, max_failed=1.0).returncode == 0
+    assert made(stage) == []
+    assert counts(stage, "magpie") == {"asked": 3, "unanswered": 3}
+
+
+@pytest.mark.parametrize("thoughts", ["", "<think>\nHm.\n</think>\n"])
+def test_an_opening_that_is_cut_off_after_its_first_line_is_asked_for_once(stage, model, thoughts):
+    model.before, model.tail = thoughts, "\n\nA: it is"
+    assert stage(["magpie"]).returncode == 0
+    assert [one.instruction for one in made(stage)] == ["What is a wren?"]
+    asked = len(model.asked)
+    model.tail = "\nother"
+    assert stage(["magpie"]).returncode == 0
     assert len(model.asked) == asked
 
 

@@ -9,7 +9,9 @@ from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
 
 
-@pytest.mark.parametrize("marker", [m for template in TEMPLATES.values() for m in template.stop_strings])
+@pytest.mark.parametrize(
+    "marker", [*(m for template in TEMPLATES.values() for m in template.stop_strings), "<think>", "</think>"]
+)
 @pytest.mark.parametrize("field", ["instruction", "input", "output"])
 def test_a_marker_of_our_templates_in_a_record_is_found(marker, field):
     (hit,) = find_markers(example(**{field: f"one\n\n{marker}\ntwo"}))

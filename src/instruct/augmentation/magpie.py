@@ -21,6 +21,7 @@ def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[O
             temperature=params.temperature,
             seed=seed,
             repeat=number,
+            first_line=True,
         )
         for number in range(params.records)
     ]
@@ -29,9 +30,7 @@ def invent(params: MagpieParams, ask: Ask, max_tokens: int, seed: int) -> list[O
     for reply in ask(openings):
         # The first line that is not empty, as in the book's notebook.
         instruction = next((line.strip() for line in reply.text.splitlines() if line.strip()), "")
-        # Only the first line counts, so a reply may be cut off after it.
-        cut_behind = reply.stop == "length" and "\n" in reply.text.strip()
-        if reply.problem and not cut_behind:
+        if reply.problem:
             outcomes.append(Skipped(reason="unanswered"))
         elif not any(character.isalpha() for character in instruction) or len(instruction) > _LONGEST:
             outcomes.append(Skipped(reason="unsuitable"))

@@ -9,12 +9,13 @@ from instruct.quality.hits import TEXTS, Hit
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import Tokenizer
 
-# Markers of our templates and of other common ones; in a record they would end or start a turn by mistake.
+# Markers of our templates and of other common ones; in a record they would end or start a turn by
+# mistake, or teach the model thoughts that were meant for nobody.
 MARKERS = tuple(
     sorted(
         {marker for template in TEMPLATES.values() for marker in template.stop_strings}
         | {"<|endoftext|>", "<|eot_id|>", "<|end|>", "<|system|>", "[INST]", "[/INST]"}
-        | {"<start_of_turn>", "<end_of_turn>", "### Human:", "### Assistant:", "<<SYS>>"}
+        | {"<start_of_turn>", "<end_of_turn>", "### Human:", "### Assistant:", "<<SYS>>", "<think>", "</think>"}
     )
 )
 _MARKER = re.compile("|".join(map(re.escape, MARKERS)))

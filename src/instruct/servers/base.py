@@ -12,6 +12,7 @@ class Request:
     `messages` are pairs of role (system, user, assistant) and text; `schema` is a JSON schema that the reply must
     follow. The `repeat`-th time of asking (from 0) is drawn with `seed + repeat`, so repeats differ where the
     temperature is above 0. `top_logprobs` asks for so many likeliest tokens (at most 20) at each place of the reply.
+    With `first_line` only the first line of the reply is wanted, so a reply may be cut off after it.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -21,6 +22,7 @@ class Request:
     seed: int = 123
     repeat: int = 0
     top_logprobs: int = 0
+    first_line: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from instruct.servers.asking import ask_all
 from instruct.servers.base import Reply, Request, Server
 from instruct.servers.cache import ReplyCache, cache_file
 from instruct.servers.opening import open_server
+from instruct.servers.replies import without_thoughts
 from instruct.servers.settings import ServerName, ServersParams
 
 
@@ -29,9 +30,12 @@ class LazyServer:
         return self._server.identity if self._server else {}
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
-        """The replies to the requests, in order."""
+        """The replies to the requests, in order, without the model's thoughts: the texts become data."""
         if not requests:
             return []
+        return [without_thoughts(reply) for reply in self._replies(requests)]
+
+    def _replies(self, requests: Sequence[Request]) -> list[Reply]:
         self._server = self._server or open_server(self._params, self._name)
         workers = self._server.workers
         if not self._params.cache:

@@ -60,7 +60,7 @@ class LlamaCpp:
 
     def key(self, request: Request) -> str:
         """See `Server`; starts nothing."""
-        return key_of("llamacpp", self._digest, chat_body(self._as_openai("http://127.0.0.1"), request), request.repeat)
+        return key_of("llamacpp", self._digest, chat_body(self._as_openai("http://127.0.0.1"), request), request)
 
     def ask(self, request: Request) -> Reply:
         """One reply; the first one starts the server."""

@@ -69,7 +69,7 @@ class Ollama:
         """See `Server`; a digest in the settings replaces that of the server. Without either, address and name do."""
         digest = (self._params.digest or self.identity["digest"]).removeprefix("sha256:")[:DIGITS]
         weights = digest or f"{self._params.url.rstrip('/')} {self._params.model}"
-        return key_of("ollama", weights, self._asked(request), request.repeat)
+        return key_of("ollama", weights, self._asked(request), request)
 
     def ask(self, request: Request) -> Reply:
         """One reply; the first one waits for the model to load."""
@@ -78,8 +78,7 @@ class Ollama:
             since = ".".join(map(str, LOGPROBS_SINCE))
             raise ServerError(f"{self._params.url}: gives no token probabilities; update Ollama to {since} or later")
         body = {"model": self._params.model, "stream": False, "keep_alive": KEEP_ALIVE, **self._think}
-        read = partial(self._read, probabilities=request.top_logprobs > 0)
-        return self._http.ask("/api/chat", {**body, **self._asked(request)}, read)
+        return self._http.ask("/api/chat", {**body, **self._asked(request)}, partial(self._read, request))
 
     def close(self) -> None:
         """Nothing stays open; Ollama unloads the model by itself."""
@@ -106,16 +105,17 @@ class Ollama:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
 
-    def _read(self, value: dict[str, Any], *, probabilities: bool) -> Reply:
+    def _read(self, request: Request, value: dict[str, Any]) -> Reply:
         if value.get("done") is not True:
             raise AgainError("ended its answer too early (no done: true)")
         message, tokens = mapping(value.get("message")), value.get("prompt_eval_count")
         reply = reply_of(
+            request,
             message.get("content"),
             value.get("done_reason", "stop"),
             tokens,
             thought=bool(message.get("thinking")),
-            logprobs=value.get("logprobs") if probabilities else None,
+            logprobs=value.get("logprobs"),
         )
         # Servers without `truncate` and `shift` silently cut the prompt's start.
         if tokens == self._params.num_ctx // 2 + 2:

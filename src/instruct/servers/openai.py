@@ -59,11 +59,10 @@ class OpenAI:
     def key(self, request: Request) -> str:
         """See `Server`; does not connect. The address is part of it unless the settings name the weights."""
         weights = self._params.digest or f"{self._params.url.rstrip('/')} {self._params.model}"
-        return key_of("openai", weights, chat_body(self._params, request), request.repeat)
+        return key_of("openai", weights, chat_body(self._params, request), request)
 
     def ask(self, request: Request) -> Reply:
-        read = partial(_read, probabilities=request.top_logprobs > 0)
-        return self._http.ask("/chat/completions", chat_body(self._params, request), read)
+        return self._http.ask("/chat/completions", chat_body(self._params, request), partial(_read, request))
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -98,7 +97,7 @@ def chat_body(params: OpenAIParams, request: Request) -> dict[str, Any]:
     return {name: value for name, value in (body | params.body).items() if value is not None}
 
 
-def _read(value: dict[str, Any], *, probabilities: bool) -> Reply:
+def _read(request: Request, value: dict[str, Any]) -> Reply:
     choice = (objects_in(value.get("choices")) or [{}])[0]
     message, usage, logprobs = (
         mapping(one) for one in (choice.get("message"), value.get("usage"), choice.get("logprobs"))
@@ -107,11 +106,12 @@ def _read(value: dict[str, Any], *, probabilities: bool) -> Reply:
     if not choice.get("finish_reason") and not content:
         raise AgainError("ended its answer too early (neither a text nor a finish_reason)")
     reply = reply_of(
+        request,
         content,
         choice.get("finish_reason"),
         usage.get("prompt_tokens"),
         thought=bool(message.get("reasoning_content") or message.get("reasoning")),
-        logprobs=logprobs.get("content") if probabilities else None,
+        logprobs=logprobs.get("content"),
     )
     refused = message.get("refusal") or any(part.get("type") == "refusal" for part in objects_in(content))
     return replace(reply, problem="the model refuses to answer") if refused else reply

@@ -4,6 +4,7 @@ Numbers must be finite and in range, texts valid UTF-8 of bounded length, and th
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -11,7 +12,7 @@ from math import inf, isfinite
 from typing import Any
 
 from instruct.servers.answers import one_line
-from instruct.servers.base import Reply, Token
+from instruct.servers.base import Reply, Request, Token
 
 LONGEST = 100_000  # characters, or tokens; longer text is not a valid reply to any of our requests
 SHOWN = 20_000  # characters of it are kept
@@ -23,19 +24,31 @@ ENDS = frozenset(
     | {"complete", "completed", "finished"}
 )
 CUTS = frozenset({"length", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"})
+# Thoughts in front of a text; some templates begin them, so that the reply only ends them. Nothing is tried twice.
+_THOUGHTS = re.compile(r"\A(?:\s*+(?:<think(?:ing)?>)?+(?:(?!</?think(?:ing)?>).)*+</think(?:ing)?>)++", re.I | re.S)
+_TAG = re.compile(r"</?think(?:ing)?>", re.I)
 
 
-def key_of(server: str, weights: str, asked: Mapping[str, Any], repeat: int) -> str:
+def key_of(server: str, weights: str, asked: Mapping[str, Any], request: Request) -> str:
     """The sha256 of all that decides a reply; the same on every machine and in every version of Python."""
-    parts = {"asked": asked, "repeat": repeat, "server": server, "weights": weights}
+    parts = {"asked": asked, "repeat": request.repeat, "server": server, "weights": weights}
+    if request.first_line:
+        parts["first_line"] = True
     return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def reply_of(content: Any, stop: Any, prompt_tokens: Any, *, thought: bool, logprobs: Any = None) -> Reply:
-    """A reply from the parts of an answer, with its problem if it has one; `logprobs` None: not asked for."""
+def reply_of(
+    request: Request, content: Any, stop: Any, prompt_tokens: Any, *, thought: bool, logprobs: Any = None
+) -> Reply:
+    """The reply to a request from the parts of an answer, with its problem if it has one."""
     reply = Reply(
-        text=text_in(content), stop=stop_in(stop), prompt_tokens=_count(prompt_tokens), logprobs=read_logprobs(logprobs)
+        text=text_in(content),
+        stop=stop_in(stop),
+        prompt_tokens=_count(prompt_tokens),
+        logprobs=read_logprobs(logprobs) if request.top_logprobs else None,
     )
+    if request.first_line and reply.stop == "length":
+        reply = _cut_after_first_line(reply)
     problem = problem_of(reply, thought=thought)
     if not problem:
         return reply
@@ -60,6 +73,23 @@ def problem_of(reply: Reply, *, thought: bool = False) -> str:
     if not all(isfinite(number) and number <= MOST_LOGPROB for number in numbers):
         return "the reply holds token probabilities out of range"
     return ""
+
+
+def without_thoughts(reply: Reply) -> Reply:
+    """The reply without the model's thoughts in front of its text; it has a problem if that leaves no clean text."""
+    if not _TAG.search(reply.text):
+        return reply
+    text = _THOUGHTS.sub("", reply.text).strip()
+    if text and not _TAG.search(text):
+        return replace(reply, text=text)
+    problem = "the reply holds thoughts only, or thoughts that do not end; switch them off or raise max_tokens"
+    return replace(reply, text="", problem=reply.problem or problem)
+
+
+def _cut_after_first_line(reply: Reply) -> Reply:
+    """The first line of a reply that was cut off, if that line is whole; else the reply as it is."""
+    line, end, _ = without_thoughts(reply).text.lstrip().partition("\n")
+    return replace(reply, text=line, stop="stop", logprobs=None) if end else reply
 
 
 def text_in(content: Any) -> str:

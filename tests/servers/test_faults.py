@@ -158,4 +158,5 @@ def test_progress_is_told_without_a_terminal(monkeypatch, caplog):
         judge = client("ollama", server)
         ask_all(judge, [question(f"item {item}") for item in range(4)], cache=None, workers=2, unit="verdict")
         judge.close()
-    assert [message.split(",")[0] for message in caplog.messages] == [f"{n} of 4 verdicts" for n in (1, 2, 3, 4)]
+    told = [message.split(",")[0] for message in caplog.messages if "verdict" in message]
+    assert told == [f"{n} of 4 verdicts" for n in (1, 2, 3, 4)]

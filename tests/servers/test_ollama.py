@@ -175,9 +175,15 @@ def test_models_of_a_server_without_digests_share_no_key(server):
     assert len(keys) == 2
 
 
-def test_a_pinned_digest_has_an_identity_without_a_server():
-    gone = Ollama(ollama_params("http://127.0.0.1:9", digest=DIGEST), calls(retries=0))
-    assert gone.identity["digest"] == DIGEST and gone.identity["version"] == "not reached"
+@pytest.mark.parametrize("pin", [DIGEST, DIGEST[:12], f"sha256:{DIGEST}", DIGEST[:30]])
+def test_a_pinned_digest_has_the_same_identity_with_and_without_a_server(server, pin):
+    gone = Ollama(ollama_params("http://127.0.0.1:9", digest=pin), calls(retries=0))
+    here = client(server, digest=pin)
+    before = here.identity
+    here.ask(question())
+    server.version = "0.34.1"
+    expected = {"server": "ollama", "model": "llama3", "num_ctx": "4096", "digest": DIGEST[:12]}
+    assert gone.identity == before == here.identity == client(server, digest=pin).identity == expected
     with pytest.raises(ServerError, match="ollama serve"):
         gone.ask(question())
 

@@ -4,6 +4,7 @@ Pitfalls of this API: every option goes inside `options`; set the context explic
 instead of silently cut; switch thinking off; some models ignore the schema in `format`.
 """
 
+import logging
 import re
 import threading
 from dataclasses import replace
@@ -20,6 +21,8 @@ from instruct.servers.settings import CallParams, OllamaParams
 
 KEEP_ALIVE = "10m"
 LOGPROBS_SINCE = (0, 12, 11)
+log = logging.getLogger(__name__)
+
 SECTION = "servers.ollama"
 DIGITS = 12  # of a digest, as `ollama list` shows it
 
@@ -38,18 +41,19 @@ class Ollama:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Server, version, model, digest, quantisation, context."""
+        """Server, model, digest, context; version and quantisation too, unless a digest is pinned.
+
+        Replies to a pinned digest may be in the cache, and then nobody needs the server, nor knows which version gave
+        them. So the identity is the same with the server and without it.
+        """
+        about = {"server": "ollama", "model": self._params.model, "num_ctx": str(self._params.num_ctx)}
+        if self._params.digest:
+            return {**about, "digest": _short(self._params.digest)}
         state = self._look()
-        if state.problem and not (self._params.digest and not state.reachable):
+        if state.problem:
             raise ServerError(state.problem)
-        return {
-            "server": "ollama",
-            "version": state.version or "not reached",
-            "model": self._params.model,
-            "digest": state.digest or self._params.digest,
-            "quantization": state.quantization or "not reached",
-            "num_ctx": str(self._params.num_ctx),
-        }
+        found = {"digest": state.digest, "version": state.version, "quantization": state.quantization}
+        return {**about, **found}
 
     def check(self, longest: Request | None = None) -> ServerState:
         """See `Server`; also compares the context with the one that the server really allocated."""
@@ -67,8 +71,7 @@ class Ollama:
 
     def key(self, request: Request) -> str:
         """See `Server`; a digest in the settings replaces that of the server. Without either, address and name do."""
-        digest = (self._params.digest or self.identity["digest"]).removeprefix("sha256:")[:DIGITS]
-        weights = digest or f"{self._params.url.rstrip('/')} {self._params.model}"
+        weights = _short(self.identity["digest"]) or f"{self._params.url.rstrip('/')} {self._params.model}"
         return key_of("ollama", weights, self._asked(request), request)
 
     def ask(self, request: Request) -> Reply:
@@ -155,6 +158,8 @@ class Ollama:
             quantization=one_line(details.get("quantization_level", "")),
             context=_trained_context(shown.get("model_info")),
         )
+        model = f"{state.model} {state.quantization}".strip()
+        log.info("%s: Ollama %s, %s", state.where, state.version, model)
         return replace(state, problem=self._mismatch(state))
 
     def _entry(self, models: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -216,6 +221,11 @@ class Ollama:
         """By its version; one that is not a number, such as that of a private build, is believed."""
         parts = self._look().version.split("-")[0].split(".")
         return not all(re.fullmatch("[0-9]{1,9}", part) for part in parts) or tuple(map(int, parts)) >= LOGPROBS_SINCE
+
+
+def _short(digest: str) -> str:
+    """A digest as `ollama list` shows it, so that the same weights have the same name however they are pinned."""
+    return digest.removeprefix("sha256:")[:DIGITS]
 
 
 def _least_thinking(capabilities: Any, family: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class OllamaParams:
     """An Ollama server. `workers` should not exceed its OLLAMA_NUM_PARALLEL.
 
     With `digest` (from `ollama list`) other weights under the same name are refused, and replies that are all in
-    the cache need no server.
+    the cache need no server. Then results do not hold the server's version, which only the log tells.
     """
 
     url: str

@@ -348,6 +348,53 @@ def test_a_server_that_is_not_there_is_a_state_and_no_exception():
     assert not state.reachable and "127.0.0.1:9" in state.problem
 
 
+def test_body_and_schema_tell_judges_apart_and_no_key_is_shown(server, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", KEY)
+    fields = [{}, {"schema": "none"}, {"body": {"reasoning_effort": "high"}}, {"body": {"stop": ["x" * 1000]}}]
+    identities = [client(server, **one).identity for one in fields]
+    assert len({json.dumps(one) for one in identities}) == len(fields)
+    assert all(isinstance(value, str) and len(value) < 600 for one in identities for value in one.values())
+    one, other = ({"a": 1, "b": [KEY]}, {"b": [KEY], "a": 1})
+    assert client(server, body=one).identity == client(server, body=other).identity
+    assert KEY not in str(client(server, body=one).identity)
+
+
+@pytest.mark.parametrize("value, stated", [(1.0, "1"), (0.25, "0.25"), (0, "0"), (None, "the server's")])
+def test_a_temperature_that_overrides_that_of_the_requests_is_stated(server, value, stated):
+    assert client(server, body={"temperature": value}).identity["temperature"] == stated
+    assert "temperature" not in client(server).identity
+
+
+def answers_of(*names):
+    choice = {"message": {"content": "85"}, "finish_reason": "stop"}
+    return [(200, {"choices": [choice], **({"model": name} if name else {})}) for name in names]
+
+
+def test_a_reply_of_another_model_than_the_first_is_named_and_not_cached(server, caplog, tmp_path):
+    judge, texts = client(server), ["1", "2", "3", "4", "5"]
+    server.scripted.extend(answers_of("judge", "tiny", "judge", "", "tiny"))
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        replies = ask_all(judge, [question(text) for text in texts], cache=cache, workers=1)
+        assert [one.other_model for one in replies] == ["", "tiny", "", "", "tiny"]
+        assert cache.count() == 3
+        (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert "2 replies" in warning and "tiny" in warning
+        # The first one is remembered from one run to the next.
+        server.scripted.extend(answers_of("tiny", "judge"))
+        ask_all(judge, [question(text) for text in texts], cache=cache, workers=1)
+        assert cache.count() == 4
+
+
+def test_one_alias_throughout_is_cached_and_only_logged(server, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    server.scripted.extend(answers_of(*["judge-2026-08-06"] * 3))
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        ask_all(client(server), [question(text) for text in "123"], cache=cache, workers=1)
+        assert cache.count() == 3
+    (line,) = [one for one in caplog.records if "judge-2026-08-06" in one.getMessage()]
+    assert line.levelname == "INFO"
+
+
 def test_the_key_of_a_request_names_the_weights_or_the_address(server):
     here, there = client(server), OpenAI(openai_params("http://elsewhere/v1"), calls())
     assert here.key(question()) != there.key(question())

@@ -1,8 +1,12 @@
 """A client of any server with OpenAI's chat API: vLLM, llama.cpp, LM Studio, OpenAI itself."""
 
+import json
+import logging
 import os
+import threading
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from instruct.core.errors import ServerError
@@ -11,9 +15,13 @@ from instruct.servers.answers import objects_in, one_line
 from instruct.servers.base import Reply, Request, ServerState
 from instruct.servers.http import AgainError, Http, HttpError
 from instruct.servers.replies import key_of, reply_of
+from instruct.servers.secret import Mask
 from instruct.servers.settings import CallParams, OpenAIParams
 
+log = logging.getLogger(__name__)
+
 SECTION = "servers.openai"
+LONGEST_BODY = 500  # characters of `body` in an identity; a longer one is named by its sha256
 WARM_UP = Request(messages=(("user", "Hello"),), max_tokens=8)
 
 
@@ -27,12 +35,26 @@ class OpenAI:
             raise ServerError(f"${params.key_variable}: holds signs that no key has; set it again")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = Http(params.url, calls, section, headers=headers, secret=key)
+        self._mask = Mask(key)
         self.workers = params.workers
+        self._lock = threading.Lock()
+        self._first_model = ""
 
     @property
     def identity(self) -> dict[str, str]:
-        """The model's name and the settings' name for its weights; such servers report no digest."""
-        return {"server": "openai", "model": self._params.model, "digest": self._params.digest}
+        """The model's name, the settings' name for its weights, and how requests differ by `schema` and `body`.
+
+        A temperature in `body` is stated as such, since it overrides that of the requests.
+        """
+        params = self._params
+        body = json.dumps(self._mask.value(params.body), sort_keys=True)
+        if len(body) > LONGEST_BODY:
+            body = f"sha256:{sha256(body.encode()).hexdigest()}"
+        about = {"server": "openai", "model": params.model, "digest": params.digest}
+        about |= {"schema": params.schema, "body": body}
+        if "temperature" in params.body:
+            about["temperature"] = _stated(params.body["temperature"])
+        return about
 
     def check(self, longest: Request | None = None, context: int = 0) -> ServerState:
         """See `Server`; `context` is known to who started the server, others may list it with their models."""
@@ -62,10 +84,20 @@ class OpenAI:
         return key_of("openai", weights, chat_body(self._params, request), request)
 
     def ask(self, request: Request) -> Reply:
-        return self._http.ask("/chat/completions", chat_body(self._params, request), partial(_read, request))
+        reply = self._http.ask("/chat/completions", chat_body(self._params, request), partial(_read, request))
+        return replace(reply, other_model=reply.other_model if self._is_other(reply.other_model) else "")
 
     def close(self) -> None:
         """Nothing stays open."""
+
+    def _is_other(self, name: str) -> bool:
+        """Whether this is not the model that answered first. One alias throughout is normal and only logged."""
+        with self._lock:
+            if name and not self._first_model:
+                self._first_model = name
+                if name != self._params.model:
+                    log.info("%s: %s answers as %s", self._params.url, self._params.model, name)
+            return name not in ("", self._first_model)
 
     def _models(self) -> tuple[list[dict[str, Any]], str]:
         """The server's list of models, and a note if it refuses; only a chat request shows whether the model works."""
@@ -113,8 +145,17 @@ def _read(request: Request, value: dict[str, Any]) -> Reply:
         thought=bool(message.get("reasoning_content") or message.get("reasoning")),
         logprobs=logprobs.get("content"),
     )
+    name = value.get("model")
+    reply = replace(reply, other_model=one_line(name) if isinstance(name, str) else "")
     refused = message.get("refusal") or any(part.get("type") == "refusal" for part in objects_in(content))
     return replace(reply, problem="the model refuses to answer") if refused else reply
+
+
+def _stated(temperature: Any) -> str:
+    """A temperature as identities have it; null leaves it to the server."""
+    if temperature is None:
+        return "the server's"
+    return f"{temperature:g}" if type(temperature) in (int, float) else json.dumps(temperature)
 
 
 def _listed(models: list[dict[str, Any]], name: str) -> dict[str, Any] | None:

@@ -371,14 +371,14 @@ def card_rows(source, check, folder):
         ("models/sft/best", "+50.0"),
         ("models/dpo/best", "+20.0"),
         ("models/sft/last", None),
-        ("models/sft", None),
         ("models/dpo/last", None),
         ("elsewhere/sft/best", None),
     ],
 )
 def test_a_card_has_scores_only_if_they_are_of_this_checkpoint(checkpoint, difference, proved, monkeypatch):
     folder, source, check, _ = proved
-    source = replace(source, folder=folder / checkpoint, params={"train": {"lr": 0.1}, "prefer": {"beta": 0.3}})
+    params = {"train": {"lr": 0.1}, "prefer": {"beta": 0.3}}
+    source = replace(source, folder=folder / checkpoint, params=params, answered=difference is not None)
     means = {"base": 10.0, "sft": 60.0, "dpo": 30.0}
     run = make_run("workspace", {"llm": {name: [mean + i for i in range(8)] for name, mean in means.items()}})
     monkeypatch.setattr(hub, "read_run", lambda *_: run)
@@ -395,7 +395,7 @@ def test_a_card_gives_a_verdict_on_the_primary_score_alone(proved, monkeypatch):
     low, high = [10.0 + i for i in range(8)], [60.0 + i for i in range(8)]
     run = make_run("workspace", {name: {"base": low, "sft": high} for name in ("llm", "other")})
     monkeypatch.setattr(hub, "read_run", lambda *_: run)
-    rows = card_rows(replace(source, folder=folder / "models/sft/best"), check, folder)
+    rows = card_rows(replace(source, folder=folder / "models/sft/best", answered=True), check, folder)
     told = {name: row[-1].rpartition(": ")[2] for name, row in rows.items() if name in ("llm", "other")}
     assert sorted(told.values()) == ["better", "exploratory"]
 
@@ -405,7 +405,8 @@ def test_a_card_has_no_scores_that_are_out_of_date_or_of_other_systems(system, s
     folder, source, check, _ = proved
     run = make_run("workspace", {"llm": {"base": [10.0] * 8, "sft": [60.0] * 8}})
     monkeypatch.setattr(hub, "read_run", lambda *_: replace(run, stale=stale))
-    assert not card_rows(replace(source, folder=folder / "models" / system / "best"), check, folder)
+    source = replace(source, folder=folder / "models" / system / "best", answered=True)
+    assert not card_rows(source, check, folder)
 
 
 def test_the_card_of_the_sft_model_has_its_own_difference_whatever_the_judges_know(proved, monkeypatch):
@@ -417,7 +418,7 @@ def test_the_card_of_the_sft_model_has_its_own_difference_whatever_the_judges_kn
     known = [one for one in pairs.systems if one.system != "sft"], [pairs.differences[-1]]
     pairs = replace(pairs, systems=tuple(known[0]), differences=tuple(known[1]))
     monkeypatch.setattr(hub, "read_run", lambda *_: replace(run, results=replace(run.results, judges=(llm, pairs))))
-    rows = card_rows(replace(source, folder=folder / "models/sft/best"), check, folder)
+    rows = card_rows(replace(source, folder=folder / "models/sft/best", answered=True), check, folder)
     assert rows["llm"][1].startswith("63.5") and rows["llm"][3].startswith("+50.0")
     assert rows["pairs"][1] == "none" and not "".join(rows["pairs"][3:])
 

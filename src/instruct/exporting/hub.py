@@ -12,7 +12,8 @@ from instruct.core.files import read_json, write_json, write_text
 from instruct.exporting.export import Export
 from instruct.exporting.proof import Check
 from instruct.exporting.running import Runner
-from instruct.exporting.source import TRAINED, TUNED, Source
+from instruct.exporting.source import Source
+from instruct.exporting.training import TRAINED, TUNED
 from instruct.model.checkpoint import save_checkpoint
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import Run, read_run
@@ -108,8 +109,8 @@ def _system_of(source: Source, root: Path) -> str:
 
 
 def _run_of(system: str, source: Source, root: Path) -> Run | None:
-    """The run whose answers are this checkpoint's; None if it is missing or its results are out of date."""
-    if not system or source.folder.resolve() != (root / _FOLDERS[system] / "best").resolve():
+    """The run whose answers are this checkpoint's; None if there is none or its results are out of date."""
+    if not source.answered:
         return None
     try:
         run = read_run(WORKSPACE, root)

@@ -11,9 +11,10 @@ from instruct.backbones.catalog import TABLE, read_table
 from instruct.core.errors import BackboneError, CheckpointError, ParamsError
 from instruct.core.files import read_json, read_text, sha256_of
 from instruct.core.git import ask_git
-from instruct.core.params import did_you_mean, read_params
-from instruct.core.parsing import mapping, read_yaml
+from instruct.core.params import build, did_you_mean, read_params
+from instruct.core.parsing import mapping
 from instruct.exporting.chat import prompt_of
+from instruct.exporting.training import training_of
 from instruct.model.checkpoint import Model, weight_files
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from instruct.model.pretrained import is_folder, load_trained
@@ -21,10 +22,6 @@ from instruct.results.lock import LOCK, PARAMS
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template, TemplateName
 from instruct.text.tokenizer import Tokenizer
-
-TRAINED = Path("models/sft")
-TUNED = Path("models/dpo")
-"""The output folders of the stages: params.yaml and dvc.lock know the settings only of checkpoints inside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,8 @@ class Origin:
 class Source:
     """A loaded checkpoint; an adapter is merged into its backbone.
 
-    `params` are all settings that it was trained with, empty for a checkpoint of another project.
+    `params` are all settings that it was trained with, empty for a checkpoint that dvc.lock does not name. The scores
+    of the run are its own if it `answered` the test set.
     """
 
     folder: Path
@@ -56,6 +54,7 @@ class Source:
     prompt: PromptParams
     origin: Origin
     params: Mapping[str, Any] = field(default_factory=dict)
+    answered: bool = False
 
     @property
     def template_name(self) -> TemplateName:
@@ -76,11 +75,13 @@ class Source:
 def open_source(root: Path, checkpoint: Path, template: str | None = None) -> Source:
     """Read a checkpoint and its origin.
 
-    Raises ParamsError for a template that is unknown, CheckpointError for a checkpoint that cannot be read.
+    Raises ParamsError for a template that is unknown or not that of training, CheckpointError for a checkpoint that
+    cannot be read or is not the one that dvc.lock names.
     """
     require_checkpoint(root, checkpoint)
     folder = root / checkpoint
-    settings = settings_of(root, checkpoint)
+    training = training_of(root, checkpoint)
+    settings = training.settings
     model, tokenizer = load_trained(folder, torch.device("cpu"))
     prompt = _prompt_of(folder, template, settings, begin="".join(map(tokenizer.spell, tokenizer.begin_ids)))
     return Source(
@@ -89,7 +90,8 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
         tokenizer=with_end_of(prompt.chosen, tokenizer),
         prompt=prompt,
         origin=_origin(root, folder, settings),
-        params=read_params(root / PARAMS) | settings if settings else {},
+        params={**read_params(root / PARAMS), **settings} if settings else {},
+        answered=training.answered,
     )
 
 
@@ -100,33 +102,29 @@ def require_checkpoint(root: Path, checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint}: {lacks}; run `dvc repro train` or give --checkpoint")
 
 
-def settings_of(root: Path, checkpoint: Path) -> dict[str, Any]:
-    """The sections of params.yaml that a checkpoint of this project was trained with; empty for any other."""
-    if not any((root / checkpoint).resolve().is_relative_to((root / made).resolve()) for made in (TRAINED, TUNED)):
-        return {}
-    lock = mapping(read_yaml(root / LOCK)) if (root / LOCK).is_file() else {}
-    train = mapping(mapping(lock.get("stages")).get("train"))
-    trained_with = mapping(mapping(train.get("params")).get(PARAMS))
-    return dict(trained_with) if trained_with else read_params(root / PARAMS)
-
-
 def _prompt_of(folder: Path, given: str | None, settings: Mapping[str, Any], begin: str) -> PromptParams:
-    """The requested template, else the one from training, else the one that matches the checkpoint's chat template.
+    """The prompt of training by dvc.lock, else the requested template, else the one that matches the chat template.
 
-    The system prompt is the one from training, else the one in the checkpoint's chat template.
+    A requested template has the system prompt of the checkpoint's chat template if it is the same template.
     """
-    trained = mapping(settings.get("prompt"))
-    stored = None if trained else prompt_of(_stored_chat_template(folder), begin)
-    wanted = given or trained.get("template") or (stored and stored.template)
-    if stored and stored.template == wanted:
+    text = _stored_chat_template(folder)
+    stored = prompt_of(text, begin)
+    if trained := mapping(settings.get("prompt")):
+        prompt = build(PromptParams, {"system": DEFAULT, **trained}, where=f"{LOCK}: prompt")
+        if text and (stored is None or stored.chosen != prompt.chosen):
+            raise CheckpointError(f"{folder}: its chat template is not the one of `prompt` in {LOCK}; run `dvc repro`")
+        if given not in (None, prompt.template):
+            raise ParamsError(f"--template: {folder} was trained with {prompt.template}; leave out --template")
+        return prompt
+    if stored and given in (None, stored.template):
         return stored
     for name in TEMPLATES:
-        if name == wanted:
-            return PromptParams(template=name, system=str(trained.get("system", DEFAULT)))
+        if name == given:
+            return PromptParams(template=name, system=DEFAULT)
     names = " or ".join(TEMPLATES)
-    if wanted is None:
+    if given is None:
         raise ParamsError(f"{folder}: the template it was trained with is unknown; give --template {names}")
-    raise ParamsError(f"--template: {wanted} is not a template{did_you_mean(str(wanted), TEMPLATES)}; give {names}")
+    raise ParamsError(f"--template: {given} is not a template{did_you_mean(given, TEMPLATES)}; give {names}")
 
 
 def _stored_chat_template(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import md5
 from typing import Any
 
@@ -9,6 +10,22 @@ from instruct.core.parsing import flatten, mapping
 
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 SHOWN = 60  # characters of a setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What dvc.lock records of a stage: the md5 of what it read and made, by path, and its sections of params.yaml."""
+
+    read: Mapping[str, str]
+    made: Mapping[str, str]
+    params: Mapping[str, Any]
+
+
+def record_of(params: Mapping[str, Any], lock: Mapping[str, Any], name: str) -> Record:
+    """The record of the stage NAME, or of NAME@METHOD for the method in use; empty if dvc.lock has none."""
+    stage = next(iter(_stages_named(params, lock, name)), {})
+    settings = mapping(mapping(stage.get("params")).get(PARAMS))
+    return Record(read=dict(_deps(stage)), made=lock_outs({"stages": {name: stage}}), params=settings)
 
 
 def lock_outs(lock: Mapping[str, Any]) -> dict[str, str]:

@@ -438,6 +438,26 @@ def test_bfloat16_halves_the_weights_and_is_loaded_again(family, tmp_path):
     assert open_source(ROOT, tmp_path / "bf16").template_name == "alpaca"
 
 
+def test_a_bfloat16_folder_is_checked_in_the_arithmetic_of_its_card(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    source, check = small_source(tmp_path, "llama"), check_of(tmp_path, records(6), most=40)
+    lines = list(make_export(hub_export(source, "bf16", check, "n", tmp_path), source, check, tmp_path / "out"))
+
+    def answers(dtype):
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=dtype).eval()
+        prompts = [encode_prompt(source.tokenizer, source.template.prompt(one.turns)) for one in check.examples]
+        with torch.inference_mode():
+            said = [model.generate(torch.tensor([ids]), max_new_tokens=40)[0, len(ids) :].tolist() for ids in prompts]
+        texts = [source.tokenizer.decode([id_ for id_ in ids if id_ not in source.tokenizer.stop_ids]) for ids in said]
+        return [text.strip() for text in texts]
+
+    said = [one["response"] for one in json.loads((tmp_path / "out/answers/export.json").read_text())]
+    assert said == answers(torch.bfloat16) != answers(torch.float32)
+    assert json.loads((tmp_path / "out" / PROOF).read_text())["runtime"]["how"] == "bfloat16 arithmetic"
+    assert any("(bfloat16 arithmetic)" in line for line in lines)
+    assert 'from_pretrained(".", dtype="auto")' in (tmp_path / "out/README.md").read_text()
+
+
 # Whole or not there
 
 

@@ -1,6 +1,7 @@
 """`instruct export hf`: a folder for the Hugging Face Hub that transformers and vLLM load and chat with."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ HubType = Literal["fp32", "bf16"]
 CardRow = tuple[str, list[SystemScores | None], Difference | None]
 CARD = Path(__file__).parent / "card.md"
 """The template of the model card."""
+_ARITHMETIC: Mapping[HubType, str] = {"fp32": "float32 arithmetic", "bf16": "bfloat16 arithmetic"}
 _FOLDERS = {folder.name: folder for folder in (TRAINED, TUNED)}
 """What training makes, by the system that it is."""
 _SECTIONS = {"sft": ("split", "train", "generate"), "dpo": ("split", "train", "prefer", "generate")}
@@ -48,7 +50,7 @@ def hub_export(source: Source, kind: HubType, check: Check, name: str, root: Pat
         kind="hf",
         settings={"type": kind, "name": name},
         write=write,
-        runner=lambda folder: Runner(script="hub", needs=("transformers",), path=folder),
+        runner=lambda folder: Runner(script="hub", needs=("transformers",), path=folder, how=_ARITHMETIC[kind]),
         bytes_needed=5 * sum(weight.numel() for weight in source.model.state_dict().values()),
     )
 

@@ -27,7 +27,7 @@ class Runner:
     """The program that runs an export: its script, the packages it needs, the file, and its options.
 
     `rounding` is how far its logits may differ from the checkpoint's because float32 sums run in another order; `how`
-    names its non-default settings.
+    names its arithmetic or its non-default settings.
     """
 
     script: RunnerName

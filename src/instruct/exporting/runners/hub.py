@@ -14,7 +14,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Answer every prompt of the request with the folder's own template, tokenizer and generation settings."""
     torch.set_num_threads(asked["threads"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(asked["path"])
-    model = transformers.AutoModelForCausalLM.from_pretrained(asked["path"], dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(asked["path"], dtype="auto").eval()
     answers, started = [], time.perf_counter()
     for prompt in asked["prompts"]:
         inputs: Any = tokenizer.apply_chat_template(

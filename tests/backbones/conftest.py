@@ -7,8 +7,8 @@ import pytest
 
 from instruct.backbones import fetch
 
-# Three chunks and a bit, each byte telling where it stands.
-DATA = b"".join(number.to_bytes(4, "big") for number in range((3 * fetch.CHUNK + 4000) // 4))
+# Many chunks and a bit, each byte telling where it stands.
+DATA = b"".join(number.to_bytes(4, "big") for number in range((3 * 2**20 + 4000) // 4))
 
 
 class Server:

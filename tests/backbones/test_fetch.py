@@ -90,6 +90,14 @@ def test_a_connection_that_breaks_is_taken_up_without_repeating_what_was_kept(se
     assert sum(sent for _, _, sent in server.requests) == len(DATA)
 
 
+def test_a_server_that_breaks_every_connection_early_is_read_to_the_end(server, cache):
+    data = DATA[:1_500_000]
+    server.files["/weights/model.safetensors"] = data
+    server.script = ["cut 400000"] * fetch.TRIES
+    [path] = ensure(backbone(pin(data), url=server.url))
+    assert path.read_bytes() == data and len(server.requests) == fetch.TRIES
+
+
 def test_a_second_command_goes_on_where_the_first_gave_up(server, cache):
     mine = backbone(pin(DATA), url=server.url)
     server.script = [f"cut {fetch.CHUNK}"] + ["status 503"] * 10

@@ -20,7 +20,8 @@ from instruct.backbones.catalog import CACHE_VARIABLE, Backbone, WeightFile, pin
 from instruct.core.errors import BackboneError
 from instruct.core.locks import hold
 
-CHUNK, MOST_BYTES = 1 << 20, 1 << 40
+CHUNK = 1 << 16  # a connection that breaks loses up to one chunk
+MOST_BYTES = 1 << 40
 AS_IT_IS = {"Accept-Encoding": "identity"}
 CONNECT_S, READ_S = 15, 60
 TRIES, PAUSE_S = 4, 1.0  # the pause doubles after each try

@@ -64,6 +64,7 @@ def test_a_checkpoint_that_dvc_lock_names_has_its_settings_and_scores(project):
     assert (best.answered, last.answered) == (True, False)
     for source in (best, last):
         assert source.params["train"] == {"seed": 7} and source.origin.base == "the base"
+        assert source.origin.lock_sha256 == hashlib.sha256(Path("dvc.lock").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -77,7 +78,7 @@ def test_other_weights_in_the_place_of_those_of_dvc_lock_are_refused(project, na
 def test_a_copy_of_a_checkpoint_has_no_settings_and_no_scores(project):
     shutil.copytree(BEST, "copy")
     source = open_source(Path(), Path("copy"))
-    assert (source.params, source.origin.base, source.answered) == ({}, "", False)
+    assert (source.params, source.origin.base, source.origin.lock_sha256, source.answered) == ({}, "", "", False)
     assert source.template_name == "alpaca"
 
 

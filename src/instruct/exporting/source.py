@@ -28,8 +28,8 @@ from instruct.text.tokenizer import Tokenizer
 class Origin:
     """Where a checkpoint comes from; unknown fields are empty.
 
-    `commit` is the project's, with `+changes` if tracked files differ from it. `lock_sha256` is the hash of dvc.lock,
-    `weights_sha256` the hash of each weight file.
+    `commit` is the project's, with `+changes` if tracked files differ from it. `lock_sha256` is the hash of dvc.lock
+    if it names the checkpoint, `weights_sha256` the hash of each weight file.
     """
 
     commit: str
@@ -146,7 +146,7 @@ def _origin(root: Path, folder: Path, settings: Mapping[str, Any]) -> Origin:
     entry = _entry(root, base)
     return Origin(
         commit=commit_of(root),
-        lock_sha256=sha256_of(root / LOCK) if (root / LOCK).is_file() else "",
+        lock_sha256=sha256_of(root / LOCK) if settings else "",
         weights_sha256=tuple(sha256_of(path) for path in files),
         base=base,
         base_about=entry[0],

@@ -156,7 +156,7 @@ def test_packed_training_equals_padded_and_takes_a_step(stored, variant):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.95 * losses[0]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.97 * losses[0]
 
 
 @variants

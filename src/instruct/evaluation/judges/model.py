@@ -55,10 +55,10 @@ class ModelJudge(ABC):
         asking = self._asking
         about = {
             "judge": self.name,
-            **self._server.identity,
             "repeats": str(asking.repeats),
             "scoring": "expected" if asking.expected else "text",
             "temperature": f"{asking.temperature:g}",
+            **self._server.identity,  # may hold another temperature
         }
         return Identity(about=about, rubric=self._rubric_name, rubric_sha256=self.rubric.sha256)
 

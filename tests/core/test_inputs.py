@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_pipeline import run
 
+from instruct.core import inputs
 from instruct.core.errors import InstructError
 from instruct.core.inputs import SMALL, check_inputs, watch_inputs
 
@@ -17,6 +18,10 @@ stages:
     deps: ["${train.data}", code, big.bin]
     params: [train, prompt.name, {table.yaml: ["${model}"]}]
     outs: [data/out]
+  other:
+    cmd: python train.py data/in data/other
+    params: [{whole.yaml: }, {some.toml: [b]}]
+    outs: [data/other]
   tune:
     foreach: [dpo]
     do: {cmd: x, deps: [code], params: [tune]}
@@ -42,14 +47,21 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train")
     (tmp_path / "data").mkdir()
     (tmp_path / "code/deep/__pycache__").mkdir(parents=True)
-    texts = {"dvc.yaml": PIPELINE, "params.yaml": PARAMS, ".dvcignore": "# no\n__pycache__/\n*.swp\n", "data/in": "in"}
+    (tmp_path / "code/notes").mkdir()
+    texts = {
+        "dvc.yaml": PIPELINE,
+        "params.yaml": PARAMS,
+        ".dvcignore": "# no\n__pycache__/\n*.swp\n\\#*#\ncode/notes/*\n!code/notes/kept.txt\n",
+        "data/in": "in",
+    }
+    texts |= {"code/notes/draft.txt": "d", "code/notes/kept.txt": "k", "whole.yaml": "a: 1\n", "some.toml": "b = 1\n"}
     texts |= {"code/deep/a.py": "a", "table.yaml": "small-1b: {size: 1}\nother: {size: 1}\n", "other.txt": "o"}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "big.bin").write_bytes(bytes(SMALL + 1))
-    yield tmp_path
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    watch_inputs()
+    monkeypatch.setattr(inputs, "_watched", None)
+    monkeypatch.setattr(inputs, "AGAIN_S", 0.0)
+    return tmp_path
 
 
 def replaced(name, old, new):
@@ -73,6 +85,7 @@ def replaced(name, old, new):
         (replaced("code/deep/a.py", "a", "b"), "code/deep/a.py"),
         (lambda folder: (folder / "code/new.py").write_text("new"), "code/new.py"),
         (lambda folder: (folder / "code/deep/a.py").unlink(), "code/deep/a.py"),
+        (replaced("code/notes/kept.txt", "k", "l"), "code/notes/kept.txt"),
         (lambda folder: (folder / "big.bin").write_bytes(bytes(SMALL + 2)), "big.bin"),
     ],
 )
@@ -94,6 +107,12 @@ def test_each_change_of_a_declared_input_is_named(project, edit, named):
         replaced("other.txt", "o", "p"),
         lambda folder: (folder / "code/deep/__pycache__/a.pyc").write_text("compiled"),
         lambda folder: (folder / "code/.a.py.swp").write_text("of an editor"),
+        lambda folder: (folder / "code/#a.py#").write_text("of another one"),
+        lambda folder: (folder / "code/.#a.py").symlink_to("nobody@nowhere.1"),
+        replaced("code/notes/draft.txt", "d", "e"),
+        replaced("dvc.yaml", "code, big.bin", "code, other.txt, big.bin"),
+        replaced("dvc.yaml", "  train:", "  renamed:"),
+        replaced("dvc.yaml", "stages:", "stages: ["),
         lambda folder: os.utime(folder / "code/deep/a.py", (1, 1)),
     ],
 )
@@ -107,6 +126,36 @@ def test_what_is_put_back_has_not_changed(project):
     watch_inputs()
     replaced("params.yaml", "lr: 1", "lr: 2")(project)
     replaced("params.yaml", "lr: 2", "lr: 1")(project)
+    check_inputs()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "named"), [("whole.yaml", "1", "whole.yaml: a"), ("some.toml", "1", "some.toml")]
+)
+def test_a_file_of_settings_may_be_declared_as_a_whole_or_in_another_language(project, monkeypatch, name, old, named):
+    monkeypatch.setenv("DVC_STAGE", "other")
+    watch_inputs()
+    replaced("params.yaml", "lr: 1", "lr: 2")(project)
+    check_inputs()
+    replaced(name, old, "2")(project)
+    with pytest.raises(InstructError) as raised:
+        check_inputs()
+    assert str(raised.value).startswith(f"{named}: changed")
+
+
+def test_a_settings_file_that_is_half_written_at_the_end_has_changed(project):
+    watch_inputs()
+    replaced("params.yaml", "deep: {r: 2}}", "deep: {r")(project)
+    with pytest.raises(InstructError) as raised:
+        check_inputs()
+    assert str(raised.value).startswith("params.yaml")
+
+
+def test_a_second_look_forgives_what_an_editor_does_while_it_saves(project, monkeypatch):
+    watch_inputs()
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").unlink()
+    monkeypatch.setattr(inputs.time, "sleep", lambda seconds: (project / "params.yaml").write_text(text))
     check_inputs()
 
 

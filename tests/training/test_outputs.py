@@ -76,6 +76,7 @@ class Run:
         fitted = {"train": (TRAIN_SET, 2, 0), "val": (VAL_SET, 0, 1)}
         write = partial(write_results, fitted=fitted)
         self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", trainer, write)
+        self.outputs.end(trainer)
 
 
 def names(folder: Path) -> list[str]:

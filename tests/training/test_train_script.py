@@ -69,8 +69,8 @@ def begin(tmp_path, monkeypatch, one_thread) -> Callable[..., Mapping[str, Any]]
             load_backbone=lambda backbone, device: (random_model(CONFIG, seed=1), tokenizer or byte_tokenizer()),
             start_runtime=lambda params: BFLOAT16 if params.precision == "bf16" else FLOAT32,
             quantise_frozen=lambda model, base: bases.append(base),
-            Trainer=trainer,
         )
+        monkeypatch.setattr("instruct.training.outputs.Trainer", trainer)
         with pytest.raises(Trained) as caught:
             main(*map(Path, PATHS))
         arguments: Mapping[str, Any] = caught.value.args[0]

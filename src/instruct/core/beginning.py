@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -32,9 +33,14 @@ sys.excepthook = _show
 
 import psutil  # noqa: E402 - after the hook: it takes the longest
 
+from instruct.core.errors import InstructError  # noqa: E402
+from instruct.core.inputs import watch_inputs  # noqa: E402
 from instruct.core.torch_environment import set_torch_environment  # noqa: E402
 
 set_torch_environment()
+if os.environ.get("RANK", "0") == "0":
+    with suppress(InstructError):  # run_stage looks again, and says it
+        watch_inputs()  # before the other imports: code that changes after them did not run
 
 
 def find_dvc() -> psutil.Process | None:

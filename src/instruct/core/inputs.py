@@ -1,15 +1,19 @@
 """The inputs that dvc.yaml declares for the stage that DVC runs; a stage during which they change must fail.
 
 DVC hashes dependencies and reads settings once a command has ended. So an edit during a run would be recorded, and kept
-in the run cache, as what made the outputs.
+in the run cache, as what made the outputs. A stage with `wdir` is not watched.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatch
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pathspec import GitIgnoreSpec
 
 from instruct.core.errors import InstructError
 from instruct.core.files import sha256_of
@@ -18,14 +22,40 @@ from instruct.core.parsing import flatten, mapping, read_yaml
 
 PIPELINE, IGNORED = Path("dvc.yaml"), Path(".dvcignore")
 SMALL = 1 << 24  # bytes of a file that is hashed; a larger one is known by its size and time
+AGAIN_S = 0.3  # until a second look: editors write beside a file and rename, and take some time for it
 
-_at_start: dict[str, Any] = {}
+
+@dataclass(frozen=True, kw_only=True)
+class _Declared:
+    """The dependencies of a stage, and the keys that it reads of each YAML file; no keys stand for all of it."""
+
+    paths: list[Path]
+    keys: dict[Path, list[str]]
+    ignored: GitIgnoreSpec
+
+    def marks(self) -> dict[str, Any]:
+        """Files by path, each with what it is known by, and settings by name, each with its value."""
+        found: dict[str, Any] = {}
+        for file in (file for path in self.paths for file in files_below(path, self.ignored)):
+            with suppress(FileNotFoundError):  # a file of an editor may vanish at any time
+                state = file.stat()
+                small = state.st_size <= SMALL
+                found[str(file)] = sha256_of(file) if small else (state.st_size, state.st_mtime_ns)
+        for file, keys in self.keys.items():
+            values = flatten(mapping(read_yaml(file) if file.is_file() else None))
+            found |= {f"{file}: {name}": value for name, value in values.items() if _is_below(name, keys)}
+        return found
+
+
+_watched: tuple[_Declared, dict[str, Any]] | None = None
 
 
 def watch_inputs() -> None:
-    """Note what the inputs are now; outside of DVC there are none."""
-    _at_start.clear()
-    _at_start.update(_inputs_of(os.environ.get("DVC_STAGE", "")))
+    """Note what the inputs are, unless it is known from before; outside of DVC there are none."""
+    global _watched
+    if _watched is None and (stage := os.environ.get("DVC_STAGE")):
+        declared = _declared_by(stage)
+        _watched = declared, declared.marks()
 
 
 def check_inputs() -> None:
@@ -33,15 +63,31 @@ def check_inputs() -> None:
 
     A stage calls it before it forgets what it could go on from; `run_stage` does at the end of each.
     """
-    if not _at_start:
+    if _watched is None:
         return
-    now = _inputs_of(os.environ["DVC_STAGE"])
-    changed = sorted(name for name in _at_start.keys() | now.keys() if _at_start.get(name) != now.get(name))
+    declared, before = _watched
+    if changed := _changes(declared, before):
+        time.sleep(AGAIN_S)
+        changed = _changes(declared, before)
     if changed:
         raise InstructError(
             f"{', '.join(changed)}: changed while the stage ran, and DVC would record the new state as what made the "
             "outputs; run `dvc repro` again, or put it back first to go on from what is done"
         )
+
+
+def files_below(path: Path, ignored: GitIgnoreSpec) -> Iterator[Path]:
+    """A file itself, or the files in a folder that DVC does not ignore."""
+    if path.is_file():
+        yield path
+    for file in path.rglob("*"):
+        if file.is_file() and not ignored.match_file(file):
+            yield file
+
+
+def read_ignored(file: Path = IGNORED) -> GitIgnoreSpec:
+    """The patterns of a .dvcignore, for paths relative to its folder."""
+    return GitIgnoreSpec.from_lines(file.read_text(encoding="utf-8").splitlines() if file.is_file() else [])
 
 
 def filled(name: str, settings: Mapping[str, Any]) -> str | None:
@@ -54,39 +100,35 @@ def filled(name: str, settings: Mapping[str, Any]) -> str | None:
     return name
 
 
-def _inputs_of(stage: str) -> dict[str, Any]:
-    """Files by path, each with what it is known by, and settings by name, each with its value."""
+def _declared_by(stage: str) -> _Declared:
     stages = mapping(mapping(_read(PIPELINE)).get("stages"))
     declared = mapping(stages.get(stage.rpartition(":")[2].partition("@")[0]))
-    declared = mapping(declared.get("do")) or declared
+    declared = {} if "wdir" in declared else mapping(declared.get("do")) or declared
     settings = flatten(mapping(_read(PARAMS_FILE)))
     paths = [filled(dep, settings) for dep in declared.get("deps") or [] if isinstance(dep, str)]
-    files = {str(file): _mark(file) for path in paths if path for file in _files_of(Path(path))}
-    return files | dict(_settings_of(declared.get("params") or [], settings))
+    keys: dict[Path, list[str]] = {}
+    for entry in declared.get("params") or []:
+        for file, names in mapping(entry).items() or [(PARAMS_FILE, [entry])]:
+            keys.setdefault(Path(file), []).extend(filled(str(name), settings) or "" for name in names or [""])
+    others = [file for file in keys if file.suffix not in (".yaml", ".yml")]  # DVC reads TOML, JSON and Python too
+    return _Declared(
+        paths=[Path(path) for path in paths if path] + others,
+        keys={file: names for file, names in keys.items() if file not in others},
+        ignored=read_ignored(),
+    )
 
 
 def _read(path: Path) -> Any:
     return read_yaml(path) if path.is_file() else None
 
 
-def _files_of(path: Path) -> Iterator[Path]:
-    """A file itself, or the files in a folder that DVC does not ignore."""
-    patterns = [line.rstrip("/") for line in IGNORED.read_text("utf-8").splitlines()] if IGNORED.is_file() else []
-    for file in [path] if path.is_file() else path.rglob("*"):
-        if file.is_file() and not any(fnmatch(part, one) for part in file.parts for one in patterns if one):
-            yield file
+def _is_below(name: str, keys: list[str]) -> bool:
+    return any(not key or name == key or name.startswith(f"{key}.") for key in keys)
 
 
-def _mark(file: Path) -> str | tuple[int, int]:
-    state = file.stat()
-    return sha256_of(file) if state.st_size <= SMALL else (state.st_size, state.st_mtime_ns)
-
-
-def _settings_of(entries: Iterable[Any], settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for entry in entries:
-        for file, keys in {PARAMS_FILE.name: [entry]}.items() if isinstance(entry, str) else mapping(entry).items():
-            values = settings if file == PARAMS_FILE.name else flatten(mapping(_read(Path(file))))
-            for key in filter(None, (filled(key, settings) for key in keys)):
-                for name, value in values.items():
-                    if name == key or name.startswith(f"{key}."):
-                        yield f"{file}: {name}", value
+def _changes(declared: _Declared, before: Mapping[str, Any]) -> list[str]:
+    try:
+        now = declared.marks()
+    except InstructError as error:  # a settings file that is half written
+        return [str(error)]
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))

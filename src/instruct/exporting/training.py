@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import partial
 from hashlib import file_digest, md5
 from pathlib import Path
 from typing import Any
 
+from pathspec import GitIgnoreSpec
+
 from instruct.core.errors import CheckpointError
-from instruct.core.files import read_text, readable
+from instruct.core.files import readable
+from instruct.core.inputs import IGNORED, files_below, read_ignored
 from instruct.core.params import read_params
 from instruct.core.parsing import mapping, read_yaml
 from instruct.results.lock import LOCK, PARAMS, md5_of_folder, record_of
@@ -45,7 +47,7 @@ def training_of(root: Path, checkpoint: Path) -> Training:
     wanted = record_of(params, lock, _MADE_BY[made]).made.get(made.as_posix())
     if not wanted:
         return Training()
-    files = _md5s_in(root / made, root / ".dvcignore")
+    files = _md5s_in(root / made, read_ignored(root / IGNORED))
     if md5_of_folder(files) != wanted:
         raise CheckpointError(
             f"{made}: is not the one of {LOCK}; run `dvc checkout` or `dvc repro`, or export a copy from another folder"
@@ -59,14 +61,12 @@ def training_of(root: Path, checkpoint: Path) -> Training:
     return Training(settings=settings, answered=read == md5_of_folder(inside))
 
 
-def _md5s_in(folder: Path, ignore: Path) -> dict[str, str]:
-    """The md5 of every file by its path in the folder, without those that DVC ignores by name."""
-    ignored = read_text(ignore).split("\n") if ignore.is_file() else []
+def _md5s_in(folder: Path, ignored: GitIgnoreSpec) -> dict[str, str]:
+    """The md5 of every file by its path in the folder, without those that DVC ignores."""
     found = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in ignored):
-            with readable(path), path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = file_digest(
-                    file, partial(md5, usedforsecurity=False)
-                ).hexdigest()
+    for path in files_below(folder, ignored):
+        with readable(path), path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = file_digest(
+                file, partial(md5, usedforsecurity=False)
+            ).hexdigest()
     return found

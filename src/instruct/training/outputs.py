@@ -113,10 +113,9 @@ class Outputs(ABC):
         trainer: Trainer[Any, Any],
         write: Callable[[Path, Path, History], None],
     ) -> None:
-        """Write all outputs, metrics and curves by `write`, then forget the state.
+        """Write all outputs, metrics and curves by `write`; a run that goes on from the state ends with the same ones.
 
-        Whenever it is cut off, a run that goes on from the state ends with the same outputs. Raises InstructError if
-        an input has changed meanwhile.
+        Raises InstructError if an input has changed meanwhile.
         """
         history, part = trainer.history, models / ".part"
         best_is_last = history.best.step == history.step
@@ -138,7 +137,12 @@ class Outputs(ABC):
         remove_parts(metrics.parent, metrics.name)
         remove_parts(curves)
         write(metrics, curves, history)
-        self._store.forget()
+
+    def end(self, trainer: Trainer[Any, Any]) -> None:
+        """Forget the state, unless an input has changed meanwhile, which raises InstructError."""
+        if self._parallel.is_main:
+            self._check_inputs(trainer)
+            self._store.forget()
 
     def _check_inputs(self, trainer: Trainer[Any, Any]) -> None:
         try:

@@ -1,3 +1,5 @@
+import json
+import logging
 import time
 
 import psutil
@@ -5,7 +7,7 @@ import pytest
 import torch
 from small_training import FLOAT32, example
 
-from instruct.training.throughput import Stopwatch, matmul_peak, peak_memory_mb
+from instruct.training.throughput import Stopwatch, matmul_peak, peak_memory_mb, write_speed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,6 +29,17 @@ def test_report_divides_by_the_seconds_of_training_alone():
     assert report["share_of_matmul_peak"] == pytest.approx(0.05 / trained, abs=0.001)
     assert report["beside_training"] == {"save": round(watch.seconds["save"] / trained, 3)}
     assert report["seconds"] == {"train": round(trained, 1), "save": round(watch.seconds["save"], 1)}
+
+
+def test_what_took_longer_than_training_is_no_share_of_it(tmp_path, caplog):
+    """Of a few records, saving can take several times the seconds of the steps."""
+    watch = Stopwatch()
+    watch.seconds |= {"train": 0.5, "save": 1.324}
+    with caplog.at_level(logging.INFO):
+        write_speed(tmp_path / "speed.json", watch.report(peak=1e11))
+    assert json.loads((tmp_path / "speed.json").read_text())["beside_training"] == {"save": 2.648}
+    line = caplog.messages[-1]
+    assert "save 2.648 s" in line and "%" not in line
 
 
 def test_report_of_a_run_without_steps_divides_by_no_zero():

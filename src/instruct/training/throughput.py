@@ -40,7 +40,8 @@ class Stopwatch:
     def report(self, peak: float) -> dict[str, Any]:
         """Rates over the training phase alone, and seconds of every phase.
 
-        `peak` is the machine's measured rate of floating-point operations.
+        `beside_training` holds the other phases' seconds for each second of training. `peak` is the machine's measured
+        rate of floating-point operations.
         """
         trained = max(self.seconds["train"], 1e-9)
         return {
@@ -65,8 +66,8 @@ def write_speed(path: Path, report: Mapping[str, Any]) -> None:
         "%(share_of_matmul_peak).0f %% of the matmul peak, %(peak_memory_mb)s MB",
         {**report, "share_of_matmul_peak": 100 * report["share_of_matmul_peak"]},
     )
-    beside = ", ".join(f"{name} {value:.1%}" for name, value in report["beside_training"].items())
-    log.info("%s; of training's seconds: %s (kept in %s)", seconds, beside, path)
+    beside = ", ".join(f"{name} {value} s" for name, value in report["beside_training"].items())
+    log.info("%s; for each second of train: %s (kept in %s)", seconds, beside, path)
 
 
 def peak_memory_mb() -> float:

@@ -58,6 +58,9 @@ NOTHING = SystemScores(system="sft", scored=0, unscored=9), Difference(system="s
         (FLAT, judged(20, -9), None, "more data"),
         (FLAT, judged(30, 1, 0.8, width=8.0), None, "better judging"),
         (FLAT, judged(52, 24, width=8.0), None, "better judging"),
+        (FLAT, judged(20, -40, width=8.0), None, "more data"),
+        (TURNED, judged(20, -40, width=8.0), None, "shorter training"),
+        (FLAT, judged(20, -40, width=8.0, unscored=6), None, "better judging"),
         ((1.84, 1.84, 1.84), judged(30, 1, 0.6), None, "longer training"),
         (TURNED, judged(52, 24, unscored=6), None, "better judging"),
         (TURNED, judged(52, 24, mean_spread=45.0), None, "better judging"),
@@ -96,6 +99,15 @@ def test_noise_is_measured_on_the_score_that_is_acted_on():
     assert noise.suggestion == "more test records" and step.finding == "better judging"
     *_, noise, step = rows_of(TRAIN, FALLING, wide, right=narrow)
     assert (noise.finding, step.finding) == ("quiet", "longer training")
+
+
+def test_no_other_judge_is_advised_if_a_score_by_rule_has_a_wide_interval():
+    """The judge `reference` is similarity: asked again, or with another rubric, it gives the same scores."""
+    *_, noise, step = rows_of(TRAIN, FLAT, judged(52, 4, 0.2, width=8.0))
+    assert noise.finding == "noisy: the interval is wide" and noise.suggestion in step.suggestion
+    for row in (noise, step):
+        assert "test records" in row.suggestion and "split.checks" in row.suggestion
+        assert not any(word in row.suggestion for word in ("judge", "rubric", "repeats"))
 
 
 def test_a_judge_that_leaves_much_unscored_is_noisy_beside_right_answers():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from instruct.results.headline import score_title, system_title
 from instruct.results.runs import Run
-from instruct.results.schema import ACCURACY, JudgeResults
+from instruct.results.schema import ACCURACY, REFERENCE, JudgeResults
 from instruct.results.scores import Difference, SystemScores
 from instruct.statistics import ALPHA
 
@@ -16,6 +16,9 @@ FLAT = 0.01  # of the best validation loss: a smaller change is not a trend
 GOOD = 80.0  # points: answers of which more of the same is not what helps most
 UNSCORED = 0.05  # share of verdicts without a score that a judge may leave
 WIDE = 5.0  # points to either side of a difference, from which its interval tells little
+MORE_RECORDS = {ACCURACY: "more test records", REFERENCE: "more test records, or checks (split.checks)"}
+"""What narrows the interval of a score by rule, which no other judge, rubric or repeat can do."""
+ONLY_WIDE = "noisy: the interval is wide"
 FOUND = {"better": "rising", "worse": "falling", "not distinguishable": "plateau"}
 WHAT_THEN = {
     "rising": "more of what the last step did",
@@ -158,9 +161,12 @@ def score_noise(scores: SystemScores, judged: Difference, difference: Difference
         reasons += ["the interval is wide"] * (half > WIDE)
     if not reasons:
         return row(numbers=numbers, finding="quiet", suggestion="the scores can be used")
-    by_rule = score == ACCURACY and reasons == ["the interval is wide"]
-    suggestion = "more test records" if by_rule else "another judge or rubric, more repeats, more test records"
-    return row(numbers=numbers, finding=f"noisy: {', '.join(reasons)}", suggestion=suggestion)
+    finding, suggestion = f"noisy: {', '.join(reasons)}", "another judge or rubric, more repeats, more test records"
+    return row(
+        numbers=numbers,
+        finding=finding,
+        suggestion=MORE_RECORDS.get(score, suggestion) if finding == ONLY_WIDE else suggestion,
+    )
 
 
 def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: float, best: float) -> Row:
@@ -170,14 +176,17 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
     """
     rule = (
         "0. a loss that is not a finite number: unknown · "
-        "1. noisy or unknown scores: better judging · 2. loss turned: shorter training · 3. loss falling, or no lower "
+        "1. noisy or unknown scores, unless answers are worse and only the interval is wide: better judging · "
+        "2. loss turned: shorter training · 3. loss falling, or no lower "
         "than before training: longer training · 4. answers no better: more data (look at what there is first) · "
         "5. answers good or on a plateau: preference tuning · 6. else more data"
     )
     step: Step
+    worse = quality.finding.startswith("worse than")
+    noisy = noise.finding != "quiet" and not (worse and noise.finding == ONLY_WIDE)
     if not (isfinite(before) and isfinite(best)):
         step, why = "unknown", "losses are absent or no finite numbers: look at metrics/train.json and metrics/curves"
-    elif noise.finding != "quiet" or quality.finding == "unknown":
+    elif noisy or quality.finding == "unknown":
         step, why = "better judging", f"the scores say too little: {noise.suggestion}"
     elif trend.finding == "turned":
         step, why = "shorter training", "it has begun to learn the training records by heart"
@@ -185,7 +194,7 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
         step, why = "longer training", "validation loss has not settled"
     elif best >= before:
         step, why = "longer training", "nothing is learnt yet: more steps, or a higher train.lr"
-    elif quality.finding.startswith(("no better than", "worse than")):
+    elif worse or quality.finding.startswith("no better than"):
         step, why = "more data", f"loss went from {before:.3f} to {best:.3f} and answers did not follow"
     elif quality.finding == "good" or plateau.finding == "plateau":
         step, why = "preference tuning", "imitation of the references has given what it can"

@@ -57,7 +57,7 @@ def main(human: Path, judgements: Path, metrics: Path, *given: Path) -> None:
     write_csv(metrics / "scores.csv", table_columns(list(table.scores), results.names), table_rows(table))
     if count_scored(people) or unused:
         log.info("%s: %d answers scored by people; %d scores are of other answers", human, count_scored(people), unused)
-    for line in (*judge_lines(results), *align(headline_rows(results)), *headline_lines(results)):
+    for line in (*judge_lines(results), *align(headline_rows(results)), *headline_lines(results, table)):
         log.info("%s", line)
 
 

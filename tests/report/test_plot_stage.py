@@ -230,6 +230,18 @@ def test_the_page_begins_with_the_verdict(without_figures, tmp_path, base, sft, 
     assert words in page.text.split("Scores on the held-out")[0]
 
 
+def test_records_that_are_few_groups_are_said_to_be_few_beside_the_verdict_and_each_judge(without_figures, tmp_path):
+    make_run(tmp_path, [60.0] * 12, [10.0] * 12, judges=("reference", "llama"))
+    scores = tmp_path / "metrics/scores.csv"
+    text = scores.read_text(encoding="utf-8")
+    scores.write_text(
+        re.sub(r"(?m)^(r(\d+),facts),[^,]*", lambda m: f"{m[1]},g{int(m[2]) % 2}", text), encoding="utf-8"
+    )
+    draw(tmp_path)
+    text = Page((tmp_path / "metrics/report/index.html").read_text(encoding="utf-8")).text
+    assert text.count("over 12 records in 2 groups of near-duplicates: 0 won") == 3
+
+
 def test_empty_and_multi_line_answers_stay_visible(without_figures, tmp_path):
     page = page_of(tmp_path, [0.0], [0.0], response="", output="1.\n2.\n  3.")
     assert "(empty)" in page.text

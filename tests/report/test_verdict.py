@@ -35,6 +35,19 @@ def test_the_verdict_gives_interval_p_and_all_counts():
     assert "over 40 records: 25 won, 5 tied, 10 lost." in sentence
 
 
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (2, "over 40 records in 2 groups of near-duplicates: 25 won"),
+        (1, "over 40 records in 1 group of near-duplicates: 25 won"),
+        (40, "over 40 records: 25 won"),
+        (None, "over 40 records: 25 won"),
+    ],
+)
+def test_the_verdict_names_the_groups_where_they_are_fewer_than_the_records(groups, words):
+    assert words in describe_difference(difference(), groups=groups)
+
+
 def test_without_pairs_nothing_is_claimed():
     assert (
         describe_difference(Difference(system="sft", against="base", count=0))

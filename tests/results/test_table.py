@@ -6,7 +6,8 @@ from results.sample import make_results, make_table
 from instruct.core.errors import DataError
 from instruct.core.files import write_csv
 from instruct.results.schema import REFERENCE_METRICS as MEASURES
-from instruct.results.table import load_table, table_columns, table_rows
+from instruct.results.scores import Difference
+from instruct.results.table import count_groups, load_table, table_columns, table_rows
 
 IDS = ("a", "b")
 SCORES = {"x": {"base": [1.0, 1.0], "sft": [2.0, None]}} | {
@@ -50,6 +51,20 @@ def test_a_record_without_a_group_is_its_own():
     ])  # fmt: skip
     groups = load_table(text, "x", make_results(table)).groups
     assert groups["r0"] == "g" and len(set(groups.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("score", "groups"),
+    [("x", 2), ("similarity", 3), ("accuracy", 2), ("closed_similarity", 2), ("open_similarity", 1)],
+)
+def test_groups_are_counted_over_the_records_that_have_both_scores(score, groups):
+    scores = {
+        "x": {"base": [1.0, 1.0, 1.0, None, 1.0], "sft": [1.0, 1.0, 1.0, 1.0, None]},
+        "similarity": {"base": [5.0] * 5, "sft": [6.0] * 5},
+        "accuracy": {"base": [0.0] * 3 + [None] * 2, "sft": [0.0] * 3 + [None] * 2},
+    }
+    table = make_table(scores, groups=["g", "g", "", "h", "h"])
+    assert count_groups(table, score, Difference(system="sft", against="base", count=0)) == groups
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

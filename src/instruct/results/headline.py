@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from instruct.results.schema import ACCURACY, DETAILS, HEADLINE, REFERENCE, SIMILARITY, Results
 from instruct.results.scores import Difference, ScoreResults, SystemScores, verdict_of
+from instruct.results.table import Table, count_groups
 from instruct.statistics import holm
 
 TITLES = {
@@ -31,16 +32,21 @@ def score_title(name: str) -> str:
     return (HEADLINE | DETAILS).get(name, name)
 
 
-def describe_difference(one: Difference, score: str = "", adjusted: float | None = None) -> str:
+def describe_difference(
+    one: Difference, score: str = "", adjusted: float | None = None, groups: int | None = None
+) -> str:
     """One sentence: a system against another, better, worse or not distinguishable, with interval, p and n.
 
     `score` names in print what is compared, where that is not said beside the sentence. With an `adjusted` p-value
-    the sentence is exploratory, and that p-value decides.
+    the sentence is exploratory, and that p-value decides. `groups` is how many groups of near-duplicates the records
+    are in: interval and p-value count each of them once.
     """
     if one.mean is None:
         return "No record has a score for both systems, so nothing can be said."
     system, against = system_title(one.system), system_title(one.against)
-    numbers = f"{_numbers(one, adjusted)} over {one.count} records: {one.wins} won, {one.ties} tied, {one.losses} lost"
+    fewer = groups is not None and groups < one.count
+    over = f"{one.count} records" + (f" in {groups} group{'s' * (groups != 1)} of near-duplicates" if fewer else "")
+    numbers = f"{_numbers(one, adjusted)} over {over}: {one.wins} won, {one.ties} tied, {one.losses} lost"
     of, role = f" in {score}" if score else "", "" if adjusted is None else "Exploratory: "
     verdict = one.verdict if adjusted is None else verdict_of(one.mean, adjusted, turned=one.turned)
     if verdict == "not distinguishable":
@@ -49,27 +55,38 @@ def describe_difference(one: Difference, score: str = "", adjusted: float | None
     return f"{role}{system} is {verdict} than {against}{of}: {numbers}."
 
 
-def describe_exploratory(found: Sequence[tuple[Difference, str]]) -> list[str]:
-    """A sentence for each difference in a score that does not decide, p-values adjusted for their number (Holm)."""
-    adjusted = holm([1.0 if one.p_value is None else one.p_value for one, _ in found])
-    return [describe_difference(one, score, p_value) for (one, score), p_value in zip(found, adjusted, strict=True)]
+def describe_exploratory(found: Sequence[tuple[Difference, str, int | None]]) -> list[str]:
+    """A sentence for each difference in a score that does not decide, p-values adjusted for their number (Holm).
+
+    Each comes with the name of its score in print, and the number of groups.
+    """
+    adjusted = holm([1.0 if one.p_value is None else one.p_value for one, *_ in found])
+    return [
+        describe_difference(one, score, p_value, groups)
+        for (one, score, groups), p_value in zip(found, adjusted, strict=True)
+    ]
 
 
-def judge_verdicts(results: Results) -> dict[str, str]:
+def judge_verdicts(results: Results, table: Table | None = None) -> dict[str, str]:
     """What each judge says of the primary system: exploratory unless its score is the primary one."""
     first = results.headline[0]
     same = REFERENCE if first.name == SIMILARITY else first.name
     found = {judge.name: judge.difference_of(results.primary) for judge in results.judges}
     others = {name: one for name, one in found.items() if name != same}
-    said = describe_exploratory([(one, "") for one in others.values()])
-    return {name: describe_difference(one) for name, one in found.items()} | dict(zip(others, said, strict=True))
+    groups = {name: _groups(table, name, one) for name, one in found.items()}
+    said = describe_exploratory([(one, "", groups[name]) for name, one in others.items()])
+    alone = {name: describe_difference(one, groups=groups[name]) for name, one in found.items()}
+    return alone | dict(zip(others, said, strict=True))
 
 
-def headline_lines(results: Results) -> Iterator[str]:
-    """What is to be said first: the verdict against the best baseline, and what qualifies it."""
+def headline_lines(results: Results, table: Table | None = None) -> Iterator[str]:
+    """What is to be said first: the verdict against the best baseline, and what qualifies it.
+
+    With the `table` of scores, each difference is also said to be over how many groups of near-duplicates.
+    """
     first = results.headline[0]
     difference = first.difference_of(results.primary)
-    yield describe_difference(difference, HEADLINE.get(first.name, ""))
+    yield describe_difference(difference, HEADLINE.get(first.name, ""), groups=_groups(table, first.name, difference))
     among = len(results.baselines)
     best = (
         f"the best of {among} baselines, {system_title(results.against)},"
@@ -80,13 +97,13 @@ def headline_lines(results: Results) -> Iterator[str]:
         yield f"The {system_title(results.primary)} does not beat {best} in {score_title(first.name)}."
     elif among > 1:
         yield f"{system_title(results.against)} is the best of {among} baselines in {score_title(first.name)}."
-    yield from step_lines(results)
+    yield from step_lines(results, table)
     if first.name == SIMILARITY:
         yield BLIND
     yield from form_lines(results)
 
 
-def step_lines(results: Results) -> Iterator[str]:
+def step_lines(results: Results, table: Table | None = None) -> Iterator[str]:
     """What preference tuning did to the model that it began with: each score, who wins by judges of pairs, lengths.
 
     The primary score decides; the others are exploratory.
@@ -96,10 +113,12 @@ def step_lines(results: Results) -> Iterator[str]:
     first, *others = results.headline
     scored = [(one, HEADLINE.get(one.name, "")) for one in (first, *others)]
     scored += [(one, f"the score by {one.name}") for one in results.judges if one.name not in (REFERENCE, first.name)]
-    (deciding, name), *steps = [
-        (step, name) for one, name in scored if (step := one.step_of(results.primary)) is not None
+    (deciding, name, groups), *steps = [
+        (step, name, _groups(table, one.name, step))
+        for one, name in scored
+        if (step := one.step_of(results.primary)) is not None
     ]
-    yield describe_difference(deciding, name)
+    yield describe_difference(deciding, name, groups=groups)
     yield from describe_exploratory(steps)
     for judge in results.judges:
         if judge.against == results.previous and judge.scores_of(results.primary).orders:
@@ -175,6 +194,10 @@ def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def _change(one: Difference) -> str:
     return "none" if one.mean is None else f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
+
+
+def _groups(table: Table | None, score: str, one: Difference) -> int | None:
+    return count_groups(table, score, one) if table else None
 
 
 def _count(one: ScoreResults) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.files import parse_csv
-from instruct.results.schema import REMEDY, Results
+from instruct.results.schema import ACCURACY, DETAILS, REMEDY, SIMILARITY, Results
+from instruct.results.scores import Difference
 
 HUMAN = "human"
 KEYS = ("id", "kind", "group")
@@ -74,6 +75,16 @@ def load_table(text: str, where: str, results: Results) -> Table:
         )
     _require_agreement(table, where, results)
     return table
+
+
+def count_groups(table: Table, score: str, one: Difference) -> int:
+    """How many groups of near-duplicates a difference in a score is over; `score` may be of HEADLINE or DETAILS."""
+    scores = table.scores[score if score in table.scores else SIMILARITY]
+    both = [id_ for id_ in table.groups if None not in (scores[one.system].get(id_), scores[one.against].get(id_))]
+    if score not in table.scores:  # similarity of open or of closed questions alone
+        closed, right = score in DETAILS, table.scores[ACCURACY][one.system]
+        both = [id_ for id_ in both if (right.get(id_) is not None) == closed]
+    return len({table.groups[id_] or f"\x1f{id_}" for id_ in both})
 
 
 def _require_agreement(table: Table, where: str, results: Results) -> None:

@@ -288,6 +288,21 @@ def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path, w
     assert tokens[place - 1].level == 0  # the verdict does not fall into the quotation
 
 
+def test_a_leaked_test_set_is_marked_beside_the_verdict_once_for_all_runs_alike(repository, tmp_path, without_charts):
+    split = {"test": 36, "across": {"test": {"equal": 0, "near": 35}}}
+    runs = [replace(read_run(name, repository), split=split) for name in ("first", "workspace")]
+    line = f"first, workspace: {runs[0].leak}"
+    for sides, leaked in (([[one] for one in runs], line), ([[runs[0]], [replace(runs[1], split={})]], line[:5])):
+        comparison = compare(*sides)
+        (said,) = [one for one in summary_lines(comparison) if one.startswith("LEAKED: ")]
+        assert said.startswith(f"LEAKED: {leaked}") and "35 of 36 test records" in said
+        markdown, page = (path.read_text() for path in write_report(comparison, tmp_path, repository))
+        text = said.removeprefix("LEAKED: ")
+        (place,) = [at for at, one in enumerate(markdown.splitlines()) if one == f"**Leaked.** {text}."]
+        assert markdown.splitlines()[place - 2].startswith("**These two models differ")
+        assert f"Leaked. {text}." in page.split("<h2>Scores</h2>")[0]
+
+
 def test_answers_that_are_not_those_that_were_judged_are_not_shown(repository, tmp_path, without_charts):
     file = repository / "data/responses.json"
     before = file.read_text()

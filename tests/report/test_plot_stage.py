@@ -16,7 +16,7 @@ import plot
 from instruct.core.errors import DataError
 from instruct.core.files import write_json
 from instruct.core.records import Turn
-from instruct.results.runs import EVALUATE
+from instruct.results.runs import EVALUATE, SPLIT
 from instruct.results.schema import dump, load
 
 ROOT = Path(__file__).parents[2]
@@ -228,6 +228,18 @@ def test_without_any_score_the_page_says_so_and_still_shows_the_answers(tmp_path
 def test_the_page_begins_with_the_verdict(without_figures, tmp_path, base, sft, words):
     page = page_of(tmp_path, base, sft)
     assert words in page.text.split("Scores on the held-out")[0]
+
+
+def test_a_leaked_test_set_is_named_beside_the_verdict(without_figures, tmp_path):
+    make_run(tmp_path, [10.0] * 12, [60.0] * 12)
+    leaked = {"test": {"equal": 2, "near": 11}, "val": {"equal": 0, "near": 1}}
+    for across, there in ((leaked, True), (leaked | {"test": {"equal": 0, "near": 0}}, False)):
+        split = {"train": 12, "val": 3, "test": 12, "across": across}
+        write_json(tmp_path / SPLIT, split)
+        draw(tmp_path)
+        text = Page((tmp_path / "metrics/report/index.html").read_text(encoding="utf-8")).text
+        above = text.split("Scores on the held-out")[0]
+        assert ("11 of 12 test records have a near-duplicate in train" in above) == there == ("memory" in above)
 
 
 def test_records_that_are_few_groups_are_said_to_be_few_beside_the_verdict_and_each_judge(without_figures, tmp_path):

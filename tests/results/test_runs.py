@@ -1,14 +1,16 @@
 import json
 import math
 import os
+from dataclasses import replace
 from hashlib import md5
 
 import pytest
 from comparing.small_runs import commit, git, make_repository, write_lock, write_run
+from results.sample import make_run
 
 from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.results.revisions import find_commit
-from instruct.results.runs import changed_params, read_run
+from instruct.results.runs import all_leak_lines, changed_params, read_run
 from instruct.tools.programs import run_git
 
 FORTY = [float(i) for i in range(40)]
@@ -242,3 +244,21 @@ def test_a_loss_that_is_not_finite_is_kept(repository):
     (repository / "metrics/curves/val.csv").write_text("step,loss\n0,nan\n1,inf\n")
     losses = [row["loss"] for row in read_run("workspace", repository).curves["val"]]
     assert math.isnan(losses[0]) and losses[1] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"equal": 0, "near": 3}, "3 of 9 test records have a near-duplicate in train"),
+        ({"equal": 3, "near": 3}, "3 of 9 test records have a near-duplicate in train"),
+        ({"equal": 1, "near": 0}, "1 of 9 test records has an equal prompt in train"),
+        ({"equal": 0, "near": 0}, ""),
+        ({"near": "many"}, ""),
+        (None, ""),
+    ],
+)
+def test_a_run_knows_of_test_records_that_are_also_in_train(found, words):
+    split = {"test": 9, "across": {"test": found, "val": {"equal": 5, "near": 5}}}
+    run = replace(make_run("run", {"reference": {"base": [1.0], "sft": [2.0]}}), split=split)
+    assert run.leak.startswith(words) and bool(run.leak) == bool(words) == bool(all_leak_lines([run]))
+    assert replace(run, split={}).leak == ""

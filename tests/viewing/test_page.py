@@ -132,6 +132,19 @@ def test_a_stale_run_is_marked_in_its_row_in_its_answers_and_above_its_report(re
     assert f'<span class="warn">{line}</span>' in text and f'<p class="warn">{line}</p>' in text
 
 
+def test_a_leaked_test_set_is_marked_in_its_row_and_above_its_report(repository):
+    split = json.loads((repository.folder / "metrics/split.json").read_text())
+    across = {"groups": 3, "test": {"equal": 1, "near": 3}, "val": {"equal": 0, "near": 0}}
+    repository.put("metrics/split.json", json.dumps(split | {"test": 8, "across": across}))
+    output = repository.folder / "view.html"
+    write_view(repository.folder, output)
+    workspace, main = data_of(output)["runs"]
+    (line,) = workspace["missing"]
+    assert line.startswith("3 of 8 test records have a near-duplicate in train") and main["missing"] == []
+    text = output.read_text(encoding="utf-8")
+    assert f'<span class="warn">{line}</span>' in text and f'<p class="warn">{line}</p>' in text
+
+
 def test_half_a_character_in_an_answer_is_a_question_mark(repository):
     escaped = json.dumps([response(f"r{i}", "half \ud83d of one", i) for i in range(3)])
     repository.put("data/responses.json", escaped)

@@ -20,7 +20,7 @@ from instruct.report.stop_or_go import Movement, stop_or_go
 from instruct.report.stop_or_go import Row as Signal
 from instruct.report.tables import signal_table
 from instruct.results.headline import score_title, system_title
-from instruct.results.runs import all_stale_lines, changed_params
+from instruct.results.runs import all_leak_lines, all_stale_lines, changed_params
 from instruct.results.stored import Cache, read_answers
 
 EXAMPLES = 5
@@ -38,6 +38,7 @@ def summary_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread] | N
         lines.append(f"{comparison.unmatched} records are not in both and were left out")
     lines += comparison.left_out
     lines += [f"STALE: {line}" for line in all_stale_lines((*comparison.a, *comparison.b))]
+    lines += [f"LEAKED: {line}" for line in all_leak_lines((*comparison.a, *comparison.b))]
     params = changed_params(comparison.a[0], comparison.b[0])
     of = "" if a == comparison.a[0].name and b == comparison.b[0].name else " (in the first run of each side)"
     lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or ["the parameters are the same"]
@@ -136,6 +137,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "first_b": b.name,
         "several": len(comparison.a) + len(comparison.b) > 2,
         "stale": all_stale_lines((*comparison.a, *comparison.b)),
+        "leaks": all_leak_lines((*comparison.a, *comparison.b)),
         "about": about_lines(comparison, read_recorded(root)),
         "whose": " and ".join(dict.fromkeys(system_title(run.results.primary) for run in (a, b))),
         "signals": signals,

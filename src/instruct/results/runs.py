@@ -70,6 +70,16 @@ class Run:
     def kinds(self) -> dict[str, str]:
         return self.table.kinds
 
+    @property
+    def leak(self) -> str:
+        """What the split says of test records that are also in train, in words; empty where there are none."""
+        found = mapping(mapping(self.split.get("across")).get("test"))
+        near, equal = (one if isinstance(one := found.get(name), int) else 0 for name in ("near", "equal"))
+        if (count := max(near, equal)) <= 0:
+            return ""
+        have, what = "has" if count == 1 else "have", "an equal prompt" if equal > near else "a near-duplicate"
+        return f"{count} of {self.split['test']} test records {have} {what} in train: this score measures memory too"
+
 
 def read_run(name: str, root: Path) -> Run:
     """Read the run that `name` means.
@@ -117,6 +127,15 @@ def _digests(files: Mapping[str, bytes], results: Results) -> dict[str, frozense
 def all_stale_lines(runs: Iterable[Run]) -> list[str]:
     """By what the results of these runs are not those of their settings, each line with the run's name."""
     return list(dict.fromkeys(f"{run.name}: {line}" for run in runs for line in run.stale))
+
+
+def all_leak_lines(runs: Iterable[Run]) -> list[str]:
+    """What the splits of these runs say of test records that are also in train, each line with its runs' names."""
+    names: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.leak:
+            names.setdefault(run.leak, {})[run.name] = None
+    return [f"{', '.join(own)}: {line}" for line, own in names.items()]
 
 
 def changed_params(a: Run, b: Run) -> dict[str, tuple[str, str]]:

@@ -18,7 +18,8 @@ from instruct.results.stored import Cache, read_answers
 class Entry:
     """What is known of one revision: its settings, and its run, None if that is damaged.
 
-    `answers` of each system are in the order of the run's scores. `missing` says what is missing or stale, and why.
+    `answers` of each system are in the order of the run's scores. `missing` says what is missing, stale or leaked, and
+    why.
     """
 
     revision: Revision
@@ -53,7 +54,7 @@ def read_entry(revision: Revision, files: Mapping[str, bytes], cache: Cache) -> 
         return Entry(revision=revision, params=params, missing=(str(error),))
     found = {system: _answers_in_order(run, system, cache) for system in run.results.shown}
     stale = [f"stale: {line}" for line in run.stale]
-    missing = [*stale, *_gaps(run), *(reason for _, reason in found.values() if reason)]
+    missing = [*stale, *filter(None, [run.leak]), *_gaps(run), *(reason for _, reason in found.values() if reason)]
     answers = {} if any(reason for _, reason in found.values()) else {name: rows for name, (rows, _) in found.items()}
     return Entry(revision=revision, params=params, run=run, answers=answers, missing=tuple(missing))
 

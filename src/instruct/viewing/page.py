@@ -97,6 +97,7 @@ def render(
         "title": "Experiments",
         "report": report,
         "stale": runs[0].run.stale if runs[0].run else (),
+        "leak": runs[0].run.leak if runs[0].run else "",
         "recipes": recipes,
         "left_out": sum(values["left_out"] for values in data),
     }

@@ -187,6 +187,34 @@ def test_a_dropped_record_makes_no_near_duplicates_of_records_that_resemble_it_a
     assert bool(told) == (mode == "report")
 
 
+def bridged(count):
+    """Prompts that do not resemble each other, and bridges that resemble two of them and join all in one chain."""
+    letters = [chr(0x4E00 + i) * 8 for i in range(count + 1)]
+    ends = [example(i, letters[i] + letters[i + 1]) for i in range(0, count, 2)]
+    return ends, [example(i, letters[i] + letters[i + 1]) for i in range(1, count, 2)]
+
+
+def test_dropped_records_keep_no_others_in_one_part_and_blame_no_column():
+    ends, bridges = bridged(80)
+    params = with_duplicates(PARAMS, mode="drop", similarity=50.0)
+    apart, joined = divide(ends, params), divide([*ends, *bridges], params)
+    assert joined.similar == [0] * 80
+    assert joined.parts == apart.parts + [DROPPED] * 40
+    assert joined.groups[:40] == list(range(40)) and not joined.moved
+    counts = summarise(joined, [*ends, *bridges], params, refused=0)
+    lines = find_warnings(joined, counts, [*ends, *bridges], params)
+    assert not any("column" in line or "moved" in line for line in lines)
+
+
+def test_only_a_column_that_records_have_is_said_to_keep_a_group_together():
+    same = [example(i, "one and the same question", group="ours" if i < 2 else "") for i in range(30)]
+    mine = [example(i, f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i in range(30, 60)]
+    examples = [*same, replace(mine[0], group="ours"), *mine[1:]]
+    found, index = divided(examples, PARAMS)
+    lines = find_warnings(found, summarise(found, index, PARAMS, refused=0), index, PARAMS)
+    assert [line for line in lines if 'column "group" keeps it' in line] and not any("parent" in line for line in lines)
+
+
 @pytest.mark.parametrize("link", ["group", "parent"])
 @pytest.mark.parametrize("strategy", ["grouped", "shuffled", "positional"])
 def test_groups_of_the_file_that_a_cut_tears_apart_are_told(own, strategy, link):

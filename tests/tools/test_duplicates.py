@@ -75,6 +75,13 @@ def test_groups_of_the_file_stay_together(tmp_path, mode):
     assert len(set(written.values())) == 2
 
 
+def test_a_dropped_record_puts_no_kept_records_into_one_group(tmp_path):
+    data, out = write(tmp_path / "a.json", "a" * 40, "b" * 40, "a" * 20 + "b" * 20), tmp_path / "b.json"
+    params = DuplicatesParams(on="prompt", similarity=50.0, mode="drop", method="exact")
+    find_in_files([data], params, USUAL, out=out, show=0)
+    assert [(one.id, one.group) for one in read_examples(out)] == [("r0", "r0"), ("r1", "r1")]
+
+
 @pytest.mark.parametrize(("mode", "kept"), [("drop", ["r0", "r1"]), ("group", ["r0", "r1", "r2"])])
 def test_kept_records_keep_their_checks(instruct, tmp_path, mode, kept):
     out = tmp_path / "b.json"

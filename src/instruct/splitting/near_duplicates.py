@@ -105,6 +105,12 @@ def keep_forest(count: int, parts: Iterable[Links]) -> Links:
     return np.column_stack((earlier[kept], later[kept]))
 
 
+def first_links(links: Links) -> Links:
+    """The first link of each later text, so that it joins one earlier group at most."""
+    _, first = np.unique(links[:, 1], return_index=True)
+    return links[first]
+
+
 def name_groups(count: int, links: Links) -> list[int]:
     """The first member of each text's group."""
     if not count:

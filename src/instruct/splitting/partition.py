@@ -18,6 +18,7 @@ from instruct.splitting.near_duplicates import (
     Links,
     compared_text,
     find_duplicates,
+    first_links,
     keep_forest,
     name_groups,
 )
@@ -104,8 +105,11 @@ def _divide(examples: Sequence[Example], params: SplitParams) -> Division:
     texts = [compared_text(example, params.duplicates.on) for example in examples]
     found = find_duplicates(texts, params.duplicates.similarity, params.duplicates.method)
     relatives, orphans = find_relatives(examples)
-    links = keep_forest(len(examples), [found.links, relatives])
-    dropped = set(found.links[:, 1].tolist()) if params.duplicates.mode == "drop" else set()
+    drops = params.duplicates.mode == "drop"
+    # A dropped record joins no two records that resemble it: they may stay apart, because it is in no part.
+    near = first_links(found.links) if drops else found.links
+    links = keep_forest(len(examples), [near, relatives])
+    dropped = set(near[:, 1].tolist()) if drops else set()
     if params.strategy == "grouped":
         together = relatives if params.duplicates.mode == "report" else links
         parts, moved = place_groups(examples, together, dropped, params)

@@ -143,7 +143,8 @@ def _why(
         if given > alike:
             advice = f'the column "{params.columns.group}" keeps it together'
         elif largest > alike:
-            advice = 'the column "parent" keeps it together'
+            column = "parent" if any(example.parent for example in examples) else params.columns.group
+            advice = f'the column "{column}" keeps it together'
         return f"; one group has {largest / counts['kept']:.1%} of them; {advice}"
     if counts["kept"] >= FEW:
         return ""

@@ -16,6 +16,7 @@ from instruct.splitting.near_duplicates import (
     DuplicatesParams,
     compared_text,
     find_duplicates,
+    first_links,
     keep_forest,
     name_groups,
 )
@@ -50,11 +51,12 @@ def find_in_files(
     lines = describe_groups(places, groups, found.same.tolist(), texts, show)
     lines += [line for rows in sources for line in left_out_lines(rows)]
     if out:
-        # As in the split, a record that joins two groups does not throw out the first of the second.
-        repeated = set(found.links[:, 1].tolist()) if params.mode == "drop" else set()
+        # As in the split, a record that resembles two groups neither joins them nor throws out the second's first one.
+        near = first_links(found.links) if params.mode == "drop" else found.links
+        repeated = set(near[:, 1].tolist()) if params.mode == "drop" else set()
         kept = [i for i in range(len(places)) if i not in repeated]
         checks = sources[0].checks
-        together = name_groups(len(places), keep_forest(len(places), [found.links, find_relatives(examples)[0]]))
+        together = name_groups(len(places), keep_forest(len(places), [near, find_relatives(examples)[0]]))
         grouped = (replace(examples[i], group=examples[together[i]].id) for i in kept)
         write_json_list(out, (as_row(one) | ({"check": checks[one.id]} if one.id in checks else {}) for one in grouped))
         lines.append(f"{out}: {len(kept)} of {len(places)} records")

@@ -265,6 +265,65 @@ def test_a_family_that_unbalances_a_split_is_named_and_never_parted(own):
     assert not any("shuffled" in line for line in lines)
 
 
+def templated(count):
+    """Prompts of one template: chance joins nearly all of them at 90, many at 95, a few at 96 and none at 98."""
+    rng = random.Random(1)
+    things = ["bird", "fish", "river", "city", "planet", "metal", "tree", "fruit"]
+    things += ["song", "book", "coin", "lamp", "train", "ship", "cloud"]
+    verbs = ["adds", "divides", "subtracts"]
+    texts = [
+        f"Write a Python function {rng.choice(things)}_{i} that {rng.choice(verbs)} its two arguments,"
+        f" with {i} if they are equal."
+        for i in range(count)
+    ]
+    return [example(i, text) for i, text in enumerate(texts)]
+
+
+def far_from_shares(division):
+    kept = len(division.parts)
+    return {part for part in PARTS if abs(division.parts.count(part) / kept - PARAMS.fractions[part]) > 0.05}
+
+
+def test_groups_that_join_and_empty_train_are_refused_with_a_setting_that_was_tried():
+    examples = templated(200)
+    with pytest.raises(DataError, match=r"train gets .* and test gets .* moved ") as refused:
+        divide(examples, with_duplicates(PARAMS, similarity=95.0))
+    assert str(refused.value).endswith("set split.duplicates.similarity: 98")
+    assert not far_from_shares(divide(examples, with_duplicates(PARAMS, similarity=98.0)))
+
+
+def test_a_refused_split_is_advised_no_setting_that_is_refused_too():
+    assert "split.duplicates.similarity: 98" in refusal(templated(200), PARAMS)
+
+
+def test_a_miss_that_joined_groups_cause_is_blamed_on_them_and_not_on_the_number_of_records():
+    examples, params = templated(200), with_duplicates(PARAMS, similarity=96.0)
+    found, index = divided(examples, params)
+    assert "train" in far_from_shares(found) and max(Counter(found.groups).values()) < 20
+    lines = find_warnings(found, summarise(found, index, params, refused=0), index, params)
+    (line,) = [line for line in lines if line.startswith("warning: train has")]
+    assert "moved" in line and "split.duplicates.similarity: 98" in line and "few" not in line
+
+
+def test_an_uneven_split_by_the_columns_of_the_file_is_no_error(own):
+    groups = [replace(one, group=f"g{i}") for i, one in enumerate(own[:60])]
+    joins = [replace(one, group=f"g{i}", parent=own[i + 1].id) for i, one in enumerate(own[60:110])]
+    found, _ = divided([*groups, *joins, *own[110:140]], PARAMS)
+    assert len(found.pulled) > 20 and found.parts.count("train") < 0.65 / 2 * 140
+
+
+@pytest.mark.parametrize("bridges", [0, 2])
+def test_a_file_of_twelve_records_is_refused_only_if_a_part_is_empty(bridges):
+    for seed in range(40):
+        few = [example(i, f"{chr(0x4E00 + i)}{chr(0x5E00 + 3 * i)}" * 5) for i in range(12 - bridges)]
+        few += [example(i, few[i - 10].instruction[:5] + few[i - 9].instruction[5:]) for i in range(12 - bridges, 12)]
+        params = with_duplicates(replace(PARAMS, seed=seed), similarity=50.0)
+        try:
+            assert len(divide(few, params).parts) == 12
+        except DataError as error:
+            assert "leave nothing for" in str(error)
+
+
 def chats(count):
     """Chats under one long system prompt; each question is asked twice, with other marks."""
     system = "You are the assistant of a company with a long name and many rules. " * 30

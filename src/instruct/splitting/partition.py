@@ -26,6 +26,8 @@ from instruct.splitting.placement import Move, Placer, draw
 
 PARTS = ("train", "val", "test")
 DROPPED = "dropped"
+FEWEST = 50  # records; in a smaller file a few moves already make a part uneven, which is only a warning
+FAR = 0.02  # a part misses its fraction by more than two points: that is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ class Division:
     moved: list[Move]
     orphans: list[int]
 
+    @property
+    def pulled(self) -> set[int]:
+        """The records that moved because their group joined another."""
+        return {move.record for move in self.moved}
+
 
 def take_parts(examples: Sequence[Example], division: Division) -> dict[str, list[Example]]:
     """The examples of each part in order, each with its group."""
@@ -93,11 +100,19 @@ def take_parts(examples: Sequence[Example], division: Division) -> dict[str, lis
 def divide(examples: Sequence[Example], params: SplitParams) -> Division:
     """Find the groups of near-duplicates and relatives, and give each record a part.
 
-    Raises DataError if a part would be empty.
+    Raises DataError if a part would be empty, or if groups that joined take most records out of a part and a setting
+    keeps them apart.
     """
     division = _divide(examples, params)
     if empty := _empty_parts(division):
         raise DataError(_refusal(examples, division, params, empty))
+    if (uneven := _uneven_parts(division, params)) and (setting := calmer_setting(examples, params)):
+        shares = " and ".join(f"{part} gets {params.fractions[part] + miss:.1%}" for part, miss in uneven.items())
+        wanted = " and ".join(f"{params.fractions[part]:.1%}" for part in uneven)
+        raise DataError(
+            f"{shares} of {len(examples)} records instead of {wanted}, because {len(division.pulled)} moved when their"
+            f" group joined another; set {setting}"
+        )
     return division
 
 
@@ -177,6 +192,48 @@ def _empty_parts(division: Division) -> list[str]:
     return [part for part in PARTS if part not in filled]
 
 
+def misses(division: Division, params: SplitParams) -> dict[str, float]:
+    """By part, its fraction of the kept records less that of the setting."""
+    counts = Counter(division.parts)
+    kept = len(division.parts) - counts[DROPPED]
+    return {part: counts[part] / kept - wanted for part, wanted in params.fractions.items()}
+
+
+def is_pulled(division: Division, params: SplitParams, miss: float) -> bool:
+    """Whether near-duplicates that joined groups, and not the size of one group alone, make a part miss its share."""
+    pulled = division.pulled
+    if not pulled or params.duplicates.mode != "group":
+        return False
+    sizes = Counter(group for record, group in enumerate(division.groups) if record not in pulled)
+    return max(sizes.values(), default=0) < abs(miss) * len(division.groups)
+
+
+def _uneven_parts(division: Division, params: SplitParams) -> dict[str, float]:
+    """The misses of the parts that joined groups leave with less than half of the share of train, or double another's.
+
+    In a small file, a miss of up to three standard errors may be chance.
+    """
+    found: dict[str, float] = {}
+    for part, miss in misses(division, params).items() if len(division.parts) >= FEWEST else ():
+        wanted = params.fractions[part]
+        limit = -wanted / 2 if part == "train" else wanted
+        chance = 3 * math.sqrt(wanted * (1 - wanted) / len(division.parts))
+        if miss / limit > 1 and abs(miss) > chance and is_pulled(division, params, miss):
+            found[part] = miss
+    return found
+
+
+def calmer_setting(examples: Sequence[Example], params: SplitParams) -> str:
+    """A higher similarity, tried, at which no part misses its share because groups joined; empty if there is none."""
+    for name, duplicates in _higher_similarities(params.duplicates):
+        other = replace(params, duplicates=duplicates)
+        found = _divide(examples, other)
+        far = [miss for miss in misses(found, other).values() if abs(miss) > FAR]
+        if not _empty_parts(found) and not any(is_pulled(found, other, miss) for miss in far):
+            return f"split.duplicates.{name}"
+    return ""
+
+
 def largest_given(examples: Sequence[Example]) -> int:
     """How many records the file puts into the largest of its own groups; 0 if it names none."""
     return max(Counter(example.group for example in examples if example.group).values(), default=0)
@@ -184,17 +241,22 @@ def largest_given(examples: Sequence[Example]) -> int:
 
 def _refusal(examples: Sequence[Example], division: Division, params: SplitParams, empty: list[str]) -> str:
     """Why parts stay empty, and a setting that was tried and fills them."""
-    kept = len(examples) - division.parts.count(DROPPED)
     largest, given = max(Counter(division.similar).values(), default=0), largest_given(examples)
     groups = f" in {len(set(division.groups))} groups" if params.strategy == "grouped" else ""
     alike = f", {largest} of them near-duplicates by split.duplicates" if largest > 1 else ""
     if params.strategy == "grouped" and given > largest:
         alike = f', {given} of them of one group by the column "{params.columns.group}"'
+    if dropped := division.parts.count(DROPPED):
+        alike = f" without {dropped} near-duplicates (split.duplicates)"
     tried = _other_settings(examples, division, params)
-    remedy = next((f"set {name}" for name, those, other in tried if not _empty_parts(_divide(those, other))), "")
-    return f"{kept} records{groups}{alike} leave nothing for {' and '.join(empty)}; " + (
+    remedy = next((f"set {name}" for name, those, other in tried if _is_even(_divide(those, other), other)), "")
+    return f"{len(examples) - dropped} records{groups}{alike} leave nothing for {' and '.join(empty)}; " + (
         remedy or "add records or change split's fractions"
     )
+
+
+def _is_even(division: Division, params: SplitParams) -> bool:
+    return not _empty_parts(division) and not _uneven_parts(division, params)
 
 
 def _other_settings(
@@ -231,8 +293,11 @@ def _other_duplicates(alike: Sequence[Example], duplicates: DuplicatesParams) ->
             yield "on: whole (for records whose system prompts differ)", replace(duplicates, on="whole")
     elif duplicates.on == "whole":
         yield "on: prompt (without system prompts and answers)", replace(duplicates, on="prompt")
-    for higher in (95.0, 98.0):
-        if higher > duplicates.similarity:
-            yield f"similarity: {higher:g}", replace(duplicates, similarity=higher)
-    yield "similarity: 100 (keeps only equal texts together)", replace(duplicates, similarity=100.0)
+    yield from _higher_similarities(duplicates)
     yield "mode: report (keeps no near-duplicates together)", replace(duplicates, mode="report")
+
+
+def _higher_similarities(duplicates: DuplicatesParams) -> Iterator[tuple[str, DuplicatesParams]]:
+    for higher, what in ((95.0, ""), (98.0, ""), (100.0, " (keeps only equal texts together)")):
+        if higher > duplicates.similarity:
+            yield f"similarity: {higher:g}{what}", replace(duplicates, similarity=higher)

@@ -5,11 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from instruct.core.records import Example
-from instruct.splitting.partition import DROPPED, PARTS, Division, SplitParams, largest_given
+from instruct.splitting.partition import (
+    DROPPED,
+    FAR,
+    PARTS,
+    Division,
+    SplitParams,
+    calmer_setting,
+    is_pulled,
+    largest_given,
+    misses,
+)
 
 _SHOWN = 5
-FAR = 0.02  # warn if a fraction misses the setting by more than two points
-FEW = 1_000  # fewer records can miss it by that much without a large group
+FEW = 1_000  # fewer records can miss a fraction by FAR without a large group
 
 
 def summarise(division: Division, examples: Sequence[Example], params: SplitParams, *, refused: int) -> dict[str, Any]:
@@ -71,13 +80,17 @@ def find_warnings(
 ) -> list[str]:
     """A line for each fact that readers of the score should know."""
     lines = _given_groups(examples, params) + _nothing_compared(examples, params)
-    for part, wanted in params.fractions.items():
-        reached = counts[part] / counts["kept"]
-        if abs(reached - wanted) > FAR:
-            lines.append(
-                f"warning: {part} has {reached:.1%} of the records instead of {wanted:.1%}"
-                + _why(abs(reached - wanted), counts, division, examples, params)
+    far = {part: miss for part, miss in misses(division, params).items() if abs(miss) > FAR}
+    pulled = [part for part, miss in far.items() if is_pulled(division, params, miss)]
+    calmer = calmer_setting(examples, params) if pulled else ""
+    for part, miss in far.items():
+        wanted = params.fractions[part]
+        why = _why(abs(miss), counts, division, examples, params)
+        if part in pulled:
+            why = f"; {len(division.pulled)} records moved because groups joined" + (
+                f"; set {calmer}" if calmer else ""
             )
+        lines.append(f"warning: {part} has {wanted + miss:.1%} of the records instead of {wanted:.1%}{why}")
     for part in PARTS[1:]:
         if seen := counts["across"][part]["near"]:
             lines.append(

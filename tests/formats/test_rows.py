@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -330,6 +331,46 @@ def test_ids_are_given_across_formats_and_doubled_ones_refused(tmp_path):
     examples, problems = check_rows(write(tmp_path, "data.jsonl", as_json_lines(rows)))
     assert examples[1].id == f"{examples[0].id}-2"
     assert problems == {3: [f'{tmp_path / "data.jsonl"}:4: "id" is also that of record 2 (own); ids must differ']}
+
+
+def german(count, bad=()):
+    """CSV of German records, in UTF-8 but for the `bad` ones, which are in Windows-1252."""
+    rows = ["instruction,input,output"] + [f"Wie heißt Vogel {i}?,,„Spaß“ für Müller {i}" for i in range(count)]
+    return b"\n".join(row.encode("cp1252" if i - 1 in bad else "utf-8") for i, row in enumerate(rows))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".json", ".jsonl"])
+def test_a_file_in_windows_1252_is_one_error_about_the_file(tmp_path, suffix):
+    rows = [{"instruction": f"Wie heißt Vogel {i}?", "input": "", "output": "Spaß"} for i in range(9)]
+    content = {
+        ".csv": german(9, range(9)),
+        ".csv.gz": gzip.compress(german(9, range(9))),
+        ".json": json.dumps(rows, ensure_ascii=False).encode("cp1252"),
+        ".jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode("cp1252"),
+    }
+    path = write(tmp_path, f"data{suffix}", content[suffix])
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: looks like Windows-1252; save the file as UTF-8$"):
+        check_rows(path)
+
+
+def test_a_header_in_windows_1252_is_one_error_about_the_file(tmp_path):
+    path = write(tmp_path, "data.csv", "question,réponse\nWhy?,So.\n".encode("cp1252"))
+    with pytest.raises(DataError, match="looks like Windows-1252"):
+        check_rows(path)
+
+
+@pytest.mark.parametrize("bad", [{5}, {2, 7}, {1, 2, 3, 4}])
+def test_a_few_broken_records_of_a_file_in_utf8_are_named_one_by_one(tmp_path, bad):
+    path = write(tmp_path, "data.csv", german(20, bad))
+    examples, problems = check_rows(path)
+    assert (set(problems), len(examples)) == (bad, 20 - len(bad))
+    assert all(lines[0].startswith(f'{path}:{i + 2}: "instruction" holds the byte') for i, lines in problems.items())
+
+
+def test_bytes_that_are_no_text_in_any_encoding_are_named_one_by_one(tmp_path):
+    content = b"instruction,input,output\n" + b"".join(b"Why %d?,,\x81\xfc\n" % i for i in range(9))
+    _, problems = check_rows(write(tmp_path, "data.csv", content))
+    assert set(problems) == set(range(9))
 
 
 def test_parquet_null_is_a_field_that_is_not_there_and_wrong_bytes_are_named(tmp_path):

@@ -22,6 +22,7 @@ REQUIRED = ("instruction", "input", "output")
 OPTIONAL = ("id", "kind", "group", "origin", "parent")
 CHAT = ("system", "history")
 FIELDS = REQUIRED + OPTIONAL + CHAT
+NOT_UTF8 = "which is not UTF-8"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGEST = re.compile("[0-9a-f]{12}")
 _MANY = 8
@@ -279,7 +280,7 @@ def _text_problem(value: Any) -> str:
         return ""
     code = ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:
-        return f"holds the byte 0x{code - 0xDC00:02x}, which is not UTF-8 (or half of a surrogate pair); correct it"
+        return f"holds the byte 0x{code - 0xDC00:02x}, {NOT_UTF8} (or half of a surrogate pair); correct it"
     return "holds half of a surrogate pair; correct the \\u escape"
 
 

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from instruct.core.errors import DataError
 from instruct.core.params import did_you_mean
-from instruct.core.records import BadRecord, Example, Ids, part_rows, problem_lines
+from instruct.core.records import NOT_UTF8, BadRecord, Example, Ids, part_rows, problem_lines
 from instruct.formats.columns import USUAL, Columns, Picked, pick_fields
 from instruct.formats.parquet import read_parquet
-from instruct.formats.source import COMPRESSIONS, Raw, open_text
+from instruct.formats.source import COMPRESSIONS, Raw, open_text, refuse_windows_1252
 from instruct.formats.text import read_csv, read_json, read_json_lines
 
 Row = Example | BadRecord
@@ -29,6 +29,7 @@ LEFT_OUT = {
     "system": "lost their system message (split.columns.system: ignore)",
     "columns": "lost the content of other columns (split.columns.others: ignore)",
 }
+_SEVERAL = 3  # records with bytes that are not UTF-8; from this number on the encoding of the file is looked at
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -50,10 +51,14 @@ class Rows:
         self.left_out.clear()
         self.checks.clear()
         ids = Ids()
-        index = -1
+        index, broken = -1, 0
         for index, (where, picked) in enumerate(picked_rows(self.path, self.columns)):
             if picked.hint and index == 0:  # so are the others, as a rule: one line says it for the file
                 raise DataError(f"{self.path}: {picked.hint}")
+            if any(NOT_UTF8 in problem for problem in picked.problems):
+                broken += 1
+                if broken == _SEVERAL and format_of(self.path) in _TEXT_FORMATS:
+                    refuse_windows_1252(self.path)
             row = ids.row(index, where, picked.values, picked.problems)
             if isinstance(row, Example):
                 self.left_out.update(picked.left_out)

@@ -5,6 +5,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ _OTHER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+# Bytes that are not UTF-8, as "surrogateescape" decodes them, and the other characters that are not ASCII.
+_NOT_UTF8, _OTHERS = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f\udc80-\udcff]")
 
 
 class Raw(NamedTuple):
@@ -77,3 +80,22 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
         if beginning.startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
         yield file
+
+
+def refuse_windows_1252(path: Path) -> None:
+    """Raise DataError if a whole text file can be read as Windows-1252, and less of what is not ASCII as UTF-8.
+
+    A few characters of Windows-1252 look like one of UTF-8, so that there is one does not make a file UTF-8.
+    """
+    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    balance = 0
+    with open_text(path) as file:
+        while block := file.read(1 << 20):
+            try:
+                block.decode("cp1252")
+            except UnicodeDecodeError:
+                return
+            text = utf8.decode(block)
+            balance += len(_NOT_UTF8.findall(text)) - len(_OTHERS.findall(text))
+    if balance > 0:
+        raise DataError(f"{path}: looks like Windows-1252; save the file as UTF-8")

@@ -11,7 +11,7 @@ from typing import IO, Any, BinaryIO, cast
 from instruct.core.errors import DataError
 from instruct.core.json_stream import MAX_RECORD, parse_json, stream_list
 from instruct.core.records import element_place, shown
-from instruct.formats.source import Raw
+from instruct.formats.source import Raw, refuse_windows_1252
 
 
 def read_json(path: Path, file: BinaryIO) -> Iterator[Raw]:
@@ -131,7 +131,12 @@ def read_csv(path: Path, file: BinaryIO, delimiter: str) -> Iterator[Raw]:
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    """The names of the columns without the blanks around them; raises DataError if one appears twice."""
+    """The names of the columns without the blanks around them.
+
+    Raises DataError if one appears twice, or is in Windows-1252.
+    """
+    if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):  # bytes that are not UTF-8
+        refuse_windows_1252(path)
     cells = [cell.strip() for cell in cells]
     twice = [name for name in cells if cells.count(name) > 1]
     if twice:

@@ -91,6 +91,28 @@ def test_records_without_an_input_name_the_setting_that_reads_them(tmp_path):
     assert '"input"' in line and "split.columns.input" in line
 
 
+@pytest.mark.parametrize("row", [ALPACA, SHAREGPT, OPENAI, {"prompt": ASKED, "completion": ANSWERED}])
+def test_a_column_of_no_field_is_refused_with_the_setting_that_leaves_it_out(tmp_path, row):
+    path = written(tmp_path, row | {"source": "a book", "meta": {"page": 7}})
+    _, bad = check_rows(path)
+    lines = {line.split('"')[1]: line for line in bad[0]}
+    assert set(lines) == {"source", "meta"}
+    assert "flatten" in lines["meta"] and "flatten" not in lines["source"]
+    for line in lines.values():
+        (example,) = read_rows(path, followed(line))
+        assert (example.instruction, example.output) == (ASKED, ANSWERED)
+
+
+@pytest.mark.parametrize("inner", [{"question": ASKED, "answer": ANSWERED}, SHAREGPT])
+def test_records_inside_an_object_are_one_line_that_says_how_to_flatten_them(tmp_path, inner):
+    row = {"meta": {"n": 1}, "the data": inner}
+    path = written(tmp_path, row, row)
+    with pytest.raises(DataError, match="the data") as refused:
+        check_rows(path)
+    words = shlex.split(str(refused.value).split("`")[1])
+    assert words[:2] == ["jq", "-c"] and words[2] == '.["the data"]'
+
+
 def test_a_group_can_have_another_column_or_none(tmp_path):
     path = written(tmp_path, ALPACA | {"group": "Team 1", "case": "c7"})
     for column, group in (("group", "Team 1"), ("case", "c7"), ("", "")):

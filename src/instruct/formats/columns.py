@@ -10,7 +10,7 @@ from instruct.checks.schema import parse_check
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.params import require
-from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, unknown_fields
+from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, shown, unknown_fields
 from instruct.formats.chat import ChatColumns, Found, read_messages, refuse_doubled
 from instruct.formats.layouts import chat_names, layout_hint
 
@@ -152,7 +152,12 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
                 f'"group" is not read, because split.columns.group is "{columns.group}"; '
                 "set split.columns.others: ignore"
             )
-        problems += [f"{line} (split.columns has settings for this)" for line in unknown_fields(others, known)]
+        objects = [name for name in others if isinstance(row[name], dict)]
+        problems += [
+            f'"{shown(name)}" is an object; flatten its fields into columns first{_IGNORE}' for name in objects[:8]
+        ]
+        texts = [name for name in others if not isinstance(row[name], dict)]
+        problems += [f"{line}{_IGNORE}" for line in unknown_fields(texts, known)]
     elif any(row[name] != "" for name in others):
         left_out.append("columns")
     return Picked(values, tuple(problems), tuple(left_out), check)
@@ -246,5 +251,6 @@ def _chat(row: Mapping[str, Any], columns: Columns) -> Found:
 
 
 _READERS = {"alpaca": _alpaca, "prompt": _prompt, "chat": _chat}
+_IGNORE = "; to leave out such columns, add `-S split.columns.others=ignore`"
 # How data sets spell "no input"; the first is Alpaca's.
 _NO_INPUT = re.compile(r"<\s*no[ _-]?input\s*>", re.I)

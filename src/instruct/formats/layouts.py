@@ -1,5 +1,6 @@
 """Recognises the layouts of common data sets, and names the settings that read them."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,9 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     question, given, answer = (_first(row, names) for names in (_QUESTIONS, _INPUTS, _ANSWERS))
     if not question and not answer and (name := _records_within(row)):
         return f'holds a list of records; keep only the list in "{shown(name)}"'
+    if not question and not answer and (name := _nested_in(row)):
+        inside = shlex.quote(f".[{json.dumps(name)}]")
+        return f'has its fields inside "{shown(name)}"; flatten them first: `jq -c {inside} IN.jsonl > OUT.jsonl`'
     if not question and not answer and len(texts := _texts(row, columns)) == 2:
         wanted = {"layout": "prompt", "prompt": texts[0], "completion": texts[1]}
         return _settings("two columns of text, a question and its answer", wanted, row, columns)
@@ -60,10 +64,18 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
 def _records_within(row: Mapping[str, Any]) -> str:
     """The column with the only list, if its first element looks like a record; else empty."""
     lists = [name for name, value in row.items() if isinstance(value, list)]
-    first = row[lists[0]][0] if len(lists) == 1 and row[lists[0]] else None
-    if not isinstance(first, Mapping):
-        return ""
-    return lists[0] if chat_names(first) or (_first(first, _QUESTIONS) and _first(first, _ANSWERS)) else ""
+    return lists[0] if len(lists) == 1 and row[lists[0]] and _is_record(row[lists[0]][0]) else ""
+
+
+def _nested_in(row: Mapping[str, Any]) -> str:
+    """The first column with an object that looks like a record; else empty."""
+    return next((name for name, value in row.items() if _is_record(value)), "")
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(
+        chat_names(value) or (_first(value, _QUESTIONS) and _first(value, _ANSWERS))
+    )
 
 
 def _texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:

@@ -1,9 +1,7 @@
 """Many requests at once: replies in order, each question asked once, replies cached at once, stopped by Ctrl-C."""
 
-import logging
 import signal
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -12,8 +10,6 @@ from instruct.core.errors import ServerError
 from instruct.core.progress import Progress
 from instruct.servers.base import Reply, Request, Server
 from instruct.servers.cache import ReplyCache
-
-log = logging.getLogger(__name__)
 
 LOOKED_UP = 500  # requests whose keys are looked up in the cache at once
 PATIENCE = 8  # requests in a row without any answer before the server is given up, or twice the workers if more
@@ -33,8 +29,8 @@ def ask_all(
     """A reply to each request, in order.
 
     `unit` is the name of a request in progress lines. Requests with the same key are asked once and share the reply.
-    Each reply without a problem goes into `cache` at once, unless another model than the first gave it. Without a
-    cache, everything is asked. After many unanswered requests in a row it gives up.
+    Each reply without a problem goes into `cache` at once. Without a cache, everything is asked. After many unanswered
+    requests in a row it gives up.
 
     Raises ServerError if no request can succeed, and KeyboardInterrupt after Ctrl-C; both say what is kept.
     """
@@ -65,7 +61,6 @@ class _Run:
         self._replies: dict[str, Reply] = {}
         self._times: dict[str, int] = {}  # requests that wait for the same question in progress
         self._silent = 0
-        self._others: Counter[str] = Counter()  # replies of other models than the first
         self._questions: SimpleQueue[_Question | None] = SimpleQueue()
         self.answers: SimpleQueue[_Answer] = SimpleQueue()
         self._crew: list[threading.Thread] = []
@@ -102,14 +97,6 @@ class _Run:
             if isinstance(reply, Reply):
                 self._record(key, reply)
         self._progress.close()
-        if self._others:
-            log.warning(
-                "%d replies came from %s, not from the model that answered first; they are not cached, so look at the "
-                "log of the server and run this again",
-                self._others.total(),
-                " and ".join(sorted(self._others)),
-            )
-            self._others.clear()
 
     def _unknown(self, part: Sequence[Request]) -> Iterator[_Question]:
         """The requests to ask, each key once; stores the replies that the cache has."""
@@ -152,9 +139,7 @@ class _Run:
             raise ServerError(f"{self._silent} requests in a row had no answer; the last: {reply.problem}")
 
     def _record(self, key: str, reply: Reply) -> None:
-        if reply.other_model:
-            self._others[reply.other_model] += 1
-        elif self._cache is not None and not reply.problem:
+        if self._cache is not None and not reply.problem:
             reply = self._cache.put(key, reply, self._model)
         self._replies[key] = reply
         self._progress.add(self._times.pop(key), problem=bool(reply.problem))

@@ -38,11 +38,10 @@ class Token:
 class Reply:
     """The raw reply.
 
-    `problem` says why the text cannot be used (no answer, cut off, empty); such replies are never cached. `answered`
-    is False if the server is unreachable, silent or failing. `stop` is why the model stopped: "stop" or "length", and
-    empty if the server does not say. `prompt_tokens` is 0 if the server does not count them. `attempts` is 0 for a
-    reply from the cache. `other_model` is the name of the model that answered, if that is not the one that answered
-    first; such replies are never cached either.
+    `problem` says why the text cannot be used (no answer, cut off, empty, by another model); such replies are never
+    cached. `answered` is False if the server is unreachable, silent or failing. `stop` is why the model stopped: "stop"
+    or "length", and empty if the server does not say. `prompt_tokens` is 0 if the server does not count them.
+    `attempts` is 0 for a reply from the cache.
 
     `logprobs` is None if the server gave none. They belong to the model's own distribution, before a schema restricts
     it, and their texts may add up to more than `text`: llama.cpp drops the fence around fenced JSON.
@@ -55,7 +54,6 @@ class Reply:
     logprobs: tuple[Token, ...] | None = None
     prompt_tokens: int = 0
     attempts: int = 1
-    other_model: str = ""
 
 
 Ask = Callable[[Sequence[Request]], list[Reply]]

@@ -84,20 +84,28 @@ class OpenAI:
         return key_of("openai", weights, chat_body(self._params, request), request)
 
     def ask(self, request: Request) -> Reply:
-        reply = self._http.ask("/chat/completions", chat_body(self._params, request), partial(_read, request))
-        return replace(reply, other_model=reply.other_model if self._is_other(reply.other_model) else "")
+        """See `Server`; a reply of another model than the one that answered first is a failed one."""
+        return self._http.ask("/chat/completions", chat_body(self._params, request), partial(self._read, request))
 
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _is_other(self, name: str) -> bool:
-        """Whether this is not the model that answered first. One alias throughout is normal and only logged."""
+    def _read(self, request: Request, value: dict[str, Any]) -> Reply:
+        reply, name = _read(request, value), value.get("model")
+        first = self._first(one_line(name)) if name and isinstance(name, str) else ""
+        if reply.problem or not first or one_line(name) == first:
+            return reply
+        problem = f"the model {one_line(name)} answered, not {first} as at first; see the log of the server"
+        return replace(reply, problem=problem)
+
+    def _first(self, name: str) -> str:
+        """The model that answered first, now if none did. One alias throughout is normal and only logged."""
         with self._lock:
-            if name and not self._first_model:
+            if not self._first_model:
                 self._first_model = name
                 if name != self._params.model:
                     log.info("%s: %s answers as %s", self._params.url, self._params.model, name)
-            return name not in ("", self._first_model)
+            return self._first_model
 
     def _models(self) -> tuple[list[dict[str, Any]], str]:
         """The server's list of models, and a note if it refuses; only a chat request shows whether the model works."""
@@ -145,8 +153,6 @@ def _read(request: Request, value: dict[str, Any]) -> Reply:
         thought=bool(message.get("reasoning_content") or message.get("reasoning")),
         logprobs=logprobs.get("content"),
     )
-    name = value.get("model")
-    reply = replace(reply, other_model=one_line(name) if isinstance(name, str) else "")
     refused = message.get("refusal") or any(part.get("type") == "refusal" for part in objects_in(content))
     return replace(reply, problem="the model refuses to answer") if refused else reply
 

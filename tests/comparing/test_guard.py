@@ -94,6 +94,33 @@ def test_two_digests_that_are_empty_are_not_the_same(digests, same):
     assert not compare(empty[:1], empty[1:]).identical
 
 
+WEIGHTS = "365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1"
+TOLD = {"version": "0.33.0", "quantization": "Q4_0"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        (({"digest": WEIGHTS, **TOLD}, {"digest": WEIGHTS[:12]}), []),
+        (({"digest": WEIGHTS[:12]}, {"digest": f"sha256:{WEIGHTS}", **TOLD}), []),
+        (({"digest": WEIGHTS[:30], "version": "0.33.0"}, {"digest": WEIGHTS, **TOLD}), []),
+        (({"digest": WEIGHTS, **TOLD}, {"digest": WEIGHTS, **TOLD, "version": "0.34.0"}), ["version"]),
+        (({"digest": WEIGHTS, **TOLD}, {"digest": "0" * 12}), ["digest", "quantization", "version"]),
+        (({"digest": WEIGHTS}, {"digest": WEIGHTS[:20] + "0" * 44}), ["digest"]),
+        (({"digest": "llama-70b@2026-01"}, {"digest": "llama-70b@2026-02"}), ["digest"]),
+        (({"digest": "", **TOLD}, {"digest": ""}), ["digest", "quantization", "version"]),
+        (({"digest": WEIGHTS, "schema": "none"}, {"digest": WEIGHTS[:12]}), ["schema"]),
+    ],
+)
+def test_a_judge_with_pinned_weights_is_the_same_judge_as_without_the_pin(fields, changed):
+    usual = {key: text for key, text in IDENTITY.items() if key not in ("digest", *TOLD)}
+    sides = [
+        run(name, ("llama",), identities={"llama": {**usual, **told}}) for name, told in zip("ab", fields, strict=True)
+    ]
+    lines = refusals(*sides, ["llama"])
+    assert [line.removeprefix("the judge llama: ").split()[0] for line in lines] == changed
+
+
 @pytest.mark.parametrize("changed", ["accuracy.checks", "exact_match", "token_f1", "rouge_l", "chrf"])
 def test_every_measure_has_a_signature_and_another_one_stops_only_what_it_is_part_of(changed):
     usual = dict.fromkeys(("accuracy.checks", "exact_match", "token_f1", "rouge_l", "chrf"), "one")

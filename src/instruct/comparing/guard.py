@@ -4,6 +4,7 @@ A judge's rubric shows it the task in the run's template, and a rubric of pairs 
 to a measure of an answer both are nothing. Two digests that are empty are not the same: nobody knows of what they are.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from instruct.results.runs import Run
@@ -12,6 +13,9 @@ from instruct.results.schema import REFERENCE, SIMILARITY, JudgeResults, Results
 SHOWN = 12  # characters of a hash
 OF_SIMILARITY = ("exact_match", "token_f1", "rouge_l", "chrf")
 """The measures that similarity is made of."""
+UNTOLD = ("quantization", "version")  # by a server whose weights are pinned
+
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
 
 
 def changes_among(runs: Sequence[Run], scores: Collection[str]) -> list[str]:
@@ -44,7 +48,7 @@ def _judge_changes(name: str, a: Run, b: Run) -> Iterator[str]:
         there, lacking = (b, a) if one is None else (a, b)
         yield f"the judge: {name} has judged {there.name}, not {lacking.name}"
         return
-    yield from _changes(f"the judge {name}", described(one), described(other), a, b)
+    yield from _changes(f"the judge {name}", *_with_same_weights(described(one), described(other)), a, b)
     tests = [run.results.test for run in (a, b)]
     if (one.rubric or other.rubric) and len({(test.template, test.template_sha256) for test in tests}) > 1:
         yield f"the template: {_template(tests[0])} in {a.name}, {_template(tests[1])} in {b.name}"
@@ -62,6 +66,17 @@ def _of_pairs(judge: JudgeResults) -> bool:
 def described(judge: JudgeResults) -> dict[str, str]:
     """What tells a judge from others, its rubric among it."""
     return {**judge.identity, "rubric": judge.rubric or "none", "rubric_sha256": judge.rubric_sha256 or "none"}
+
+
+def _with_same_weights(one: dict[str, str], other: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Two judges; if their digests agree, however long they are, without what only one of them tells."""
+    found = [side.get("digest", "") for side in (one, other)]
+    short, long = sorted((digest.removeprefix("sha256:") for digest in found), key=len)
+    if not all(map(_DIGEST.fullmatch, found)) or not long.startswith(short):
+        return one, other
+    alone = {key for key in UNTOLD if (key in one) != (key in other)} | {"digest"}
+    first, second = ({key: text for key, text in side.items() if key not in alone} for side in (one, other))
+    return first, second
 
 
 def _changes(what: str, one: Mapping[str, str], other: Mapping[str, str], a: Run, b: Run) -> Iterator[str]:

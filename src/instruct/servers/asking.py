@@ -36,7 +36,7 @@ def ask_all(
     """
     assert workers >= 1
     progress = Progress(len(requests), unit)
-    model = server.identity["model"]  # connects before Ctrl-C is deferred
+    model = server.identity["model"]  # if this connects, then before Ctrl-C is deferred
     run = _Run(server, model, cache, workers, progress)
     try:
         with _interrupt_at_rest(run.answers):

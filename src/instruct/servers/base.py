@@ -91,13 +91,19 @@ class Server(Protocol):
 
     @property
     def identity(self) -> dict[str, str]:
-        """The identity of the answering model: server, version, model, digest, context. Connects."""
+        """What identifies the answering model: server, model, and what else the server's kind tells, such as a digest.
+
+        Only Ollama without a pinned digest connects for it.
+        """
 
     def check(self, longest: Request | None = None) -> ServerState:
         """Check that server and model exist, load the model, and try whether `longest` and its reply fit."""
 
     def key(self, request: Request) -> str:
-        """The sha256 of everything that decides the reply: model digest, prompt, schema, options, repeat. Connects."""
+        """The sha256 of everything that decides the reply: weights, prompt, schema, options, repeat.
+
+        Connects where `identity` does.
+        """
 
     def ask(self, request: Request) -> Reply:
         """One reply, after as many retries as the settings allow.

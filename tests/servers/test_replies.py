@@ -14,6 +14,9 @@ from instruct.servers.replies import key_of, reply_of, without_thoughts
         "\n<think>\nHm.\n\n</think>\n\n Paris.\n",
         "<THINKING>Hm.</Thinking> Paris.",
         "Hm, maybe.\n</think>\nParis.",
+        "Hm, maybe.</think> \r\n\nParis.",
+        "</think>\nParis.",
+        "Hm.\n</think>\n<think></think>Paris.",
         "<think></think><think>Hm.</think>Paris.",
     ],
 )
@@ -34,11 +37,15 @@ def test_a_text_without_thoughts_is_left_as_it_is(text):
         "Paris. <think>Hm.",
         "Paris.<think>Hm.</think> Lima.",
         "<think><think>a</think>",
+        "Reasoning models close their thoughts with </think> and then answer.",
+        "They write </think>.\nThen they answer.",
+        '{"output": "The tag </think> ends the thoughts."}',
+        "<think>Hm.</think>Their thoughts end with </think>\nand then they answer.",
     ],
 )
-def test_thoughts_that_leave_no_clean_text_are_a_problem(text):
+def test_a_text_that_may_not_be_clean_is_a_problem_and_never_cut(text):
     reply = without_thoughts(Reply(text=text))
-    assert reply.problem and reply.text == "" and reply.answered
+    assert reply.problem and reply.text == text and reply.answered
 
 
 def test_a_problem_of_a_reply_stays_what_it_was():

@@ -24,8 +24,10 @@ ENDS = frozenset(
     | {"complete", "completed", "finished"}
 )
 CUTS = frozenset({"length", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"})
-# Thoughts in front of a text; some templates begin them, so that the reply only ends them. Nothing is tried twice.
-_THOUGHTS = re.compile(r"\A(?:\s*+(?:<think(?:ing)?>)?+(?:(?!</?think(?:ing)?>).)*+</think(?:ing)?>)++", re.I | re.S)
+# Thoughts in front of a text. Some templates begin them, so that the reply only ends them; that end must end its line,
+# since a sentence may name the tag. Nothing is tried twice.
+_REST = r"(?:(?!</?think(?:ing)?>).)*+</think(?:ing)?>"
+_THOUGHTS = re.compile(rf"\A(?:{_REST}[^\S\n]*+(?:\n|\Z))?+(?:\s*+<think(?:ing)?>{_REST})*+", re.I | re.S)
 _TAG = re.compile(r"</?think(?:ing)?>", re.I)
 
 
@@ -82,14 +84,15 @@ def without_thoughts(reply: Reply) -> Reply:
     text = _THOUGHTS.sub("", reply.text).strip()
     if text and not _TAG.search(text):
         return replace(reply, text=text)
-    problem = "the reply holds thoughts only, or thoughts that do not end; switch them off or raise max_tokens"
-    return replace(reply, text="", problem=reply.problem or problem)
+    problem = "the reply holds thoughts only, thoughts that do not end, or their tag inside its text"
+    return replace(reply, problem=reply.problem or f"{problem}; switch thoughts off or raise max_tokens")
 
 
 def _cut_after_first_line(reply: Reply) -> Reply:
     """The first line of a reply that was cut off, if that line is whole; else the reply as it is."""
-    line, end, _ = without_thoughts(reply).text.lstrip().partition("\n")
-    return replace(reply, text=line, stop="stop", logprobs=None) if end else reply
+    clean = without_thoughts(reply)
+    line, end, _ = clean.text.lstrip().partition("\n")
+    return replace(reply, text=line, stop="stop", logprobs=None) if end and not clean.problem else reply
 
 
 def text_in(content: Any) -> str:

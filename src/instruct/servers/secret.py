@@ -36,7 +36,9 @@ class Mask:
 
 def _forms(key: str) -> Iterator[str]:
     """The key as it is, escaped for JSON, HTML and addresses, and inside any text in base64."""
-    yield from (key, key.replace("/", "\\/"), html.escape(key), quote(key, safe=""))
+    quoted = quote(key, safe="")
+    yield from (key, key.replace("/", "\\/"), html.escape(key), quoted)
+    yield re.sub("%..", lambda sign: sign[0].lower(), quoted)
     for before in range(3):  # bytes before the key decide how its bits fall into signs
         encoded = b64encode(b"\0" * before + key.encode()).decode()
         inner = encoded[(before * 8 + 5) // 6 : (before + len(key)) * 8 // 6]

@@ -209,6 +209,23 @@ def test_a_row_that_is_no_reply_is_asked_for_again_and_replaced(cache, tmp_path,
     assert str(cache.path) in caplog.text
 
 
+def test_replies_that_an_earlier_mask_edited_are_asked_for_again_once(tmp_path):
+    path = tmp_path / "replies.sqlite"
+    masked, token = Reply(text="Then the cup is ***."), Token(text="***", logprob=-1.0)
+    with ReplyCache(path) as cache:
+        cache.put(key(1), masked, "judge")
+        cache.put(key(2), Reply(text="85", logprobs=(token,)), "judge")
+        cache.put(key(3), Reply(text="**85**", logprobs=TOKENS), "judge")
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA application_id=0")  # as in a file from before
+    database.close()
+    with ReplyCache(path) as cache:
+        assert set(cache.get([key(1), key(2), key(3)])) == {key(3)}
+        cache.put(key(1), masked, "judge")
+    with ReplyCache(path) as cache:
+        assert cache.get([key(1)])[key(1)].text == masked.text  # the model's own words
+
+
 def test_bytes_that_are_not_utf8_are_one_lost_reply_and_no_crash(cache):
     cache.put(key(1), Reply(text="fine"), "judge")
     with sqlite3.connect(cache.path) as database:

@@ -23,11 +23,13 @@ from instruct.core.errors import ServerError
 from instruct.core.files import write_atomically
 from instruct.servers.base import Reply
 from instruct.servers.replies import kept_reply, writable
+from instruct.servers.secret import MASK
 
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "INSTRUCT_REPLIES"
 VERSION = 1
+UNEDITED = 1  # PRAGMA application_id of a file without replies from before replies were kept as they came
 WAIT_S = 60.0  # for other processes that are writing
 AT_ONCE = 500  # keys in one query; SQLite takes at least 999
 LONGEST_LINE = 1 << 25  # characters of one exported reply
@@ -149,6 +151,15 @@ class ReplyCache:
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute(_CREATE)
         self._database.execute(f"PRAGMA user_version={VERSION}")
+        if self._database.execute("PRAGMA application_id").fetchone()[0] != UNEDITED:
+            self._remove_edited()
+
+    def _remove_edited(self) -> None:
+        """Remove, once, replies that an earlier mask of keys may have edited, so that they are asked for again."""
+        query = f"DELETE FROM replies WHERE instr(text, '{MASK}') OR instr(ifnull(logprobs, ''), '{MASK}')"
+        if count := self._database.execute(query).rowcount:
+            log.warning("%s: %d replies hold %s, so may be edited; they are asked for again", self.path, count, MASK)
+        self._database.execute(f"PRAGMA application_id={UNEDITED}")
 
     def _insert(self, row: _Row) -> bool:
         query = f"INSERT INTO replies ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

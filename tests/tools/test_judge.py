@@ -100,7 +100,7 @@ def test_check_names_model_and_digest_and_refuses_who_scores_all_alike(folder, i
         done = instruct("judge", "--check", "--judge", "ollama")
     assert server.breaches == []
     assert done.returncode == 1
-    assert "model llama3, digest " in done.stdout
+    assert "model llama3, " in done.stdout and ", digest " in done.stdout
     assert "100.0  an empty answer" in done.stdout
     assert "ollama is not fit: an empty answer gets 100.0" in done.stderr
     assert '{"score": 100}' in done.stderr  # as it came

@@ -99,6 +99,32 @@ def test_tokens_may_hold_more_than_the_reply():
     assert expected_score(Reply(text="5", logprobs=tuple(pieces)), 5, FIVE)[0] == pytest.approx(3.0)
 
 
+def test_a_mention_behind_the_reply_is_not_the_score():
+    pieces = [token("```\nScore: "), token("5", ("5", 0.5), ("1", 0.5)), token("\n```\nAll "), token("5", ("5", 1.0))]
+    assert expected_score(Reply(text="Score: 5", logprobs=tuple(pieces)), 5, FIVE)[0] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after"),
+    [
+        ('{"reason": "\U0001f44d", "score": 5}', ('{"reason": "', "\\xf0\\x9f\\x91", "\\x8d", '", "score": '), ("}",)),
+        ("Score: 5 - \u2026 good", ("Score: ",), (" - ", "bytes:\\xe2\\x80", "\\xa5", " good")),
+        ("Score: 5 - \u0165", ("Score: ",), (" - ", "\\xc5", "\\xf5")),
+        ("Score: 5 \u2013 good", ("Score: ",), (" ", "<0xE2>", "<0x80>", "<0x05>", " good")),
+        ("Score: 5 \u2013 good", ("Score: ",), (" ", "\ufffd", "\ufffd", " good")),
+        ("I give it 5 out of 5.", ("I", "give", "it"), ("out", "of", "5", ".")),
+    ],
+)  # fmt: skip
+def test_the_token_of_the_score_is_found_where_tokens_do_not_spell_the_reply(text, before, after):
+    pieces = [token(one) for one in before] + [token("5", ("5", 0.5), ("1", 0.5))] + [token(one) for one in after]
+    assert expected_score(Reply(text=text, logprobs=tuple(pieces)), 5, FIVE, reasoned=True)[0] == pytest.approx(3.0)
+
+
+def test_a_mention_that_the_tokens_lack_leaves_no_score():
+    pieces = [token("Score:"), token("5", ("5", 0.5), ("1", 0.5)), token("5")]  # blanks lost: it could be 55
+    assert expected_score(Reply(text="Score: 5/5", logprobs=tuple(pieces)), 5, FIVE)[0] is None
+
+
 def test_where_it_is_not_clear_which_token_is_the_score_there_is_none():
     pieces = [token("5", ("5", 0.5), ("1", 0.5)), token(" or "), token("5", ("5", 1.0))]
     found, problem = expected(pieces, 5, FIVE)

@@ -5,7 +5,6 @@ arXiv 2503.03064). It needs a score that is one token: a digit, or whole numbers
 """
 
 import re
-from collections.abc import Sequence
 from math import exp
 
 from instruct.evaluation.judges.parse import Scale, place_of_score
@@ -14,6 +13,7 @@ from instruct.servers.base import Reply, Token
 TOP = 20  # alternatives asked for; servers give at most so many
 LEAST_MASS = 0.1  # of probability that must be on scores
 
+_BYTE = re.compile(r"(?:\\|<0)x[0-9a-fA-F]{2}")
 _NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,3})\s*")
 
 
@@ -24,13 +24,10 @@ def expected_score(reply: Reply, score: int, scale: Scale, *, reasoned: bool = F
     not a score are left out and the rest is normalised. Where a tokenizer writes numbers digit by digit the
     distribution over 0 to 100 cannot be had from one reply, so it is refused and not guessed.
     """
-    tokens = reply.logprobs or ()
-    said = "".join(token.text for token in tokens)
-    text = reply.text if reply.text in said else said  # which may hold more, such as a fence or an end mark
-    place = place_of_score(text, score, scale, reasoned=reasoned)
+    place = place_of_score(reply.text, score, scale, reasoned=reasoned)
     if place is None:
         return None, f"it is not clear which token is the score {score}; use scoring: text"
-    token = _token_at(tokens, said.rfind(text) + place, score)
+    token = _token_of(reply, place, score)
     if token is None:
         return None, f"{score} is not one token of this model; use the rubric score-1-5, or scoring: text"
     weights: dict[int, float] = {}
@@ -48,12 +45,30 @@ def expected_score(reply: Reply, score: int, scale: Scale, *, reasoned: bool = F
     return sum(value * weight for value, weight in weights.items()) / mass, ""
 
 
-def _token_at(tokens: Sequence[Token], place: int, score: int) -> Token | None:
-    """The token at a place of the text, if it is the score and nothing else but space."""
+def _token_of(reply: Reply, place: int, score: int) -> Token | None:
+    r"""The token of the score at a place of the reply, if it is the score and nothing else but space.
+
+    Tokens may hold more than the reply, such as a fence, and may spell it otherwise: bytes of an emoji as `\xf0`, or
+    no blanks. So the mentions of the number are counted from the end of the reply.
+    """
+    tokens = reply.logprobs or ()
+    said = "".join(token.text for token in tokens)
+    if reply.text in said:
+        said = said[: said.rindex(reply.text) + len(reply.text)]
+    written, spelled = _mentions(reply.text, score), _mentions(said, score)
+    if place not in written or len(spelled) < len(written):
+        return None
+    wanted = spelled[written.index(place) - len(written)]
     start = 0
     for token in tokens:
-        if start <= place < start + len(token.text):
+        if start <= wanted < start + len(token.text):
             match = _NUMBER.fullmatch(token.text)
             return token if match and int(match[1]) == score else None
         start += len(token.text)
     return None
+
+
+def _mentions(text: str, score: int) -> list[int]:
+    """Where a text has the number; digits in the spelling of a byte do not count."""
+    text = _BYTE.sub(lambda match: "x" * len(match[0]), text)
+    return [match.start() for match in re.finditer(rf"(?<!\d){score}(?!\d)", text)]

@@ -2,6 +2,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -11,6 +12,7 @@ from scipy.stats import sem
 
 from instruct.core.errors import JudgeError
 from instruct.core.params import load_params
+from instruct.evaluation import controls
 from instruct.evaluation.controls import (
     CLEAR,
     FIRST,
@@ -19,7 +21,6 @@ from instruct.evaluation.controls import (
     MARGIN,
     find_misorder,
     make_controls,
-    run_controls,
 )
 from instruct.evaluation.judges.base import Verdict
 from instruct.evaluation.judges.model import Asking, PairJudge, ScoreJudge
@@ -34,6 +35,8 @@ from instruct.text.prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"reference": 95.0, "empty": 0.0, "echo": 10.0, "unrelated": 5.0, "injection": 8.0}
+MAX_UNSCORED = 0.05
+run_controls = partial(controls.run_controls, max_unscored=MAX_UNSCORED)
 RECORDS = [answer(f"r{i}", "?", output=f"answer number {i}", input="of the land" if i % 2 else "") for i in range(20)]
 
 
@@ -265,6 +268,59 @@ def test_a_judge_whose_replies_cannot_be_read_is_not_fit():
     fitness = run_controls(judge, make_controls(RECORDS, 2))
     assert not fitness.fit
     assert (fitness.unscored, fitness.scores) == (10, {})
+
+
+def unread(count, kind="injection", pairs=False):
+    """A judge that tells all kinds apart, but whose first `count` replies on one kind cannot be read."""
+    left = count
+
+    class Unread(ScriptedJudge):
+        def judge(self, answers):
+            nonlocal left
+            found = {}
+            for name, some in answers.items():
+                score = 100.0 if name == "reference" else 0.0
+                missing = min(left, len(some)) if kind in answers and (pairs or name == kind) else 0
+                found[name] = [
+                    Verdict(score=None if place < missing else score, raw_reply="?") for place in range(len(some))
+                ]
+            left -= min(left, len(next(iter(answers.values())))) if kind in answers else 0
+            return found
+
+    Unread.pairs = pairs
+    return Unread()
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["single answers", "pairs"])
+def test_a_judge_of_which_one_kind_is_mostly_unread_is_not_fit(pairs):
+    fitness = run_controls(unread(FIRST - 1, pairs=pairs), make_controls(many(96), 96))
+    assert not fitness.fit
+    assert fitness.count == FIRST  # 23 of 96 are too many as well
+    told = [kind for kind in KINDS if any(f"on {KINDS[kind]} have" in problem for problem in fitness.problems)]
+    assert told == (["reference", "injection"] if pairs else ["injection"])
+    assert "23 of" in fitness.problems[0] and "evaluate.max_unscored" in fitness.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("missing", "records", "count", "fit"),
+    [
+        (1, 4, 4, True),
+        (2, 4, 4, False),
+        (1, 96, FIRST, True),
+        (2, 96, 96, True),
+        (4, 96, 96, True),
+        (5, 96, FIRST, False),
+    ],
+)
+def test_a_kind_may_miss_one_score_or_the_share_that_is_allowed(missing, records, count, fit):
+    fitness = run_controls(unread(missing), make_controls(many(records), records))
+    assert (fitness.count, fitness.unscored, fitness.fit) == (count, missing, fit)
+
+
+@pytest.mark.parametrize("missing", [FIRST - 1, FIRST])
+def test_a_kind_with_fewer_than_two_scores_is_asked_on(missing):
+    fitness = controls.run_controls(unread(missing), make_controls(many(96), 96), max_unscored=1.0)
+    assert (fitness.count, fitness.unscored, fitness.fit) == (96, missing, True)
 
 
 def test_pairs_are_tried_reference_against_each_other_kind():

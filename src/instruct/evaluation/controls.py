@@ -7,6 +7,9 @@ points, a judge that tells the reference from each control by 30 points is refus
 25 % with 32, 9 % with 64 and 3 % with 96, which is the default. With 96, one that tells a kind of control by 10 points
 only, or lets itself be bribed by 30, passes in 1 %. A judge whose means are clear on FIRST records is asked no more.
 
+A kind of control with too many missing scores speaks against the judge, since the few that are left say too little.
+One missing score is always allowed.
+
 A judge of pairs compares the reference with one kind of control at a time. Each control is held against the reference's
 score in that comparison alone, since the score against an easier control says nothing about this one.
 """
@@ -106,8 +109,12 @@ def prepare(judge: Judge, answers: Answers, controls: Mapping[str, Sequence[Resp
     judge.prepare(answers, *first, perhaps=[group for groups in others for group in groups])
 
 
-def run_controls(judge: Judge, controls: Mapping[str, Sequence[Response]]) -> Fitness:
-    """Judge the known answers, as many as it takes, and hold the scores against the expected order."""
+def run_controls(judge: Judge, controls: Mapping[str, Sequence[Response]], *, max_unscored: float) -> Fitness:
+    """Judge the known answers, as many as it takes, and hold the scores against the expected order.
+
+    A judge with more than the share `max_unscored` of missing scores in one kind is not fit.
+    """
+    total = len(controls["reference"])
     verdicts: list[dict[str, list[Verdict]]] = [
         {kind: [] for kind in group} for group in control_groups(judge, controls)
     ]
@@ -116,15 +123,19 @@ def run_controls(judge: Judge, controls: Mapping[str, Sequence[Response]]) -> Fi
             for kind, found in judge.judge(group).items():
                 known[kind] += found
         scores = [_scores(known) for known in verdicts]
-        if _is_clear(scores, pairs=judge.pairs):
+        count = len(verdicts[0]["reference"])
+        unscored = _unscored(verdicts)
+        if find_unscored(unscored, total, max_unscored):
+            break  # too many are missing, however the other records come out
+        if not find_unscored(unscored, count, max_unscored) and _is_clear(scores, pairs=judge.pairs):
             break
     groups = [{kind: fmean(some) for kind, some in known.items() if some} for known in scores]
     lowest = {kind: min(some) for kind in KINDS if (some := [means[kind] for means in groups if kind in means])}
     every = [(kind, verdict) for known in verdicts for kind, some in known.items() for verdict in some]
-    problems = tuple(find_misorder(*groups))
+    problems = (*find_unscored(unscored, count, max_unscored), *find_misorder(*groups))
     return Fitness(
         scores=lowest,
-        count=len(verdicts[0]["reference"]),
+        count=count,
         unscored=sum(verdict.score is None for _, verdict in every),
         problems=problems,
         evidence=tuple(_evidence(every, lowest)) if problems else (),
@@ -144,10 +155,17 @@ def _scores(verdicts: Verdicts) -> Scores:
     return {kind: [one.score for one in some if one.score is not None] for kind, some in verdicts.items()}
 
 
+def _unscored(groups: Sequence[Verdicts]) -> dict[str, int]:
+    """The verdicts without a score by kind; of several groups the most, which decide."""
+    return {
+        kind: max(sum(one.score is None for one in known[kind]) for known in groups if kind in known) for kind in KINDS
+    }
+
+
 def _is_clear(groups: Sequence[Scores], *, pairs: bool) -> bool:
     """Whether more records could hardly change the decision."""
     if any(len(some) < 2 for scores in groups for some in scores.values()):
-        return True
+        return False
     compared = [(scores["reference"], scores[kind]) for scores in groups for kind in scores if kind != "reference"]
     compared += [] if pairs else [(scores["injection"], scores["unrelated"]) for scores in groups]
     return all(_distance(one, other, pairs=pairs) > CLEAR for one, other in compared)
@@ -182,6 +200,20 @@ def _evidence(every: Sequence[tuple[str, Verdict]], means: Mapping[str, float]) 
     if verdict.raw_reply:
         more = "…" if len(verdict.raw_reply) > SHOWN else ""
         yield f"a reply to {KINDS[kind]}: {printable(verdict.raw_reply[:SHOWN])}{more}"
+
+
+def find_unscored(unscored: Mapping[str, int], count: int, max_unscored: float) -> list[str]:
+    """The kinds of which too many of `count` verdicts have no score, one line each.
+
+    >>> find_unscored({"empty": 1, "echo": 5}, 20, 0.1)
+    ['5 of 20 verdicts on the task repeated have no score, more than evaluate.max_unscored 0.1 allows']
+    """
+    return [
+        f"{missing} of {count} verdicts on {KINDS[kind]} have no score, more than evaluate.max_unscored "
+        f"{max_unscored:g} allows"
+        for kind, missing in unscored.items()
+        if missing > max(1, max_unscored * count)
+    ]
 
 
 def find_misorder(*groups: Mapping[str, float]) -> list[str]:

@@ -26,7 +26,7 @@ def prepare_judges(
         prepare(judge, answers_for(judge, answers, pair), controls)
     fitness = {}
     for name, judge in judges.items():
-        fitness[name] = run_controls(judge, controls)
+        fitness[name] = run_controls(judge, controls, max_unscored=params.max_unscored)
         if fitness[name].fit:
             continue
         reasons = "\n".join(f"  {line}" for line in (*fitness[name].problems, *fitness[name].evidence))

@@ -143,7 +143,8 @@ def write_scores(source: Source, answers: dict[str, list[Response]], check: Chec
         (folder / "answers").mkdir(exist_ok=True)
         write_records(folder / _ANSWERS[name], responses)
     verdicts, measured = judge_all({REFERENCE: judge}, answers), score_all(answers, check.checks)
-    fitness = run_controls(judge, make_controls(answers[CHECKPOINT], params.controls))
+    controls = make_controls(answers[CHECKPOINT], params.controls)
+    fitness = run_controls(judge, controls, max_unscored=params.max_unscored)
     files = {name: folder / path for name, path in _ANSWERS.items()}
     judged_by = {REFERENCE: (judge.identity, fitness)}
     systems = Systems(files=files, baselines=(CHECKPOINT,))

@@ -98,7 +98,7 @@ def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:
     with open_judges(params, load_params("servers", ServersParams), template) as judges:
         for name, judge in judges.items():
             yield from ((line, True) for line in _server_lines(name, judge, answers, controls))
-            fitness = run_controls(judge, controls)
+            fitness = run_controls(judge, controls, max_unscored=params.max_unscored)
             yield from ((line, True) for line in control_lines(fitness))
             if fitness.fit:
                 yield f"{name}: the controls came out in the expected order", True

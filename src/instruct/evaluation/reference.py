@@ -16,18 +16,12 @@ from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from instruct.core.words import UNSPACED
 from instruct.results.schema import DECIMALS
 
 _MARK = "\u0301"  # in place of every combining mark: they belong to the word, but `re` does not think so
-_UNSPACED = (
-    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, ideographs
-    "\u0e01-\u0e4e\u0e81-\u0ece\u0edc-\u0edf"  # Thai, Lao
-    "\u1000-\u103f\u1050-\u108f\ua9e0-\ua9ef\uaa60-\uaa7f"  # Burmese, Shan, Mon
-    "\u1780-\u17d3\u17d7\u17dc"  # Khmer
-    "\u1950-\u19cf\u1a20-\u1a7f"  # Tai Le, New Tai Lue, Tai Tham
-)
-_LETTER = rf"[^\W{_UNSPACED}]"
-_TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{_UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
+_LETTER = rf"[^\W{UNSPACED}]"
+_TOKEN = re.compile(rf"(?:(?<![\w)])-)?\d+(?:[.,]\d+)*|[{UNSPACED}]{_MARK}*|{_LETTER}(?:{_LETTER}|{_MARK})*")
 _CHRF = CHRF()
 PROBES = (
     ("The  quick brown fox.", "the quick, brown fox"),

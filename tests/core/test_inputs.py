@@ -1,6 +1,7 @@
 """A stage during which a declared input changes fails, so that DVC does not record the new state as the input."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,23 @@ def test_a_stage_whose_settings_change_is_not_recorded(project, monkeypatch):
     done = run("dvc", "repro", "train", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "lr: 2" in (project / "dvc.lock").read_text()
+
+
+def test_code_that_changes_after_the_first_import_counts(project):
+    """The stage runs what was there when it was imported, which takes seconds with torch."""
+    late = """
+import sys
+sys.path.insert(0, {src!r})
+import instruct.core.beginning
+from pathlib import Path
+Path("code/deep/a.py").write_text("edited while other imports run")
+from instruct.core.stage import run_stage
+
+def main(data: Path, out: Path) -> None:
+    pass
+
+run_stage(main, writes=("out",))
+"""
+    (project / "train.py").write_text(late.format(src=str(SRC)))
+    done = run(sys.executable, "train.py", "data/in", "data/out", cwd=project)
+    assert done.returncode == 1 and "code/deep/a.py: changed" in done.stderr

@@ -2,6 +2,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from small_training import (
 )
 
 from instruct.backbones.catalog import Backbone
+from instruct.core import inputs
 from instruct.core.errors import CheckpointError, InstructError
 from instruct.core.files import read_csv
 from instruct.core.records import Example
@@ -77,6 +79,30 @@ class Run:
         write = partial(write_results, fitted=fitted)
         self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", trainer, write)
         self.outputs.end(trainer)
+
+
+def test_an_input_that_changes_while_results_are_written_leaves_the_state_to_go_on_from(tmp_path, monkeypatch):
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: x, deps: [data.json], outs: [models]}}")
+    (tmp_path / "data.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.setattr(inputs, "_watched", None)
+    monkeypatch.setattr(inputs, "AGAIN_S", 0.0)
+    inputs.watch_inputs()
+    run = Run(tmp_path)
+    trainer, written = run.train(), write_results
+
+    def write(*args: object, **kwargs: object) -> None:
+        written(*args, **kwargs)
+        (tmp_path / "data.json").write_text("[1]")
+
+    monkeypatch.setattr(sys.modules[__name__], "write_results", write)
+    with pytest.raises(InstructError):
+        run.finish(trainer)
+    assert run.best.is_dir() and (run.store.folder / "state.safetensors").is_file()
+    (tmp_path / "data.json").write_text("[]")
+    run.outputs.end(trainer)
+    assert not run.store.folder.exists()
 
 
 def names(folder: Path) -> list[str]:

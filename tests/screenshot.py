@@ -19,7 +19,7 @@ const counts = [visibleRows(), all('.runs tbody tr')].map((rows) => rows.length)
 document.getElementById('runs-status').textContent = `${{counts[0]}} of ${{counts[1]}} runs`
 """
 STYLE = """
-nav, #report, #answers > .controls:last-child, #runs > p:last-child, #curves-help { display: none }
+nav, #report, #recipes, #answers > .controls:last-child, #runs > p:last-child, #curves-help { display: none }
 body { margin: .8rem auto } main > section > h2 { margin-top: 1.1rem }
 #answers-list .text { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden }
 """

@@ -49,7 +49,8 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     if not question and not answer and (name := _nested_in(row)):
         inside = shlex.quote(f".[{json.dumps(name)}]")
         return f'has its fields inside "{shown(name)}"; flatten them first: `jq -c {inside} IN.jsonl > OUT.jsonl`'
-    if not question and not answer and len(texts := _texts(row, columns)) == 2:
+    texts = [name for name in _texts(row, columns) if name.isprintable()]
+    if not question and not answer and len(texts) == 2:
         wanted = {"layout": "prompt", "prompt": texts[0], "completion": texts[1]}
         return _settings("two columns of text, a question and its answer", wanted, row, columns)
     if not question or not answer:

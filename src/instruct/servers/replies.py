@@ -26,8 +26,8 @@ ENDS = frozenset(
 CUTS = frozenset({"length", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"})
 # Thoughts in front of a text. Some templates begin them, so that the reply only ends them; that end must end its line,
 # since a sentence may name the tag. Nothing is tried twice.
-_REST = r"(?:(?!</?think(?:ing)?>).)*+</think(?:ing)?>"
-_THOUGHTS = re.compile(rf"\A(?:{_REST}[^\S\n]*+(?:\n|\Z))?+(?:\s*+<think(?:ing)?>{_REST})*+", re.I | re.S)
+_REST = r"(?:(?!</?think(?:ing)?>).)*</think(?:ing)?>"
+_THOUGHTS = re.compile(rf"\A(?:{_REST}[^\S\n]*(?:\n|\Z))?(?:\s*<think(?:ing)?>{_REST})*", re.I | re.S)
 _TAG = re.compile(r"</?think(?:ing)?>", re.I)
 
 

@@ -111,6 +111,22 @@ def test_a_recipe_is_better_or_worse_only_with_two_seeds_a_side(seeds):
         assert "models differ" in out and "is lower in similarity than" in out and "worse in" not in out
 
 
+def test_a_recipe_is_compared_with_the_baseline_of_its_own_runs(seeds):
+    status, out, err = instruct(seeds, "compare", "b1,b2", "--baseline", "best", "--fail-if", "not-better")
+    assert status == 0, err
+    assert "b1 + b2 is better in similarity than base." in out and "This speaks of the recipes" in out
+    assert "parameters" not in out and "STALE" not in out
+    for page in ("report/report.md", "report/report.html"):
+        text = (seeds / page).read_text()
+        assert "Parameters" not in text and "Biggest gains" in text
+    status, out, err = instruct(seeds, "compare", "b1", "--baseline", "base")
+    assert status == 0 and "This speaks of this trained model; a verdict on its recipe takes" in out, err
+    status, _, err = instruct(seeds, "compare", "b1", "b2", "--baseline", "best")
+    assert status == 1 and "leave out b2" in err
+    status, _, err = instruct(seeds, "compare", "b1", "--baseline", "bose")
+    assert status == 1 and "did you mean base?" in err and "Not compared" in (seeds / "report/report.md").read_text()
+
+
 def test_recorded_seeds_tell_how_often_they_alone_would_be_called_different(seeds, tmp_path):
     git(tmp_path, "clone", "-q", str(seeds), "clone")
     clone = tmp_path / "clone"

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import ttest_rel
 
 from instruct.comparing.charts import draw_forest
-from instruct.comparing.compare import NotComparableError, compare
+from instruct.comparing.compare import NotComparableError, baseline_of, compare
 from instruct.comparing.gate import Gate, gate_fails, parse_gate
 from instruct.comparing.guard import find_changes
 from instruct.comparing.report import about_lines, detectable_line, summary_lines
@@ -398,3 +398,52 @@ def test_no_run_is_on_both_sides_of_a_comparison_of_recipes():
         with pytest.raises(ParamsError, match=f"{b[1].name}: is on both sides"):
             compare([a1, a2], b)
     assert compare([a1], [a1]).identical  # one run with itself says so
+
+
+def with_baselines(scores, seed=0, answered="b", **more):
+    """A run of two baselines, of which `few` is the better one, and a model that got these scores."""
+    both = {"similarity": {"few": BEFORE, "base": [10.0] * len(scores), "sft": scores}}
+    values = {name: dict(section) for name, section in PARAMS.items()}
+    values["train"]["seed"] = seed
+    md5s = {"base": "a", "few": answered, "sft": f"{next(COUNT):032}"}
+    made = make_run(f"seed-{seed}", both, params=values, md5s=md5s, **more)
+    return replace(made, results=replace(made.results, baselines=("few", "base"), best_baseline="few"))
+
+
+def test_a_run_against_its_own_baseline_is_a_run_against_one_that_gave_those_answers():
+    ours, theirs = with_baselines(moved(9)), run({"similarity": BEFORE})
+    (expected,) = compare([theirs], [ours]).scores
+    comparison = compare([baseline_of([ours])], [ours])
+    assert comparison.scores == (expected,)
+    assert (comparison.verdict, comparison.of_recipes) == (
+        "These two models differ: seed-0 is higher in similarity than few.",
+        False,
+    )
+    assert compare([baseline_of([ours], "base")], [ours]).scores[0].a == 10
+
+
+def test_two_seeds_are_enough_to_call_a_recipe_better_than_its_baseline():
+    runs = [with_baselines(moved(9 + seed), seed) for seed in (1, 2)]
+    comparison = compare([baseline_of(runs)], runs)
+    assert comparison.verdict == "seed-1 + seed-2 is better in similarity than few."
+    single = compare([baseline_of(runs)], runs[:1]).scores[0].difference
+    both = comparison.scores[0].difference
+    assert both.mean == pytest.approx(np.mean([moved(10), moved(11)]) - np.mean(BEFORE))
+    assert both.high - both.low > single.high - single.low  # two seeds tell little of how far seeds move it
+
+
+def test_the_best_baseline_is_that_of_the_score_that_decides():
+    ours = with_baselines(moved(9))
+    ours.table.scores["rouge_l"] = {"base": {id_: 90.0 for id_ in ours.groups}, "few": {}, "sft": {}}
+    assert baseline_of([ours]).name == baseline_of([ours], score="similarity").name == "few"
+    assert baseline_of([ours], score="rouge_l").name == "base"
+
+
+def test_a_baseline_that_runs_lack_or_that_answered_differently_is_refused():
+    runs = [with_baselines(moved(9), 1), with_baselines(moved(8), 2, answered="c")]
+    with pytest.raises(ParamsError, match='seed-1 has no baseline "fewer"; did you mean few'):
+        baseline_of(runs, "fewer")
+    with pytest.raises(ParamsError, match="sft"):
+        baseline_of(runs, "sft")
+    with pytest.raises(DataError, match=r"few .* seed-1 and seed-2"):
+        baseline_of(runs)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from grids import thinned
 from results.sample import PARAMS, make_results, make_table
-from scipy.stats import sem
+from scipy.stats import sem, ttest_1samp
 
 from instruct.comparing.compare import compare
 from instruct.comparing.power import Spread, power_lines, power_table, records_needed, smallest_with, spread_of
@@ -450,6 +450,38 @@ def test_a_recipe_with_one_run_is_never_called_better_or_worse():
         assert (comparison.scores[0].found, comparison.scores[0].verdict) == ("better", "higher")
         assert not comparison.of_recipes
         assert "models differ: " in replace(comparison, identical=False).verdict  # these runs have no answers
+
+
+def test_trainings_against_a_baseline_that_no_item_moves_are_students_one_sample_test():
+    means = np.array([[52.0], [55.5], [53.0]])
+    for sides, sign in (
+        ((np.full((1, 9), 50.0), means + np.zeros(9)), 1),
+        ((means + np.zeros(9), np.full((1, 9), 50.0)), -1),
+    ):
+        interval, p_value = compare_recipes(*sides, None)
+        student = ttest_1samp(sign * (means[:, 0] - 50), 0)
+        assert p_value == pytest.approx(student.pvalue, rel=1e-5)
+        assert (interval.low, interval.high) == pytest.approx(tuple(student.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.6), (3, 3.0), (5, 1.5)])
+def test_seeds_alone_make_a_recipe_better_than_its_baseline_in_5_of_100_at_most(seeds, spread):
+    trials, wrong, covered = 400, 0, 0
+    for trial in range(trials):
+        rng = np.random.default_rng([trial, seeds, 5])
+        (baseline,), recipe = seeds_alone(rng, (1, seeds), (0.0, spread), rest=8.0)
+        interval, _ = compare_recipes(baseline[None], recipe + 4.0, None)
+        covered += interval.low <= 4.0 <= interval.high
+        wrong += compare_recipes(baseline[None], recipe, None)[1] <= 0.05
+    assert wrong / trials <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5
+    assert covered / trials >= 0.93
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.3), (3, 2.0)])
+def test_the_stated_smallest_gain_on_a_baseline_is_found_8_times_of_10(seeds, spread):
+    rate, stated = rate_of_finds((1, seeds), 110, spread, 1.0, 100)
+    assert stated > 90
+    assert abs(rate - 0.8) <= 0.03 + 2.5 * (0.8 * 0.2 / stated) ** 0.5
 
 
 @pytest.mark.parametrize("trials", [pytest.param(400, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)])

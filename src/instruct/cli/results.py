@@ -16,6 +16,7 @@ SCORE_HELP = (
     "the score that decides, chosen in advance (default: accuracy, else similarity); further ones are exploratory"
 )
 SCORES_HELP = "a score to use; repeat for several (default: all)"
+BASELINE_HELP = "compare A with this baseline of its own runs, such as base-chat, or with their best one: best"
 MOST_SPREAD = 100  # scores are from 0 to 100, so their differences spread no more
 FAIL_HELP = "worse | not-better (recipes: two seeds a side) | worse-by POINTS: exit with status 3 if true, for CI"
 
@@ -40,22 +41,30 @@ def view(
 
 def compare(
     a: Annotated[str, typer.Argument(help="a revision, DVC experiment, `workspace` or export; several seeds as x,y,z")],
-    b: Annotated[str, typer.Argument(help="the run to compare with A")] = "workspace",
+    b: Annotated[
+        str, typer.Argument(help="the run to compare with A; your working tree if left out", show_default=False)
+    ] = "",
+    baseline: Annotated[str, typer.Option(help=BASELINE_HELP)] = "",
     out: Annotated[Path, typer.Option(help="the folder for report.md and report.html")] = Path("report"),
     score: Annotated[list[str] | None, typer.Option(help=SCORE_HELP)] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="report incomparable runs too, marked as such")] = False,
     fail_if: Annotated[str, typer.Option(help=FAIL_HELP)] = "",
 ) -> None:
     """Test whether B differs from A and write the report. Two seeds or more a side show which recipe is better."""
+    from instruct.comparing.compare import baseline_of
     from instruct.comparing.compare import compare as run_compare
     from instruct.comparing.gate import gate_fails, parse_gate
     from instruct.comparing.recorded import read_recorded
     from instruct.comparing.report import summary_lines, write_refusal, write_report
 
+    if baseline and b:
+        raise ParamsError(f"--baseline compares the runs {a} with their own baseline; leave out {b}")
+    a, b = (baseline, a) if baseline else (a, b or "workspace")
     try:
         gate = parse_gate(fail_if)
-        sides = [read_runs(side) for side in (a, b)]
-        comparison = run_compare(*sides, chosen=score or (), anyway=anyway)
+        runs = read_runs(b)
+        against = [baseline_of(runs, baseline, *(score or ())[:1])] if baseline else read_runs(a)
+        comparison = run_compare(against, runs, chosen=score or (), anyway=anyway)
         paths = write_report(comparison, out, Path.cwd())
     except InstructError as refusal:
         # Otherwise an old report could be mistaken for the new one; an error of removal must not hide the refusal.

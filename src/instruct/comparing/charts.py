@@ -30,6 +30,7 @@ def draw_charts(comparison: Comparison) -> dict[str, Markup]:
         sides = {
             run.name: [(drawable(row["step"]), drawable(row["loss"])) for row in run.curves.get(part, [])]
             for run in runs
+            if not run.baseline
         }
         if all(sides.values()):
             colours = {run.name: A if run in comparison.a else B for run in runs}

@@ -1,7 +1,8 @@
 """Compares two runs, or two recipes of several runs each: every score's difference and what may be said of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from instruct.comparing.guard import changes_among
 from instruct.comparing.scores import RESAMPLES, SEED, PairedScores, ScoreChange, correct_for_all, pair_scores
@@ -14,6 +15,7 @@ from instruct.statistics import paired_tests
 
 PRIMARY = (ACCURACY, SIMILARITY)  # the score that a verdict is about unless another is chosen: the first there is
 SAME_ANSWERS = "same answers; only the scoring differs"
+BEST = "best"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,35 @@ def prepare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
 
 def _same_run(one: Run, other: Run) -> bool:
     """Whether two names mean one run."""
-    return one == other or one.commit == other.commit != ""
+    return one == other or (one.commit == other.commit != "" and one.system == other.system)
+
+
+def baseline_of(runs: Sequence[Run], name: str = BEST, score: str = "") -> Run:
+    """A baseline of these runs to compare them with: the one of this name, or the best in `score`.
+
+    The best is that of the first run, by the score that its own verdict is about unless another is given. Raises
+    ParamsError if a run has none of that name, DataError if the baseline did not answer alike in all runs.
+    """
+    results = runs[0].results
+    known = results.baselines or results.names[:1]
+    if name == BEST:
+        name = _best_in(runs[0], score, known) if score else results.against
+    for run in runs:
+        if name not in (run.results.baselines or run.results.names[:1]):
+            raise ParamsError(f'{run.name} has no baseline "{name}"{did_you_mean(name, known)}')
+        if run.results.system(name).md5 != results.system(name).md5:
+            raise DataError(
+                f"{name} answered differently in {runs[0].name} and {run.name}, so it is not one baseline of both; "
+                "compare runs of one split with the same settings of `baseline`"
+            )
+    return replace(runs[0], name=name, baseline=name, stale=(), split={}, curves={})
+
+
+def _best_in(run: Run, score: str, names: Sequence[str]) -> str:
+    """The system with the highest mean of a score; the first of equals."""
+    systems = run.table.scores.get(score, {})
+    scored = {name: [value for value in systems.get(name, {}).values() if value is not None] for name in names}
+    return max(names, key=lambda name: fmean(scored[name] or [0.0]))
 
 
 def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), anyway: bool = False) -> Comparison:
@@ -150,8 +180,8 @@ def compare(a: Sequence[Run], b: Sequence[Run], *, chosen: Sequence[str] = (), a
 
 
 def same_answers(runs: Sequence[Run]) -> bool:
-    """Whether the primary systems of all runs gave the same answers, byte for byte."""
-    answers = {run.results.system(run.results.primary).md5 for run in runs}
+    """Whether all runs gave the same answers, byte for byte."""
+    answers = {run.results.system(run.system).md5 for run in runs}
     return len(answers) == 1 and "" not in answers
 
 

@@ -17,22 +17,33 @@ DRAWS = 10_000  # of a second comparison, among which a smallest detectable diff
 def compare_recipes(a: Array, b: Array, groups: Sequence[str] | None) -> tuple[Interval, float]:
     """Interval and p-value of the difference of two recipes' means.
 
-    `a` and `b` hold a row for each training, at least two of each, and a column for each item. Items and seeds are
-    both samples; the variance of the items' mean differences and of the runs' means add up, which counts what both
-    hold twice. Each is multiplied by Student's quantile for its own degrees of freedom, so that two or three seeds are
-    not taken for many. Each recipe has its own spread, since one may be less stable (Welch, 1947); how evenly they
-    share it is known badly from so few, so the square root of Welch's number of sides counts, times the degrees of
-    freedom of the side with fewer runs. It errs on the careful side: intervals hold more often than 95 times of 100.
+    `a` and `b` hold a row for each training, two or more, and a column for each item; one of them may be a baseline,
+    which no seed moves, with one row. Items and seeds are both samples; the variance of the items' mean differences and
+    of the runs' means add up, which counts what both hold twice. Each is multiplied by Student's quantile for its own
+    degrees of freedom, so that two or three seeds are not taken for many. Each recipe has its own spread, since one may
+    be less stable (Welch, 1947); how evenly they share it is known badly from so few, so the square root of Welch's
+    number of sides counts, times the degrees of freedom of the side with fewer runs. It errs on the careful side:
+    intervals hold more often than 95 times of 100.
     """
     differences = (b.mean(axis=0) - a.mean(axis=0)).tolist()
-    spreads = [float(side.mean(axis=1).var(ddof=1)) / len(side) for side in (a, b)]
-    fewest = min(len(a), len(b)) - 1
+    spreads = [_seed_variance(side) / len(side) for side in (a, b)]
+    fewest = _fewest(a, b)
     freedom = float(_freedom(fewest, *spreads)) if sum(spreads) else float(fewest)
     errors = [standard_error(differences, groups), (sum(spreads) ** 0.5, freedom)]
     mean = fmean(differences)
     half = _reach(errors, ALPHA)
     interval = Interval(mean=mean, low=max(mean - half, -100.0), high=min(mean + half, 100.0))
     return interval, _p_value(abs(mean), errors)
+
+
+def _seed_variance(side: Array) -> float:
+    """The variance between the means of a side's trainings; 0 of a baseline."""
+    return float(side.mean(axis=1).var(ddof=1)) if len(side) > 1 else 0.0
+
+
+def _fewest(a: Array, b: Array) -> int:
+    """The degrees of freedom between trainings of the side with fewer, a baseline left out."""
+    return min(len(side) for side in (a, b) if len(side) > 1) - 1
 
 
 def _freedom(fewest: int, one: Any, other: Any) -> Any:
@@ -56,12 +67,14 @@ def smallest_between_recipes(
     error, freedom = standard_error(differences, groups)
     growth = error_growth(differences, groups=groups, share=share)
     of_a, of_b, true_seed, again, true_item, normal = _second_comparisons(len(a), len(b), freedom)
-    seed = sum(float(side.mean(axis=1).var(ddof=1)) * (len(side) - 1) for side in (a, b)) / (len(a) + len(b) - 2)
+    seed = sum(_seed_variance(side) * (len(side) - 1) for side in (a, b)) / (len(a) + len(b) - 2)
     of_a, of_b = seed * of_a / len(a), seed * of_b / len(b)
-    quantile = np.square(stdtrit(_freedom(min(len(a), len(b)) - 1, of_a, of_b), 1 - level / 2)) if seed else 0.0
+    quantile = np.square(stdtrit(_freedom(_fewest(a, b), of_a, of_b), 1 - level / 2)) if seed else 0.0
     of_seeds, of_items = quantile * (of_a + of_b), float(stdtrit(freedom, 1 - level / 2)) ** 2
-    by_seed = sum(error_of_means(residuals(side), groups) ** 2 / len(side) for side in (a, b))
-    spread = seed * (1 / len(a) + 1 / len(b)) * true_seed + max(error**2 - by_seed, 0.0) * true_item
+    trained = [side for side in (a, b) if len(side) > 1]
+    by_seed = sum(error_of_means(residuals(side), groups) ** 2 / len(side) for side in trained)
+    of_means = seed * sum(1 / len(side) for side in trained) * true_seed
+    spread = of_means + max(error**2 - by_seed, 0.0) * true_item
 
     def power(mean: float) -> float:
         more = mean * growth[0] + mean**2 * growth[1]
@@ -86,7 +99,10 @@ def _second_comparisons(a: int, b: int, freedom: float) -> tuple[Array, ...]:
     rng = np.random.default_rng(123)
     seeds = (a + b - 2) / rng.chisquare(a + b - 2, DRAWS)
     items = freedom / rng.chisquare(freedom, DRAWS)
-    seen = [true * rng.chisquare(df, DRAWS) / df for true, df in ((seeds, a - 1), (seeds, b - 1), (items, freedom))]
+    seen = [
+        true * rng.chisquare(df, DRAWS) / df if df else np.zeros(DRAWS)
+        for true, df in ((seeds, a - 1), (seeds, b - 1), (items, freedom))
+    ]
     return seen[0], seen[1], seeds, seen[2], items, rng.standard_normal(DRAWS)
 
 

@@ -39,9 +39,12 @@ def summary_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread] | N
     lines += comparison.left_out
     lines += [f"STALE: {line}" for line in all_stale_lines((*comparison.a, *comparison.b))]
     lines += [f"LEAKED: {line}" for line in all_leak_lines((*comparison.a, *comparison.b))]
-    params = changed_params(comparison.a[0], comparison.b[0])
-    of = "" if a == comparison.a[0].name and b == comparison.b[0].name else " (in the first run of each side)"
-    lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or ["the parameters are the same"]
+    if not comparison.a[0].baseline:
+        params = changed_params(comparison.a[0], comparison.b[0])
+        of = "" if a == comparison.a[0].name and b == comparison.b[0].name else " (in the first run of each side)"
+        lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or [
+            "the parameters are the same"
+        ]
     if comparison.identical:
         return [*lines, comparison.verdict]
     width = max(len(score.title) for score in comparison.scores)
@@ -101,6 +104,8 @@ def scope_line(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> st
         code = dict.fromkeys((*other_code(comparison.a), *other_code(comparison.b)))
         mixed = f" The seeds of one side trained with different code ({', '.join(code)}), so that spread holds it too."
         return said + (mixed if code else "")
+    if comparison.a[0].baseline:
+        return "This speaks of this trained model; a verdict on its recipe takes at least two seeds."
     said = "This speaks of these trained models; a verdict on their recipes takes at least two seeds of each."
     name = comparison.primary.name
     found = recorded.get(name)
@@ -126,7 +131,7 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     a, b = comparison.a[0], comparison.b[0]
     metrics, cache = MetricsDiff(a, b, root), Cache(root)
     charts = draw_charts(comparison)
-    found, reasons = zip(*(read_answers(run, run.results.primary, cache) for run in (a, b)), strict=True)
+    found, reasons = zip(*(read_answers(run, run.system, cache) for run in (a, b)), strict=True)
     answers = [{one.id: one for one in responses} for responses in found]
     rows, problem = metrics.read()
     signals = signals_of(comparison)
@@ -136,10 +141,11 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "first_a": a.name,
         "first_b": b.name,
         "several": len(comparison.a) + len(comparison.b) > 2,
+        "against_baseline": bool(a.baseline),
         "stale": all_stale_lines((*comparison.a, *comparison.b)),
         "leaks": all_leak_lines((*comparison.a, *comparison.b)),
         "about": about_lines(comparison, read_recorded(root)),
-        "whose": " and ".join(dict.fromkeys(system_title(run.results.primary) for run in (a, b))),
+        "whose": " and ".join(dict.fromkeys(system_title(run.system) for run in (a, b))),
         "signals": signals,
         "metrics_problem": problem,
         "first": first,
@@ -180,13 +186,13 @@ def write_refusal(a: str, b: str, reason: str, folder: Path) -> None:
 def signals_of(comparison: Comparison) -> list[Signal]:
     """What the second side's first run suggests to do next, by how the primary score moved.
 
-    Nothing where that run tells too little.
+    Nothing where that run tells too little. Its distance from a baseline does not count as one.
     """
     run, score = comparison.b[0], comparison.primary
     if "initial_val_loss" not in run.train or not run.curves.get("val"):
         return []
     movement = None
-    if not comparison.changes:
+    if not comparison.changes and not comparison.a[0].baseline:
         one, verdict = score.difference, "not distinguishable" if comparison.identical else score.found
         numbers = f"{score_title(score.name)}: mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} "
         movement = Movement(verdict=verdict, numbers=f"{numbers}({one.low:+.1f} to {one.high:+.1f})")

@@ -29,7 +29,7 @@ class ScoreChange:
     is found into its contrary. `corrected` is the p-value that decides: that of the primary score as it is, Holm's
     among the others where it is `exploratory`. `smallest` is the smallest true difference that would be found 8 times
     of 10 at that level, `smallest_few` the same where only a fifth of the records gain; None where none can be stated.
-    `of_recipes` says that each side has several trainings, without which only trained models are compared.
+    `of_recipes` says that each side but a baseline has several trainings, without which trained models are compared.
     """
 
     name: str
@@ -96,7 +96,7 @@ def points(value: float) -> str:
 class PairedScores:
     """One score of both sides: (trainings, records) in `a` and `b`, of the records that have it in every run.
 
-    `missing` and `turned` are as in ScoreChange.
+    `missing` and `turned` are as in ScoreChange. `baseline` says that A is one, so that no seed moves it.
     """
 
     name: str
@@ -105,6 +105,12 @@ class PairedScores:
     groups: Sequence[str]
     missing: int
     turned: bool
+    baseline: bool = False
+
+    @property
+    def of_recipes(self) -> bool:
+        """Whether there are trainings enough to speak of recipes."""
+        return len(self.b) >= SEEDS and (self.baseline or len(self.a) >= SEEDS)
 
     @property
     def differences(self) -> Array:
@@ -133,15 +139,15 @@ def pair_scores(a: Sequence[Run], b: Sequence[Run], name: str, ids: Sequence[str
         groups=groups,
         missing=len(ids) - len(groups),
         turned=_could_turn(left, right),
+        baseline=any(run.baseline for run in a),
     )
 
 
 def score_change(pair: PairedScores, paired: Paired, level: float) -> ScoreChange:
     """What the paired test of `pair.differences` says of it; the smallest detectable difference is that of `level`."""
     difference, p_value = paired.difference, paired.p_value
-    of_recipes = min(len(pair.a), len(pair.b)) >= SEEDS
     differences = pair.differences.tolist()
-    if of_recipes:
+    if pair.of_recipes:
         difference, p_value = compare_recipes(pair.a, pair.b, pair.groups)
         smallest, smallest_few = (
             smallest_between_recipes(pair.a, pair.b, pair.groups, level=level, share=share) for share in (1.0, FEW)
@@ -170,7 +176,7 @@ def score_change(pair: PairedScores, paired: Paired, level: float) -> ScoreChang
         smallest=smallest,
         smallest_few=smallest_few,
         error=standard_error(differences, pair.groups)[0],
-        of_recipes=of_recipes,
+        of_recipes=pair.of_recipes,
     )
 
 

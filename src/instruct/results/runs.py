@@ -38,7 +38,8 @@ class Run:
 
     What other stages wrote is empty where they did not run: `train`, `split`, `quality` and `curves`, whose numbers may
     be NaN, and of preference tuning `pairs`, `prefer` and `rewards`, the curve on held-out pairs. `stale` says by what
-    the results are not those of the settings beside them.
+    the results are not those of the settings beside them. `baseline` names the system whose answers this stands for if
+    that is not the one the run is about.
     """
 
     name: str
@@ -55,11 +56,17 @@ class Run:
     prefer: dict[str, Any] = field(default_factory=dict)
     rewards: list[dict[str, float]] = field(default_factory=list)
     stale: tuple[str, ...] = ()
+    baseline: str = ""
+
+    @property
+    def system(self) -> str:
+        """The system whose answers are compared with those of other runs."""
+        return self.baseline or self.results.primary
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """The primary system's scores by score name and record id."""
-        return {name: systems[self.results.primary] for name, systems in self.table.scores.items()}
+        """The scores of those answers by score name and record id."""
+        return {name: systems[self.system] for name, systems in self.table.scores.items() if self.system in systems}
 
     @property
     def groups(self) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""What src/prefer.py gives to the training loop: its pairs, its adapters, and what marks the state of a run."""
+"""What src/prefer.py gives to the training loop: its pairs, its adapters, and what marks the state of a run.
+
+And src/reference.py, which must measure the very pairs that it trains on.
+"""
 
 import runpy
 from collections.abc import Callable, Mapping
@@ -23,7 +26,7 @@ from instruct.preference.settings import Fit
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import Tokenizer
 
-SCRIPT = Path(__file__).parents[2] / "src" / "prefer.py"
+SOURCE = Path(__file__).parents[2] / "src"
 REFERENCE, SFT = Path("data/reference.json"), Path("models/sft/best")
 PATHS = ("data/pairs", "data/described.json", REFERENCE, SFT, "models/dpo", "metrics/prefer.json", "metrics/preferred")
 SHORT = Pair(id="short", instruction="Hi", input="", output="Yo", rejected="No")
@@ -57,12 +60,6 @@ def place(tmp_path, monkeypatch, one_thread) -> None:
 def begin(place, monkeypatch) -> Callable[..., Mapping[str, Any]]:
     """Run the script up to its training; gives the arguments of the Trainer. Each pair's log-probs are KNOWN."""
 
-    def with_reference(
-        fitted: Mapping[str, FittedPairs], path: Path, origin: Mapping[str, str]
-    ) -> dict[str, list[EncodedPair]]:
-        assert path == REFERENCE and origin["checkpoint"]
-        return {part: [replace(pair, reference=KNOWN) for pair in found.pairs] for part, found in fitted.items()}
-
     def run(*, template: str = "phi3", precision: str = "fp32", **changes: Any) -> Mapping[str, Any]:
         params = {
             "prompt": {"template": template, "system": "default"},
@@ -71,10 +68,27 @@ def begin(place, monkeypatch) -> Callable[..., Mapping[str, Any]]:
         }
         Path("params.yaml").write_text(yaml.safe_dump({**params, "prefer": listed(params["prefer"])}), encoding="utf-8")
         bases: list[str] = []
-        main = runpy.run_path(str(SCRIPT), run_name="stage")["main"]
+        origins: list[Mapping[str, str]] = []
+        main = runpy.run_path(str(SOURCE / "prefer.py"), run_name="stage")["main"]
+
+        def with_reference(
+            fitted: Mapping[str, FittedPairs], path: Path, origin: Mapping[str, str]
+        ) -> dict[str, list[EncodedPair]]:
+            assert path == REFERENCE
+            origins.append(origin)
+            return {part: [replace(pair, reference=KNOWN) for pair in found.pairs] for part, found in fitted.items()}
 
         def trainer(model: object, train_set: object, val_set: object, **rest: object) -> None:
-            raise Trained({"bases": bases, "model": model, "train_set": train_set, "val_set": val_set, **rest})
+            raise Trained(
+                {
+                    "bases": bases,
+                    "origin": origins[0],
+                    "model": model,
+                    "train_set": train_set,
+                    "val_set": val_set,
+                    **rest,
+                }
+            )
 
         main.__globals__.update(
             with_reference=with_reference,
@@ -169,6 +183,41 @@ def test_adapters_are_drawn_from_the_seed(begin):
 @pytest.mark.parametrize("base", ["fp32", "nf4"])
 def test_frozen_weights_are_kept_as_the_setting_says(begin, base):
     assert begin(lora=lora_params(r=2, base=base))["bases"] == [base]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"template": "chatml"},
+        {"precision": "bf16", "batching": "padded"},
+        {"max_length": 40},
+        {"lora": lora_params(r=2, base="nf4")},
+    ],
+)
+def test_log_probs_are_of_the_pairs_that_are_trained_on(begin, changes):
+    """Of the model that training starts from, too; else the margins of the first step are not zero."""
+    write_part("train", SHORT, LONG)
+    save_model(tokenizer=chatml_tokenizer())
+    arguments = begin(over_long="truncate", **changes)
+    bases, measured, written = list[str](), list[Any](), list[Any]()
+    main = runpy.run_path(str(SOURCE / "reference.py"), run_name="stage")["main"]
+    main.__globals__.update(
+        start_runtime=lambda params: BFLOAT16 if params.precision == "bf16" else FLOAT32,
+        quantise_frozen=lambda model, base, section: bases.append(base),
+        measure=lambda model, pairs, fit, *rest: measured.append((pairs, fit)) or [],
+        write_reference=lambda path, origin, parts: written.append(origin),
+    )
+    main(Path("data/pairs"), SFT, REFERENCE)
+    assert written == [arguments["origin"]]
+    assert {fit for _, fit in measured} == {arguments["params"].fit} and bases == [arguments["params"].lora.base]
+    assert [[replace(pair, reference=KNOWN) for pair in pairs] for pairs, _ in measured] == [
+        arguments["train_set"],
+        arguments["val_set"],
+    ]
+
+
+def test_evaluations_take_as_many_held_out_pairs_as_the_setting_says(begin):
+    assert begin(eval_pairs=3)["params"].evaluated == 3
 
 
 def origin(fit: Fit = FIT, template: str = "phi3", precision: Any = FLOAT32) -> dict[str, str]:

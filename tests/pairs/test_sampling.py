@@ -69,6 +69,10 @@ def test_what_gives_no_pair_is_counted_by_its_reason():
     assert pair_samples([OPEN], answer(OPEN, "hello", "bye", "no"), ranked(), near)[1]["no_margin"] == 1
 
 
+def test_answers_that_ended_with_a_stop_string_have_ended():
+    assert len(pair_samples([CLOSED], answer(CLOSED, "4", "5", "6", stop="stop_string"), ranked(), OWN)[0]) == 1
+
+
 def test_each_sample_has_an_id_and_so_a_seed_of_its_own():
     asked = ask_again([CLOSED, OPEN], 3)
     assert [one.id for one in asked] == ["c#0", "c#1", "c#2", "o#0", "o#1", "o#2"]

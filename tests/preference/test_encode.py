@@ -66,6 +66,13 @@ def test_chat_that_is_too_long_loses_the_same_turns_on_both_sides():
     assert len(encode_pair(chat, PHI3, TOKENIZER).chosen.ids) > 90
 
 
+def test_a_chat_that_is_too_long_keeps_what_was_said_last():
+    chat = pair(history=(Turn("One.", "", "1"), Turn("Two.", "", "2")))
+    short = encode_pair(pair(history=chat.history[1:]), PHI3, TOKENIZER)
+    found = encode_pair(chat, PHI3, TOKENIZER, short.chosen.token_count)
+    assert [side.ids for side in found.sides] == [side.ids for side in short.sides]
+
+
 def test_a_chat_is_cut_by_its_longer_side_whichever_that_is():
     for chosen, rejected in (("Yes.", "x" * 20), ("x" * 20, "No!")):
         chat = pair(chosen=chosen, rejected=rejected, history=(Turn("One.", "", "1"), Turn("Two.", "", "2")))

@@ -118,6 +118,32 @@ def test_every_source_file_is_visible_to_git(ignores):
     assert ignores(*wanted) == set()
 
 
+@pytest.mark.parametrize("name", ["dvc.lock", "metrics/curves/val.csv", "metrics/summary.json"])
+def test_git_makes_no_results_of_two_branches_results(tmp_path, name):
+    """Each branch changed other lines, which Git would merge into a file that no run has written."""
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+
+    def git(*arguments):
+        return subprocess.run(["git", *author, *arguments], cwd=tmp_path, capture_output=True, text=True)
+
+    def commit(*lines):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        git("add", "--all")
+        assert git("commit", "--quiet", "--message", "results").returncode == 0
+
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    git("init", "--quiet", "--initial-branch", "main")
+    commit(*range(30))
+    git("checkout", "--quiet", "-b", "work")
+    commit("mine", *range(1, 30))
+    git("checkout", "--quiet", "main")
+    commit(*range(29), "theirs")
+    assert git("rebase", "main", "work").returncode != 0
+    assert git("status", "--porcelain").stdout == f"UU {name}\n"
+    assert "theirs" in (tmp_path / name).read_text() and "mine" not in (tmp_path / name).read_text()
+
+
 def test_a_clone_under_any_autocrlf_holds_the_committed_bytes_and_no_changes(tmp_path):
     """Checksums are over bytes; with other line ends every file would look changed."""
     content = {

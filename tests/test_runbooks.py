@@ -276,6 +276,21 @@ def test_an_experiment_reaches_a_colleague_with_its_results(team):
 
 
 @pytest.mark.slow
+def test_two_branches_that_changed_results_end_with_results_of_both(team):
+    team.share()
+    said = team.follow("Merge two branches that changed results")
+    you = team.places["you"]
+    settings = YAML(typ="safe").load(you / "params.yaml")
+    assert (settings["evaluate"]["resamples"], settings["plot"]["examples"]) == (3000, 4)
+    assert "UU dvc.lock" not in said and not git(you, "status", "--porcelain")
+    assert len(git(you, "log", "--merges", "--format=%h").split()) == 0
+    lock = YAML(typ="safe").load(you / "dvc.lock")["stages"]
+    assert lock["evaluate"]["params"]["params.yaml"]["evaluate"]["resamples"] == 3000
+    assert lock["plot"]["params"]["params.yaml"]["plot"]["examples"] == 4
+    assert run("dvc", "status", cwd=you).stdout.strip() == "Data and pipelines are up to date."
+
+
+@pytest.mark.slow
 def test_a_model_is_fetched_by_version_and_by_stage(team):
     team.share()
     team.follow("Release a model")

@@ -36,6 +36,17 @@ def test_first_evaluation_is_ln_2_to_the_bit(tmp_path, family):
     assert (point.measures["accuracy"], point.measures["margin"], point.measures["kl"]) == (0.5, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_prefers_nothing_to_itself_however_evaluations_are_batched(tmp_path, family):
+    """Rounding differs between batches of all pairs and of some, and its sign is no preference."""
+    train_set, _ = data(family)
+    val_set = measured(random_pairs(40, seed=2, longest=30), small_model(family))
+    trainer = make_preferrer(small_model(family), open_store(tmp_path), train_set, val_set, eval_pairs=5)
+    point = trainer.evaluate()
+    assert point.measures["margin"] != 0.0, "for this test to tell anything"
+    assert (point.measures["accuracy"], abs(point.measures["margin"]) < 1e-6) == (0.5, True)
+
+
 @pytest.mark.parametrize("lora", [None, lora_params(r=2, dropout=0.2)])
 def test_resumed_run_equals_unbroken_run(tmp_path, lora):
     settings = {"epochs": 2, "eval_every": 2, "lr": 0.01} | ({"lora": lora} if lora else {})

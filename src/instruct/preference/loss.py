@@ -20,6 +20,7 @@ from instruct.training.loss import LossModule, target_losses
 from instruct.training.objective import Objective
 
 SUMS = 9  # of a batch, from which `describe` makes measures
+ROUNDING = 1e-5  # of a log-prob: no more differs between a model and itself in another batch
 
 
 def log_probs(model: Decoder, batch: PairBatch) -> Tensor:
@@ -80,7 +81,8 @@ class PairLoss(LossModule):
 def sums_of(policy: Tensor, rewards: Tensor, batch: PairBatch) -> Tensor:
     """What `describe` needs of a batch, summed over its pairs: (SUMS,)."""
     (chosen, rejected), lengths = rewards.chunk(2), batch.lengths.to(policy.dtype)
-    right = (torch.sign(chosen - rejected) + 1) / 2  # a tie is half right, as a coin would be
+    moved = ((policy - batch.reference).abs() > ROUNDING * (1 + batch.reference.abs())).unflatten(0, (2, -1)).any(0)
+    right = (torch.sign(chosen - rejected) * moved + 1) / 2  # a tie is half right, as a coin would be
     sums = [torch.ones_like(right), chosen, rejected, right]
     sums += [part for whole in (policy, lengths) for part in whole.chunk(2)]
     sums.append((batch.reference - policy).unflatten(0, (2, -1)).sum(0))

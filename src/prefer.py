@@ -65,7 +65,7 @@ def main(pairs: Path, described: Path, reference: Path, sft: Path, models: Path,
             for line in find_warnings(trainer.history, rules):
                 log.warning("%s", line)
             write_speed(models.parent / f"speed-{models.name}.json", stopwatch.report(matmul_peak(runtime)))
-        outputs.end(trainer)
+        outputs.end(trainer, metrics)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main(split: Path, models: Path, metrics: Path, curves: Path) -> None:
             outputs.finish(models, metrics, curves, trainer, partial(write_results, fitted=fitted))
         if parallel.is_main:
             write_speed(models.parent / "speed.json", stopwatch.report(matmul_peak(runtime)))
-        outputs.end(trainer)
+        outputs.end(trainer, metrics)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def run(folder: Path, adapters: bool) -> None:
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
     write = partial(write_results, fitted=fitted)
     outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, write)
-    outputs.end(trainer)
+    outputs.end(trainer, folder / "metrics/train.json")
 
 
 def live(folder: Path, adapters: bool, killed_before: int | None = None) -> tuple[int, str]:

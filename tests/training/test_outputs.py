@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 from functools import partial
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from small_training import (
 
 from instruct.backbones.catalog import Backbone
 from instruct.core import inputs
+from instruct.core.ended import forget_recorded
 from instruct.core.errors import CheckpointError, InstructError
 from instruct.core.files import read_csv
 from instruct.core.records import Example
@@ -35,6 +37,7 @@ from instruct.model.pretrained import load_trained
 from instruct.text.prompts import TEMPLATES
 from instruct.training.history import History, TrainPoint, ValPoint
 from instruct.training.outputs import TrainOutputs, write_results
+from instruct.training.resume import STATE
 from instruct.training.sample import SamplePrompt
 from instruct.training.trainer import Trainer
 
@@ -78,7 +81,7 @@ class Run:
         fitted = {"train": (TRAIN_SET, 2, 0), "val": (VAL_SET, 0, 1)}
         write = partial(write_results, fitted=fitted)
         self.outputs.finish(self.folder / "models" / "sft", metrics / "train.json", metrics / "curves", trainer, write)
-        self.outputs.end(trainer)
+        self.outputs.end(trainer, metrics / "train.json")
 
 
 def test_an_input_that_changes_while_results_are_written_leaves_the_state_to_go_on_from(tmp_path, monkeypatch):
@@ -101,7 +104,39 @@ def test_an_input_that_changes_while_results_are_written_leaves_the_state_to_go_
         run.finish(trainer)
     assert run.best.is_dir() and (run.store.folder / "state.safetensors").is_file()
     (tmp_path / "data.json").write_text("[]")
-    run.outputs.end(trainer)
+    run.outputs.end(trainer, tmp_path / "metrics/train.json")
+
+
+def test_the_state_of_a_run_stays_until_dvc_has_recorded_what_it_made(tmp_path, monkeypatch):
+    """DVC may be killed, or find the disk of its cache full, after the command has ended."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    run = Run(Path())
+    run.store.folder = Path("models/resume/sft")
+    trainer = run.train(save_minutes=0.0)
+    trainer.save()
+    run.finish(trainer)
+    digest, state = md5(Path("metrics/train.json").read_bytes()).hexdigest(), run.store.folder / STATE
+    lines = {"damaged": "stages: {", "of another run": "0" * 32, "recorded": digest}
+    forget_recorded()
+    for said, text in lines.items():
+        lock = {"stages": {"split": {}, "train": {"outs": [{"path": "metrics/train.json", "md5": text}]}}}
+        Path("dvc.lock").write_text(text if said == "damaged" else json.dumps(lock))
+        assert state.exists(), said
+        forget_recorded()
+    assert not state.parent.exists()
+
+
+@pytest.mark.parametrize(("by_dvc", "saved"), [(False, True), (True, False)])
+def test_a_run_that_nothing_can_go_on_from_or_that_no_dvc_records_leaves_no_state(tmp_path, monkeypatch, by_dvc, saved):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    if by_dvc:
+        monkeypatch.setenv("DVC_STAGE", "train")
+    run = Run(tmp_path)
+    trainer = run.train(save_minutes=0.0)
+    if saved:
+        trainer.save()
+    run.finish(trainer)
     assert not run.store.folder.exists()
 
 

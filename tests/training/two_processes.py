@@ -119,7 +119,7 @@ def whole_run(folder: Path, parallel: Parallel, *, adapters: bool) -> None:
     fitted = {"train": (train_set, 0, 0), "val": (val_set, 0, 0)}
     write = partial(write_results, fitted=fitted)
     outputs.finish(folder / "models/sft", folder / "metrics/train.json", folder / "metrics/curves", trainer, write)
-    outputs.end(trainer)
+    outputs.end(trainer, folder / "metrics/train.json")
 
 
 def main(folder: Path) -> None:

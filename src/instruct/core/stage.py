@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from instruct.core.beginning import stopped
+from instruct.core.ended import forget_recorded
 from instruct.core.errors import DataError, InstructError, ParamsError
 from instruct.core.inputs import check_inputs, watch_inputs
 from instruct.core.locks import hold
@@ -61,6 +62,7 @@ def run_stage(main: Callable[..., None], writes: Sequence[str] = ()) -> None:
             if first:
                 announce(main, outputs)
                 watch_inputs()
+                forget_recorded()
             main(*given)
             if first:
                 check_inputs()

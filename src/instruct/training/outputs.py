@@ -138,11 +138,14 @@ class Outputs(ABC):
         remove_parts(curves)
         write(metrics, curves, history)
 
-    def end(self, trainer: Trainer[Any, Any]) -> None:
-        """Forget the state, unless an input has changed meanwhile, which raises InstructError."""
+    def end(self, trainer: Trainer[Any, Any], metrics: Path) -> None:
+        """Leave the state until DVC has recorded `metrics`, or forget it where no DVC will.
+
+        Raises InstructError if an input has changed meanwhile.
+        """
         if self._parallel.is_main:
             self._check_inputs(trainer)
-            self._store.forget()
+            self._store.end(metrics)
 
     def _check_inputs(self, trainer: Trainer[Any, Any]) -> None:
         try:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from instruct.core.ended import keep_until_recorded, runs_under_dvc
 from instruct.core.errors import CheckpointError, InstructError, ParamsError
 from instruct.core.fingerprint import Fingerprint
 from instruct.model.checkpoint import write_safetensors
@@ -178,6 +179,13 @@ class ResumeStore:
                     f"rank {rank} has other {', '.join(different)} than rank 0; give every machine the same commit, "
                     "data and settings (`git status` and `dvc status` on both show what differs)"
                 )
+
+    def end(self, output: Path) -> None:
+        """Have the state removed once DVC has recorded `output`; at once where no DVC runs this, or no state is."""
+        if runs_under_dvc() and (self.folder / STATE).exists():
+            keep_until_recorded(self.folder, output)
+        else:
+            self.forget()
 
     def forget(self) -> None:
         """Remove the folder, the state first: without its best weights it must not be gone on from."""

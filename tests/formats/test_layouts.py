@@ -5,10 +5,11 @@ import subprocess
 from dataclasses import asdict, replace
 
 import pytest
+from formats.reading import read_rows
 
 from instruct.core.errors import DataError
 from instruct.formats.columns import USUAL, Columns
-from instruct.formats.rows import check_rows, read_rows
+from instruct.formats.rows import check_rows
 
 ASKED, ANSWERED = "Name a bird.", "A wren."
 SHAREGPT = {"id": "7", "conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": ANSWERED}]}

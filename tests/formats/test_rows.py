@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from formats.reading import read_rows
 from pyarrow import parquet
 
 from instruct.core.errors import DataError
 from instruct.core.records import Example, check_examples
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import Rows, check_rows, format_of, left_out_lines, read_rows
+from instruct.formats.rows import Rows, check_rows, format_of, left_out_lines
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT.parent / "shared" / "data" / "seed" / "instruction-data.json"

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from formats.reading import read_rows
 
 from instruct import cli
 from instruct.core.records import read_examples
 from instruct.formats.columns import USUAL
-from instruct.formats.rows import Rows, read_rows
+from instruct.formats.rows import Rows
 from instruct.splitting.near_duplicates import DuplicatesParams
 from instruct.tools.duplicates import find_in_files
 

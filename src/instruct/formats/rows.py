@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from instruct.core.errors import DataError
 from instruct.core.params import did_you_mean
-from instruct.core.records import NOT_UTF8, BadRecord, Example, Ids, part_rows, problem_lines
+from instruct.core.records import NOT_UTF8, BadRecord, Example, Ids, part_rows
 from instruct.formats.columns import USUAL, Columns, Picked, pick_fields
 from instruct.formats.parquet import read_parquet
 from instruct.formats.source import COMPRESSIONS, Raw, open_text, refuse_windows_1252
@@ -79,14 +79,6 @@ def left_out_lines(rows: Rows) -> list[str]:
 def check_rows(path: Path, columns: Columns = USUAL) -> tuple[list[Example], dict[int, list[str]]]:
     """The good records of a data file, and for each bad one its index and its problems, ready to print."""
     return part_rows(Rows(path, columns))
-
-
-def read_rows(path: Path, columns: Columns = USUAL) -> list[Example]:
-    """The records of a data file; raises DataError that lists each bad one with file, place, field and remedy."""
-    examples, problems = check_rows(path, columns)
-    if problems:
-        raise DataError("\n".join(problem_lines(problems)))
-    return examples
 
 
 def picked_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Picked]]:

@@ -55,7 +55,7 @@ class OwnChat:
 
     def _texts(self, turns: Sequence[Turn], system: str) -> list[str]:
         """The texts of a chat, in order, without the last answer."""
-        said = [text for one in (*self._earlier, *turns) for text in (_question(one), one.output)][:-1]
+        said = [text for one in (*self._earlier, *turns) for text in (one.question, one.output)][:-1]
         return [system, *said] if system else said
 
     def _parts(self, turns: int, *, system: bool) -> list[str]:
@@ -79,10 +79,6 @@ class OwnChat:
         for place, text in enumerate(self._special.split(part)):
             if text:
                 yield Piece(text, "marker" if place % 2 else "text")
-
-
-def _question(turn: Turn) -> str:
-    return f"{turn.instruction}\n{turn.input}" if turn.input else turn.instruction
 
 
 def _render(template: ChatTemplate, roles: Sequence[str], end: str) -> str:

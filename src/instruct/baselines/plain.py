@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from rapidfuzz import fuzz, process
 
 from instruct.baselines.settings import Baseline
-from instruct.core.records import Example, Response
+from instruct.core.records import Example, Response, last_question
 
 ROWS = 256  # of the matrix of similarities held at a time
 
@@ -21,19 +21,14 @@ def nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Respo
     Of equally similar records the one with the first id counts, regardless of the order of the records.
     """
     known = sorted(train, key=lambda one: one.id)
-    questions = [question_of(one) for one in known]
+    questions = [last_question(one) for one in known]
     answers: list[Response] = []
     for start in range(0, len(examples), ROWS):
         part = examples[start : start + ROWS]
-        similarity = process.cdist([question_of(one) for one in part], questions, scorer=fuzz.ratio)
+        similarity = process.cdist([last_question(one) for one in part], questions, scorer=fuzz.ratio)
         places = similarity.argmax(axis=1)  # the first of equals
         answers += [_answered(one, known[place].output) for one, place in zip(part, places, strict=True)]
     return answers
-
-
-def question_of(example: Example) -> str:
-    """Instruction and input as one text."""
-    return f"{example.instruction}\n{example.input}".strip()
 
 
 def _answered(example: Example, text: str) -> Response:

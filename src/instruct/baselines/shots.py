@@ -6,9 +6,8 @@ from hashlib import sha256
 
 from rapidfuzz import fuzz, process
 
-from instruct.baselines.plain import question_of
 from instruct.baselines.settings import BaselineParams
-from instruct.core.records import Example, Turn
+from instruct.core.records import Example, Turn, last_question
 from instruct.text.prompts import Piece, Template, as_text
 
 RESEMBLES = 90.0  # rapidfuzz's ratio from which a training question would give a test question away
@@ -19,14 +18,14 @@ def choose_shots(train: Sequence[Example], test: Sequence[Example], params: Base
 
     An example's rank depends only on the seed and its id, so other records do not change it.
     """
-    questions = [question_of(one) for one in test]
+    questions = [last_question(one) for one in test]
     chosen: dict[str, Example] = {}
     for one in sorted(train, key=lambda one: sha256(f"{params.seed} {one.id}".encode()).digest()):
         if len(chosen) == params.shots:
             break
         group = one.group or one.id
         if group not in chosen:
-            resembled = process.extractOne(question_of(one), questions, scorer=fuzz.ratio, score_cutoff=RESEMBLES)
+            resembled = process.extractOne(last_question(one), questions, scorer=fuzz.ratio, score_cutoff=RESEMBLES)
             if not resembled:
                 chosen[group] = one
     return list(chosen.values())

@@ -205,7 +205,7 @@ def _cut(text: str) -> str:
 
 def _prompt(change: Change) -> str:
     row = change.b or change.a
-    return "\n".join(part for part in (row.instruction, row.input) if part) if row else ""
+    return row.turns[-1].question if row else ""
 
 
 def _answer(row: Response | None) -> str:

@@ -38,6 +38,11 @@ class Turn(NamedTuple):
     input: str = ""
     output: str = ""
 
+    @property
+    def question(self) -> str:
+        """The instruction, and its input on a line below it."""
+        return "\n".join(part for part in (self.instruction, self.input) if part)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
@@ -80,8 +85,7 @@ def earlier_turns(record: Example) -> list[tuple[str, str]]:
     """Who said what before the last question, in order; empty for a record of one question."""
     said = [("system", record.system)] if record.system else []
     for turn in record.history:
-        asked = "\n".join(part for part in (turn.instruction, turn.input) if part)
-        said += [("user", asked), ("assistant", turn.output)]
+        said += [("user", turn.question), ("assistant", turn.output)]
     return said
 
 
@@ -92,9 +96,14 @@ def with_earlier(record: Example, question: str) -> str:
     return "\n\n".join(f"{who}: {said}" for who, said in [*earlier, ("user", question)])
 
 
+def last_question(record: Example) -> str:
+    """The last question with its input, without blanks around it."""
+    return record.turns[-1].question.strip()
+
+
 def whole_question(record: Example) -> str:
     """The last question with its input, behind what was said before it."""
-    return with_earlier(record, f"{record.instruction}\n{record.input}".strip())
+    return with_earlier(record, last_question(record))
 
 
 E = TypeVar("E", bound=Example)

@@ -22,7 +22,7 @@ from statistics import fmean
 
 import numpy
 
-from instruct.core.records import Response
+from instruct.core.records import Response, last_question
 from instruct.core.shown import printable
 from instruct.evaluation.judges.base import Answers, Judge, Verdict
 from instruct.results.schema import DECIMALS, Controls
@@ -87,7 +87,7 @@ def make_controls(records: Sequence[Response], count: int) -> dict[str, list[Res
         texts = {
             "reference": record.output,
             "empty": "",
-            "echo": f"{record.instruction}\n{record.input}".strip(),
+            "echo": last_question(record),
             "unrelated": unrelated,
             "injection": unrelated + INJECTION,
         }

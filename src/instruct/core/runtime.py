@@ -15,7 +15,7 @@ from instruct.core.processor import this_processor
 if TYPE_CHECKING:
     import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,12 @@ def keep_freed_memory() -> None:
     By default it returns every large tensor's memory to the system, and the next tensor faults it in page by page. The
     settings are M_MMAP_MAX 0 (no separate mappings for large blocks) and M_TRIM_THRESHOLD -1 (no return), mallopt(3).
     """
+    set_malloc((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+
+
+def set_malloc(*options: tuple[int, int]) -> None:
+    """Set options of glibc's malloc in this order; does nothing without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
+        for option, value in options:
+            mallopt(option, value)

@@ -1,11 +1,11 @@
 """Keeps a server's memory flat, however many requests of different lengths it answers."""
 
-import ctypes
 import os
+
+from instruct.core.runtime import M_MMAP_MAX, M_MMAP_THRESHOLD, set_malloc
 
 # Of torch's two caches of oneDNN kernels: how many each keeps. One number of rows needs about six.
 KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
-M_MMAP_THRESHOLD, M_MMAP_MAX = -3, -4  # from malloc.h
 LARGE, MOST_LARGE = 2**20, 2**16  # bytes of a block; blocks
 
 
@@ -25,7 +25,4 @@ def give_back_large_blocks() -> None:
     `keep_freed_memory` does the contrary, for programs that allocate the same sizes again and again. Prompts of ever
     new lengths fit less and less into the gaps between what is kept.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, MOST_LARGE)
-        mallopt(M_MMAP_THRESHOLD, LARGE)
+    set_malloc((M_MMAP_MAX, MOST_LARGE), (M_MMAP_THRESHOLD, LARGE))

@@ -12,8 +12,8 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.git import read_git
+from instruct.core.inputs import PIPELINE, exists
 from instruct.core.parsing import flatten, mapping, parse_json, parse_yaml
-from instruct.results.pipeline import PIPELINE, exists
 from instruct.results.revisions import WORKSPACE, Revision, read_files
 from instruct.results.runs import Run
 

@@ -20,7 +20,7 @@ from instruct.core.files import sha256_of
 from instruct.core.params import PARAMS_FILE
 from instruct.core.parsing import flatten, mapping, read_yaml
 
-PIPELINE, IGNORED = Path("dvc.yaml"), Path(".dvcignore")
+PIPELINE, IGNORED = "dvc.yaml", Path(".dvcignore")
 SMALL = 1 << 24  # bytes of a file that is hashed; a larger one is known by its size and time
 AGAIN_S = 0.3  # until a second look: editors write beside a file and rename, and take some time for it
 
@@ -90,6 +90,12 @@ def read_ignored(file: Path = IGNORED) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(file.read_text(encoding="utf-8").splitlines() if file.is_file() else [])
 
 
+def exists(stage: Any, params: Any) -> bool:
+    """Whether DVC knows a stage of dvc.yaml: `foreach` over an empty list makes none."""
+    each = mapping(stage).get("foreach")
+    return each is None or bool(flatten(mapping(params)).get(each.strip("${} ")) if isinstance(each, str) else each)
+
+
 def filled(name: str, settings: Mapping[str, Any]) -> str | None:
     """A path of dvc.yaml with each `${section.setting}` replaced; None where a setting is missing or no text."""
     for found in re.findall(r"\$\{([^}]*)\}", name):
@@ -101,7 +107,7 @@ def filled(name: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def _declared_by(stage: str) -> _Declared:
-    stages = mapping(mapping(_read(PIPELINE)).get("stages"))
+    stages = mapping(mapping(_read(Path(PIPELINE))).get("stages"))
     declared = mapping(stages.get(stage.rpartition(":")[2].partition("@")[0]))
     declared = {} if "wdir" in declared else mapping(declared.get("do")) or declared
     settings = flatten(mapping(_read(PARAMS_FILE)))

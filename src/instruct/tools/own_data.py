@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from instruct.core.files import read_text
-from instruct.core.inputs import filled
+from instruct.core.inputs import exists, filled
 from instruct.core.parsing import flatten, mapping, parse_yaml
-from instruct.results.pipeline import exists
 from instruct.tools.programs import git_names
 
 

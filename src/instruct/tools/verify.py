@@ -14,9 +14,9 @@ from typing import Any
 from instruct.core.errors import InstructError
 from instruct.core.files import read_text
 from instruct.core.git import call_git, complaint_of
+from instruct.core.inputs import PIPELINE, exists
 from instruct.core.parsing import parse_yaml
 from instruct.results.lock import LOCK, PARAMS, lock_outs
-from instruct.results.pipeline import PIPELINE, exists
 from instruct.tools.own_data import outs_of_dvc_files, own_data, untracked
 from instruct.tools.programs import ask_dvc, configure_dvc, git_names, require_new, run_dvc, run_git
 

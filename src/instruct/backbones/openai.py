@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from instruct.backbones.catalog import TABLE, Backbone, verify
+from instruct.backbones.catalog import Backbone, verify
 from instruct.backbones.fetch import accept, alone, place
 from instruct.backbones.pin import pin_of, write_pin
 from instruct.backbones.tensorflow import INDEX, TensorFlowCheckpoint
@@ -31,7 +31,7 @@ def is_openai_folder(source: Path) -> bool:
     return (source / f"{CHECKPOINT}{INDEX}").is_file()
 
 
-def take_openai(backbone: Backbone, source: Path, vocabulary: Mapping[str, str], table: Path = TABLE) -> list[str]:
+def take_openai(backbone: Backbone, source: Path, vocabulary: Mapping[str, str]) -> list[str]:
     """Convert an OpenAI folder to a backbone's file; returns lines that say what was done.
 
     `vocabulary` holds the sha256 of the two tokenizer files. Raises BackboneError for another model's folder.
@@ -52,7 +52,7 @@ def take_openai(backbone: Backbone, source: Path, vocabulary: Mapping[str, str],
             accept(pinned, part, path)
             reason = "the same numbers as the file from Hugging Face, but other bytes: do not compare runs on the two"
             return [
-                write_pin(backbone, pinned, table),
+                write_pin(backbone, pinned),
                 f"{backbone.name}: made from {source}; {reason} as one backbone",
             ]
         accept(file, part, path)

@@ -24,15 +24,15 @@ from instruct.core.errors import BackboneError, DataError
 from instruct.core.files import read_text, sha256_of, write_text
 
 
-def pin_files(backbone: Backbone, source: Path | None, table: Path = TABLE) -> list[str]:
+def pin_files(backbone: Backbone, source: Path | None) -> list[str]:
     """Fetch the unpinned files from `source` or from the table's source, and pin them.
 
     Returns one line per file.
     """
-    return [_pin(backbone, file, source, table) for file in backbone.files if file.sha256 is None]
+    return [_pin(backbone, file, source) for file in backbone.files if file.sha256 is None]
 
 
-def _pin(backbone: Backbone, file: WeightFile, source: Path | None, table: Path) -> str:
+def _pin(backbone: Backbone, file: WeightFile, source: Path | None) -> str:
     path = place(backbone, file)
     with alone(path):
         if source:
@@ -43,7 +43,7 @@ def _pin(backbone: Backbone, file: WeightFile, source: Path | None, table: Path)
             part = path.with_name(path.name + ".part")
             pinned = _fetched(backbone, file, part)
             accept(pinned, part, path)
-        return write_pin(backbone, pinned, table)
+        return write_pin(backbone, pinned)
 
 
 def _fetched(backbone: Backbone, file: WeightFile, part: Path) -> WeightFile:

@@ -63,13 +63,11 @@ def smallest_with(records: int, spread: Spread, seeds: int) -> float:
     return sqrt(reach)
 
 
-def power_table(
-    spread: Spread, *, differences: Sequence[float] = DIFFERENCES, seeds: Sequence[int] = SEEDS
-) -> list[list[str]]:
+def power_table(spread: Spread) -> list[list[str]]:
     """Rows of text: a header, then for each difference the records needed with each number of seeds."""
-    seeds = seeds if spread.seed is not None else (1,)  # one run of each tells of no recipe
+    seeds = SEEDS if spread.seed is not None else (1,)  # one run of each tells of no recipe
     rows = [["difference", *(f"{k} seed{'s' if k > 1 else ''}" for k in seeds)]]
-    for difference in differences:
+    for difference in DIFFERENCES:
         needed = [records_needed(difference, spread, k) for k in seeds]
         rows.append([f"{difference:g}", *("no number" if n is None else str(n) for n in needed)])
     return rows

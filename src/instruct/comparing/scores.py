@@ -192,12 +192,10 @@ def _could_turn(left: Array, right: Array) -> bool:
     return bool(least.mean() * found < 0)
 
 
-def change_scores(
-    pairs: Sequence[PairedScores], *, resamples: int = RESAMPLES, exploratory: bool = False
-) -> list[ScoreChange]:
+def change_scores(pairs: Sequence[PairedScores], *, resamples: int = RESAMPLES) -> list[ScoreChange]:
     """What the paired tests say of each, p-values and smallest detectable differences corrected for their number."""
     tests = paired_tests([(pair.differences, pair.groups) for pair in pairs], resamples=resamples, seed=SEED)
-    return correct_for_all(pairs, tests, exploratory=exploratory)
+    return correct_for_all(pairs, tests)
 
 
 def correct_for_all(

@@ -61,7 +61,7 @@ def make_app(desk: Desk, metrics: Metrics, feedback: Feedback) -> FastAPI:
     app.add_exception_handler(HTTPException, _tell_http)
     _add_openai(app, desk, metrics)
     _add_tokenizer(app, desk)
-    _add_page(app, desk, feedback)
+    _add_page(app, feedback)
 
     @app.get("/health")
     async def health() -> Response:
@@ -228,7 +228,7 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         }
 
 
-def _add_page(app: FastAPI, desk: Desk, feedback: Feedback) -> None:
+def _add_page(app: FastAPI, feedback: Feedback) -> None:
     page = files("instruct.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.get("/")

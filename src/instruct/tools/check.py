@@ -112,10 +112,10 @@ class Checked:
         self.problems.extend(one for one in problems if one not in self.problems)
 
 
-def check_all(data: Path | None, path: Path = PARAMS_FILE, *, every: bool = False) -> Checked:
+def check_all(data: Path | None, *, every: bool = False) -> Checked:
     """All settings, files and problems; lists `every` setting, or those that differ from the commit."""
-    settings, problems = check_params(path)
-    checked = Checked(lines=setting_lines(settings, path, every=every, sound=not problems), problems=problems)
+    settings, problems = check_params()
+    checked = Checked(lines=setting_lines(settings, PARAMS_FILE, every=every, sound=not problems), problems=problems)
     if "model" in settings:
         checked.add(lambda: (backbone_lines(settings["model"].backbone), []))
     if "prefer" in settings:

@@ -42,6 +42,8 @@ def said(text_of):
 
 WRONG, FORM = said(lambda n: str(n + 1)), said(lambda n: f"The answer is {n + 1}.")
 TRUE = said(lambda n: str(n) if n % 4 else str(n + 1))
+ALL = dict.fromkeys(("base", "few", "sft", "dpo"), TRUE)
+TABLE = make_table(ALL, {}, {}, score_all(ALL, CHECKS))  # tells the groups of the records
 
 
 def results_of(checks=CHECKS, baselines=("base",), **answers):
@@ -59,7 +61,7 @@ def test_a_recipe_that_changes_the_form_alone_gains_similarity_and_no_accuracy_a
     accuracy, _, near = results.measured
     assert [one.mean for one in accuracy.systems] == [0, 0] and accuracy.difference_of("sft").verdict != "better"
     assert near.difference_of("sft").verdict == "better" and near.difference_of("sft").mean > 30
-    lines = list(headline_lines(results))
+    lines = list(headline_lines(results, TABLE))
     assert [line for line in lines if "form, not truth" in line] == list(form_lines(results)) != []
     assert [line for line in lines if "does not beat base model" in line]
 
@@ -78,7 +80,7 @@ def test_a_recipe_that_finds_the_truth_is_better_whatever_its_form():
     results = results_of(base=FORM, sft=TRUE)
     assert results.measured[0].difference_of("sft").verdict == "better"
     assert results.measured[2].difference_of("sft").verdict == "worse"
-    assert list(form_lines(results)) == [] and "better" in next(headline_lines(results))
+    assert list(form_lines(results)) == [] and "better" in next(headline_lines(results, TABLE))
 
 
 def test_accuracy_is_the_mean_of_the_rule_over_closed_questions_and_its_tests_are_those_of_the_statistics():
@@ -124,8 +126,8 @@ def test_a_chat_is_checked_like_its_turns_in_one_question():
 def test_without_checks_similarity_is_the_headline_and_says_what_it_does_not_see():
     results = results_of({}, base=WRONG, sft=FORM)
     assert [one.name for one in results.measured] == ["similarity"]
-    assert BLIND in headline_lines(results) and "accuracy" not in results.measures
-    assert BLIND not in headline_lines(results_of(base=WRONG, sft=TRUE))
+    assert BLIND in headline_lines(results, TABLE) and "accuracy" not in results.measures
+    assert BLIND not in headline_lines(results_of(base=WRONG, sft=TRUE), TABLE)
 
 
 def test_the_best_baseline_by_the_primary_score_is_what_the_others_are_compared_with():
@@ -134,7 +136,7 @@ def test_the_best_baseline_by_the_primary_score_is_what_the_others_are_compared_
     results = results_of(baselines=("base", "few"), base=FORM, few=few, sft=TRUE)
     assert (results.against, results.shown) == ("few", ("base", "few", "sft"))
     assert {one.against for judge in (*results.judges, *results.measured) for one in judge.differences} == {"few"}
-    lines = list(headline_lines(results))
+    lines = list(headline_lines(results, TABLE))
     assert [line for line in lines if "does not beat the best of 2 baselines, few," in line]
     head, *rows = headline_rows(results)
     assert [row[0] for row in rows] == ["base", "few", "sft"] and head[-1] == "against few"

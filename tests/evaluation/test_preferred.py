@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from evaluation.answers import answer
-from evaluation.test_measured import TRUE, WRONG, results_of, said
+from evaluation.test_measured import TABLE, TRUE, WRONG, results_of, said
 from evaluation.test_score import FIT, whole_results
 from results.sample import make_judge, make_table
 
@@ -40,7 +40,7 @@ def test_the_difference_from_the_system_before_is_that_of_the_two_alone():
 
 def test_without_it_nothing_of_it_is_written_or_said():
     results = results_of(base=WRONG, sft=TRUE)
-    assert "over_previous" not in str(dump(results)) and list(step_lines(results)) == []
+    assert "over_previous" not in str(dump(results)) and list(step_lines(results, TABLE)) == []
     assert results.previous is None and not {"gain", "gain_low"} & set(summary_of(results))
     assert len(next(iter(headline_rows(results)))) == 2 + len(results.headline)
 
@@ -48,7 +48,7 @@ def test_without_it_nothing_of_it_is_written_or_said():
 def test_with_it_log_table_and_summary_show_it_with_lengths():
     long = [answer(one.id, one.response, one.output, instruction=one.instruction, response_tokens=9) for one in TRUE]
     results = results_of(base=WRONG, sft=HALF, dpo=long)
-    lines = list(headline_lines(results))
+    lines = list(headline_lines(results, TABLE))
     assert any(line.startswith("DPO model is better than SFT model") for line in lines)
     assert any("SFT model 3.0, DPO model 9.0" in line for line in lines)
     head, *rows = headline_rows(results)
@@ -72,7 +72,7 @@ def test_the_primary_score_alone_claims_what_preference_tuning_did_without_corre
 
     second = with_p(replace(first, name="open_similarity"))
     results = replace(results, measured=(with_p(first), second, with_p(replace(first, name="similarity"))))
-    deciding, *hints = [line for line in step_lines(results) if "p = 0.04" in line]
+    deciding, *hints = [line for line in step_lines(results, TABLE) if "p = 0.04" in line]
     assert deciding.startswith("DPO model is better than SFT model")
     assert len(hints) == 2
     for line in hints:
@@ -121,7 +121,9 @@ def test_a_tie_of_pairs_is_told_as_half_a_win_and_not_as_a_preference():
     ties = replace(
         ties, systems=tuple(replace(one, orders=40, consistent=30, first_place_won=0.25) for one in ties.systems)
     )
-    (line,) = [line for line in step_lines(replace(results, judges=(*results.judges, ties))) if "both orders" in line]
+    (line,) = [
+        line for line in step_lines(replace(results, judges=(*results.judges, ties)), TABLE) if "both orders" in line
+    ]
     assert "50.0 % of the wins, a tie being half" in line and "prefers" not in line
     assert "30 of 40 pairs" in line and "first place won 25 %" in line
 

@@ -67,26 +67,25 @@ def describe_exploratory(found: Sequence[tuple[Difference, str, int | None]]) ->
     ]
 
 
-def judge_verdicts(results: Results, table: Table | None = None) -> dict[str, str]:
+def judge_verdicts(results: Results, table: Table) -> dict[str, str]:
     """What each judge says of the primary system: exploratory unless its score is the primary one."""
     first = results.headline[0]
     same = REFERENCE if first.name == SIMILARITY else first.name
     found = {judge.name: judge.difference_of(results.primary) for judge in results.judges}
     others = {name: one for name, one in found.items() if name != same}
-    groups = {name: _groups(table, name, one) for name, one in found.items()}
+    groups = {name: count_groups(table, name, one) for name, one in found.items()}
     said = describe_exploratory([(one, "", groups[name]) for name, one in others.items()])
     alone = {name: describe_difference(one, groups=groups[name]) for name, one in found.items()}
     return alone | dict(zip(others, said, strict=True))
 
 
-def headline_lines(results: Results, table: Table | None = None) -> Iterator[str]:
-    """What is to be said first: the verdict against the best baseline, and what qualifies it.
-
-    With the `table` of scores, each difference is also said to be over how many groups of near-duplicates.
-    """
+def headline_lines(results: Results, table: Table) -> Iterator[str]:
+    """What is to be said first: the verdict against the best baseline, and what qualifies it."""
     first = results.headline[0]
     difference = first.difference_of(results.primary)
-    yield describe_difference(difference, HEADLINE.get(first.name, ""), groups=_groups(table, first.name, difference))
+    yield describe_difference(
+        difference, HEADLINE.get(first.name, ""), groups=count_groups(table, first.name, difference)
+    )
     among = len(results.baselines)
     best = (
         f"the best of {among} baselines, {system_title(results.against)},"
@@ -103,7 +102,7 @@ def headline_lines(results: Results, table: Table | None = None) -> Iterator[str
     yield from form_lines(results)
 
 
-def step_lines(results: Results, table: Table | None = None) -> Iterator[str]:
+def step_lines(results: Results, table: Table) -> Iterator[str]:
     """What preference tuning did to the model that it began with: each score, who wins by judges of pairs, lengths.
 
     The primary score decides; the others are exploratory.
@@ -114,7 +113,7 @@ def step_lines(results: Results, table: Table | None = None) -> Iterator[str]:
     scored = [(one, HEADLINE.get(one.name, "")) for one in (first, *others)]
     scored += [(one, f"the score by {one.name}") for one in results.judges if one.name not in (REFERENCE, first.name)]
     (deciding, name, groups), *steps = [
-        (step, name, _groups(table, one.name, step))
+        (step, name, count_groups(table, one.name, step))
         for one, name in scored
         if (step := one.step_of(results.primary)) is not None
     ]
@@ -194,10 +193,6 @@ def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def _change(one: Difference) -> str:
     return "none" if one.mean is None else f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
-
-
-def _groups(table: Table | None, score: str, one: Difference) -> int | None:
-    return count_groups(table, score, one) if table else None
 
 
 def _count(one: ScoreResults) -> int:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -34,7 +34,6 @@ from instruct.serving.systems import System
 from instruct.text.encoding import Prompt
 from instruct.text.prompts import as_text
 
-T = TypeVar("T")
 # A page that loads or runs code from another site could leak the conversation.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
@@ -110,7 +109,8 @@ async def _answer(asked: Asked, body: Sampling, shape: Shape, request: Request, 
     asked.begin()
     if body.stream:
         return Stream(asked, shape, metrics, usage=body.counts_usage)
-    await _unless_hung_up(_collect(asked, metrics), request, asked, metrics)
+    if not await _finished(_collect(asked, metrics), request, asked, metrics):
+        raise Problem("the client disconnected", status=499, code="hung_up")
     _count(asked, metrics)
     return JSONResponse(shape.whole())
 
@@ -132,15 +132,16 @@ def _count(asked: Asked, metrics: Metrics) -> None:
             metrics.policy.labels(rule.name, rule.action).inc()
 
 
-async def _unless_hung_up(work: Awaitable[T], request: Request, asked: Asked, metrics: Metrics) -> T:
-    """The result of `work`; if the client disconnects first, its slots are freed at once."""
+async def _finished(work: Awaitable[None], request: Request, asked: Asked, metrics: Metrics) -> bool:
+    """Whether `work` ended before the client disconnected; else its slots are freed at once."""
     task, left = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             metrics.hung_up.inc()
-            raise Problem("the client disconnected", status=499, code="hung_up")
-        return await task
+            return False
+        await task
+        return True
     finally:
         asked.cancel()
         task.cancel()
@@ -163,19 +164,8 @@ class Stream(Response):
         """Send the pieces until they end or the client disconnects."""
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        task = asyncio.ensure_future(self._send_pieces(send))
-        left = asyncio.ensure_future(_hung_up(Request(dict(scope), receive)))
-        try:
-            await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                self._metrics.hung_up.inc()
-                return
-            await task
+        if await _finished(self._send_pieces(send), Request(dict(scope), receive), self._asked, self._metrics):
             _count(self._asked, self._metrics)
-        finally:
-            self._asked.cancel()
-            task.cancel()
-            left.cancel()
 
     async def _send_pieces(self, send: Send) -> None:
         started, count = time.perf_counter(), self._shape.openings

@@ -12,10 +12,11 @@ from servers.settings import calls, ollama_params
 
 from instruct.core.errors import ParamsError
 from instruct.core.records import Example, Turn
-from instruct.exporting.chat import go_template, messages_of, prompt_of, render_jinja
+from instruct.exporting.chat import go_template, messages_of, prompt_of
 from instruct.exporting.llamacpp import ollama_export
 from instruct.exporting.modelfile import modelfile
 from instruct.exporting.source import open_source
+from instruct.model.chat_template import ChatTemplate
 from instruct.model.checkpoint import save_checkpoint
 from instruct.servers.base import Request
 from instruct.servers.ollama import Ollama
@@ -36,6 +37,10 @@ def chat_template(template, begin=None):
     return jinja_template(template, small_tokenizer("llama3", begin))
 
 
+def jinja_prompt(template, messages):
+    return ChatTemplate(source=chat_template(template)).render(messages)
+
+
 def trained_on(template, chat):
     """The prompt of training as text, with the small tokenizer's end token after each answer."""
     pieces = template.prompt(chat.turns, chat.system)
@@ -47,17 +52,16 @@ def test_a_user_message_gives_the_training_prompt(name):
     template = TEMPLATES[name]
     for one in records(6):
         prompt = template.render(one.instruction, one.input)
-        assert render_jinja(chat_template(template), messages_of(one, template)) == prompt
+        assert jinja_prompt(template, messages_of(one, template)) == prompt
     for text in HOSTILE:
-        rendered = render_jinja(chat_template(template), [{"role": "user", "content": text}])
-        assert rendered == template.render(text)
+        assert jinja_prompt(template, [{"role": "user", "content": text}]) == template.render(text)
 
 
 @templates
 @pytest.mark.parametrize("chat", CHATS)
 def test_the_messages_of_a_chat_give_the_training_prompt(name, chat):
     template = TEMPLATES[name]
-    assert render_jinja(chat_template(template), messages_of(chat, template)) == trained_on(template, chat)
+    assert jinja_prompt(template, messages_of(chat, template)) == trained_on(template, chat)
 
 
 @pytest.mark.parametrize("begin", [None, "<|begin_of_text|>"])

@@ -6,10 +6,8 @@ special tokens, and the same characters in a record stay text.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instruct.core.errors import BackboneError
 from instruct.core.records import Example, Turn
@@ -84,17 +82,7 @@ class OwnChat:
 def _render(template: ChatTemplate, roles: Sequence[str], end: str) -> str:
     """The template's text for a chat of these roles, in which each text is a mark with its number."""
     messages = [{"role": role, "content": f"\ue000{place}\ue001"} for place, role in enumerate(roles)]
-    # As transformers sets Jinja up; there is no clock, so that a template that asks for the date is refused.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _refuse
-    tokens = {"bos_token": template.begin_token, "eos_token": end}
     try:
-        return environment.from_string(template.source).render(messages=messages, add_generation_prompt=True, **tokens)
+        return template.render(messages, end)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise BackboneError(f"the backbone's chat template cannot be rendered ({error}); {_REMEDY}") from None
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)

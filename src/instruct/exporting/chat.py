@@ -3,13 +3,12 @@
 If a template has no place for a system message, the system message is the instruction and the user's the input.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instruct.core.records import Example
+from instruct.model.chat_template import ChatTemplate
 from instruct.text.prompts import DEFAULT, TEMPLATES, PromptParams, Template
 from instruct.text.tokenizer import Tokenizer
 
@@ -62,13 +61,6 @@ def messages_of(example: Example, template: Template) -> list[dict[str, str]]:
     return messages[:-1]
 
 
-def render_jinja(source: str, messages: Sequence[Mapping[str, str]]) -> str:
-    """The prompt that transformers makes with a chat template."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    values = {"messages": messages, "add_generation_prompt": True, "eos_token": "", "bos_token": ""}
-    return environment.from_string(source).render(**values)
-
-
 def prompt_of(source: str, begin: str = "") -> PromptParams | None:
     """The template and system prompt that make the same prompts as a chat template; None if none of ours does.
 
@@ -76,7 +68,9 @@ def prompt_of(source: str, begin: str = "") -> PromptParams | None:
     """
     for name, template in TEMPLATES.items():
         try:
-            made = [render_jinja(source, messages_of(one, template)).removeprefix(begin) for one in _TRIALS]
+            made = [
+                ChatTemplate(source=source).render(messages_of(one, template)).removeprefix(begin) for one in _TRIALS
+            ]
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError):
             return None
         params = PromptParams(template=name, system=_system_in(made[0], template))

@@ -1,9 +1,12 @@
 """The chat template in a backbone's own files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instruct.backbones.catalog import Backbone
 from instruct.backbones.fetch import ensure
@@ -18,6 +21,20 @@ class ChatTemplate:
 
     source: str
     begin_token: str = ""
+
+    def render(self, messages: Sequence[Mapping[str, str]], end_token: str = "") -> str:
+        """The prompt up to the next answer, as transformers makes it; raises what a wrong template raises in Jinja."""
+        # There is no clock, so that a template that asks for the date is refused.
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        tokens = {"bos_token": self.begin_token, "eos_token": end_token}
+        return environment.from_string(self.source).render(messages=messages, add_generation_prompt=True, **tokens)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
 
 
 def chat_template_of(backbone: Backbone) -> ChatTemplate | None:

@@ -16,8 +16,7 @@ from instruct.core.records import Response
 from instruct.report.markdown import cell, fence, line, summary, table
 from instruct.report.preferring import tuning_table
 from instruct.report.report import template_environment, write_rendered
-from instruct.report.stop_or_go import Movement, stop_or_go
-from instruct.report.stop_or_go import Row as Signal
+from instruct.report.stop_or_go import Movement, Signal, stop_or_go
 from instruct.report.tables import signal_table
 from instruct.results.headline import score_title, system_title
 from instruct.results.runs import all_leak_lines, all_stale_lines, changed_params

@@ -25,15 +25,14 @@ WHAT_THEN = {
     "falling": "take the last step back",
     "plateau": "another kind of step than the last one",
 }
-Signal = Literal["loss trend", "answer quality", "score plateau", "score noise", "next step"]
 Step = Literal["more data", "better judging", "longer training", "shorter training", "preference tuning", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Signal:
     """One signal: the rule in words, the numbers it was applied to, what it found, and what to do next."""
 
-    signal: Signal
+    signal: Literal["loss trend", "answer quality", "score plateau", "score noise", "next step"]
     rule: str
     numbers: str
     finding: str
@@ -48,7 +47,7 @@ class Movement:
     numbers: str
 
 
-def stop_or_go(run: Run, judge: JudgeResults, movement: Movement | None = None) -> list[Row]:
+def stop_or_go(run: Run, judge: JudgeResults, movement: Movement | None = None) -> list[Signal]:
     """The matrix for one run's primary system: a row for each signal and one for the next step.
 
     `movement` says how the score moved since the run before, if there is one. Quality and noise are of the score that
@@ -68,13 +67,13 @@ def stop_or_go(run: Run, judge: JudgeResults, movement: Movement | None = None) 
     return [trend, quality, plateau, noise, next_step(trend, quality, plateau, noise, before=before, best=best)]
 
 
-def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
+def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Signal:
     """Whether validation loss still falls, has turned, or lies flat at the end of training."""
     rule = (
         f"turned if the last validation loss is more than {FLAT:.0%} above the lowest; falling if the last evaluation "
         f"lowered it by more than {FLAT:.0%}; else flat"
     )
-    row = partial(Row, signal="loss trend", rule=rule)
+    row = partial(Signal, signal="loss trend", rule=rule)
     losses = [row["loss"] for row in val_curve]
     if len(losses) < 3:
         return row(
@@ -99,14 +98,14 @@ def loss_trend(val_curve: Sequence[Mapping[str, float]]) -> Row:
     return row(numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def answer_quality(scores: SystemScores, difference: Difference, score: str) -> Row:
+def answer_quality(scores: SystemScores, difference: Difference, score: str) -> Signal:
     """Whether the answers are better than those of the system they are compared with, and good in themselves."""
     against = f"the {system_title(difference.against)}"
     rule = (
         f"better if the paired difference to {against} in {score_title(score)} has p up to {ALPHA:g} and missing "
         f"scores could not turn it; good from {GOOD:g} points"
     )
-    row = partial(Row, signal="answer quality", rule=rule)
+    row = partial(Signal, signal="answer quality", rule=rule)
     mean, change, p_value = scores.mean, difference.mean, difference.p_value
     if mean is None or change is None or p_value is None:
         return row(
@@ -125,10 +124,10 @@ def answer_quality(scores: SystemScores, difference: Difference, score: str) -> 
     return row(numbers=numbers, finding=finding, suggestion=suggestion)
 
 
-def score_plateau(movement: Movement | None = None) -> Row:
+def score_plateau(movement: Movement | None = None) -> Signal:
     """Whether the score moved against the run before."""
     rule = "rising or falling where `instruct compare` finds the primary score better or worse, else plateau"
-    row = partial(Row, signal="score plateau", rule=rule)
+    row = partial(Signal, signal="score plateau", rule=rule)
     if movement is None:
         again = "run a second one (`dvc exp run -S train.epochs=2`) and compare"
         return row(numbers="one run", finding="unknown", suggestion=again)
@@ -136,7 +135,7 @@ def score_plateau(movement: Movement | None = None) -> Row:
     return row(numbers=movement.numbers, finding=found, suggestion=WHAT_THEN[found])
 
 
-def score_noise(scores: SystemScores, judged: Difference, difference: Difference, score: str) -> Row:
+def score_noise(scores: SystemScores, judged: Difference, difference: Difference, score: str) -> Signal:
     """Whether the scores can tell what is to be told.
 
     `scores` and `judged` are the judge's, `difference` is that of the `score` that is acted on.
@@ -146,7 +145,7 @@ def score_noise(scores: SystemScores, judged: Difference, difference: Difference
         f"noisy if more than {UNSCORED:.0%} of the judge's verdicts hold no score, the spread of repeats moves its "
         f"mean by more than the half-width of its difference's interval, or that in {of} exceeds {WIDE:g} points"
     )
-    row = partial(Row, signal="score noise", rule=rule)
+    row = partial(Signal, signal="score noise", rule=rule)
     total = scores.scored + scores.unscored
     share = scores.unscored / max(total, 1)
     half, half_judged = _half_width(difference), _half_width(judged)
@@ -169,7 +168,7 @@ def score_noise(scores: SystemScores, judged: Difference, difference: Difference
     )
 
 
-def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: float, best: float) -> Row:
+def next_step(trend: Signal, quality: Signal, plateau: Signal, noise: Signal, *, before: float, best: float) -> Signal:
     """The one step that the signals suggest, by the first rule of a list that holds.
 
     `before` is the validation loss before training, `best` the lowest since; either may be NaN.
@@ -201,7 +200,7 @@ def next_step(trend: Row, quality: Row, plateau: Row, noise: Row, *, before: flo
     else:
         step, why = "more data", f"loss trend {trend.finding}, and answers are better, but not yet good"
     numbers = " · ".join(f"{row.signal}: {row.finding}" for row in (trend, quality, plateau, noise))
-    return Row(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)
+    return Signal(signal="next step", rule=rule, numbers=numbers, finding=step, suggestion=why)
 
 
 def _half_width(one: Difference) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instruct.report.failure_modes import FailureMode
-from instruct.report.stop_or_go import Row as Signal
+from instruct.report.stop_or_go import Signal
 from instruct.results.headline import describe_orders, headline_rows, score_title, system_title
 from instruct.results.schema import CORPUS_MEASURES, MEASURES, Agreement, JudgeResults, Results, Unscored
 from instruct.results.scores import Slice

@@ -17,6 +17,7 @@ from typing import Any
 from instruct.checks.words import words_of
 from instruct.core.errors import DataError
 from instruct.core.files import read_json
+from instruct.core.parsing import is_number
 
 TYPES = {
     "open": ((), ()),
@@ -120,7 +121,7 @@ def _number(value: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    return is_number(value) and abs(value) < 1e15
 
 
 def _flag(value: Mapping[str, Any], where: str) -> bool:

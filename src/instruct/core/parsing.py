@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -81,6 +81,11 @@ def parse_json(text: str, where: str) -> Any:
 def mapping(value: Any) -> dict[str, Any]:
     """The value itself if it is a mapping; empty for anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

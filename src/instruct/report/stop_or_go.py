@@ -6,6 +6,7 @@ from functools import partial
 from math import isfinite, nan
 from typing import Any, Literal
 
+from instruct.core.parsing import is_number
 from instruct.results.headline import score_title, system_title
 from instruct.results.runs import Run
 from instruct.results.schema import ACCURACY, REFERENCE, JudgeResults
@@ -210,5 +211,4 @@ def _half_width(one: Difference) -> float | None:
 def _number(values: Mapping[str, Any], key: str) -> float:
     """A number of the metrics; NaN if it is absent, not a number or not finite."""
     value = values.get(key)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    return float(value) if good and value is not None else nan
+    return float(value) if is_number(value) and isfinite(value) else nan

@@ -11,7 +11,7 @@ from typing import Any
 
 from instruct.core.errors import DataError
 from instruct.core.files import parse_csv
-from instruct.core.parsing import flatten, mapping, parse_json, parse_yaml
+from instruct.core.parsing import flatten, is_number, mapping, parse_json, parse_yaml
 from instruct.results.lock import LOCK, PARAMS, md5s_of, stale_lines
 from instruct.results.revisions import WORKSPACE, Revision, find_commit, read_files
 from instruct.results.schema import Results, load
@@ -166,7 +166,7 @@ def _document(texts: Mapping[str, str], path: str, name: str) -> dict[str, Any]:
     values |= _details(values.pop("details", []))
     for key in NUMBERS.get(path, ()):
         value = values.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        if not is_number(value) or not isfinite(value):
             raise DataError(f"{path} of {name}: {key} must be a finite number; run `dvc repro` there")
     return values
 

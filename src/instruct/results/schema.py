@@ -13,7 +13,7 @@ from typing import Any
 
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import build, require
-from instruct.core.parsing import parse_json
+from instruct.core.parsing import is_number, parse_json
 from instruct.results.scores import ScoreResults
 
 VERSION = 2
@@ -79,7 +79,7 @@ class System:
         for name in (*MEASURES, *CORPUS_MEASURES):
             value = self.measures.get(name, "absent")
             exists = name != ACCURACY or ACCURACY in self.measures
-            require(f"measures.{name}", value, _is_number(value) or not exists, "a number")
+            require(f"measures.{name}", value, is_number(value) or not exists, "a number")
 
     @property
     def ended(self) -> float:
@@ -99,7 +99,7 @@ class Controls:
 
     def __post_init__(self) -> None:
         for name, score in self.scores.items():
-            require(f"scores.{name}", score, _is_number(score), "a number")
+            require(f"scores.{name}", score, is_number(score), "a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +293,3 @@ def _refuse_infinite(value: Any, where: str) -> None:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for place, one in enumerate(value):
             _refuse_infinite(one, f"{where}[{place}]")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

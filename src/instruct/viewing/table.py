@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from instruct.comparing.scores import ScoreChange
 from instruct.comparing.tables import TONES
+from instruct.core.parsing import is_number
 from instruct.results.runs import Run
 from instruct.results.schema import ACCURACY, CORPUS_MEASURES, MEASURES, REFERENCE, SIMILARITY
 from instruct.results.scores import ScoreResults
@@ -209,7 +210,7 @@ def _change_cell(change: ScoreChange) -> Cell:
 
 
 def _number(value: Any, form: str) -> Cell:
-    number = finite(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    number = finite(value) if is_number(value) else None
     return Cell() if number is None else Cell(text=form.format(number), value=number)
 
 
@@ -218,10 +219,9 @@ def _setting(params: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> C
         return Cell()
     value = params[key]
     text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    shown = finite(value) if isinstance(value, int | float) and not isinstance(value, bool) else text
+    shown = finite(value) if is_number(value) else text
     return Cell(text=text, value=shown, tone="changed" if value != usual.get(key) else "")
 
 
 def _all_numbers(params: Sequence[Mapping[str, Any]], key: str) -> bool:
-    values = [one[key] for one in params if key in one]
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return all(is_number(one[key]) for one in params if key in one)

@@ -15,7 +15,7 @@ from instruct.exporting.gguf_names import family_of, shape_fields, stored_tensor
 from instruct.exporting.source import Source
 from instruct.text.jinja import jinja_template
 from instruct.text.pieces import LAYOUTS
-from instruct.text.tokenizer import Tokenizer, bytes_by_character, save_tokenizer
+from instruct.text.tokenizer import Tokenizer, save_tokenizer, spelled
 
 GGUFType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] = {
@@ -132,7 +132,6 @@ def _pre_of(tokenizer: Tokenizer) -> str:
 
 def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
     """Every token in the spelling of vocabulary files, and its type; llama.cpp prints nothing for a control token."""
-    character = {value: key for key, value in bytes_by_character().items()}
     special = {
         tokenizer.encoding.encode_single_token(name): _WRITTEN if name in tokenizer.written else _CONTROL
         for name in tokenizer.encoding.special_tokens_set
@@ -141,7 +140,7 @@ def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
     types: list[int] = []
     for id_ in range(tokenizer.vocab_size):
         token = tokenizer.encoding.decode_single_token_bytes(id_)
-        tokens.append(token.decode() if id_ in special else "".join(character[value] for value in token))
+        tokens.append(token.decode() if id_ in special else spelled(token))
         types.append(special.get(id_, _NORMAL))
     return tokens, types
 

@@ -159,11 +159,17 @@ def gpt2_tokenizer() -> Tokenizer:
 
 
 @cache
-def bytes_by_character() -> dict[str, int]:
-    """GPT-2's table from the printable characters of vocabulary files to the bytes they represent."""
+@cache
+def _characters() -> dict[int, str]:
+    """GPT-2's table from bytes to the printable characters that stand for them in vocabulary files."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in printable]
-    return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
+    return {value: chr(value) for value in printable} | {value: chr(256 + i) for i, value in enumerate(others)}
+
+
+def spelled(token: bytes) -> str:
+    """The bytes of a token as a vocabulary file spells them."""
+    return token.decode("latin-1").translate(_characters())
 
 
 def token_bytes(token: str) -> bytes:
@@ -175,7 +181,7 @@ def token_bytes(token: str) -> bytes:
 def _latin_1() -> dict[int, str]:
     """From a character that stands for a byte to Latin-1's for it; from others of Latin-1 to one that is not there."""
     none = {value: "\uffff" for value in range(256)}
-    return none | {ord(character): chr(value) for character, value in bytes_by_character().items()}
+    return none | {ord(character): chr(value) for value, character in _characters().items()}
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -186,20 +192,13 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 @cache
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of `tokenizer.json`, cached: finding the merges takes a second, and training saves many times."""
-    character = {value: key for key, value in bytes_by_character().items()}
-
-    def spell(token: bytes) -> str:
-        return "".join(character[value] for value in token)
-
     encoding, layout = tokenizer.encoding, tokenizer.layout
     special = {name: encoding.encode_single_token(name) for name in sorted(encoding.special_tokens_set)}
     special_ids = set(special.values())
     tokens = {
         encoding.decode_single_token_bytes(id_): id_ for id_ in range(tokenizer.vocab_size) if id_ not in special_ids
     }
-    merges = [
-        [spell(left), spell(right)] for token in tokens if len(token) > 1 for left, right in merges_of(token, tokens)
-    ]
+    merges = [list(map(spelled, pair)) for token in tokens if len(token) > 1 for pair in merges_of(token, tokens)]
     added = [
         {"id": id_, "content": name, "special": name not in tokenizer.written}
         | {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -208,7 +207,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     model = {
         "type": "BPE",
         # With `ignore_merges` a piece that is a token stays whole, and no text may become a special token.
-        "vocab": {spell(token): id_ for token, id_ in tokens.items()} | ({} if layout.ignore_merges else special),
+        "vocab": {spelled(token): id_ for token, id_ in tokens.items()} | ({} if layout.ignore_merges else special),
         "merges": merges,
         "byte_fallback": False,
         "ignore_merges": layout.ignore_merges,

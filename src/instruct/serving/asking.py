@@ -183,7 +183,7 @@ class Desk:
         asked = Asked(self.engine, system)
         seed = secrets.randbits(62) if request.seed is None else request.seed
         for place, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True)):
-            params, room = self._settings(system, request, ids, limit, param), self.room(system)
+            params = self._settings(system, request, ids, limit, param)
             score_only = limit == 0
             for repeat in range(count):
                 asked.add(
@@ -204,7 +204,6 @@ class Desk:
                     echo=score_only or (echo and best is not None),  # of no new token the prompt's scores are the news
                     score_only=score_only,
                 )
-            assert len(ids) <= room
         return asked
 
     def _settings(

@@ -156,7 +156,7 @@ def check_examples(path: Path) -> tuple[list[Example], dict[int, list[str]]]:
     return part_rows(stream_examples(path))
 
 
-def part_rows(rows: Iterable[Example | BadRecord]) -> tuple[list[Example], dict[int, list[str]]]:
+def part_rows(rows: Iterable[E | BadRecord]) -> tuple[list[E], dict[int, list[str]]]:
     """The good records, and for each bad one its index and its lines."""
     examples, problems = [], {}
     for row in rows:

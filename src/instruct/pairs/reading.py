@@ -21,7 +21,7 @@ from typing import Any
 from instruct.core.errors import DataError
 from instruct.core.json_stream import kind_of
 from instruct.core.pairs import Pair
-from instruct.core.records import CHAT, OPTIONAL, BadRecord, Ids, doubled_keys, find_problems, group_lines
+from instruct.core.records import CHAT, OPTIONAL, BadRecord, Ids, doubled_keys, find_problems, part_rows, problem_lines
 from instruct.formats.chat import ChatColumns, read_messages
 from instruct.formats.columns import tidy
 from instruct.formats.layouts import chat_names
@@ -60,15 +60,9 @@ def read_file(path: Path, *, drop: bool) -> tuple[list[Pair], int, Counter[str]]
     Raises DataError that names each bad record, its field and the remedy, unless they are to be dropped.
     """
     rows = PairRows(path)
-    pairs, bad = list[Pair](), list[BadRecord]()
-    for row in rows:
-        if isinstance(row, BadRecord):
-            bad.append(row)
-        else:
-            pairs.append(row)
+    pairs, bad = part_rows(rows)
     if bad and not drop:
-        lines = group_lines([line for record in bad for line in record.lines()])
-        raise DataError("\n".join([*lines, f"{path}: correct them, or set pairs.invalid: drop"]))
+        raise DataError("\n".join([*problem_lines(bad), f"{path}: correct them, or set pairs.invalid: drop"]))
     if not pairs:
         raise DataError(f"{path}: holds no pairs; add some, or choose another pairs.source or pairs.file")
     return pairs, len(bad), rows.others

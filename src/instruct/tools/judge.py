@@ -1,6 +1,7 @@
 """Checks the judges before a run: their prompts, their servers, and their scores of the controls."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def load_settings(judge: str | None, rubric: str | None, scoring: str | None) ->
     return params
 
 
+def opened_judges(params: EvaluateParams) -> AbstractContextManager[dict[str, Judge]]:
+    """The judges, with servers and template from params.yaml."""
+    return open_judges(params, load_params("servers", ServersParams), load_params("prompt", PromptParams).chosen)
+
+
 def load_answers() -> tuple[Answers, str]:
     """Both systems' answers and their source; before the first run, the reference answers instead."""
     if all(path.is_file() for path in ANSWERS.values()):
@@ -64,9 +70,8 @@ def read_answers() -> Answers:
 def dry_run(params: EvaluateParams, record: str | None) -> Iterator[str]:
     """The prompt of each judge for one record, and the number of requests; sends nothing."""
     answers, source = load_answers()
-    template = load_params("prompt", PromptParams).chosen
     chosen = {system: [find_record(responses, record)] for system, responses in answers.items()}
-    with open_judges(params, load_params("servers", ServersParams), template) as judges:
+    with opened_judges(params) as judges:
         for name, judge in judges.items():
             if not isinstance(judge, ModelJudge):
                 yield f"{name}: needs no prompt; {judge.identity.about['score']}"
@@ -94,8 +99,7 @@ def check_judges(params: EvaluateParams) -> Iterator[tuple[str, bool]]:
     """Lines about each judge's server and controls, each with whether it passed; raises if a server is missing."""
     answers, _ = load_answers()
     controls = make_controls(answers["base"], params.controls)
-    template = load_params("prompt", PromptParams).chosen
-    with open_judges(params, load_params("servers", ServersParams), template) as judges:
+    with opened_judges(params) as judges:
         for name, judge in judges.items():
             yield from ((line, True) for line in _server_lines(name, judge, answers, controls))
             fitness = run_controls(judge, controls, max_unscored=params.max_unscored)

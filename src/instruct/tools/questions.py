@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
@@ -14,8 +13,6 @@ from instruct.core.fingerprint import Fingerprint
 from instruct.core.params import load_params
 from instruct.core.records import Example, Response
 from instruct.core.runtime import RuntimeParams, start_runtime
-from instruct.evaluation.judges.base import Judge
-from instruct.evaluation.judges.opening import open_judges
 from instruct.evaluation.run import prepare_judges
 from instruct.evaluation.score import Judgement, judge_system
 from instruct.evaluation.settings import EvaluateParams
@@ -24,9 +21,9 @@ from instruct.generation.journal import Journal
 from instruct.generation.settings import GenerateParams
 from instruct.model.pretrained import load_backbone, load_trained
 from instruct.results.schema import REFERENCE
-from instruct.servers.settings import ServersParams
 from instruct.text.encoding import with_end_of
 from instruct.text.prompts import PromptParams
+from instruct.tools.judge import opened_judges
 from instruct.tools.question_file import Question
 
 RUBRIC = "open-question"
@@ -123,11 +120,6 @@ def judge_questions(answers: Mapping[str, list[Response]], params: EvaluateParam
             for system, responses in answers.items()
             for judgement in judge_system(name, judge, system, responses)
         ]
-
-
-def opened_judges(params: EvaluateParams) -> AbstractContextManager[dict[str, Judge]]:
-    """The judges, with servers and template from params.yaml."""
-    return open_judges(params, load_params("servers", ServersParams), load_params("prompt", PromptParams).chosen)
 
 
 def table(judgements: Sequence[Judgement]) -> Iterator[str]:

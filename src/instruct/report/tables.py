@@ -1,6 +1,6 @@
 """The tables of every page and of the Markdown comment: made once, from what was found, and only then rendered."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,14 +104,9 @@ def score_table(judge: JudgeResults, score_name: str, shown: Sequence[str]) -> T
     return Table(
         name=f"Scores by {judge.name}",
         caption=f"{judge.name}: {score_name}, from 0 to 100; below each mean its 95 % interval.{orders}",
-        head=("score", *system_heads(one.system for one in systems), *(f"{c.system} − {c.against}" for c in changes)),
+        head=("score", *(system_title(one.system) for one in systems), *(f"{c.system} − {c.against}" for c in changes)),
         rows=rows,
     )
-
-
-def system_heads(names: Iterable[str]) -> list[str]:
-    """The heads of the systems' columns."""
-    return [system_title(name) for name in names]
 
 
 def measure_table(results: Results) -> Table:
@@ -126,7 +121,7 @@ def measure_table(results: Results) -> Table:
         values = [one.measures[key] for one in systems]
         changes = [f"{one.measures[key] - first.measures[key]:+.1f}" for one in others]
         rows.append((label, *map(number, values), *changes))
-    heads = (*system_heads(results.shown), *(f"{one.name} − {first.name}" for one in others))
+    heads = (*map(system_title, results.shown), *(f"{one.name} − {first.name}" for one in others))
     caption = "Right answers to closed questions, and similarity to the reference answer: means from 0 to 100."
     return Table(name="Measures", caption=caption, head=("measure", *heads), rows=rows)
 
@@ -139,7 +134,7 @@ def slice_table(name: str, rows: Sequence[Slice]) -> Table:
         means = (Cell(number(one.mean), "" if changes else f"{one.records} answers") for one in row.systems)
         cells = (Cell(number(one.mean, "{:+.1f}"), interval(one.low, one.high, "{:+.1f}")) for one in row.differences)
         made.append((plain(row.value), *means, *cells, *([str(row.systems[0].records)] if changes else [])))
-    heads = (*system_heads(one.system for one in systems), *(f"{c.system} − {c.against}" for c in changes))
+    heads = (*(system_title(one.system) for one in systems), *(f"{c.system} − {c.against}" for c in changes))
     return Table(
         name=f"Slices by {plain(name)}",
         head=(plain(name), *heads, *(["records"] if changes else [])),

@@ -153,8 +153,9 @@ def nursery(repository) -> Iterator[Nursery]:
 
 def outputs(folder: Path) -> dict[str, bytes]:
     files = [path for top in ("models", "metrics") for path in (folder / top).rglob("*") if path.is_file()]
-    files.remove(folder / "models/speed.json")  # of clocks, and tracked by nobody
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    paths = {path.relative_to(folder): path for path in files}
+    del paths[Path("models/speed.json")]  # of clocks, and tracked by nobody
+    return {str(one): path.read_bytes() for one, path in paths.items() if one.parts[:2] != ("models", "resume")}
 
 
 def clear(folder: Path) -> None:

@@ -54,6 +54,23 @@ def test_groups_are_found_within_and_across_files(instruct, tmp_path):
     ]
 
 
+def test_a_chat_that_holds_the_question_of_another_file_is_counted_and_grouped_with_it(instruct, tmp_path):
+    turn = {"instruction": "How do I reset my password?", "input": "", "output": "Open the settings."}
+    chat = {"instruction": "And my e-mail address?", "input": "", "output": "In the profile.", "history": [turn]}
+    other = {"instruction": "Name a bird.", "input": "", "output": "An owl."}
+    train, test, both = (tmp_path / f"{name}.json" for name in ("train", "test", "both"))
+    train.write_text(json.dumps([chat, other]), encoding="utf-8")
+    test.write_text(json.dumps([turn]), encoding="utf-8")
+    both.write_text(json.dumps([chat, other, turn]), encoding="utf-8")
+    _, out, _ = instruct("duplicates", train, test)
+    (line,) = [line for line in out.splitlines() if "of another file" in line]
+    assert line.startswith("1 records end with")
+    assert "of another file" not in instruct("duplicates", both)[1]
+    assert instruct("duplicates", both, "--mode", "group", "--out", tmp_path / "all.json")[0] == 0
+    first, apart, last = (one.group for one in read_examples(tmp_path / "all.json"))
+    assert first == last != apart
+
+
 def test_drop_writes_the_first_of_each_group_and_group_marks_all(instruct, tmp_path):
     data = write(tmp_path / "a.json", "Add 2 and 3.", "Something else entirely", "add 2 and 3.")
     assert instruct("duplicates", data, "--mode", "drop", "--out", tmp_path / "less.json")[0] == 0

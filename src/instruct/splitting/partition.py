@@ -13,6 +13,7 @@ from instruct.core.errors import DataError
 from instruct.core.params import require
 from instruct.core.records import Example
 from instruct.formats.columns import Columns
+from instruct.splitting.links import find_relatives, link_turns
 from instruct.splitting.near_duplicates import (
     DuplicatesParams,
     Links,
@@ -70,13 +71,15 @@ class Division:
     """The part of each record, by its index in the file.
 
     `parts` names the part or is "dropped"; `order` is the order in which records are written; `groups` holds the
-    first record of each record's group, `similar` that of its near-duplicates alone, `same` that of its equals.
-    `orphans` are records whose parent is not in the file.
+    first record of each record's group, `joined` that of those joined by near-duplicates and turns that chats share,
+    `similar` that of its near-duplicates alone, `same` that of its equals. `orphans` are records whose parent is not
+    in the file.
     """
 
     parts: list[str]
     order: Sequence[int]
     groups: list[int]
+    joined: list[int]
     similar: list[int]
     same: list[int]
     moved: list[Move]
@@ -98,7 +101,7 @@ def take_parts(examples: Sequence[Example], division: Division) -> dict[str, lis
 
 
 def divide(examples: Sequence[Example], params: SplitParams) -> Division:
-    """Find the groups of near-duplicates and relatives, and give each record a part.
+    """Find the groups of near-duplicates, shared turns and relatives, and give each record a part.
 
     Raises DataError if a part would be empty, or if groups that joined take most records out of a part and a setting
     keeps them apart.
@@ -123,8 +126,9 @@ def _divide(examples: Sequence[Example], params: SplitParams) -> Division:
     drops = params.duplicates.mode == "drop"
     # A dropped record joins no two records that resemble it: they may stay apart, because it is in no part.
     near = first_links(found.links) if drops else found.links
-    links = keep_forest(len(examples), [near, relatives])
     dropped = set(near[:, 1].tolist()) if drops else set()
+    joined = keep_forest(len(examples), [near, link_turns(examples, dropped)])
+    links = keep_forest(len(examples), [joined, relatives])
     if params.strategy == "grouped":
         together = relatives if params.duplicates.mode == "report" else links
         parts, moved = place_groups(examples, together, dropped, params)
@@ -136,23 +140,12 @@ def _divide(examples: Sequence[Example], params: SplitParams) -> Division:
         parts=parts,
         order=order,
         groups=name_groups(len(examples), links),
+        joined=name_groups(len(examples), joined),
         similar=name_groups(len(examples), found.links),
         same=found.same.tolist(),
         moved=moved,
         orphans=orphans,
     )
-
-
-def find_relatives(examples: Sequence[Example]) -> tuple[Links, list[int]]:
-    """Links from records to their parents and within groups of the file; and the records without their parent."""
-    children = {i: example.parent for i, example in enumerate(examples) if example.parent}
-    numbers = {example.id: i for i, example in enumerate(examples)} if children else {}
-    links = [(numbers[parent], child) for child, parent in children.items() if parent in numbers]
-    first: dict[str, int] = {}
-    links += [(first.setdefault(e.group, i), i) for i, e in enumerate(examples) if e.group]
-    found = [sorted(link) for link in links if link[0] != link[1]]
-    orphans = [child for child, parent in children.items() if parent not in numbers]
-    return np.array(found, np.int64).reshape(-1, 2), orphans
 
 
 def place_groups(
@@ -244,7 +237,11 @@ def _refusal(examples: Sequence[Example], division: Division, params: SplitParam
     largest, given = max(Counter(division.similar).values(), default=0), largest_given(examples)
     groups = f" in {len(set(division.groups))} groups" if params.strategy == "grouped" else ""
     alike = f", {largest} of them near-duplicates by split.duplicates" if largest > 1 else ""
-    if params.strategy == "grouped" and given > largest:
+    together = params.strategy == "grouped" and params.duplicates.mode != "report"
+    joined = max(Counter(division.joined).values(), default=0) if together else 0
+    if joined > largest:
+        alike = f", {joined} of them joined by near-duplicates and turns that chats share (split.duplicates)"
+    if params.strategy == "grouped" and given > max(largest, joined):
         alike = f', {given} of them of one group by the column "{params.columns.group}"'
     if dropped := division.parts.count(DROPPED):
         alike = f" without {dropped} near-duplicates (split.duplicates)"
@@ -294,7 +291,7 @@ def _other_duplicates(alike: Sequence[Example], duplicates: DuplicatesParams) ->
     elif duplicates.on == "whole":
         yield "on: prompt (without system prompts and answers)", replace(duplicates, on="prompt")
     yield from _higher_similarities(duplicates)
-    yield "mode: report (keeps no near-duplicates together)", replace(duplicates, mode="report")
+    yield "mode: report (keeps no near-duplicates and shared turns together)", replace(duplicates, mode="report")
 
 
 def _higher_similarities(duplicates: DuplicatesParams) -> Iterator[tuple[str, DuplicatesParams]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from instruct.core.records import Example
+from instruct.splitting.links import find_ends
 from instruct.splitting.partition import (
     DROPPED,
     FAR,
@@ -22,10 +23,15 @@ FEW = 1_000  # fewer records can miss a fraction by FAR without a large group
 
 
 def summarise(division: Division, examples: Sequence[Example], params: SplitParams, *, refused: int) -> dict[str, Any]:
-    """Counts of a split; `across` counts held-out records that have an equal or near-duplicate prompt in train."""
+    """Counts of a split; `across` counts held-out records that have an equal or near-duplicate prompt in train.
+
+    Its `turn` counts those whose last question and answer are a turn of a record of train, and one of both is a chat.
+    """
     counts = Counter(division.parts)
     kept = len(division.parts) - counts[DROPPED]
     sizes, alike = Counter(division.similar), _alike(division, params)
+    ends = find_ends(examples, division.parts)
+    taught = Counter(part for part, places in zip(division.parts, ends, strict=True) if "train" in places)
     kept_kinds = {e.kind for e, part in zip(examples, division.parts, strict=True) if e.kind and part != DROPPED}
     return {
         "read": len(division.parts) + refused,
@@ -45,7 +51,7 @@ def summarise(division: Division, examples: Sequence[Example], params: SplitPara
         },
         "across": {
             "groups": count_straddling(alike, division.parts),
-            **{part: count_seen(division, alike, part) for part in PARTS[1:]},
+            **{part: count_seen(division, alike, part) | {"turn": taught[part]} for part in PARTS[1:]},
         },
         "moved": len(division.moved),
         "orphans": len(division.orphans),
@@ -97,8 +103,13 @@ def find_warnings(
                 f"warning: {seen} of {counts[part]} {part} records have a near-duplicate in train;"
                 f" set split.strategy: grouped, or split.duplicates.mode: drop"
             )
-    torn = count_straddling(division.groups, division.parts)  # near-duplicates and what the file says together
-    if torn > count_straddling(division.similar, division.parts):
+        if seen := counts["across"][part]["turn"]:
+            lines.append(
+                f"warning: {seen} of {counts[part]} {part} records end with a question and its answer that a record of"
+                f" train holds too; {_apart(params)}"
+            )
+    torn = count_straddling(division.groups, division.parts)  # with what the file says belongs together
+    if torn > count_straddling(division.joined, division.parts):
         lines.append(
             f'warning: {torn} groups of records with one "group" or "parent" in the file, or near-duplicates, are in '
             "several parts; set split.strategy: grouped"
@@ -113,6 +124,13 @@ def find_warnings(
         for record in division.orphans
     ]
     return lines + _first(moves) + _first(orphans)
+
+
+def _apart(params: SplitParams) -> str:
+    """Why records that share a turn are in two parts, and what to do."""
+    if params.strategy == "grouped" and params.duplicates.mode != "report":
+        return "so many records hold it that they are not kept together; leave it out of them"
+    return "set split.strategy: grouped and split.duplicates.mode: group"
 
 
 def _first(lines: list[str]) -> list[str]:
@@ -148,12 +166,15 @@ def _why(
     """Why a part lacks its share, and what to do; `miss` is the difference."""
     grouped = params.strategy == "grouped"
     alike = counts["duplicates"]["largest"] if params.duplicates.mode == "group" else 1
+    joined = max(Counter(division.joined).values()) if params.duplicates.mode == "group" else 1
     given = largest_given(examples)
     kept = [group for group, part in zip(division.groups, division.parts, strict=True) if part != DROPPED]
     largest = given if params.duplicates.mode == "report" else max(Counter(kept).values())
     if grouped and largest > 1 and largest / counts["kept"] >= miss:
         advice = "raise split.duplicates.similarity to divide it"
-        if given > alike:
+        if joined > max(given, alike):
+            advice = "turns that chats share keep it together; set split.duplicates.mode: report to divide it"
+        elif given > alike:
             advice = f'the column "{params.columns.group}" keeps it together'
         elif largest > alike:
             column = "parent" if any(example.parent for example in examples) else params.columns.group

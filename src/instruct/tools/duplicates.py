@@ -12,6 +12,7 @@ from instruct.core.records import REQUIRED, Example, as_row, group_lines, part_r
 from instruct.core.shown import printable
 from instruct.formats.columns import Columns
 from instruct.formats.rows import Rows, left_out_lines
+from instruct.splitting.links import find_ends, find_relatives, link_turns
 from instruct.splitting.near_duplicates import (
     DuplicatesParams,
     compared_text,
@@ -20,7 +21,6 @@ from instruct.splitting.near_duplicates import (
     keep_forest,
     name_groups,
 )
-from instruct.splitting.partition import find_relatives
 
 Place = tuple[Path, str]  # file and id
 SHOWN_TEXT = 90
@@ -49,6 +49,8 @@ def find_in_files(
     found = find_duplicates(texts, params.similarity, params.method)
     groups = name_groups(len(places), found.links)
     lines = describe_groups(places, groups, found.same.tolist(), texts, show)
+    if shared := _count_shared(places, examples):
+        lines.append(f"{shared} records end with a question and its answer that a record of another file holds too")
     lines += [line for rows in sources for line in left_out_lines(rows)]
     if out:
         # As in the split, a record that resembles two groups neither joins them nor throws out the second's first one.
@@ -56,7 +58,8 @@ def find_in_files(
         repeated = set(near[:, 1].tolist()) if params.mode == "drop" else set()
         kept = [i for i in range(len(places)) if i not in repeated]
         checks = sources[0].checks
-        together = name_groups(len(places), keep_forest(len(places), [near, find_relatives(examples)[0]]))
+        links = [near, link_turns(examples, repeated), find_relatives(examples)[0]]
+        together = name_groups(len(places), keep_forest(len(places), links))
         grouped = (replace(examples[i], group=examples[together[i]].id) for i in kept)
         write_json_list(out, (as_row(one) | ({"check": checks[one.id]} if one.id in checks else {}) for one in grouped))
         lines.append(f"{out}: {len(kept)} of {len(places)} records")
@@ -87,6 +90,12 @@ def _read_all(sources: Sequence[Rows]) -> tuple[list[Place], list[Example]]:
     if bad:
         raise DataError("\n".join(group_lines(bad)))
     return places, examples
+
+
+def _count_shared(places: Sequence[Place], examples: Sequence[Example]) -> int:
+    """How many records end with a turn of another file, and one of both is a chat."""
+    files = [file for file, _ in places]
+    return sum(bool(found - {own}) for own, found in zip(files, find_ends(examples, files), strict=True))
 
 
 def describe_groups(

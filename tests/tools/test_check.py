@@ -14,15 +14,8 @@ from instruct.core.records import Example, Ids, Turn, read_examples
 from instruct.generation.settings import GenerateParams
 from instruct.text.prompts import TEMPLATES
 from instruct.text.tokenizer import gpt2_tokenizer
-from instruct.tools.check import (
-    check_all,
-    left_over,
-    reference_lines,
-    setting_lines,
-    tracking_lines,
-    unit_lines,
-    with_checks,
-)
+from instruct.tools.answers import common_lines, reference_lines, unit_lines, with_checks
+from instruct.tools.check import check_all, left_over, setting_lines, tracking_lines
 from instruct.tools.limits import Length, Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.training.encode import encode_example
 from instruct.training.schedule import WarmupCosine
@@ -284,6 +277,26 @@ def test_a_reference_answer_that_fails_is_found_by_a_check_in_the_record_or_in_t
     Path("data/checks.json").write_text(json.dumps({made[1]: wrong}), encoding="utf-8")
     (line,) = [line for line in check_all(None).lines if "reference answers" in line]
     assert all(id_ in line for id_ in made)
+
+
+def test_checks_that_match_no_record_are_counted_if_the_file_is_that_of_the_data(folder):
+    check = {"type": "accept", "accept": ["zyzzyva"]}
+    Path("data/checks.json").write_text(json.dumps({"0": check, Ids().make(DATA[0]): check}), encoding="utf-8")
+    (line,) = [line for line in check_all(None).lines if line.startswith("warning: data/checks.json: ")]
+    assert "1 of 2 checks match no record of mine.json" in line and "split.checks" in line
+    assert not [line for line in check_all(Path("mine.json")).lines if "match no record" in line]
+    Path("data/checks.json").write_text("{}", encoding="utf-8")
+    assert not [line for line in check_all(None).lines if "match no record" in line]
+
+
+def test_an_answer_that_many_records_share_is_told_with_its_share():
+    examples = [Example(id=str(i), instruction=f"Is {i} odd?", input="", output="Yes, it is.") for i in range(20)]
+    (line,) = common_lines(Path("mine.json"), examples)
+    assert line.startswith("note: mine.json: ") and "100.0%" in line and "yes, it is." in line
+    others = [replace(one, output=f"It is {one.id}.") for one in examples]
+    assert common_lines(Path("mine.json"), [*others, *examples[:5]])
+    assert common_lines(Path("mine.json"), [*others, *examples[:4]]) == []
+    assert common_lines(Path("mine.json"), examples[:3]) == common_lines(Path("mine.json"), []) == []
 
 
 def test_answers_of_a_method_that_is_off_are_named(tmp_path):

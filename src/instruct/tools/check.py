@@ -1,6 +1,5 @@
 """Validates settings, backbone and data before a stage runs, in seconds and without torch."""
 
-import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -10,15 +9,12 @@ from typing import Any
 from instruct.augmentation.settings import AugmentParams
 from instruct.backbones.catalog import Backbone, ModelParams, find_backbone, pin_first, unpinned
 from instruct.baselines.settings import BaselineParams
-from instruct.checks.rules import is_right
-from instruct.checks.schema import Check, parse_check
-from instruct.checks.units import is_known
 from instruct.core.errors import BackboneError, DataError, InstructError, ParamsError
 from instruct.core.files import read_json
 from instruct.core.git import ask_git
 from instruct.core.params import PARAMS_FILE, build, load_params, read_params
 from instruct.core.parsing import flatten, mapping, parse_yaml
-from instruct.core.records import Example, part_rows, problem_lines, whole_question
+from instruct.core.records import Example, part_rows, problem_lines
 from instruct.core.runtime import RuntimeParams
 from instruct.evaluation.settings import EvaluateParams
 from instruct.formats.columns import USUAL
@@ -35,6 +31,7 @@ from instruct.splitting.partition import PARTS, SplitParams, divide
 from instruct.splitting.summary import find_warnings, summarise
 from instruct.text.prompts import PromptParams
 from instruct.text.tokenizer import Tokenizer, gpt2_tokenizer
+from instruct.tools.answers import common_lines, reference_lines, unit_lines, unmatched_lines, with_checks
 from instruct.tools.limits import Room, context_without_weights, count_lengths, limit_lines, warmup_lines
 from instruct.tools.own_data import untracked
 from instruct.tools.stops import LaunchParams, stops
@@ -58,8 +55,6 @@ SECTIONS: dict[str, type[Any]] = {
     "plot": PlotParams,
     "serve": ServeParams,
 }
-
-_NAMED = 5  # records or units that one line names
 
 
 def check_params(path: Path = PARAMS_FILE) -> tuple[dict[str, Any], list[str]]:
@@ -186,10 +181,11 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
     (checked.lines if dropped else checked.problems).extend(found)
     checked.lines.append(f"{source}: {len(examples)} records valid, {len(bad)} not")
     checked.lines.extend(left_out_lines(rows))
-    checks = _known_checks(rows, examples, settings.get("split"))
+    checks, unmatched = _known_checks(rows, examples, settings.get("split"))
     asked = with_checks(examples, checks)
-    checked.lines.extend([*reference_lines(source, asked), *unit_lines(source, asked)])
+    checked.lines.extend([*reference_lines(source, asked), *unit_lines(source, asked), *common_lines(source, examples)])
     if own:
+        checked.lines.extend(unmatched)
         checked.add(lambda: (tracking_lines(Path.cwd(), source), []))
     if "split" in settings and not (bad and not dropped):
         checked.add(lambda: (split_lines(source, examples, settings["split"]), []))
@@ -197,50 +193,18 @@ def _check_data(checked: Checked, source: Path, settings: Mapping[str, Any], *, 
         checked.add(lambda: look_at_records(source, examples, bad, settings, full=not own))
 
 
-def _known_checks(rows: Rows, examples: list[Example], params: SplitParams | None) -> Checks:
-    """The checks of the records; without those of `split.checks` if that file is not valid, which `stops` reports."""
+def _known_checks(rows: Rows, examples: list[Example], params: SplitParams | None) -> tuple[Checks, list[str]]:
+    """The checks of the records, and a warning if some of `split.checks` match none.
+
+    If that file is not valid, which `stops` reports, the records' own checks.
+    """
     if params is None:
-        return rows.checks
+        return rows.checks, []
     try:
-        return join_checks(Path(params.checks), rows.checks, examples)[0]
+        checks, unknown = join_checks(Path(params.checks), rows.checks, examples)
     except DataError:
-        return rows.checks
-
-
-def with_checks(examples: list[Example], checks: Checks) -> list[tuple[Example, Check]]:
-    """The records that have a check, each with its own."""
-    return [(one, parse_check(checks[one.id], one.id)) for one in examples if one.id in checks]
-
-
-def reference_lines(source: Path, checked: Sequence[tuple[Example, Check]]) -> list[str]:
-    """A warning that names the records whose reference answer their own check finds wrong, if there are any."""
-    closed = [(one, check) for one, check in checked if not check.is_open]
-    failing = [one.id for one, check in closed if not is_right(check, one.output, whole_question(one))]
-    if not failing:
-        return []
-    return [
-        f"warning: {source}: {len(failing)} of {len(closed)} reference answers fail their own check: {_named(failing)}"
-    ]
-
-
-def unit_lines(source: Path, checked: Sequence[tuple[Example, Check]]) -> list[str]:
-    """A note that names the units of checks that are compared with no other unit, except what the question counts."""
-    unknown = {
-        unit
-        for one, check in checked
-        for unit in check.units
-        if not is_known(unit)
-        and not re.search(rf"\bhow many (?:\w+ ){{0,2}}{re.escape(unit)}\b", whole_question(one), re.IGNORECASE)
-    }
-    if not unknown:
-        return []
-    return [
-        f"note: {source}: units that checks do not know, so any other unknown unit passes: {_named(sorted(unknown))}"
-    ]
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        return rows.checks, []
+    return checks, unmatched_lines(Path(params.checks), unknown, rows.path)
 
 
 def split_lines(source: Path, examples: list[Example], params: SplitParams) -> list[str]:

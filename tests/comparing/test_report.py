@@ -288,8 +288,11 @@ def test_results_of_other_settings_are_marked_everywhere(repository, tmp_path, w
     assert tokens[place - 1].level == 0  # the verdict does not fall into the quotation
 
 
-def test_a_leaked_test_set_is_marked_beside_the_verdict_once_for_all_runs_alike(repository, tmp_path, without_charts):
-    split = {"test": 36, "across": {"test": {"equal": 0, "near": 35}}}
+@pytest.mark.parametrize("counts", [{"equal": 0, "near": 35}, {"equal": 0, "near": 2, "turn": 35}])
+def test_a_leaked_test_set_is_marked_beside_the_verdict_once_for_all_runs_alike(
+    repository, tmp_path, without_charts, counts
+):
+    split = {"test": 36, "across": {"test": counts}}
     runs = [replace(read_run(name, repository), split=split) for name in ("first", "workspace")]
     line = f"first, workspace: {runs[0].leak}"
     for sides, leaked in (([[one] for one in runs], line), ([[runs[0]], [replace(runs[1], split={})]], line[:5])):

@@ -26,6 +26,8 @@ NUMBERS = {
     SPLIT: ("train", "val", "test"),
 }
 """What other stages write and readers of a run rely on."""
+LEAKS = {"near": "a near-duplicate", "equal": "an equal prompt", "turn": "the last turn"}
+"""What a test record may have in train, by its name in metrics/split.json."""
 PREFERRED = (PAIRS, PREFER, REWARDS)
 """What preference tuning writes where it is switched on."""
 MEASURED = (EVALUATE, SCORES, TRAIN, SPLIT, QUALITY, *CURVES.values(), *PREFERRED)
@@ -81,11 +83,12 @@ class Run:
     def leak(self) -> str:
         """What the split says of test records that are also in train, in words; empty where there are none."""
         found = mapping(mapping(self.split.get("across")).get("test"))
-        near, equal = (one if isinstance(one := found.get(name), int) else 0 for name in ("near", "equal"))
-        if (count := max(near, equal)) <= 0:
+        counts = {name: one if isinstance(one := found.get(name), int) else 0 for name in LEAKS}
+        name = max(LEAKS, key=lambda one: counts[one])
+        if (count := counts[name]) <= 0:
             return ""
-        have, what = "has" if count == 1 else "have", "an equal prompt" if equal > near else "a near-duplicate"
-        return f"{count} of {self.split['test']} test records {have} {what} in train: this score measures memory too"
+        has = f"{'has' if count == 1 else 'have'} {LEAKS[name]} in train"
+        return f"{count} of {self.split['test']} test records {has}: this score measures memory too"
 
 
 def read_run(name: str, root: Path) -> Run:

@@ -1,12 +1,15 @@
 """What people prefer and would have said, as it is kept; `test_page.py` shows the same in a browser."""
 
+import fcntl
 import json
+import os
+import threading
 from dataclasses import replace
 
 import pytest
 
 from instruct.core.records import Example, write_records
-from instruct.serving.feedback import Answered, Feedback, MineRequest, PreferenceRequest
+from instruct.serving.feedback import Answered, Feedback, MineRequest, PreferenceRequest, append
 from instruct.serving.problems import Problem
 
 
@@ -56,3 +59,33 @@ def test_a_line_for_each_other_answer_says_who_gave_which(feedback, tmp_path):
     assert told["lines"] == 2
     with pytest.raises(Problem, match="the answers are the same"):
         feedback.prefer(preferred("Tell me about snow.", ("base", "Good.")))
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["linked", "read-only"])
+def test_what_dvc_keeps_of_a_file_is_not_appended_to(tmp_path, linked):
+    kept, path = tmp_path / "kept", tmp_path / "mine.jsonl"
+    path.write_bytes(b"old")
+    if linked:
+        os.link(path, kept)
+    path.chmod(0o444)
+    append(path, b"new\n")
+    append(path, b"newer\n")
+    assert path.read_bytes() == b"old\nnew\nnewer\n" and os.access(path, os.W_OK) and path.stat().st_nlink == 1
+    assert path.stat().st_mode & 0o200
+    assert [one.name for one in sorted(tmp_path.iterdir())] == (["kept"] if linked else []) + ["mine.jsonl"]
+    assert not linked or (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"old", 0o444)
+
+
+def test_a_file_that_is_replaced_while_we_wait_for_its_lock_gets_the_line(tmp_path, monkeypatch):
+    path, waits = tmp_path / "mine.jsonl", threading.Event()
+    path.write_bytes(b"old\n")
+    monkeypatch.setattr("instruct.serving.feedback.time.sleep", lambda _: waits.set() or threading.Event().wait(0.01))
+    writer = threading.Thread(target=append, args=(path, b"new\n"))
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer.start()
+        assert waits.wait(60)
+        (tmp_path / "part").write_bytes(b"old\nother\n")
+        (tmp_path / "part").replace(path)
+    writer.join(60)
+    assert path.read_bytes() == b"old\nother\nnew\n"

@@ -2,14 +2,19 @@
 
 import json
 import os
+import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from instruct.core.errors import InstructError
+from instruct.core.files import write_atomically
 from instruct.core.held_out import HeldOut
 from instruct.core.locks import lock
 from instruct.core.records import Example, read_examples
@@ -135,7 +140,7 @@ class Feedback:
             path.parent.mkdir(parents=True, exist_ok=True)
             append(path, text.encode())
         except InstructError as error:
-            raise Problem(f"{name}: {error}", status=500, code="not_written") from None
+            raise Problem(str(error), status=500, code="not_written") from None
         except OSError as error:
             raise Problem(f"{name}: cannot be written ({error.strerror})", status=500, code="not_written") from None
 
@@ -146,8 +151,7 @@ def append(path: Path, text: bytes) -> None:
     If the disk has no room for all of them, the file stays as it was. Raises InstructError if another process keeps
     it locked.
     """
-    with path.open("a+b", buffering=0) as file:
-        _lock(file.fileno())
+    with _held(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(-1, os.SEEK_END)
@@ -162,12 +166,39 @@ def append(path: Path, text: bytes) -> None:
             raise
 
 
-def _lock(descriptor: int) -> None:
+@contextmanager
+def _held(path: Path) -> Iterator[FileIO]:
+    """The locked file, first replaced by a copy if DVC's cache shares its content: a write would change that too."""
+    while True:
+        shared = path.exists() and _is_shared(path.stat())
+        with FileIO(path, "rb" if shared else "a+b") as file:
+            _lock(file.fileno(), path)
+            state = os.fstat(file.fileno())
+            if not path.exists() or path.stat().st_ino != state.st_ino:  # replaced or removed while we waited
+                continue
+            if not _is_shared(state) and file.writable():
+                yield file
+                return
+            file.seek(0)
+            content = file.readall()
+            write_atomically(path, partial(_fill, content=content))
+
+
+def _is_shared(state: os.stat_result) -> bool:
+    """Whether a file has other names, or is read-only, as links into DVC's cache are."""
+    return state.st_nlink > 1 or not state.st_mode & stat.S_IWUSR
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _lock(descriptor: int, path: Path) -> None:
     until = time.monotonic() + LOCK_S
     while True:
         try:
             return lock(descriptor)
         except BlockingIOError:
             if time.monotonic() > until:
-                raise InstructError("another program is writing it; try again when it has ended") from None
+                raise InstructError(f"{path}: another program is writing it; try again when it has ended") from None
         time.sleep(LOOK_S)

@@ -30,7 +30,23 @@ SAME = (
     ("\uff37hat is a caf\u00e9 au lait?", "Answer briefly."),
     ("What is a caf\u00e9 au lait? Answer briefly.", ""),
 )
+WRAPPED = (
+    ("Please help me with this task: What is a caf\u00e9 au lait?", "Answer briefly."),
+    ("What is a caf\u00e9 au lait? Thank you very much in advance!", "Answer briefly."),
+    ("Question: What is a caf\u00e9 au lait? Answer briefly.\nAnswer:", ""),
+)
 OTHER = ("How tall is the Eiffel Tower in metres?", "")
+
+
+def page_keeps(root, asked) -> bool:
+    for part in ("val", "test"):
+        write_records(root / f"data/split/{part}.json", [HELD])
+    try:
+        Feedback({}, 99.0, root).keep(MineRequest(instruction=asked.instruction, input=asked.input, output="Tea."))
+    except Problem as problem:
+        assert problem.code == "held_out" and HELD.id in str(problem)
+        return False
+    return True
 
 
 def example(instruction, input="", output="?", **others):
@@ -52,15 +68,24 @@ def test_augmentation_pairs_and_feedback_refuse_the_same_prompts(tmp_path, asked
         with pytest.raises(DataError, match="resembles the held-out record held"):
             check_pairs([pair, other], [HELD], replace(params, on_leak="raise"))
 
-    for part in ("val", "test"):
-        write_records(tmp_path / f"data/split/{part}.json", [HELD])
-    feedback = Feedback({}, 99.0, tmp_path)
-    request = MineRequest(instruction=new.instruction, input=new.input, output="An answer.")
-    if found:
-        with pytest.raises(Problem, match="resembles record held"):
-            feedback.keep(request)
-    else:
-        feedback.keep(request)
+    assert page_keeps(tmp_path, new) != found
+
+
+@pytest.mark.parametrize("asked", WRAPPED)
+def test_pairs_and_feedback_refuse_a_wrapped_prompt_whatever_its_answer(tmp_path, asked):
+    new = example(*asked)
+    params = replace(PARAMS, max_similarity=99.0)
+    other = Pair(**{**vars(new), "instruction": "Name a metal.", "input": "", "output": "yes"}, rejected="not at all")
+    for one in (
+        new,
+        replace(new, history=(Turn("Hello!", "", "Hi."),)),
+        replace(HELD, history=(Turn("Hi", "", "Yes?"),)),
+    ):
+        pair = Pair(**{**vars(one), "output": "yes"}, rejected="not at all")
+        assert check_pairs([pair, other], [HELD], params).dropped["leaked"] == 1
+        with pytest.raises(DataError, match=f"record {HELD.id}"):
+            check_pairs([pair, other], [HELD], replace(params, on_leak="raise"))
+    assert not page_keeps(tmp_path, new)
 
 
 @pytest.mark.parametrize("text_of", [prompt_of, whole_of])
@@ -104,3 +129,12 @@ def test_a_long_system_prompt_hides_neither_a_difference_nor_a_leak(text_of):
 def test_questions_under_two_short_system_prompts_are_compared_with_them():
     held = replace(HELD, system="You are a pirate.", instruction=HELD.instruction * 9)
     assert HeldOut([held], 90.0).find(replace(held, system="You are a cook.")) is not None
+
+
+def test_the_same_words_under_another_system_prompt_are_another_question():
+    held = replace(HELD, system="A text about tea. " * 20)
+    wrapped = example("Read the text above. What is a caf\u00e9 au lait?", "Answer briefly.")
+    held_out = HeldOut([held], 99.0)
+    assert [held_out.wrapped_in(replace(wrapped, system=one)) for one in ("", held.system)] == [held, held]
+    assert held_out.wrapped_in(replace(wrapped, system="A text about cats, which sleep all day. " * 20)) is None
+    assert held_out.wrapped_in(wrapped, []) is None

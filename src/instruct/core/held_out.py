@@ -1,12 +1,25 @@
-"""Which held-out record another one resembles: training on that one would spoil the measurement."""
+"""Which held-out record another one resembles or contains: training on that one would spoil the measurement."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cached_property
 
 from rapidfuzz import fuzz, process
 
 from instruct.core.records import Example
+from instruct.core.words import UNSPACED, count_words
+
+CONTAINED = 95.0  # of 100: how much of a held-out prompt must be in a new one
+FEWEST_WORDS = 4  # of such a prompt; shorter ones are part of many others
+FEWEST_LAST_WORDS = 2  # of its last part, mostly the input; a single word is in many other prompts
+FEWEST_SHARED = 0.5  # of its words, before its texts are searched for
+
+_END_MARKS = ".!?:\u3002\u061f\u06d4\u0964"  # the last four: Chinese and Japanese, Arabic, Urdu, Hindi
+_ITEM = re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+|[^\w\s]")  # words, and each mark
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+_OPEN_EDGE = re.compile(rf"^ (?=[{UNSPACED}])|(?<=[{UNSPACED}]) $")
 
 
 def normalise(text: str) -> str:
@@ -58,6 +71,34 @@ class HeldOut:
             self._known[whole] = self._most_similar(one, whole)
         return self._known[whole]
 
+    def wrapped_in(self, one: Example, places: Iterable[int] | None = None) -> Example | None:
+        """A held-out record whose prompt is nearly whole within another prompt, or None; the answers don't count.
+
+        Only the records at `places` are looked for, if given. The prompt's texts may be apart and in any order.
+        """
+        whole, bare = prompt_of(without_system(one)), _parts_of(one)
+        prompt, words, system = _parted(whole), set(_WORD.findall(whole)), normalise(one.system)
+        for i in range(len(self._records)) if places is None else places:
+            parts, known = self._parts[i]
+            if (
+                parts
+                and len(known & words) >= FEWEST_SHARED * len(known)
+                and (parts[-1] in bare or count_words(parts[-1]) >= FEWEST_LAST_WORDS)
+                and all(_contains(prompt, part) for part in parts)
+                and self._systems_agree(system, self._text_of(one), i)
+            ):
+                return self._records[i]
+        return None
+
+    @cached_property
+    def _parts(self) -> list[tuple[list[str], set[str]]]:
+        """The texts of each prompt and its words; none if the prompt is too short to be looked for."""
+        prompts = [prompt_of(without_system(one)) for one in self._records]
+        return [
+            (_parts_of(one), set(_WORD.findall(prompt))) if count_words(prompt) >= FEWEST_WORDS else ([], set())
+            for one, prompt in zip(self._records, prompts, strict=True)
+        ]
+
     def _most_similar(self, one: Example, whole: str) -> tuple[Example, float] | None:
         text = self._text_of(without_system(one)) if one.system else whole
         near = process.extract(text, self._texts, scorer=fuzz.ratio, score_cutoff=self._limit, limit=None)
@@ -73,3 +114,24 @@ class HeldOut:
 
     def _similar(self, one: str, other: str) -> bool:
         return fuzz.ratio(one, other, score_cutoff=self._limit) >= self._limit
+
+
+def _parts_of(one: Example) -> list[str]:
+    """The texts of a prompt without its system prompt; words may come between them."""
+    return [part for part in map(without_end_marks, _asked(without_system(one))) if part]
+
+
+def without_end_marks(text: str) -> str:
+    """A normalised text without the marks at its end, which are a large part of a short one."""
+    return normalise(text).rstrip(_END_MARKS)
+
+
+def _contains(prompt: str, part: str) -> bool:
+    """Whether a part is nearly whole in a prompt (`_parted`), and not within words of a script with blanks."""
+    part = _OPEN_EDGE.sub("", _parted(part))
+    return len(part) <= len(prompt) and fuzz.partial_ratio(part, prompt, score_cutoff=CONTAINED) >= CONTAINED
+
+
+def _parted(text: str) -> str:
+    """A text with one blank before and after each word and mark."""
+    return f" {' '.join(_ITEM.findall(text))} "

@@ -1,4 +1,4 @@
-"""Which pairs are fit to train on: two different answers, each pair once, no prompt that resembles a held-out one."""
+"""Which pairs are fit to train on: two different answers, each pair once, no prompt resembles or holds a test."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from instruct.core.records import Example
 from instruct.pairs.settings import PairsParams
 
 REASONS = ("identical", "near_identical", "repeated", "leaked")
-"""Why a pair is dropped: both answers are the same, nearly the same, the pair was there before, it resembles a test."""
+"""Why a pair is dropped: the same answers, nearly the same, the pair was there before, it resembles or holds a test."""
 NONE: Mapping[str, int] = MappingProxyType({})
 _LISTED = 5
 
@@ -44,9 +44,9 @@ def check_pairs(
         reason = _fault(pair, params.max_alike)
         if not reason and _key(pair) in seen:
             reason = "repeated"
-        if not reason and (resembled := known.find(pair)):
+        if not reason and (leak := _leak(pair, known)):
             reason = "leaked"
-            found.append(f"pair {pair.id} resembles the held-out record {resembled[0].id}")
+            found.append(leak)
         dropped[reason] += bool(reason)
         if not reason:
             seen.add(_key(pair))
@@ -68,6 +68,13 @@ def _fault(pair: Pair, max_alike: float) -> str:
     if chosen == rejected:
         return "identical"
     return "near_identical" if fuzz.ratio(chosen, rejected) >= max_alike else ""
+
+
+def _leak(pair: Pair, held_out: HeldOut) -> str:
+    if found := held_out.find(pair):
+        return f"pair {pair.id} resembles the held-out record {found[0].id}"
+    record = held_out.wrapped_in(pair)
+    return f"pair {pair.id} contains the prompt of the held-out record {record.id}" if record else ""
 
 
 def _key(pair: Pair) -> tuple[str, str, str]:

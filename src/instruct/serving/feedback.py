@@ -112,7 +112,7 @@ class Feedback:
         return self._systems[name]
 
     def _refuse_held_out(self, instruction: str, input: str) -> None:
-        """Refuse a prompt that resembles a test record: training on it would spoil the measurement."""
+        """Refuse a prompt that resembles or contains a held-out one: training on it would spoil the measurement."""
         wanted = Example(id="", instruction=instruction, input=input, output="")
         for path in HELD_OUT:
             try:
@@ -123,15 +123,19 @@ class Feedback:
                     status=409,
                     code="no_split",
                 ) from None
-            if found := HeldOut(known, self._limit).find(wanted):
-                record, similarity = found
-                raise Problem(
-                    f"this prompt resembles record {record.id} of {path} ({similarity:.0f} of 100): training on "
-                    "it would spoil the measurement",
-                    param="instruction",
-                    code="held_out",
-                    status=409,
-                )
+            held_out = HeldOut(known, self._limit)
+            if found := held_out.find(wanted):
+                why = f"resembles record {found[0].id} of {path} ({found[1]:.0f} of 100)"
+            elif record := held_out.wrapped_in(wanted):
+                why = f"contains the question of record {record.id} of {path}"
+            else:
+                continue
+            raise Problem(
+                f"this prompt {why}: training on it would spoil the measurement",
+                param="instruction",
+                code="held_out",
+                status=409,
+            )
 
     def _append(self, name: Path, lines: list[dict[str, Any]]) -> None:
         path = self._root / name

@@ -42,7 +42,9 @@ def page_keeps(root, asked) -> bool:
     for part in ("val", "test"):
         write_records(root / f"data/split/{part}.json", [HELD])
     try:
-        Feedback({}, 99.0, root).keep(MineRequest(instruction=asked.instruction, input=asked.input, output="Tea."))
+        Feedback({}, 99.0, root).keep(
+            MineRequest(instruction=asked.instruction, input=asked.input, output="Tea."), None
+        )
     except Problem as problem:
         assert problem.code == "held_out" and HELD.id in str(problem)
         return False

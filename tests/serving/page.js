@@ -23,6 +23,7 @@ for (const [tag, id] of html.matchAll(/<\w+[^>]*\bid="(\w+)"[^>]*>/g)) {
 
 const server = {
   turns: true, sent: [], held: {}, refused: [],
+  ended: () => ({ finish_reason: "stop" }),
   answer: body => body.model + " on " + (body.messages ? body.messages.at(-1).content : "a prompt"),
 };
 const told = {
@@ -36,7 +37,7 @@ async function fetch(path, { body: text }) {
   if (body) server.sent.push([path, body]);
   await server.held[path];
   const ok = !server.refused.includes(path);
-  const pieces = body && [{ choices: [{ delta: { content: server.answer(body) }, text: server.answer(body) }] }];
+  const pieces = body && [{ choices: [{ delta: { content: server.answer(body) }, text: server.answer(body), ...server.ended(body) }] }];
   const chunks = pieces && [...pieces.map(one => "data: " + JSON.stringify(one)), "data: [DONE]", ""].join("\n\n");
   return {
     ok, status: ok ? 200 : 400, body: { getReader: () => ({ read: async () => ({ value: new TextEncoder().encode(chunks) }) }) },

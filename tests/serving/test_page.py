@@ -49,6 +49,10 @@ class Page:
         self.browser.click("#ask")
         self.wait("state.cards.length > 0 && !state.stopper")
 
+    def end(self):
+        """As if all answers had ended by themselves; those of random models are cut."""
+        self.browser.run("for (const card of state.cards) card.reason = 'stop'; offer()")
+
     def texts(self):
         return self.browser.run("state.cards.map(card => [card.model, card.shown.textContent])")
 
@@ -89,6 +93,7 @@ def test_a_blind_choice_is_written_with_what_is_needed_to_train_on_it(page, syst
     assert headings == ["Answer A", "Answer B", "Answer C"]
     shown = page.browser.run("[...document.querySelectorAll('article :not(.text)')].map(one => one.textContent)")
     assert not set(systems) & {word for text in shown for word in text.split()}
+    page.end()
     page.browser.click("#answers article:nth-child(2) button")
     page.wait("at('status').textContent.includes('added')")
     order = [name for name, _ in page.texts()]
@@ -125,6 +130,7 @@ def test_what_a_person_would_have_said_is_a_record_of_the_data_set(page, tmp_pat
 def test_a_prompt_that_resembles_a_held_out_one_is_not_kept(page, tmp_path, part):
     page.open()
     page.ask(f"name the  largest {part} of all")
+    page.end()
     page.browser.click("#answers article button")
     page.wait("at('status').className === 'bad'")
     assert f"data/split/{part}.json" in page.status()
@@ -172,6 +178,7 @@ def test_an_edited_answer_is_no_models_answer_and_the_next_question_follows_it(p
     page.browser.run("document.querySelector('article textarea').value = 'Coal is'")
     page.browser.click("#answers article button:nth-child(2)")
     page.wait("!state.stopper && state.cards[0].text.length > 7")
+    page.end()
     page.browser.click("#answers article:nth-child(2) button")
     page.wait("at('status').textContent.includes('added')")
     (line,) = (json.loads(line) for line in (tmp_path / "data/preferences.jsonl").read_text().splitlines())

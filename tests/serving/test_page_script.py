@@ -152,6 +152,47 @@ def test_an_answer_can_be_better_only_than_another_one_that_says_something(base,
     assert page(steps.replace("BASE", json.dumps(base)).replace("SFT", json.dumps(sft))) == expected
 
 
+@pytest.mark.parametrize(
+    "sft",
+    [
+        {"finish_reason": "length"},
+        {"finish_reason": "content_filter", "policy": [{"name": "key", "action": "block"}]},
+        {"finish_reason": "stop", "policy": [{"name": "mail", "action": "mask"}]},
+    ],
+)
+def test_an_answer_that_is_not_whole_is_in_no_pair(sft):
+    steps = """
+        state.models.push("dpo");
+        server.ended = body => body.model === "sft" ? SFT : { finish_reason: "stop", policy: [{ action: "flag" }] };
+        await asked("One");
+        const open = state.cards.map(card => !card.better.disabled);
+        await click(state.cards[0].better);
+        return [open, server.sent.at(-1)[1].rejected];
+    """
+    whole = {"system": "dpo", "text": "dpo on One", "finish_reason": "stop"}
+    assert page(steps.replace("SFT", json.dumps(sft))) == [[True, False, True], [whole]]
+
+
+def test_a_correction_is_kept_only_with_the_question_that_it_answers():
+    steps = """
+        const found = [];
+        const rounds = [["One", "", "1."], ["One", "", "2."], ["One", "Text", "3."], ["Two", "Text", "4."]];
+        for (const [question, input, typed] of rounds) {
+          await asked(question, input);
+          found.push(at("mine").value);
+          at("mine").value = typed;
+        }
+        let go; server.held["/mine"] = new Promise(resolve => { go = resolve; });
+        click(at("keep"));
+        await asked("Three");
+        at("mine").value = "Of three.";
+        go(); await settled();
+        return [found, server.sent.filter(one => one[0] === "/mine").map(one => one[1]), at("mine").value];
+    """
+    last = {"instruction": "Two", "input": "Text", "output": "4."}
+    assert page(steps) == [["", "1.", "", ""], [last], "Of three."]
+
+
 def test_ctrl_enter_asks_from_the_form_alone():
     """Keys in the boxes below it reach the document without passing the form."""
     steps = """

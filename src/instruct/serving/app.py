@@ -60,7 +60,7 @@ def make_app(desk: Desk, metrics: Metrics, feedback: Feedback) -> FastAPI:
     app.add_exception_handler(HTTPException, _tell_http)
     _add_openai(app, desk, metrics)
     _add_tokenizer(app, desk)
-    _add_page(app, feedback)
+    _add_page(app, desk, feedback)
 
     @app.get("/health")
     async def health() -> Response:
@@ -218,7 +218,7 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         }
 
 
-def _add_page(app: FastAPI, feedback: Feedback) -> None:
+def _add_page(app: FastAPI, desk: Desk, feedback: Feedback) -> None:
     page = files("instruct.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.get("/")
@@ -233,11 +233,11 @@ def _add_page(app: FastAPI, feedback: Feedback) -> None:
     # Not async: both wait for a lock on the file, and the server goes on meanwhile.
     @app.post("/preferences")
     def prefer(body: PreferenceRequest) -> dict[str, Any]:
-        return feedback.prefer(body)
+        return feedback.prefer(body, desk.policy)
 
     @app.post("/mine")
     def mine(body: MineRequest) -> dict[str, Any]:
-        return feedback.keep(body)
+        return feedback.keep(body, desk.policy)
 
 
 async def _tell_problem(_: Request, problem: Exception) -> Response:

@@ -18,6 +18,8 @@ from instruct.core.files import write_atomically
 from instruct.core.held_out import HeldOut
 from instruct.core.locks import lock
 from instruct.core.records import Example, read_examples
+from instruct.serving.messages import Said, filter_chat
+from instruct.serving.policy import Policy, filter_text
 from instruct.serving.problems import Problem
 from instruct.serving.requests import Strict, Text
 from instruct.serving.systems import System
@@ -33,20 +35,27 @@ def _filled(value: str) -> str:
     return value
 
 
-Said = Annotated[Text, Field(max_length=100_000), AfterValidator(_filled)]
+Written = Annotated[Text, Field(max_length=100_000), AfterValidator(_filled)]
+
+
+def _whole(reason: str) -> str:
+    if reason != "stop":
+        raise ValueError(f"is {reason[:40]!r}: a pair would teach the model to end there; send whole answers (stop)")
+    return reason
 
 
 class Answered(Strict):
-    """An answer, and the system that gave it."""
+    """A whole answer, and the system that gave it."""
 
     system: Text
-    text: Said
+    text: Written
+    finish_reason: Annotated[Text, AfterValidator(_whole)]
 
 
 class PreferenceRequest(Strict):
     """One answer is better than each of the other answers."""
 
-    instruction: Said
+    instruction: Written
     input: Text = ""
     chosen: Answered
     rejected: Annotated[list[Answered], Field(min_length=1, max_length=16)]
@@ -59,9 +68,9 @@ class PreferenceRequest(Strict):
 class MineRequest(Strict):
     """The answer that a person would have given."""
 
-    instruction: Said
+    instruction: Written
     input: Text = ""
-    output: Said
+    output: Written
 
 
 class Feedback:
@@ -70,8 +79,10 @@ class Feedback:
     def __init__(self, systems: Mapping[str, System], max_similarity: float, root: Path = Path()) -> None:
         self._systems, self._limit, self._root = systems, max_similarity, root
 
-    def prefer(self, one: PreferenceRequest) -> dict[str, Any]:
+    def prefer(self, one: PreferenceRequest, policy: Policy | None) -> dict[str, Any]:
         """Append one line per rejected answer."""
+        others = [("rejected", other.text) for other in one.rejected]
+        _refuse_filtered(policy, one.instruction, one.input, ("chosen", one.chosen.text), *others)
         self._refuse_held_out(one.instruction, one.input)
         lines = [self._pair(one, rejected) for rejected in one.rejected if rejected.text != one.chosen.text]
         if not lines:
@@ -81,8 +92,9 @@ class Feedback:
         self._append(PREFERENCES, lines)
         return {"file": str(PREFERENCES), "lines": len(lines)}
 
-    def keep(self, one: MineRequest) -> dict[str, Any]:
+    def keep(self, one: MineRequest, policy: Policy | None) -> dict[str, Any]:
         """Append a record with the data set's fields."""
+        _refuse_filtered(policy, one.instruction, one.input, ("output", one.output))
         self._refuse_held_out(one.instruction, one.input)
         self._append(MINE, [one.model_dump()])
         return {"file": str(MINE), "lines": 1}
@@ -147,6 +159,19 @@ class Feedback:
             raise Problem(str(error), status=500, code="not_written") from None
         except OSError as error:
             raise Problem(f"{name}: cannot be written ({error.strerror})", status=500, code="not_written") from None
+
+
+def _refuse_filtered(policy: Policy | None, instruction: str, input: str, *answers: tuple[str, str]) -> None:
+    """Refuse what the policy blocks or would change; `answers` are names of fields and their texts."""
+    (asked,), rest = filter_chat(policy, [Said(role="user", content=instruction)], input)
+    passed = [(name, text, filter_text(policy, text, "answers")[0]) for name, text in answers]
+    for name, text, left in [("instruction", instruction, asked.content), ("input", input, rest), *passed]:
+        if left != text:
+            raise Problem(
+                f"serve.policy removes a part of {name}, so nothing is kept; leave that part out",
+                param=name,
+                code="policy_blocked",
+            )
 
 
 def append(path: Path, text: bytes) -> None:

@@ -140,6 +140,8 @@ def test_a_table_of_questions_and_answers_names_its_settings(tmp_path):
 def test_preference_pairs_are_named_as_such(tmp_path):
     assert '"chosen"' in refusal(tmp_path, {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"})
     assert '"rejected"' in refusal(tmp_path, {"prompt": ASKED, "chosen": ANSWERED, "rejected": "x"})
+    of_the_page = {"prompt": f"User: {ASKED}", "instruction": ASKED, "input": "", "chosen": ANSWERED, "rejected": "x"}
+    assert "pairs.file" in refusal(tmp_path, of_the_page)
 
 
 def test_self_instruct_is_refused_with_a_command_that_flattens_it(tmp_path):

@@ -114,11 +114,11 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     layouts = [columns.layout] if columns.layout != "auto" else _layouts_of(row, columns)
     if not layouts and (chat := chat_names(row)):
         columns, layouts = _named_chat(columns, **chat), ["chat"]
+    layouts = layouts or ["alpaca"]  # whose errors are the clearest
+    if not any(_fits(row, columns, one) for one in layouts) and (hint := layout_hint(row, asdict(columns))):
+        return Picked({}, (hint,), hint=hint)
     if len(layouts) > 1:
         return Picked({}, (f"holds the columns of {' and '.join(layouts)} at once; choose with split.columns.layout",))
-    layouts = layouts or ["alpaca"]  # whose errors are the clearest
-    if not _fits(row, columns, layouts[0]) and (hint := layout_hint(row, asdict(columns))):
-        return Picked({}, (hint,), hint=hint)
     if layouts == ["alpaca"] and without_input:
         row[columns.input] = ""
     names = columns.of(layouts[0])

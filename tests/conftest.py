@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import signal
@@ -129,6 +130,17 @@ def smoke(project, before_smoke, tmp_path_factory):
                 run_smoke(project, keep=shared / "smoke")
             (shared / "done").touch()
     return shared / "smoke"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage among the modules of the tests and all that they import: each look takes a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

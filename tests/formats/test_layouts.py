@@ -6,9 +6,13 @@ from dataclasses import asdict, replace
 
 import pytest
 from formats.reading import read_rows
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instruct.core.errors import DataError
 from instruct.formats.columns import USUAL, Columns
+from instruct.formats.layouts import overrides
 from instruct.formats.rows import check_rows
 
 ASKED, ANSWERED = "Name a bird.", "A wren."
@@ -34,7 +38,8 @@ def followed(line: str) -> Columns:
     """The settings that a refusal names for `dvc exp run`, as the user would set them."""
     words = shlex.split(line.split("`")[1])
     assert words[::2] == ["-S"] * len(words[1::2])
-    changes = dict(word.removeprefix("split.columns.").split("=", 1) for word in words[1::2])
+    parsed = OverridesParser.create().parse_overrides(words[1::2])  # as DVC does
+    changes = {one.key_or_group.removeprefix("split.columns."): one.value() for one in parsed}
     assert changes and set(changes) <= set(asdict(USUAL))
     return replace(USUAL, **changes)
 
@@ -135,6 +140,28 @@ def test_a_table_of_questions_and_answers_names_its_settings(tmp_path):
         read_rows(tmp_path / "faq.csv")
     (example,) = read_rows(tmp_path / "faq.csv", followed(str(caught.value)))
     assert (example.instruction, example.output) == (ASKED, ANSWERED)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("问题", "答案"),
+        ("Frage: was?", "Answer #1"),
+        ("User's question", 'The "best" $x, = [1]'),
+        ("1", "null"),
+        ("~", "é\\"),
+    ],
+)
+def test_columns_of_any_name_are_read_with_the_settings_that_are_named(tmp_path, names):
+    row = dict(zip(names, (ASKED, ANSWERED), strict=True))
+    (example, _) = read_rows(written(tmp_path, row, row), followed(refusal(tmp_path, row)))
+    assert (example.instruction, example.output) == (ASKED, ANSWERED)
+
+
+@given(st.text(alphabet="ab1.-_/\\\"' :,=#é问$?()[]{}", max_size=8))
+def test_dvc_reads_every_text_as_it_was_given(text):
+    (_, word) = shlex.split(overrides({"split.data": text}))
+    assert OverridesParser.create().parse_override(word).value() == text
 
 
 def test_preference_pairs_are_named_as_such(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from formats.reading import read_rows
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from instruct import cli
 from instruct.core.records import read_examples
@@ -132,14 +133,15 @@ def test_content_that_is_left_out_is_counted(tmp_path):
 )
 @pytest.mark.parametrize("mode", ["drop", "group"])
 def test_what_is_written_can_be_read_with_the_settings_that_are_printed(tmp_path, settings, mode):
-    data, out = tmp_path / "a.jsonl", tmp_path / "b c.json"
+    data, out = tmp_path / "a.jsonl", tmp_path / "b (ç).json"
     number = {"number": "7"} if "id" in settings else {}
     data.write_text(json.dumps({"q": "Why?", "a": "So."} | number))
     params = DuplicatesParams(on="prompt", similarity=90.0, mode=mode, method="exact")
     columns = replace(USUAL, **settings)
     line = find_in_files([data], params, columns, out=out, show=0)[-1]
     words = shlex.split(line.split("`")[1])
-    named = dict(word.removeprefix("split.").split("=", 1) for word in words[1::2])
+    parsed = OverridesParser.create().parse_overrides(words[1::2])  # as DVC does
+    named = {one.key_or_group.removeprefix("split."): one.value() for one in parsed}
     assert named.pop("data") == str(out)
     (example,) = read_rows(out, replace(columns, **{key.removeprefix("columns."): one for key, one in named.items()}))
     assert (example.instruction, example.output) == ("Why?", "So.")

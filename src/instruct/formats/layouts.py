@@ -1,6 +1,7 @@
 """Recognises the layouts of common data sets, and names the settings that read them."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ _QUESTIONS = ("instruction", "prompt", "question", "query")
 _INPUTS = ("input", "context")
 _ANSWERS = ("output", "completion", "response", "answer")
 _ABOUT = ("id", "kind", "group", "check")
+# What Hydra reads as a text without quotes, except words that it reads as another value.
+_PLAIN, _NO_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*"), ("null", "true", "false", "nan", "inf")
 # A record of self-instruct becomes several of ours, which no setting can do.
 _FLATTEN = "jq -c '.instruction as $i | .instances[] | {instruction: $i, input, output}' IN.jsonl > OUT.jsonl"
 
@@ -96,5 +99,23 @@ def _settings(name: str, wanted: Mapping[str, str], row: Mapping[str, Any], colu
     known = {*wanted.values(), *(columns[one] for one in _ABOUT)}
     others = {} if known.issuperset(row) else {"others": "ignore"}
     changed = {key: value for key, value in {**wanted, **others}.items() if columns[key] != value}
-    line = " ".join(f"-S {shlex.quote(f'split.columns.{key}={value}')}" for key, value in changed.items())
+    line = overrides({f"split.columns.{key}": value for key, value in changed.items()})
     return f"looks like {name}; set these in params.yaml, or add `{line}` to `dvc exp run`"
+
+
+def overrides(settings: Mapping[str, str]) -> str:
+    """Settings with a text each, as options of `dvc exp run`.
+
+    >>> print(overrides({"split.columns.prompt": "question", "split.columns.completion": "1"}))
+    -S split.columns.prompt=question -S 'split.columns.completion="1"'
+    """
+    return " ".join(f"-S {shlex.quote(f'{name}={_override(value)}')}" for name, value in settings.items())
+
+
+def _override(value: str) -> str:
+    """A text in the grammar of Hydra, by which DVC reads `-S`: whatever may not be a plain word is in quotes."""
+    if not value or (_PLAIN.fullmatch(value) and value.lower() not in _NO_TEXT):
+        return value
+    # There a backslash is itself, except in front of a quote.
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value)
+    return f'"{escaped}"'

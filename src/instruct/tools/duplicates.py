@@ -1,6 +1,5 @@
 """Finds exact and near duplicates within and across data files, and writes the records without or with their groups."""
 
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from instruct.core.files import write_json_list
 from instruct.core.records import REQUIRED, Example, as_row, group_lines, part_rows, shown
 from instruct.core.shown import printable
 from instruct.formats.columns import Columns
+from instruct.formats.layouts import overrides
 from instruct.formats.rows import Rows, left_out_lines
 from instruct.splitting.links import find_ends, find_relatives, link_turns
 from instruct.splitting.near_duplicates import (
@@ -73,8 +73,7 @@ def settings_lines(out: Path, columns: Columns) -> list[str]:
     changed = {name: one for name, one in usual.items() if getattr(columns, name) != one}
     if columns.layout in ("prompt", "chat"):
         changed = {"layout": "alpaca", **changed}
-    settings = [f"split.data={out}", *(f"split.columns.{name}={one}" for name, one in changed.items())]
-    named = " ".join(f"-S {shlex.quote(one)}" for one in settings)
+    named = overrides({"split.data": str(out), **{f"split.columns.{name}": one for name, one in changed.items()}})
     return [f"{out}: its columns have the usual names; to read it, add `{named}` to `dvc exp run`"] if changed else []
 
 

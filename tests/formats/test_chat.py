@@ -1,3 +1,4 @@
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from instruct.core.errors import ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.records import read_examples, write_records
 from instruct.formats.columns import USUAL, pick_fields
-from instruct.formats.rows import Rows
+from instruct.formats.rows import Rows, read_rows
 
 
 def chat(*turns):
@@ -34,6 +35,50 @@ DOUBLED = '{"type": "accept", "accept": ["x"], "accept": ["y"]}'
 def test_every_layout_gives_the_same_record(row):
     picked = pick_fields(row, USUAL)
     assert (picked.values, picked.problems) == (RECORD, ())
+
+
+SHAREGPT = {"conversations": [{"from": "human", "value": "Name a bird."}, {"from": "gpt", "value": "A wren."}]}
+IN_LISTS = [
+    chat(USER, ANSWER),
+    {"prompt": chat(USER)["messages"], "completion": chat(ANSWER)["messages"]},
+    SHAREGPT,
+    {**RECORD, "history": [["Another.", "An owl."]]},
+    {**RECORD, "history": []},
+]
+
+
+@pytest.mark.parametrize("row", IN_LISTS)
+def test_a_list_in_a_cell_of_a_csv_is_read_as_in_json(tmp_path, row):
+    columns = replace(USUAL, turns="all")
+    cells = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, cells)
+        table.writeheader()
+        table.writerow(cells)
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    assert read_rows(tmp_path / "a.csv", columns) == read_rows(tmp_path / "a.jsonl", columns)
+
+
+@pytest.mark.parametrize("row", [row for row in IN_LISTS if row.get("history") != []])
+def test_a_list_as_python_prints_it_is_refused_with_its_column(row):
+    cells = {name: str(value) for name, value in row.items()}
+    (problem,) = pick_fields(cells, replace(USUAL, turns="all"), table=True).problems
+    name = next(name for name, value in row.items() if isinstance(value, list))
+    assert problem.startswith(f'"{name}": not JSON')
+
+
+def test_a_prompt_in_messages_needs_a_completion_in_messages():
+    messages = IN_LISTS[1]
+    for row in (messages, {name: json.dumps(value) for name, value in messages.items()}):
+        for name, other in (("prompt", "completion"), ("completion", "prompt")):
+            (problem,) = pick_fields({**row, other: "A text."}, USUAL).problems
+            assert problem.startswith(f'"{name}" holds messages')
+
+
+@pytest.mark.parametrize("text", ['[{"name": "a"}]', "[[1, 2], [3, 4]]", '[{"role": "x"}] is a list in JSON.', "[a]"])
+def test_a_list_that_is_no_chat_is_a_text(text):
+    row = {"prompt": text, "completion": text}
+    assert pick_fields(row, USUAL, table=True).values == {"instruction": text, "input": "", "output": text}
 
 
 def test_sharegpt_is_a_matter_of_names():
@@ -190,7 +235,7 @@ def test_a_thousand_chats_are_the_same_records_as_sharegpt_and_as_messages(tmp_p
     ("row", "problem"),
     [
         ({"messages": 7}, '"messages" must be a list of messages, is the number 7'),
-        ({"messages": "[{]"}, "not JSON"),
+        ({"messages": "[{]"}, '"messages": not JSON'),
         ({"messages": []}, '"messages" must end with an answer'),
         ({"messages": ["a"]}, '"messages[0]" must be an object with role and content, is text'),
         (chat(USER), '"messages" must end with an answer'),

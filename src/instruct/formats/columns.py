@@ -12,7 +12,7 @@ from instruct.core.json_stream import parse_json
 from instruct.core.params import require
 from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, shown, unknown_fields
 from instruct.formats.chat import ChatColumns, Found, read_messages, refuse_doubled
-from instruct.formats.layouts import chat_names, layout_hint
+from instruct.formats.layouts import chat_names, holds_messages, layout_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +220,8 @@ def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {name: column for name, column in columns.of("alpaca").items() if name in REQUIRED and column}
     values = {name: row[column] for name, column in names.items() if column in row}
     values |= {name: row[name] for name in CHAT if row.get(name)}
+    if "history" in values:
+        values["history"] = _listed(values["history"], "history")
     if isinstance(values.get("history"), list):
         values["history"] = [_turn(turn, f"history[{i}]") for i, turn in enumerate(values["history"])]
     return Found(values=values if columns.input else {**values, "input": ""}, called=names)
@@ -238,6 +240,10 @@ def _turn(turn: Any, where: str) -> Any:
 def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {"instruction": columns.prompt, "output": columns.completion}
     values = {name: row[column] for name, column in names.items() if column in row}
+    chats = [name for name, value in values.items() if holds_messages(value, columns.role, columns.content)]
+    values |= {name: _listed(values[name], names[name]) for name in chats}
+    if len(values) == 2 and len(chats) == 1 and any(isinstance(value, str) for value in values.values()):
+        raise ValueError(f'"{names[chats[0]]}" holds messages and the other column text; write both in one way')
     if len(values) == 2 and all(isinstance(value, list) for value in values.values()):
         return read_messages([*values["instruction"], *values["output"]], columns, "prompt and completion")
     return Found(values={**values, "input": ""}, called=names)
@@ -246,8 +252,17 @@ def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:
 def _chat(row: Mapping[str, Any], columns: Columns) -> Found:
     if columns.messages not in row:
         raise ValueError(f'"{columns.messages}" is missing; add it')
-    messages = row[columns.messages]
-    return read_messages(parse_json(messages) if isinstance(messages, str) else messages, columns, columns.messages)
+    return read_messages(_listed(row[columns.messages], columns.messages), columns, columns.messages)
+
+
+def _listed(value: Any, label: str) -> Any:
+    """A list that tables hold as the text of its JSON; raises ValueError that names the column."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json(value)
+    except ValueError as error:
+        raise ValueError(f'"{label}": {error}; write its list as JSON') from None
 
 
 _READERS = {"alpaca": _alpaca, "prompt": _prompt, "chat": _chat}

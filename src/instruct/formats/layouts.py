@@ -16,6 +16,8 @@ _ANSWERS = ("output", "completion", "response", "answer")
 _ABOUT = ("id", "kind", "group", "check")
 # What Hydra reads as a text without quotes, except words that it reads as another value.
 _PLAIN, _NO_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*"), ("null", "true", "false", "nan", "inf")
+# How a list of objects begins as a text, in JSON or as Python prints it.
+_BEGINS = re.compile(r"""\s*\[\s*\{\s*(["'])(.*?)\1\s*:""")
 # A record of self-instruct becomes several of ours, which no setting can do.
 _FLATTEN = "jq -c '.instruction as $i | .instances[] | {instruction: $i, input, output}' IN.jsonl > OUT.jsonl"
 
@@ -23,12 +25,23 @@ _FLATTEN = "jq -c '.instruction as $i | .instances[] | {instruction: $i, input, 
 def chat_names(row: Mapping[str, Any]) -> dict[str, str] | None:
     """The columns of a chat in a usual layout: messages, role and content; None if the record has none."""
     for column in _CHATS:
-        messages = row.get(column)
-        first = messages[0] if isinstance(messages, list) and messages else None
         for role, content in _KEYS:
-            if isinstance(first, Mapping) and role in first and content in first:
+            if holds_messages(row.get(column), role, content):
                 return {"messages": column, "role": role, "content": content}
     return None
+
+
+def holds_messages(value: Any, role: str, content: str) -> bool:
+    """Whether a value is a list of messages with these keys, or looks like the text of one, as cells of tables are.
+
+    >>> holds_messages('[{"role": "user", "content": "Hi"}]', "role", "content")
+    True
+    """
+    if isinstance(value, str):
+        begun = _BEGINS.match(value)
+        return bool(begun and begun[2] in (role, content) and value.rstrip().endswith("]"))
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and role in first and content in first
 
 
 def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:

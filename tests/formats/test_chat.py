@@ -134,11 +134,78 @@ def test_the_system_message_of_a_chat_of_several_turns_comes_before_the_first(sy
     assert picked.left_out == (("system",) if system == "ignore" else ())
 
 
+TEXTS, PROMPTS = {**RECORD, "system": "Be brief."}, {"prompt": "Name a bird.", "completion": "A wren."}
+SPOKEN = chat(("system", "Be brief."), USER, ANSWER)
+MORE = [("user", "Another."), ("assistant", "An owl.")]
+SYSTEM_COLUMNS = [TEXTS, {**PROMPTS, "system": "Be brief."}, {**chat(USER, ANSWER), "system": "Be brief."}]
+
+
+@pytest.mark.parametrize(
+    "row", [*SYSTEM_COLUMNS, {**SHAREGPT, "system": "Be brief."}, {**SPOKEN, "system": "Be brief."}]
+)
+@pytest.mark.parametrize("system", ["keep", "instruction", "ignore", "refuse"])
+def test_a_column_with_the_system_prompt_is_read_as_a_system_message(row, system):
+    columns = replace(USUAL, system=system, others="ignore")
+    picked, expected = pick_fields(row, columns), pick_fields(SPOKEN, columns)
+    if row.keys() & SPOKEN.keys() and len(row["messages"]) == 3 and system == "instruction":
+        assert '"system"' in picked.problems[0]  # the message is already the instruction
+        return
+    assert (picked.values, picked.left_out) == (expected.values, expected.left_out)
+    assert bool(picked.problems) == bool(expected.problems) == (system == "refuse")
+
+
+@pytest.mark.parametrize("turns", ["refuse", "first", "all"])
+@pytest.mark.parametrize("system", ["keep", "instruction", "ignore"])
+def test_turns_before_the_last_in_a_column_follow_the_settings_as_messages_do(turns, system):
+    columns = replace(USUAL, turns=turns, system=system)
+    expected = pick_fields(chat(("system", "Be brief."), USER, ANSWER, *MORE), columns)
+    last = [
+        {"instruction": "Another.", "input": "", "output": "An owl."},
+        {"prompt": "Another.", "completion": "An owl."},
+    ]
+    for row in last:
+        for history in ([RECORD], [["Name a bird.", "A wren."]]):
+            picked = pick_fields({**row, "system": "Be brief.", "history": history}, columns)
+            assert (picked.values, sorted(picked.left_out)) == (expected.values, sorted(expected.left_out))
+            assert bool(picked.problems) == (turns == "refuse")
+
+
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [
+        ({**RECORD, "system": 7}, "system"),
+        ({**RECORD, "input": "x", "system": "Be brief."}, "system"),
+        ({**RECORD, "history": [["a", 7]]}, "history[0].output"),
+        ({**RECORD, "history": ["a"]}, "history[0]"),
+        ({**RECORD, "history": [{**RECORD, "id": "7"}]}, "history[0]"),
+        ({**RECORD, "history": "a"}, "history"),
+        ({**chat(USER, ANSWER), "history": [["a", "b"]]}, "history"),
+        ({**IN_LISTS[1], "history": [["a", "b"]]}, "history"),
+        ({**PROMPTS, "system_prompt": "Be brief."}, "system_prompt"),
+    ],
+)
+@pytest.mark.parametrize("turns", ["first", "all"])
+def test_what_is_wrong_with_a_system_prompt_or_a_history_is_named_by_its_place(row, place, turns):
+    (problem,) = pick_fields(row, replace(USUAL, turns=turns, system="instruction")).problems
+    assert problem.startswith(f'"{place}"')
+
+
+def test_two_different_system_prompts_are_refused():
+    (problem,) = pick_fields({**SPOKEN, "system": "Be kind."}, USUAL).problems
+    assert problem.startswith('"system"')
+
+
+def test_a_column_called_system_may_hold_a_field():
+    picked = pick_fields({**RECORD, "system": "Windows"}, replace(USUAL, kind="system"))
+    assert picked.values == {**RECORD, "kind": "Windows"}
+
+
 @pytest.mark.parametrize("history", [[RECORD], [["Name a bird.", "A wren."]]])
 def test_a_record_of_our_own_form_may_hold_a_chat(history):
     row = {"instruction": "Another.", "input": "", "output": "An owl.", "system": "Be brief.", "history": history}
-    assert pick_fields(row, USUAL) == pick_fields({**row, "history": [RECORD]}, USUAL)
-    assert pick_fields(row, USUAL).problems == ()
+    columns = replace(USUAL, turns="all")
+    assert pick_fields(row, columns) == pick_fields({**row, "history": [RECORD]}, columns)
+    assert pick_fields(row, columns).problems == ()
     assert pick_fields({**RECORD, "system": "", "history": []}, USUAL).values == RECORD
 
 
@@ -198,7 +265,7 @@ def test_a_field_of_a_message_without_a_value_is_not_in_use(value):
 )
 def test_a_key_that_appears_twice_within_a_record_is_named_by_its_place(field, place):
     row = parse_json(f'{{"instruction": "q", "input": "", "output": "a", {field}}}')
-    (problem,) = pick_fields(row, USUAL).problems
+    (problem,) = pick_fields(row, replace(USUAL, turns="all")).problems
     assert problem.startswith(f'"{place}": "') and "appears twice" in problem
 
 
@@ -228,7 +295,8 @@ def test_a_thousand_chats_are_the_same_records_as_sharegpt_and_as_messages(tmp_p
     assert [len(record.turns) for record in records] == [len(texts) // 2 for texts in chats]
     assert [[text for turn in record.turns for text in turn if text] for record in records] == chats
     write_records(tmp_path / "again.json", records)
-    assert read_examples(tmp_path / "again.json") == records == list(Rows(tmp_path / "again.json"))
+    assert read_examples(tmp_path / "again.json") == records
+    assert list(Rows(tmp_path / "again.json", replace(USUAL, turns="all"))) == records
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,15 @@ def test_a_known_layout_is_refused_with_the_settings_that_read_it(tmp_path, row,
     assert again.id == "8"
 
 
+@pytest.mark.parametrize("row", [{"question": ASKED, "answer": ANSWERED}, {"Frage": ASKED, "Antwort": ANSWERED}])
+def test_settings_that_are_named_never_lose_a_system_prompt(tmp_path, row):
+    row |= {"system": "Be brief."}
+    (example, _) = read_rows(written(tmp_path, row, row), followed(refusal(tmp_path, row)))
+    assert (example.system, example.instruction, example.output) == ("Be brief.", ASKED, ANSWERED)
+    line = refusal(tmp_path, {("system_prompt" if name == "system" else name): value for name, value in row.items()})
+    assert '"system_prompt": rename it' in line and followed(line).others == "refuse"
+
+
 def test_records_without_an_input_name_the_setting_that_reads_them(tmp_path):
     row = {"instruction": ASKED, "output": ANSWERED}
     path = written(tmp_path, row, row | {"output": ""})

@@ -1,10 +1,11 @@
 """A chat as a record: roles and their order, and the messages for instruction, input and output."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from instruct.core.json_stream import kind_of
-from instruct.core.records import doubled_keys, shown
+from instruct.core.records import REQUIRED, doubled_keys, shown
 
 # The role names of OpenAI's, Gemini's and ShareGPT's chats.
 _ROLES = {
@@ -27,9 +28,9 @@ _UNUSED: tuple[Any, ...] = (None, "", [], {})
 class ChatColumns:
     """How chats are read, a part of `split.columns`.
 
-    `system` decides about a system message: the record keeps it, or it becomes the first instruction and the question
-    its input, or it is ignored, or the record is refused. `turns` decides about chats of several turns: keep all, keep
-    the `first` alone, or refuse the record.
+    `system` decides about a system message or a column `system`: the record keeps it, or it becomes the first
+    instruction and the question its input, or it is ignored, or the record is refused. `turns` decides about chats of
+    several turns: keep all, keep the `first` alone, or refuse the record.
     """
 
     role: str
@@ -79,6 +80,54 @@ def read_messages(messages: Any, columns: ChatColumns, label: str) -> Found:
         called={name: f"{label}[{i}].{columns.content}" for name, i in (_labelled(places) | kept).items()},
         left_out=tuple(name for name, true in left_out.items() if true),
     )
+
+
+def keep_turns(found: Found, columns: ChatColumns) -> Found:
+    """A record with a `history` column, with the turns that `columns.turns` keeps; raises ValueError if it refuses."""
+    history = found.values.get("history")
+    if not isinstance(history, list) or not history or columns.turns == "all":
+        return found
+    if columns.turns == "refuse":
+        turns = len(history) + 1
+        raise ValueError(
+            f'"history" makes this a chat of {turns} turns; set split.columns.turns: all, or first for the first one'
+        )
+    first = history[0]
+    if not isinstance(first, dict) or not set(first) <= set(REQUIRED):
+        return found  # whose problems are named later
+    values = {name: value for name, value in found.values.items() if name not in (*REQUIRED, "history")}
+    called = {name: f"history[0].{name}" for name in REQUIRED}
+    return replace(found, values=values | first, called=called, left_out=(*found.left_out, "turns"))
+
+
+def add_system(found: Found, system: Any, columns: ChatColumns) -> Found:
+    """A record with the system prompt of its own column where `columns.system` says; raises ValueError if it refuses.
+
+    A message may hold the same system prompt, but no other one.
+    """
+    if columns.system == "refuse":
+        raise ValueError('"system" is a system prompt, refused by split.columns.system; change that')
+    if columns.system == "ignore":
+        return replace(found, left_out=tuple(dict.fromkeys((*found.left_out, "system"))))
+    if columns.system == "keep":
+        if found.values.get("system", system) != system:
+            raise ValueError('"system" and the first message are different system prompts; remove one')
+        return replace(found, values=found.values | {"system": system})
+    history = found.values.get("history")
+    turns = history if isinstance(history, list) else []
+    first = turns[0] if turns else found.values
+    if not isinstance(first, Mapping) or "instruction" not in first:
+        return found  # whose problems are named later
+    if first.get("input"):
+        raise ValueError(
+            '"system" cannot become the instruction of a question with an input; set split.columns.system: keep'
+        )
+    moved = {**first, "instruction": system, "input": first["instruction"]}
+    place = "history[0]." if turns else ""
+    asked = found.called.get(f"{place}instruction", f"{place}instruction")
+    called = found.called | {f"{place}instruction": "system", f"{place}input": asked}
+    values = found.values | {"history": [moved, *turns[1:]]} if place else moved
+    return replace(found, values=values, called=called)
 
 
 def refuse_doubled(value: dict[str, Any], where: str) -> None:

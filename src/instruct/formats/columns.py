@@ -11,15 +11,16 @@ from instruct.core.errors import DataError, ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.params import require
 from instruct.core.records import CHAT, OPTIONAL, REQUIRED, doubled_keys, find_problems, shown, unknown_fields
-from instruct.formats.chat import ChatColumns, Found, read_messages, refuse_doubled
-from instruct.formats.layouts import chat_names, holds_messages, layout_hint
+from instruct.formats.chat import ChatColumns, Found, add_system, keep_turns, read_messages, refuse_doubled
+from instruct.formats.layouts import LOSSES, chat_names, holds_messages, layout_hint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns(ChatColumns):
     """The section `split.columns` of params.yaml: the file's name for each field.
 
-    In the layout `alpaca`, a record may hold a chat: its `system` prompt, and in `history` the turns before the last.
+    A record of texts may hold a chat: its `system` prompt, and in `history` the turns before the last. A column
+    `system` beside messages is their system prompt.
     With the layout `auto` the columns of each record decide, and chats in ShareGPT's or OpenAI's names are read
     without further settings. An `input` or `group` of "" means that there is no such column.
     """
@@ -127,6 +128,8 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     try:
         check = read_check(row.get(columns.check), columns.check)
         found = _READERS[layouts[0]](row, columns)
+        if row.get("system") and "system" not in names.values():
+            found = add_system(found, row["system"], columns)
         values = tidy(
             found.values | {name: row[names[name]] for name in OPTIONAL if names[name] and names[name] in row}
         )
@@ -140,9 +143,12 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         left_out += found.left_out
     except ValueError as error:
         problems.append(str(error))
-    known = {name for name in names.values() if name} | set(CHAT if layouts == ["alpaca"] else ())
+    known = {name for name in names.values() if name} | set(("system",) if layouts == ["chat"] else CHAT)
     others = [name for name in row if name not in known]
     if columns.others == "refuse":
+        for name in [name for name in others if name in LOSSES]:
+            others.remove(name)
+            problems.append(f'"{name}" is not a field of a record; {LOSSES[name]}{_LOSE}')
         if layouts == ["alpaca"] and not columns.input and "input" in others:
             others.remove("input")
             problems.append('"input" is not read, because split.columns.input is ""; set that to input')
@@ -219,12 +225,17 @@ def _named_chat(columns: Columns, *, messages: str, role: str, content: str) -> 
 def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {name: column for name, column in columns.of("alpaca").items() if name in REQUIRED and column}
     values = {name: row[column] for name, column in names.items() if column in row}
-    values |= {name: row[name] for name in CHAT if row.get(name)}
-    if "history" in values:
-        values["history"] = _listed(values["history"], "history")
-    if isinstance(values.get("history"), list):
-        values["history"] = [_turn(turn, f"history[{i}]") for i, turn in enumerate(values["history"])]
-    return Found(values=values if columns.input else {**values, "input": ""}, called=names)
+    return _with_history(values if columns.input else {**values, "input": ""}, names, row, columns)
+
+
+def _with_history(values: dict[str, Any], names: dict[str, str], row: Mapping[str, Any], columns: Columns) -> Found:
+    """The fields of the last turn with the turns before it, if the record has a `history`."""
+    if row.get("history") and "history" not in names.values():
+        history = _listed(row["history"], "history")
+        if isinstance(history, list):
+            history = [_turn(turn, f"history[{i}]") for i, turn in enumerate(history)]
+        values = {**values, "history": history}
+    return keep_turns(Found(values=values, called=names), columns)
 
 
 def _turn(turn: Any, where: str) -> Any:
@@ -245,8 +256,10 @@ def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:
     if len(values) == 2 and len(chats) == 1 and any(isinstance(value, str) for value in values.values()):
         raise ValueError(f'"{names[chats[0]]}" holds messages and the other column text; write both in one way')
     if len(values) == 2 and all(isinstance(value, list) for value in values.values()):
+        if row.get("history"):
+            raise ValueError(f'"history" is beside messages; {LOSSES["history"]}')
         return read_messages([*values["instruction"], *values["output"]], columns, "prompt and completion")
-    return Found(values={**values, "input": ""}, called=names)
+    return _with_history({**values, "input": ""}, names, row, columns)
 
 
 def _chat(row: Mapping[str, Any], columns: Columns) -> Found:
@@ -266,6 +279,7 @@ def _listed(value: Any, label: str) -> Any:
 
 
 _READERS = {"alpaca": _alpaca, "prompt": _prompt, "chat": _chat}
+_LOSE = ", or lose it with `-S split.columns.others=ignore`"
 _IGNORE = "; to leave out such columns, add `-S split.columns.others=ignore`"
 # How data sets spell "no input"; the first is Alpaca's.
 _NO_INPUT = re.compile(r"<\s*no[ _-]?input\s*>", re.I)

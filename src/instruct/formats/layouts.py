@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from instruct.core.records import OPTIONAL, shown
+from instruct.core.records import CHAT, OPTIONAL, shown
 
 _CHATS = ("messages", "conversations", "conversation")
 _KEYS = {("role", "content"): "OpenAI messages", ("from", "value"): "ShareGPT"}
@@ -14,6 +14,11 @@ _QUESTIONS = ("instruction", "prompt", "question", "query")
 _INPUTS = ("input", "context")
 _ANSWERS = ("output", "completion", "response", "answer")
 _ABOUT = ("id", "kind", "group", "check")
+LOSSES = {
+    "system_prompt": "rename it to system to keep it",
+    "history": "put its turns into the messages",
+}
+"""What to do with columns of a chat that no setting reads; without it their content is lost."""
 # What Hydra reads as a text without quotes, except words that it reads as another value.
 _PLAIN, _NO_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*"), ("null", "true", "false", "nan", "inf")
 # How a list of objects begins as a text, in JSON or as Python prints it.
@@ -97,7 +102,7 @@ def _is_record(value: Any) -> bool:
 
 def _texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
     """The columns with texts of any name, in the order of the file, without those that describe the record."""
-    about = {*OPTIONAL, *(columns[one] for one in _ABOUT)}
+    about = {*OPTIONAL, *CHAT, *LOSSES, *(columns[one] for one in _ABOUT)}
     return [name for name, value in row.items() if isinstance(value, str) and name not in about]
 
 
@@ -109,11 +114,12 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _settings(name: str, wanted: Mapping[str, str], row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """The line that names the settings to change, as `dvc exp run` takes them."""
-    known = {*wanted.values(), *(columns[one] for one in _ABOUT)}
+    known = {*wanted.values(), *CHAT, *LOSSES, *(columns[one] for one in _ABOUT)}
     others = {} if known.issuperset(row) else {"others": "ignore"}
     changed = {key: value for key, value in {**wanted, **others}.items() if columns[key] != value}
     line = overrides({f"split.columns.{key}": value for key, value in changed.items()})
-    return f"looks like {name}; set these in params.yaml, or add `{line}` to `dvc exp run`"
+    renamed = f'"system_prompt": {LOSSES["system_prompt"]}; ' if "system_prompt" in row else ""
+    return f"looks like {name}; {renamed}set these in params.yaml, or add `{line}` to `dvc exp run`"
 
 
 def overrides(settings: Mapping[str, str]) -> str:

@@ -29,6 +29,21 @@ def test_a_sentence_of_four_words_three_times_is_a_loop_wherever_it_stands():
 
 
 @pytest.mark.parametrize(
+    "unit", ["我不知道。", "わかりません。", "很好", "ไม่รู้", "哈", "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏"]
+)
+def test_a_loop_in_a_script_without_blanks_is_found_as_in_others(unit):
+    for before, after in (("", ""), ("答案是：", "谢谢你们。")):
+        assert find_repetition(before + unit * 12 + after)
+        assert find_repetition(before + unit * 2 + after) is None
+
+
+def test_a_sentence_in_a_script_without_blanks_ends_at_its_full_stop():
+    again = "猫头鹰是一种鸟。"
+    assert find_repetition(f"{again}它会打猎。{again}它睡觉！{again}") == "one sentence 3 times"
+    assert find_repetition(f"{again}它会打猎。{again}它睡觉！") is None
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -37,6 +52,10 @@ def test_a_sentence_of_four_words_three_times_is_a_loop_wherever_it_stands():
         "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12",
         "- red\n- green\n- blue\n- yellow\n- white",
         "- - - - - - - - -",
+        "哈哈哈哈哈哈",
+        "我不知道。我不知道。我不知道。",
+        "| 是 | 是 | 是 | 是 | 是 | 是 | 是 |",
+        "床前明月光，疑是地上霜。举头望明月，低头思故乡。",
         "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness.",
     ],
 )

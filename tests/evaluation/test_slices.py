@@ -50,6 +50,11 @@ def test_lengths_are_of_the_reference_and_in_order():
     assert length_of(answer("x", "", output="a b c d e f")) == "6-20 words"
 
 
+def test_the_length_of_a_text_without_blanks_is_not_one_word():
+    lengths = [length_of(answer("x", "", output="床前明月光" * times)) for times in (2, 8, 20, 80)]
+    assert lengths == ["1-5 words", "6-20 words", "21-50 words", "over 50 words"]
+
+
 def test_with_and_without_input():
     found = slices_of("input")
     assert [row.mean for row in found["with input"].systems] == [10, 40]

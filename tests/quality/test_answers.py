@@ -86,6 +86,7 @@ def test_two_words_are_no_finding():
         ("She  enjoys\nbooks.", "Edit the sentence.", "She enjoys books.", "is the input"),
         ("Edit it: She reads.", "Edit it", "She reads.", "is instruction and input"),
         ("What is the capital of Peru? Lima.", "What is the capital of Peru?", "", "begins with the instruction"),
+        ("秘鲁的首都是哪个城市？利马。", "秘鲁的首都是哪个城市？", "", "begins with the instruction"),
     ],
 )
 def test_an_answer_that_repeats_the_question_is_found_and_says_what_it_repeats(output, instruction, input, what):
@@ -99,6 +100,7 @@ def test_an_answer_that_repeats_the_question_is_found_and_says_what_it_repeats(o
         ("Paris", "Fix the capital letter.", "paris"),
         ("Name a bird.", "Write an order with two nouns.", ""),
         ("Say it loudly and clearly.", "Say it", ""),
+        ("说它很好。", "说它", ""),
     ],
 )
 def test_a_change_of_case_or_marks_alone_is_an_answer(output, instruction, input):
@@ -107,3 +109,4 @@ def test_a_change_of_case_or_marks_alone_is_an_answer(output, instruction, input
 
 def test_an_answer_that_loops_is_found():
     assert findings("It was good and " * 9) == ["repetition"]
+    assert findings("我不知道。" * 9) == ["repetition"]

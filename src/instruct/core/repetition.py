@@ -4,12 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from instruct.core.words import LETTERS_OF_A_WORD, UNSPACED, count_words
+
 LONGEST_PERIOD = 30  # words
 _TIMES = 4  # repeats of a unit in a row; three in a row is still a figure of speech
 _SINGLE_TIMES = 6  # repeats of one word; "ha ha ha ha" is still an answer
 _SENTENCE_TIMES, _SENTENCE_WORDS = 3, 4
 _EDGES = ".,;:!?\"'()[]-–—*_=|"
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def find_repetition(text: str) -> str | None:
@@ -19,31 +22,35 @@ def find_repetition(text: str) -> str | None:
     '1 word 8 times in a row'
     >>> find_repetition("A rose is a rose is a rose.") is None
     True
+    >>> find_repetition("我不知道。" * 20)
+    '3 words 20 times in a row'
     """
-    words = [word.strip(_EDGES) for word in text.lower().split()]
+    # Where a script has no blanks between words, each letter stands alone here, and about two of them are a word.
+    words = [word.strip(_EDGES) for word in _UNSPACED.sub(r" \g<0> ", text.lower()).split()]
     triples = list(zip(words, words[1:], words[2:], strict=False))
     if len(set(triples)) == len(triples):
         return None  # nearly every text ends here, after one pass
-    return _in_a_row(words) or _same_sentence(text)
+    letters = len(_UNSPACED.findall(text))
+    return _in_a_row(words, LETTERS_OF_A_WORD if letters > len(words) / 2 else 1) or _same_sentence(text)
 
 
-def _in_a_row(words: Sequence[str]) -> str | None:
-    """The shortest unit of words that repeats often enough in a row."""
-    for period in range(1, min(LONGEST_PERIOD, len(words) // _TIMES) + 1):
-        wanted = (_SINGLE_TIMES if period == 1 else _TIMES) - 1
+def _in_a_row(words: Sequence[str], size: int) -> str | None:
+    """The shortest unit that repeats often enough in a row; `size` elements of `words` are a word."""
+    for period in range(size, min(LONGEST_PERIOD * size, len(words) // _TIMES) + 1):
+        wanted = (_SINGLE_TIMES if period == size else _TIMES) - 1
         run = 0
         longest = 0
         for later, earlier in zip(words[period:], words, strict=False):
             run = run + 1 if later == earlier and later else 0
             longest = max(longest, run)
         if longest >= wanted * period:
-            unit = "1 word" if period == 1 else f"{period} words"
+            unit = "1 word" if period == size else f"{-(-period // size)} words"
             return f"{unit} {longest // period + 1} times in a row"
     return None
 
 
 def _same_sentence(text: str) -> str | None:
     sentences = [sentence.strip().lower() for sentence in _SENTENCE.split(text)]
-    counts = Counter(sentence for sentence in sentences if len(sentence.split()) >= _SENTENCE_WORDS)
+    counts = Counter(sentence for sentence in sentences if count_words(sentence) >= _SENTENCE_WORDS)
     times = max(counts.values(), default=0)
     return f"one sentence {times} times" if times >= _SENTENCE_TIMES else None

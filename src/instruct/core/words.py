@@ -12,7 +12,8 @@ UNSPACED = (
 )
 """The characters of scripts without blanks between words, as ranges of a regular expression."""
 
-_LETTERS_OF_A_WORD = 2  # about, in Chinese and Japanese
+LETTERS_OF_A_WORD = 2
+"""About how many of them make a word, in Chinese and Japanese."""
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
@@ -27,4 +28,4 @@ def count_words(text: str) -> int:
 
 def _words_in(piece: str) -> int:
     letters = [one for one in _UNSPACED.findall(piece) if unicodedata.category(one)[0] != "M"]
-    return (len(letters) + 1) // _LETTERS_OF_A_WORD or 1
+    return (len(letters) + 1) // LETTERS_OF_A_WORD or 1

@@ -6,6 +6,7 @@ from math import inf
 from statistics import mean
 
 from instruct.core.records import Response
+from instruct.core.words import count_words
 from instruct.evaluation.judges.base import Answers
 from instruct.evaluation.means import clusters_of, rounded
 from instruct.evaluation.settings import EvaluateParams
@@ -19,7 +20,7 @@ FEWEST = 8  # pairs below which an interval says too little
 
 def length_of(record: Response) -> str:
     """The band of the reference answer's length: a property of the task, so the same for all systems."""
-    words = len(record.output.split())
+    words = count_words(record.output)
     return next((name for most, name in LENGTHS if words <= most), "over 50 words")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from instruct.core.records import Example
 from instruct.core.repetition import find_repetition
+from instruct.core.words import count_words
 from instruct.quality.hits import Hit
 
 # Placeholders of data sets for a missing answer. Words that can answer a question count only in brackets ("Null" is
@@ -57,6 +58,6 @@ def _echo(output: str, example: Example) -> str:
         return "is the input"
     if input_ and answer in (f"{instruction} {input_}", f"{instruction}: {input_}"):
         return "is instruction and input"
-    if len(instruction.split()) >= _LONG_ECHO and answer.startswith(instruction):
+    if count_words(instruction) >= _LONG_ECHO and answer.startswith(instruction):
         return "begins with the instruction"
     return ""

@@ -4,11 +4,13 @@ import shutil
 import subprocess
 from dataclasses import asdict, replace
 
+import pyarrow
 import pytest
 from formats.reading import read_rows
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from instruct.core.errors import DataError
 from instruct.formats.columns import USUAL, Columns
@@ -68,6 +70,10 @@ def test_turns_and_system_prompt_of_sharegpt_follow_the_settings(tmp_path):
         ({"instruction": ASKED, "response": ANSWERED}, USUAL),
         ({"prompt": ASKED, "response": ANSWERED}, USUAL),
         ({"Frage": ASKED, "Antwort": ANSWERED}, USUAL),
+        ({"input": ASKED, "output": ANSWERED}, USUAL),
+        ({"output": ANSWERED, "said": ASKED}, USUAL),
+        ({"question": ASKED, "best_answer": ANSWERED}, USUAL),
+        ({"best_answer": ANSWERED, "question": ASKED}, USUAL),
         ({"user": ASKED, "assistant": ANSWERED, "group": "a"}, USUAL),
         ({"Ticket": 7, "Frage": ASKED, "Antwort": ANSWERED}, replace(USUAL, layout="prompt")),
         ({"instruction": ASKED, "context": "", "response": ANSWERED, "category": "open_qa"}, USUAL),
@@ -118,14 +124,31 @@ def test_a_column_of_no_field_is_refused_with_the_setting_that_leaves_it_out(tmp
         assert (example.instruction, example.output) == (ASKED, ANSWERED)
 
 
-@pytest.mark.parametrize("inner", [{"question": ASKED, "answer": ANSWERED}, SHAREGPT])
-def test_records_inside_an_object_are_one_line_that_says_how_to_flatten_them(tmp_path, inner):
-    row = {"meta": {"n": 1}, "the data": inner}
-    path = written(tmp_path, row, row)
+def save(path, rows):
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if path.suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("inner", [{"prompt": ASKED, "response": ANSWERED}, SHAREGPT])
+@pytest.mark.parametrize("name", ["in.jsonl", "in.json", "in.parquet"])
+def test_records_inside_an_object_are_one_line_with_the_command_that_flattens_them(tmp_path, inner, name):
+    save(tmp_path / name, [{"meta": {"n": 1}, "the data": inner}] * 2)
     with pytest.raises(DataError, match="the data") as refused:
-        check_rows(path)
-    words = shlex.split(str(refused.value).split("`")[1])
-    assert words[:2] == ["jq", "-c"] and words[2] == '.["the data"]'
+        check_rows(tmp_path / name)
+    lines = flattened(tmp_path, name, str(refused.value))
+    assert lines == [inner, inner]
+
+
+def flattened(folder, name, line):
+    """The records that the command in a refusal of the file `name` writes."""
+    if not shutil.which("jq"):
+        pytest.skip("needs jq")
+    command = line.split("`")[1].replace("OUT.jsonl", "out.jsonl")
+    command = command.replace("IN.parquet", name).replace("IN.jsonl", "lines.jsonl" if "parquet" in name else name)
+    subprocess.run(command, shell=True, cwd=folder, check=True)
+    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
 
 
 def test_a_group_can_have_another_column_or_none(tmp_path):
@@ -180,15 +203,18 @@ def test_preference_pairs_are_named_as_such(tmp_path):
     assert "pairs.file" in refusal(tmp_path, of_the_page)
 
 
-def test_self_instruct_is_refused_with_a_command_that_flattens_it(tmp_path):
-    row = {"id": "seed_1", "instruction": ASKED, "instances": [{"input": "", "output": ANSWERED}]}
-    line = refusal(tmp_path, row)
-    assert "instances" in line
-    if shutil.which("jq"):
-        command = line.split("`")[1].replace("IN.jsonl", "mine.jsonl").replace("OUT.jsonl", "flat.jsonl")
-        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-        flat = read_rows(tmp_path / "flat.jsonl")
-        assert {(one.instruction, one.input, one.output) for one in flat} == {(ASKED, "", ANSWERED)}
+@pytest.mark.parametrize("name", ["in.jsonl", "in.json", "in.parquet"])
+def test_self_instruct_is_refused_with_a_command_that_flattens_it(tmp_path, name):
+    save(tmp_path / name, [{"id": "seed_1", "instruction": ASKED, "instances": [{"input": "", "output": ANSWERED}]}])
+    with pytest.raises(DataError, match="instances") as refused:
+        check_rows(tmp_path / name)
+    assert flattened(tmp_path, name, str(refused.value)) == [ALPACA]
+
+
+@pytest.mark.parametrize("answer", [2, ["A wren.", "An owl."], {"text": ["A wren."]}])
+def test_settings_never_name_an_answer_that_is_no_text(tmp_path, answer):
+    line = refusal(tmp_path, {"question": ASKED, "choices": ["a", "b"], "answer": answer})
+    assert '"answer" must be text' in line and "-S" not in line
 
 
 @pytest.mark.parametrize("row", [ALPACA, SHAREGPT, OPENAI, {"question": ASKED, "answer": ANSWERED}])
@@ -203,6 +229,13 @@ def test_an_object_around_the_records_is_refused_with_the_name_of_their_list(tmp
 def test_a_record_of_another_layout_among_good_ones_is_one_bad_record(tmp_path):
     good, bad = check_rows(written(tmp_path, ALPACA, {"question": ASKED, "answer": ANSWERED}))
     assert len(good) == 1 and list(bad) == [1] and "completion=answer" in bad[1][0]
+
+
+@pytest.mark.parametrize("row", [ALPACA, {"prompt": ASKED, "completion": ANSWERED}])
+def test_a_null_in_a_column_of_the_layout_is_missing_and_no_other_layout(tmp_path, row):
+    for name in row.keys() - {"input"}:
+        _, bad = check_rows(written(tmp_path, row | {name: None}))
+        assert [line.split(": ", 1)[1].split(";")[0] for line in bad[0]] == [f'"{name}" is missing']
 
 
 def test_a_record_that_looks_like_nothing_known_keeps_its_own_errors(tmp_path):

@@ -111,12 +111,14 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
     optional = {getattr(columns, name, name) for name in (*OPTIONAL, "check")}
     # Null means no value in every format; only the input may have none.
     without_input = row.get(columns.input, "") is None
+    given = set(row)
     row = {name: one for name, one in row.items() if one is not None and not (table and one == "" and name in optional)}
     layouts = [columns.layout] if columns.layout != "auto" else _layouts_of(row, columns)
     if not layouts and (chat := chat_names(row)):
         columns, layouts = _named_chat(columns, **chat), ["chat"]
     layouts = layouts or ["alpaca"]  # whose errors are the clearest
-    if not any(_fits(row, columns, one) for one in layouts) and (hint := layout_hint(row, asdict(columns))):
+    fits = any(_fits(given, columns, one) for one in layouts)
+    if not fits and (hint := layout_hint(row, asdict(columns), table=table)):
         return Picked({}, (hint,), hint=hint)
     if len(layouts) > 1:
         return Picked({}, (f"holds the columns of {' and '.join(layouts)} at once; choose with split.columns.layout",))
@@ -208,10 +210,10 @@ def _layouts_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
     return [layout for layout, names in signs.items() if not names.isdisjoint(row)]
 
 
-def _fits(row: Mapping[str, Any], columns: Columns, layout: str) -> bool:
-    """Whether a record has the columns that its layout needs."""
+def _fits(given: set[str], columns: Columns, layout: str) -> bool:
+    """Whether a record has the columns that its layout needs; null counts."""
     needed = {name: column for name, column in columns.of(layout).items() if name not in (*OPTIONAL, "check", "input")}
-    return set(needed.values()) <= set(row)
+    return set(needed.values()) <= given
 
 
 @lru_cache

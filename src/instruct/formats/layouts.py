@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from instruct.core.json_stream import kind_of
 from instruct.core.records import CHAT, OPTIONAL, shown
 
 _CHATS = ("messages", "conversations", "conversation")
@@ -24,7 +25,12 @@ _PLAIN, _NO_TEXT = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*"), ("null", "true", "
 # How a list of objects begins as a text, in JSON or as Python prints it.
 _BEGINS = re.compile(r"""\s*\[\s*\{\s*(["'])(.*?)\1\s*:""")
 # A record of self-instruct becomes several of ours, which no setting can do.
-_FLATTEN = "jq -c '.instruction as $i | .instances[] | {instruction: $i, input, output}' IN.jsonl > OUT.jsonl"
+_FLATTEN = ".instruction as $i | .instances[] | {instruction: $i, input, output}"
+# jq reads no Parquet.
+_AS_LINES = (
+    "python -c 'import json, pyarrow.parquet as p; "
+    '[print(json.dumps(row, default=str)) for row in p.read_table("IN.parquet").to_pylist()]\' > IN.jsonl && '
+)
 
 
 def chat_names(row: Mapping[str, Any]) -> dict[str, str] | None:
@@ -49,10 +55,10 @@ def holds_messages(value: Any, role: str, content: str) -> bool:
     return isinstance(first, Mapping) and role in first and content in first
 
 
-def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str], *, table: bool = False) -> str:
     """What a record that `columns` do not fit looks like, and what to do; empty if it is unknown.
 
-    `columns` are the settings of `split.columns` by name.
+    `columns` are the settings of `split.columns` by name. The only `table` with lists and objects is Parquet.
     """
     if {"chosen", "rejected"} <= set(row):
         return (
@@ -60,7 +66,8 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
             "file in pairs.file, and give split.data one answer to each question"
         )
     if isinstance(row.get("instances"), list):
-        return f"looks like self-instruct, whose records hold several instances; write one record each: `{_FLATTEN}`"
+        command = _flattened(_FLATTEN, table=table)
+        return f"looks like self-instruct, whose records hold several instances; write one record each: `{command}`"
     if chat := chat_names(row):
         name = _KEYS[chat["role"], chat["content"]]
         return _settings(name, {"layout": "chat", **chat}, row, columns)
@@ -68,10 +75,16 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     if not question and not answer and (name := _records_within(row)):
         return f'holds a list of records; keep only the list in "{shown(name)}"'
     if not question and not answer and (name := _nested_in(row)):
-        inside = shlex.quote(f".[{json.dumps(name)}]")
-        return f'has its fields inside "{shown(name)}"; flatten them first: `jq -c {inside} IN.jsonl > OUT.jsonl`'
+        command = _flattened(f".[{json.dumps(name)}]", table=table)
+        return f'has its fields inside "{shown(name)}"; flatten them first: `{command}`'
+    if question and answer and not _is_said(row[answer]):
+        return f'"{shown(answer)}" must be text, is {kind_of(row[answer])}; write each answer as a text'
     texts = [name for name in _texts(row, columns) if name.isprintable()]
-    if not question and not answer and len(texts) == 2:
+    # A record with our own name for the question lacks its answer.
+    own = question in (columns["instruction"], columns["prompt"])
+    if len(texts) == 2 and not (question and answer) and not own and not (question and given):
+        if texts[0] == answer or texts[1] == question:
+            texts.reverse()
         wanted = {"layout": "prompt", "prompt": texts[0], "completion": texts[1]}
         return _settings("two columns of text, a question and its answer", wanted, row, columns)
     if not question or not answer:
@@ -81,6 +94,15 @@ def layout_hint(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
         return _settings("Alpaca", wanted, row, columns)
     wanted = {"layout": "prompt", "prompt": question, "completion": answer}
     return _settings("a question and its answer", wanted, row, columns)
+
+
+def _flattened(jq: str, *, table: bool) -> str:
+    """The command that writes the records of a list or of lines through a filter of jq."""
+    return f"{_AS_LINES if table else ''}jq -c {shlex.quote(f'(arrays[], objects) | {jq}')} IN.jsonl > OUT.jsonl"
+
+
+def _is_said(value: Any) -> bool:
+    return isinstance(value, str) or any(holds_messages(value, *keys) for keys in _KEYS)
 
 
 def _records_within(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The filter: what it finds in disguise, what it leaves, and that a stream shows no more than the whole text does."""
 
 import random
+import unicodedata
 
 import httpx
 import pytest
@@ -12,7 +13,8 @@ from instruct.core.errors import DataError, ParamsError
 from instruct.quality import personal
 from instruct.serving import policy as code
 from instruct.serving.messages import Said, filter_chat
-from instruct.serving.policy import MASK, Policy, PolicyStream, Rule, filter_text, normalise, read_policy
+from instruct.serving.normal import latinised, normalise
+from instruct.serving.policy import MASK, Policy, PolicyStream, Rule, filter_text, read_policy
 from instruct.serving.policy_test import read_probes, report
 from instruct.serving.problems import Problem
 from instruct.serving.talking import Manner, Talker
@@ -34,6 +36,52 @@ POLICY = Policy(rules=(PERSONAL, BOMB, NOTED))
 def test_disguises_are_seen_through(text):
     passed, stream = filter_text(POLICY, f"How to make a {text} at home", "prompts")
     assert stream.blocked == BOMB and passed == "How to make a "
+
+
+WORDS = ["наркотик", "ВЗРЫВ", "βόμβα", "café", "폭탄", "übel", "危険", "क\u093cत्ल", "شقة", "naïve", "Ǻ"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_pattern_of_any_script_finds_its_word_however_it_is_composed(word):
+    policy = Policy(rules=(Rule(name="word", action="mask", pattern=word),))
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        for found in (word, word.upper(), word.lower()):
+            text = f"ﬁx {unicodedata.normalize(form, found)}\u200b, please"
+            for passed, stream in (filter_text(policy, text, "answers"), in_pieces(policy, text, 1)):
+                assert (passed, stream.applied) == (f"ﬁx {MASK}\u200b, please", [policy.rules[0]])
+
+
+@pytest.mark.parametrize(
+    ("text", "passed"),
+    [
+        ("cafe\u200b\u0301s", f"{MASK}s"),
+        ("cafe\u0323\u0301", "cafe\u0323\u0301"),
+        ("cafe\u0301\u0323", "cafe\u0301\u0323"),
+        ("o cafe\u0301", f"o {MASK}"),
+        ("café\u0301", f"{MASK}"),
+        ("ｃａｆｅ\u0301.", f"{MASK}."),
+        ("саfé", MASK),
+    ],
+)
+def test_a_letter_is_cut_with_all_its_marks(text, passed):
+    policy = Policy(rules=(Rule(name="word", action="mask", pattern="café"),))
+    assert filter_text(policy, text, "answers")[0] == in_pieces(policy, text, 1)[0] == passed
+
+
+@examples(150)
+@given(
+    st.text() | st.lists(st.sampled_from("aeﬁÅ각ᄀ가ㅏ\u0301\u0323\u3099か\uff9e\uff76\u0c46\u0c56\u200b")).map("".join)
+)
+def test_the_searched_text_is_nfkc_without_invisible_characters(text):
+    normal, places = normalise(text)
+    seen = "".join(one for one in text if normalise(one)[0])
+    assert normal == unicodedata.normalize("NFKC", seen) and len(normal) == len(places) == len(latinised(normal))
+    assert places == sorted(places) and all(normalise(text[start:end])[0] in normal for start, end in places)
+
+
+def test_a_long_run_of_marks_is_composed_in_parts():
+    normal, places = normalise("e" + "\u0323\u0301" * 50_000)
+    assert len(normal) == len(places) == 100_000 and places[-1][1] == 100_001
 
 
 def test_a_mask_cuts_in_the_text_as_it_was():
@@ -76,6 +124,9 @@ ATOMS = [
     "(a|bc)",
     ".{0,4}c",
     "(?:|ab)",
+    "а",
+    "á",
+    "가",
 ]
 PIECES = [
     "a",
@@ -84,7 +135,10 @@ PIECES = [
     " ",
     "\n",
     "аb",
+    "\u0301",
     "a\u0301",
+    "ᄀ",
+    "\u1161",
     "\u200b",
     "\u034f",
     "ﬀ",
@@ -148,13 +202,15 @@ def test_a_pattern_is_found_where_python_finds_it(atoms, pieces):
     except ParamsError:
         return
     normal, places = normalise("".join(pieces))
-    spans = [one.span() for one in rule._compiled.finditer(normal) if one.group()]
+    texts = (normal, latinised(normal))
+    spans = {one.span() for text in texts for one in rule._compiled.finditer(text) if one.group()}
     found = Policy(rules=(rule,)).find("".join(pieces), "answers")
-    assert sorted((one.start, one.end) for one in found) == sorted((places[a], places[b - 1] + 1) for a, b in spans)
+    assert {(one.start, one.end) for one in found} == {(places[a][0], places[b - 1][1]) for a, b in spans}
+    assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize("word", ["word ", "wörd ", "jo@nord.de "])
-def test_a_stream_normalises_each_character_once_and_searches_only_what_is_new(monkeypatch, word):
+def test_a_stream_normalises_and_searches_only_what_is_new_and_its_last_letter(monkeypatch, word):
     count, lag, work = 2000, 140, {"normalised": 0, "searched": 0}
     normal = code.normalise
 
@@ -178,8 +234,8 @@ def test_a_stream_normalises_each_character_once_and_searches_only_what_is_new(m
     for _ in range(count):
         stream.push(word)
     stream.push("", final=True)
-    assert work["normalised"] == count * len(word)
-    assert work["searched"] <= 3 * (count + 1) * (lag + len(word)), "three rules; the lag, and what is new"
+    assert work["normalised"] == count * (len(word) + 1)
+    assert work["searched"] <= 5 * (count + 1) * (lag + len(word)), "five searches; the lag, and what is new"
 
 
 def in_pieces(policy, text, size=3):
@@ -317,7 +373,7 @@ def test_rules_for_prompts_alone_leave_answers_as_they_are():
 
 
 def test_normal_text_is_its_own_normal_form():
-    assert normalise("plain") == ("plain", [0, 1, 2, 3, 4])
+    assert normalise("plain") == ("plain", [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)])
 
 
 @pytest.mark.parametrize(
@@ -328,6 +384,13 @@ def test_normal_text_is_its_own_normal_form():
         ("[{name: a, action: mask, pattern: 'a(?=.*b)'}]", ParamsError, "pattern"),
         ("[{name: a, action: mask, pattern: '('}]", ParamsError, "pattern"),
         ("[{name: a, action: mask, pattern: 'a{0,3}'}]", ParamsError, "pattern"),
+        ("[{name: a, action: mask, pattern: 'cafe\u0301'}]", ParamsError, "café"),
+        ("[{name: a, action: mask, pattern: '！危険'}]", ParamsError, "!危険"),
+        ("[{name: a, action: mask, pattern: 'x(y|（z）)'}]", ParamsError, r"\(z\)"),
+        ("[{name: a, action: mask, pattern: 'x[０-９]{1,3}'}]", ParamsError, "write 0 "),
+        ("[{name: a, action: mask, pattern: 'a[^ﬁ]b'}]", ParamsError, "fi"),
+        ("[{name: a, action: mask, pattern: 'می\u200cخواهم'}]", ParamsError, "میخواهم"),
+        ("[{name: a, action: mask, pattern: 'a\\u200b?b'}]", ParamsError, "200b"),
         ("[{name: a, action: drop, pattern: a}]", ParamsError, "action"),
         ("[{name: a, action: mask}]", ParamsError, "pattern"),
         ("[{name: a, action: mask, personal: name}]", ParamsError, "personal"),

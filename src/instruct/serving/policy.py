@@ -1,14 +1,13 @@
 """The policy filter: patterns that block, mask or flag prompts and answers, in a file that Git tracks.
 
-It searches normalised text (NFKC, no invisible characters, look-alike letters mapped to Latin ones) and cuts in the
-original text. It finds patterns. It does not understand meaning: names and clever wording pass.
+It searches a text in NFKC without invisible characters, and once more with look-alike letters mapped to Latin ones. It
+cuts in the original text. It finds patterns. It does not understand meaning: names and clever wording pass.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import build, require
 from instruct.core.parsing import read_yaml
 from instruct.quality.personal import FORMS, KINDS, Search
+from instruct.serving.normal import latinised, normalise
 
 Action = Literal["block", "mask", "flag"]
 Side = Literal["prompts", "answers"]
@@ -26,15 +26,7 @@ MARGIN = 2  # characters after a match that `\b` and `$` look at
 # Keys and e-mail addresses may be of any length, of these characters alone: such a run at the end may go on.
 _UNBOUNDED = ("pii_key", "pii_email")
 _RUN = re.compile(r"[\w.+@-]*")
-# Unicode's Default_Ignorable_Code_Point, as ranges, without the category Cf. NFKC turns U+3164 and U+FFA0 into U+1160.
-_IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]"
-)
-# Letters of other scripts that look like Latin ones (from Unicode's confusables.txt); full-width ones are NFKC's.
-_LOOK_ALIKE = str.maketrans(
-    "АВЕЗКМНОРСТУХІЈЅаеорсухіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧαιονρυ",
-    "ABE3KMHOPCTYXIJSaeopcyxijsdhlABEZHIKMNOPTYXaiovpu",
-)
+PLAIN, LATIN = 0, 1  # the two texts that are searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +54,11 @@ class Rule:
         """The most characters that it matches and looks at beyond them."""
         return LONGEST_PERSONAL if self.personal else _reach(self.pattern)
 
-    def searches(self) -> "list[Search | _PatternSearch]":
-        """New searches for all its matches."""
-        return [_PatternSearch(self._compiled)] if self._compiled else list(map(Search, FORMS[self.personal]))
+    def searches(self) -> "list[tuple[int, Search | _PatternSearch]]":
+        """New searches for all its matches, each with the text that it searches."""
+        if self._compiled:
+            return [(text, _PatternSearch(self._compiled)) for text in (PLAIN, LATIN)]
+        return [(LATIN, Search(form)) for form in FORMS[self.personal]]
 
 
 @dataclass
@@ -93,11 +87,34 @@ def _compile(pattern: str) -> re.Pattern[str]:
     bounded = _parsed(pattern).getwidth()[1] > 0 and _reach(pattern) <= LONGEST
     require("pattern", pattern, bounded, f"of bounded length, up to {LONGEST}: write {{0,40}} instead of *")
     require("pattern", pattern, not compiled.match(""), "one that does not match the empty text")
+    for text in _literals(_parsed(pattern)):
+        if (searched := normalise(text)[0]) != text:
+            cure = f"write {re.escape(searched)} for {text!a}" if searched else f"leave out {text!a}"
+            raise ParamsError(f"pattern must be in NFKC without invisible characters, as texts are searched: {cure}")
     return compiled
 
 
 def _parsed(pattern: str) -> Any:
     return re._parser.parse(pattern, re.IGNORECASE)  # type: ignore[attr-defined]
+
+
+def _literals(part: Any) -> Iterator[str]:
+    """The runs of characters in a parsed pattern, and of each range one end, which NFKC leaves as it is if it can."""
+    run = ""
+    for one in part:
+        kind = str(one[0]) if isinstance(one, tuple) and one else ""
+        if kind == "LITERAL":
+            run += chr(one[1])
+            continue
+        yield from [run] if run else []
+        run = ""
+        if kind == "NOT_LITERAL":
+            yield chr(one[1])
+        elif kind == "RANGE":
+            yield next((end for end in map(chr, one[1]) if normalise(end)[0] == end), chr(one[1][0]))
+        elif isinstance(one, list | tuple | type(_parsed(""))):
+            yield from _literals(one)
+    yield from [run] if run else []
 
 
 @cache
@@ -140,62 +157,51 @@ class Policy:
 
 
 class _Growing:
-    """A text that grows, and what is certain of it: each character is normalised once, and searched about once.
+    """A text that grows, and what is certain of it, whose new parts alone are normalised and searched.
 
-    `end` is the index up to which matches are known, whatever follows.
+    `end` is the index up to which matches are known, whatever follows. Its last letter is `_open` to marks that follow.
     """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._searches = [(rule, search) for rule in rules for search in rule.searches()]
+        self._searches = [(rule, *search) for rule in rules for search in rule.searches()]
         self._longest = max((rule.longest for rule in rules), default=0) + MARGIN
         self._unbounded = any(rule.personal in _UNBOUNDED for rule in rules)
-        self._normal, self._places, self._run = "", list[int](), 0
-        self.text, self.end = "", 0
+        self._texts, self._places, self._run = ["", ""], list[tuple[int, int]](), 0
+        self.text, self.end, self._open = "", 0, 0
 
     def add(self, text: str, *, final: bool = False) -> list[Finding]:
         """The matches that have become certain, in text order."""
-        normal, places = normalise(text)
-        if rest := len(normal) - _RUN.match(normal[::-1]).end():  # type: ignore[union-attr]  # it matches any text
-            self._run = len(self._normal) + rest
-        self._places += [len(self.text) + place for place in places]
-        self._normal += normal
         self.text += text
-        certain = len(self._normal)
+        self._take(final)
+        certain = len(self._places)
         if not final:
             certain = max(min(certain - self._longest, self._run if self._unbounded else certain), 0)
-        self.end = self._places[certain] if certain < len(self._places) else len(self.text)
+        self.end = self._places[certain][0] if certain < len(self._places) else self._open
         found = [
-            Finding(rule=rule, start=self._places[start], end=self._places[end - 1] + 1)
-            for rule, search in self._searches
-            for start, end, *_ in search.spans(self._normal, certain)
+            Finding(rule=rule, start=self._places[start][0], end=self._places[end - 1][1])
+            for rule, which, search in self._searches
+            for start, end, *_ in search.spans(self._texts[which], certain)
         ]
-        return sorted(found, key=_in_text_order)
+        return sorted(dict.fromkeys(found), key=_in_text_order)
+
+    def _take(self, final: bool) -> None:
+        """Normalise the text up to its last letter, or to its end."""
+        start, (normal, places) = self._open, normalise(self.text[self._open :])
+        if final:
+            self._open = len(self.text)
+        elif places:
+            self._open += places[-1][0]
+            places = [one for one in places if one != places[-1]]
+        new = latinised(normal[: len(places)])
+        if rest := len(new) - _RUN.match(new[::-1]).end():  # type: ignore[union-attr]  # it matches any text
+            self._run = len(self._places) + rest
+        self._texts[PLAIN] += normal[: len(places)]
+        self._texts[LATIN] += new
+        self._places += [(start + begin, start + end) for begin, end in places]
 
 
 def _in_text_order(one: Finding) -> tuple[int, int]:
     return one.start, -one.end
-
-
-def normalise(text: str) -> tuple[str, list[int]]:
-    r"""The normalised text, and the index of each of its characters in the original.
-
-    >>> normalise("\uff21\u200bb\u0421")
-    ('AbC', [0, 2, 3])
-    """
-    if text.isascii():
-        return text, list(range(len(text)))
-    letters = list(map(_letters, text))
-    return "".join(letters), [place for place, some in enumerate(letters) for _ in some]
-
-
-@lru_cache(1 << 16)
-def _letters(character: str) -> str:
-    """What a character is searched as; nothing if it is invisible."""
-    return "".join(
-        letter
-        for letter in unicodedata.normalize("NFKC", character).translate(_LOOK_ALIKE)
-        if unicodedata.category(letter) != "Cf" and not _IGNORABLE.match(letter)
-    )
 
 
 def read_policy(path: str | Path) -> Policy | None:

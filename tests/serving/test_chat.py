@@ -22,6 +22,7 @@ from instruct.serving import talking
 from instruct.serving.chat import Chat
 from instruct.serving.keyboard import ctrl_c_stops, typed_lines
 from instruct.serving.messages import Said
+from instruct.serving.policy import Policy, Rule
 from instruct.serving.talking import Manner, Talker
 from instruct.text.encoding import encode_prompt
 
@@ -44,7 +45,7 @@ def ctrl_c(monkeypatch):
 
 def make_chat(**changes):
     talker = Talker(make_system("dpo", 3, "phi3"))
-    return Chat(talker=talker, manner=MANNER, open_named=lambda name: talker, **changes)
+    return Chat(**{"talker": talker, "manner": MANNER, "open_named": lambda name: talker, **changes})
 
 
 def answer(chat, *lines):
@@ -81,6 +82,26 @@ def test_an_answer_that_is_not_whole_leaves_the_conversation_as_it_was(how, line
     assert ("stopped" if how == "stopped" else "records 0") in cut.splitlines()[-1]
     assert (chat.said, chat.manner) == (before, manner)
     assert answer(chat, line) == answer(other, line) and chat.said == other.said
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_the_policy_says_of_an_answer_is_not_what_the_model_said(place):
+    greedy = replace(MANNER, temperature=0.0)
+    free = make_chat(manner=greedy)
+    answer(free, "Hello")
+    model_said = free.said[1].content
+    word = model_said.split()[place]
+    rule = Rule(name="the rule", action="block", pattern=re.escape(word), message="Not here.")
+    chat = make_chat(manner=greedy, policy=Policy(rules=(rule,)))
+    shown = answer(chat, "Hello")
+    passed = model_said[: model_said.lower().index(word.lower())]
+    assert shown.startswith(passed) and word not in shown[: len(passed)]
+    for notice in (shown[len(passed) :], chat.talker.cut):
+        assert "Not here." in notice and "the rule" in notice
+    assert chat.said == [] and chat.talker.blocked
+    chat.policy = None
+    answer(chat, "Hello")
+    assert chat.said == free.said and not chat.talker.blocked
 
 
 def test_a_second_ctrl_c_ends_the_command_and_so_does_the_first_in_a_pipe(ctrl_c):

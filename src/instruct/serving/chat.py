@@ -23,7 +23,7 @@ HELP = """/system NAME   ask base, sft or dpo
 /new             start a new conversation
 /save FILE       write the conversation as JSON
 /quit            end
-Ctrl-C stops an answer; what failed or was stopped does not become part of the conversation."""
+Ctrl-C stops an answer; what failed, was stopped or blocked does not become part of the conversation."""
 
 
 @dataclass(kw_only=True)
@@ -62,6 +62,8 @@ class Chat:
                         raise InstructError("stopped; this answer is not kept")
                     answer += piece
                     yield piece
+                if self.talker.blocked:
+                    raise InstructError(f"{self.talker.cut}; this answer is not kept")
             except InstructError:
                 yield "\n" if answer or stopped() else ""
                 raise

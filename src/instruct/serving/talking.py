@@ -27,17 +27,18 @@ class Talker:
     """A system that answers one question at a time; it keeps what the engine computed of the template.
 
     `cut` says why the last answer is not whole, in words for the user; it is empty if the model ended the answer.
+    `blocked` says whether the policy ended it.
     """
 
     def __init__(self, system: System) -> None:
-        self.system, self.cut = system, ""
+        self.system, self.cut, self.blocked = system, "", False
         self._lanes: list[Lane] = []
 
     def say(
         self, messages: Sequence[Said], manner: Manner, *, input: str = "", policy: Policy | None = None
     ) -> Iterator[str]:
         """The answer piece by piece; raises DataError if the prompt leaves no room for one."""
-        self.cut = ""
+        self.cut, self.blocked = "", False
         system = self.system
         _check_utf8(*(one.content for one in messages), input)
         messages, input = filter_chat(policy, messages, input)
@@ -47,17 +48,20 @@ class Talker:
             cure = "shorten it, or begin a new conversation" if len(messages) > 1 else "shorten it"
             raise DataError(f"the prompt has {len(ids)} tokens, and the model reads at most {most}; {cure}")
         params = _params(system, manner, most - len(ids))
-        reason = yield from self._stream(ids, params, manner.seed, policy)
+        filtered = PolicyStream(policy, "answers")
+        reason = yield from self._stream(ids, params, manner.seed, filtered)
         self.cut = _why_cut(reason, params.max_new_tokens, manner)
+        if rule := filtered.blocked:
+            self.cut, self.blocked = f"{rule.message or 'this answer is not allowed here'} (policy: {rule.name})", True
 
     def _stream(
-        self, ids: Sequence[int], params: GenerateParams, seed: int, policy: Policy | None
+        self, ids: Sequence[int], params: GenerateParams, seed: int, filtered: PolicyStream
     ) -> Generator[str, None, StopReason | None]:
         """Yield the text; gives why the answer ended, or None if the policy ended it."""
         system, stops = self.system, self.system.template.stop_strings
         lanes = self._lanes or lanes_of(system, slots=1, cache_tokens=2 * system.model.block_size)
         self._lanes = []  # an answer that is broken off leaves its lane in use
-        lane, filtered = lane_for(lanes, ids), PolicyStream(policy, "answers")
+        lane = lane_for(lanes, ids)
         stream = TextStream(system.tokenizer, stops, strip=True)
         lane.waiting.append(
             Job(system=system.name, ids=ids, params=params, stop_strings=stops, deliver=_nobody, seed=seed)
@@ -68,7 +72,6 @@ class Talker:
                 reason = event.reason
                 yield _text_of(event, stream, filtered)
         if filtered.blocked:
-            yield f" [{filtered.blocked.message or 'blocked'}]"
             return None
         self._lanes = lanes
         return reason

@@ -1,10 +1,13 @@
 """The filter: what it finds in disguise, what it leaves, and that a stream shows no more than the whole text does."""
 
+import json
 import random
+import re
 import unicodedata
 
 import httpx
 import pytest
+import yaml
 from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -322,6 +325,45 @@ def test_a_stream_shows_no_part_of_a_long_address():
     text = f"Write to {address}, please. {'It is long. ' * 20}"
     assert len(address) > 220
     assert in_pieces(POLICY, text)[0] == filter_text(POLICY, text, "answers")[0] == text.replace(address, MASK)
+
+
+@pytest.mark.parametrize("action", ["mask", "block", "flag"])
+@pytest.mark.parametrize(
+    ("before", "text", "passed"),
+    [
+        ("I say Hello", " Royal, now", {"mask": f"{MASK}, now", "block": ""}),
+        ("Hello", "\nroyal", {"mask": MASK, "block": ""}),
+        ("Hello royal", " house", {}),
+        ("Hello", " royals, hello royal!", {"mask": f"{MASK}s, {MASK}!", "block": ""}),
+        ("A hello roy", "\u0430l", {"mask": MASK, "block": ""}),
+        ("", "Hello royal.", {"mask": f"{MASK}.", "block": ""}),
+        ("Hello" * 300, " there", {}),
+    ],
+)
+def test_what_goes_on_from_a_prompt_is_filtered_as_one_text_with_it(before, text, passed, action):
+    policy = Policy(rules=(Rule(name="royal", action=action, pattern=r"hello\s{0,2}royal"),))
+    for size in (1, 3, 99):
+        stream = PolicyStream(policy, "answers", before=before)
+        got = "".join(stream.push(text[place : place + size]) for place in range(0, len(text), size))
+        got += stream.push("", final=True)
+        assert got == passed.get(action, text)
+        assert bool(stream.applied) == bool(passed) and bool(stream.blocked) == (bool(passed) and action == "block")
+
+
+def test_an_echo_is_filtered_as_one_text_with_its_prompt(serving, tmp_path, systems, offline):
+    prompt = "Tell me about rain"
+    answer = offline(systems["sft"], {"0": prompt}, temperature=0.0)["0"]
+    path = tmp_path / "policy.yaml"
+    rule = {"name": "across", "action": "block", "pattern": re.escape(f"rain{answer}"[:8])}
+    body = {"model": "sft", "prompt": prompt, "temperature": 0, "max_tokens": 12}
+    path.write_text(yaml.safe_dump([rule]))
+    with httpx.Client(base_url=serving(policy=str(path)).url, timeout=60) as raw:
+        whole = raw.post("/v1/completions", json={**body, "echo": True}).json()["choices"][0]
+        assert (whole["text"], whole["finish_reason"]) == (prompt, "content_filter")
+        assert [one["name"] for one in whole["policy"]] == ["across"]
+        pieces = raw.post("/v1/completions", json={**body, "echo": True, "stream": True}).text.split("\n\n")[:-2]
+        assert "".join(json.loads(one[6:])["choices"][0]["text"] for one in pieces) == prompt
+        assert raw.post("/v1/completions", json=body).json()["choices"][0]["finish_reason"] == "length"
 
 
 def said(*contents):

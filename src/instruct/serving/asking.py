@@ -192,7 +192,7 @@ class Desk:
                         ids=ids,
                         prompt=prompt,
                         stream=TextStream(system.tokenizer, stops, strip=strip),
-                        policy=PolicyStream(self.policy, "answers"),
+                        policy=PolicyStream(self.policy, "answers", before=prompt if echo else ""),
                         echo=echo,
                     ),
                     seed=seed,

@@ -6,7 +6,7 @@ cuts in the original text. It finds patterns. It does not understand meaning: na
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -223,15 +223,18 @@ def _rule(value: Any, where: str) -> Rule:
 class PolicyStream:
     """Filters a growing text; output lags by the longest pattern, so that no part of a match is shown.
 
-    `blocked` is the rule that ended it, `applied` are all rules that found something.
+    `blocked` is the rule that ended it, `applied` are all rules that found something. What is found in `before`, a text
+    that it goes on from, does not count; what is found across both does.
     """
 
-    def __init__(self, policy: Policy | None, side: Side) -> None:
+    def __init__(self, policy: Policy | None, side: Side, before: str = "") -> None:
         rules = policy.on(side) if policy else []
         self._growing, self._found = _Growing(rules) if rules else None, list[Finding]()
-        self._given = 0
+        self._given = self._begin = len(before)
         self.blocked: Rule | None = None
         self.applied: list[Rule] = []
+        if self._growing:
+            self._growing.add(before)
 
     def push(self, text: str, *, final: bool = False) -> str:
         """The part of the text so far that may be shown and has not been."""
@@ -239,7 +242,9 @@ class PolicyStream:
             return text
         if self.blocked:
             return ""
-        self._found = sorted([*self._found, *self._growing.add(text, final=final)], key=_in_text_order)
+        new = [one for one in self._growing.add(text, final=final) if one.end > self._begin]
+        self._found += [replace(one, start=max(one.start, self._begin)) for one in new]
+        self._found.sort(key=_in_text_order)
         shown = self._release(self._growing.text, self._growing.end)
         self._found = [one for one in self._found if one.start >= self._growing.end]
         return shown

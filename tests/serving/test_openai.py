@@ -193,6 +193,35 @@ def test_a_prompt_as_text_and_as_tokens_is_the_same_prompt(client, systems):
     assert got.usage.prompt_tokens == 2 * len(ids)
 
 
+def test_a_text_begins_with_the_familys_begin_token_and_token_ids_stay(systems, tmp_path):
+    system, begin = systems["sft"], 50256
+    text, ids = ALPACA.render("Name a color."), system.tokenizer.encode(ALPACA.render("Name a color."))
+    told, said = {"prompt": text}, {"messages": [{"role": "user", "content": "Name a color."}]}
+    beginning = replace(system, tokenizer=replace(system.tokenizer, begin_ids=(begin,)))
+    one = InThread(Served({"sft": beginning}, SERVE, root=tmp_path))
+    try:
+        with httpx.Client(base_url=one.url, timeout=60) as raw:
+            for body, expected in (
+                (told, [begin, *ids]),
+                ({**told, "add_special_tokens": True}, [begin, *ids]),
+                ({**told, "add_special_tokens": False}, ids),
+                ({"prompt": ""}, [begin]),
+                ({"prompt": "", "add_special_tokens": False}, []),
+                (said, [begin, *ids]),
+                ({**said, "add_special_tokens": False}, [begin, *ids]),
+            ):
+                assert raw.post("/tokenize", json=body).json()["tokens"] == expected
+            assert raw.get("/tokenizer_info").json()["bos_token"] == "<|endoftext|>"
+            got = [
+                raw.post("/v1/completions", json={"model": "sft", "prompt": prompt, "logprobs": 0}).json()
+                for prompt in (text, [begin, *ids], ids)
+            ]
+    finally:
+        one.close()
+    assert [one["usage"]["prompt_tokens"] for one in got] == [len(ids) + 1, len(ids) + 1, len(ids)]
+    assert got[0]["choices"] == got[1]["choices"] != got[2]["choices"]
+
+
 def test_chat_logprobs_tell_the_likeliest_tokens(client):
     got = chat(client, QUESTIONS[3], logprobs=True, top_logprobs=5).choices[0].logprobs.content
     assert len(got) == GENERATE.max_new_tokens

@@ -93,6 +93,13 @@ def test_markers_that_a_user_wrote_stay_text(smollm2_tokenizer):
     assert smollm2_tokenizer.decode(ids).count(attack) == 4
 
 
+@pytest.mark.parametrize("begin", [(), (1,)])
+def test_a_prompt_that_is_a_text_begins_as_its_pieces_do(smollm2_tokenizer, begin):
+    tokenizer, prompt = replace(smollm2_tokenizer, begin_ids=begin), TEMPLATES["alpaca"].prompt(TURNS[:1])
+    ids = encode_prompt(tokenizer, TEMPLATES["alpaca"].render(TURNS[0].instruction))
+    assert ids == encode_prompt(tokenizer, prompt) and ids[: len(begin)] == list(begin)
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_in_a_vocabulary_without_markers_a_prompt_is_its_text(template):
     tokenizer = with_end_of(TEMPLATES[template], gpt2_tokenizer())

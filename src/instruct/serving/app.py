@@ -188,7 +188,10 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         prompt: Prompt = body.prompt or ""
         if body.messages is not None:
             prompt = render_chat(system.template, system.template_name, said, body.input)
-        ids = desk.encode(system, prompt, "prompt") if prompt else []
+        begin = system.tokenizer.begin_ids
+        ids = desk.encode(system, prompt, "prompt") if prompt or begin else []
+        if isinstance(prompt, str) and body.add_special_tokens is False:
+            ids = ids[len(begin) :]
         strings = body.return_token_strs or body.with_token_strs
         words = [system.tokenizer.decode([one]) for one in ids] if strings else None
         told = {} if isinstance(prompt, str) else {"prompt": as_text(prompt)}
@@ -207,7 +210,7 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": end,
-            "bos_token": None,
+            "bos_token": system.tokenizer.decode(system.tokenizer.begin_ids) or None,
             "pad_token": end,
             "vocab_size": system.tokenizer.vocab_size,
             "model_max_length": desk.room(system),

@@ -153,7 +153,7 @@ Token = Annotated[int, Field(ge=0)]
 
 
 class CompletionRequest(Sampling):
-    """`/v1/completions`: the prompt as it is, as text or as token ids."""
+    """`/v1/completions`: the prompt as a text, which the begin token of the family precedes, or as token ids."""
 
     prompt: Annotated[
         Annotated[Text, Tag("a text")]
@@ -179,13 +179,13 @@ class CompletionRequest(Sampling):
 
 
 class TokenizeRequest(Strict):
-    """`/tokenize`: a text as it is, or messages through the template."""
+    """`/tokenize`: a text, or messages through the template; `add_special_tokens: false` leaves a text as it is."""
 
     model: Text | None = None
     prompt: Text | None = None
     messages: list[Message] | None = None
     input: Text = ""
-    add_special_tokens: bool | None = None  # the tokenizers here never add any
+    add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     with_token_strs: bool | None = None
 

@@ -62,8 +62,8 @@ def count_prompts(
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt; plain text never becomes a special token."""
-    return tokenizer.encode(prompt) if isinstance(prompt, str) else encode_pieces(tokenizer, prompt).ids
+    """Token ids of a prompt, after the begin token of its family; plain text never becomes a special token."""
+    return encode_pieces(tokenizer, [Piece(prompt)] if isinstance(prompt, str) else prompt).ids
 
 
 def special_id(tokenizer: Tokenizer, marker: str) -> int | None:

@@ -27,8 +27,13 @@ def make_guard(**changes):
     return Guard(app, replace(SERVE, **changes), "", Metrics(ENGINE)), passed
 
 
-def code_of(one, *parts, host="localhost:8080", client="1.2.3.4", **headers):
+def code_of(one, *parts, **given):
     """What a guard says of a POST whose body comes in these parts: an error's code, or "" if it let it through."""
+    return answer_of(one, *parts, **given)[0]
+
+
+def answer_of(one, *parts, host="localhost:8080", client="1.2.3.4", **headers):
+    """The same, and the headers of the answer."""
     named = {"host": host, "content-type": "application/json", **headers}
     scope = {
         "type": "http", "method": "POST", "path": "/v1/completions", "client": (client, 1),
@@ -46,7 +51,8 @@ def code_of(one, *parts, host="localhost:8080", client="1.2.3.4", **headers):
         said.append(message)
 
     asyncio.run(one(scope, receive, send))
-    return "" if said[0]["status"] == 200 else json.loads(said[1]["body"])["error"]["code"]
+    code = "" if said[0]["status"] == 200 else json.loads(said[1]["body"])["error"]["code"]
+    return code, dict(said[0]["headers"])
 
 
 def test_each_client_may_ask_so_often_in_any_minute_and_again_in_the_next(monkeypatch):
@@ -58,6 +64,26 @@ def test_each_client_may_ask_so_often_in_any_minute_and_again_in_the_next(monkey
         codes.append(code_of(one, b"{}"))
     assert codes == ["", "", "rate_limit_exceeded", "", "rate_limit_exceeded", ""]
     assert code_of(one, b"{}", client="5.6.7.8") == ""
+
+
+def test_a_refused_client_is_told_when_its_next_request_is_answered(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=lambda: now))
+    one, _ = make_guard(requests_per_minute=1)
+    assert code_of(one, b"{}") == ""
+    for now, wait in ((1000.5, 60), (1001.0, 59), (1059.9, 1)):  # noqa: B007 (the clock reads it)
+        code, headers = answer_of(one, b"{}")
+        assert (code, headers[b"retry-after"]) == ("rate_limit_exceeded", str(wait).encode())
+    now += wait
+    assert code_of(one, b"{}") == ""
+
+
+def test_a_proxy_is_let_through_that_passes_the_host_on_to_another_address_of_this_machine():
+    name, page = "chat.example.com", "https://chat.example.com"
+    assert code_of(make_guard()[0], b"{}", host=name) == "wrong_host"
+    one, _ = make_guard(host="10.0.0.5")
+    assert code_of(one, b"{}", host=name, origin=page) == code_of(one, b"{}", host=name) == ""
+    assert code_of(one, b"{}", host="10.0.0.5:8080", origin=page) == "wrong_origin"
 
 
 def test_a_body_is_measured_whole_in_however_many_parts_it_comes():

@@ -392,6 +392,16 @@ def test_limits_hold(serving):
         assert (got.status_code, got.json()["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
+def test_a_client_cannot_pass_for_another_by_a_header(serving):
+    one = serving(requests_per_minute=1)
+    with httpx.Client(base_url=one.url, timeout=60) as raw:
+        codes = [
+            raw.post("/tokenize", json={"prompt": "a"}, headers={"X-Forwarded-For": f"10.0.0.{place}"}).status_code
+            for place in range(3)
+        ]
+    assert codes == [200, 429, 429]
+
+
 def test_slow_and_silent_clients_cost_others_nothing(serving):
     one = serving(patience=0.3)
     host, port = one.url.removeprefix("http://").split(":")

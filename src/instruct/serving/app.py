@@ -245,7 +245,9 @@ def _add_page(app: FastAPI, desk: Desk, feedback: Feedback) -> None:
 
 async def _tell_problem(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
-    return JSONResponse(problem.body(), problem.status, {"Retry-After": "1"} if problem.status == 429 else None)
+    return JSONResponse(
+        problem.body(), problem.status, {"Retry-After": str(problem.wait)} if problem.status == 429 else None
+    )
 
 
 async def _tell_invalid(_: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ the user's browser, so other host names and other origins are refused, which pre
 import asyncio
 import hmac
 import json
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -110,6 +111,7 @@ class Guard:
                 status=429,
                 kind="rate_limit_error",
                 code="rate_limit_exceeded",
+                wait=math.ceil(times[0] + 60 - now),
             )
         times.append(now)
 
@@ -143,7 +145,7 @@ async def refuse(problem: Problem, send: Send) -> None:
     body = json.dumps(problem.body()).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if problem.status in (429, 503):
-        headers.append((b"retry-after", b"1"))
+        headers.append((b"retry-after", str(problem.wait).encode()))
     if problem.status in (408, 413):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})

@@ -86,6 +86,7 @@ class Server(uvicorn.Server):
             log_level=logging.WARNING,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # any client could claim another address, and requests are counted by address
             lifespan="on",
             http=partial(Connection, patience=served.params.patience, most=most),  # type: ignore[arg-type]  # makes one
             backlog=max(min(most // 16, 100), 1),  # how many asyncio opens at once, before `most` can refuse any

@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from formats.reading import read_rows
 
 from instruct.core.errors import ParamsError
 from instruct.core.json_stream import parse_json
 from instruct.core.records import read_examples, write_records
 from instruct.formats.columns import USUAL, pick_fields
-from instruct.formats.rows import Rows, read_rows
+from instruct.formats.rows import Rows
 
 
 def chat(*turns):

@@ -75,6 +75,42 @@ def test_an_item_of_a_list_may_have_words_of_its_own(answer, right):
 
 
 @pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("give, donate, and help", False),
+        ("donate: to give; donate: to provide; donate: to offer", False),
+        ("donate: to give; donate: to give; donate: to give", True),
+        ("Simply, briefly, and shortly: give", True),
+        ("Give, in one verb, and in short", True),
+    ],
+)
+def test_no_item_of_a_list_in_a_line_rivals_the_answer(answer, right):
+    """The neighbours of "give" are the question's words, which alone are no rivals."""
+    assert judge(accept("give"), 'How else could you say "donate" with one short verb?', answer) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("rubber: electrical; fabric: insulator", False),
+        ("rubber: insulator; copper: conductor", True),
+        ("- rubber: insulator\n- copper: conductor", True),
+        ("rubber: conductor\nglass: insulator", False),
+        ("Glass is an insulator.", False),
+        ("Rubber is an insulator. Copper is a conductor.", True),
+        ("Rubber is an insulator. Rubber is a conductor.", False),
+        ("Insulator. Conductor is a better label.", False),
+        ("The label is an insulator.", True),
+        ("Material: rubber\nType: insulator", True),
+        ("rubber:\ninsulator", True),
+    ],
+)
+def test_a_label_counts_only_if_it_is_said_of_what_the_question_asks(answer, right):
+    check = {"type": "one_of", "answer": "insulator", "options": ["conductor", "insulator"]}
+    assert judge(check, "Is this material a conductor or an insulator?\nrubber", answer) is right
+
+
+@pytest.mark.parametrize(
     ("check", "question", "answer", "right"),
     [
         (accept("salmon"), 'The plural of "salmon"?', 'The plural of "salmon" is "salmonine".', False),

@@ -28,6 +28,8 @@ _DENIALS = frozenset(
 )
 _LINK = re.compile(r"[\s\"']*(?:,|/|;|\band\b|\bor\b)\s*(?:(?:and|or)\s+)?(?:(?:a|an|the)\s+)?", re.IGNORECASE)
 _ITEM_END = re.compile(r"[,;/.!?]|\s(?:and|or)\b")
+_SERIES_END = re.compile(r", (?:and|or) (?:\w+ ){0,2}\w+\W*$")  # as in "a, b, and c"
+_SERIES_LINK = re.compile(r", (?:(?:and|or) )?")
 LIST_MARK = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
 _OPENING_NO = re.compile(r"\W*no\s*[,.;:!]\s*\w+\s", re.IGNORECASE)  # "No, it is Lima." but not "No, Lima."
 # What calls an answer wrong or replaced, before and after it in the same clause.
@@ -186,7 +188,7 @@ def _item_words(text: str) -> list[str]:
 
 def _listed(answer: str, right: Sequence[str]) -> list[str]:
     """The words of the other items where a list has an accepted answer; without list marks, short lines are items."""
-    lines = [line for line in map(clean, answer.splitlines()) if line]
+    lines = [line for line in map(clean, _series(answer) or answer.splitlines()) if line]
     marked = [LIST_MARK.sub("", line, count=1) for line in lines if LIST_MARK.match(line)]
     items = marked or [line for line in lines if not _is_sentence(line, 0)]
     others = [item for item in items if not spans_of(words_of(item), right)]
@@ -195,6 +197,18 @@ def _listed(answer: str, right: Sequence[str]) -> list[str]:
     short = max(len(words_of(one)) for one in right) + _REACH
     claims = [words_of(item) for item in others if not _is_sentence(item, 3)]
     return [word for words in claims if len(words) <= short for word in words]
+
+
+def _series(answer: str) -> list[str]:
+    """The items of an answer that is one list of three or more in a line, parted by semicolons or commas.
+
+    Not "Lima, the capital of Peru, and its largest city": function words show that the parts describe the answer.
+    """
+    items = answer.split(";")
+    if len(items) < 3 and _SERIES_END.search(answer):
+        items = _SERIES_LINK.split(answer)
+    is_list = len(items) > 2 and "\n" not in answer.strip()
+    return items if is_list and (FUNCTION_WORDS - {"to"}).isdisjoint(words_of(" ".join(items[1:]))) else []
 
 
 def _is_sentence(line: str, size: int) -> bool:

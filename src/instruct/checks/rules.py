@@ -8,12 +8,15 @@ import re
 from instruct.checks.claims import LIST_MARK, hedges, is_denied, rivals, spans_of
 from instruct.checks.number_rule import states_numbers, without_marks
 from instruct.checks.schema import Check
-from instruct.checks.words import as_written, clean, find_phrase, words_of
+from instruct.checks.words import FUNCTION_WORDS, as_written, clean, find_phrase, same_word, words_of
 
 _LEAD_IN = re.compile(r'^[^:"]{0,80}:[*_]*\s+(?=\S)')
 _LAST_QUOTE = re.compile(r'\bis:?\s+"([^"]+)"\W*$')  # as in: The past tense of "She leaves." is "She left."
 _QUOTE = re.compile(r'"([^"]+)"')
 _ARTICLE = re.compile(r"\b(?:a|(?:(?<![^\n])|(?<=[.!?:]\s))A) +(?!(?:is|or|and|because)\b)(?=[a-z])")
+_CLAUSE = re.compile(r"[^.;!?\n]+[.;!?\n]*")
+_BEFORE_COLON = re.compile(r"[^\w:]*(\w[^:]*):[ \t*_]+(?=\w)")  # as in "rubber: insulator"
+_BARE_SUBJECT = re.compile(r"\W*(?:an? )?(\w+(?: \w+)?) is an? (?=\w)", re.IGNORECASE)  # not as in "The label is spam."
 _WRAPPED = re.compile(r'```(?:[\w+#.-]*\n)?(.+?)\n?```|\*\*(.+)\*\*|`([^`]+)`|"(.+)"', re.DOTALL)
 
 
@@ -114,6 +117,7 @@ def _accept(check: Check, answer: str, question: str) -> bool:
 
 def _one_of(check: Check, answer: str, question: str) -> bool:
     """Exactly one of the options is named, and it is the right one; others may be denied after it."""
+    answer = _without_others(check, answer, question)
     right, words = check.accept[0], words_of(answer)
     taken: set[int] = set()
     places: dict[str, list[tuple[int, int]]] = {}
@@ -131,6 +135,33 @@ def _one_of(check: Check, answer: str, question: str) -> bool:
         return False
     # "or" is allowed here, because a second option would be named.
     return not hedges(words, question, (*check.options, "or", "either"))
+
+
+def _without_others(check: Check, answer: str, question: str) -> str:
+    """The answer without the clauses that say of another thing what it is.
+
+    The question's thing is its last line. If a clause has it before a colon as in "rubber: insulator", those with
+    another word there go; if it is a name of three words at most, "Glass is an insulator" goes.
+    """
+    thing = words_of(question.splitlines()[-1]) if "\n" in question.strip() else []
+    if not thing:
+        return answer
+    own = FUNCTION_WORDS.union(words_of(question), *map(words_of, check.options))
+    clauses = _CLAUSE.findall(answer)
+    subjects = [_subject(_BEFORE_COLON, clause) for clause in clauses]
+    if thing not in subjects:
+        if len(thing) > 3:
+            return answer
+        subjects = [_subject(_BARE_SUBJECT, clause) for clause in clauses]
+    pairs = zip(clauses, subjects, strict=True)
+    return "".join(
+        clause for clause, subject in pairs if not subject or any(same_word(a, b) for a in subject for b in own)
+    )
+
+
+def _subject(pattern: re.Pattern[str], clause: str) -> list[str]:
+    match = pattern.match(clause)
+    return words_of(match[1]) if match else []
 
 
 def _find_loosely(words: list[str], phrase: list[str]) -> list[int]:

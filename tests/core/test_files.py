@@ -303,10 +303,10 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.text
 
 
 @settings(max_examples=100)
-@given(rows=st.lists(st.fixed_dictionaries({"a": TEXTS, "=b": TEXTS}), max_size=3))
-def test_csv_written_is_csv_read_whatever_the_text(tmp_path_factory, rows):
+@given(rows=st.lists(st.fixed_dictionaries({"a": TEXTS, "=b": TEXTS}), max_size=3), edited=st.booleans())
+def test_csv_written_is_csv_read_whatever_the_text(tmp_path_factory, rows, edited):
     path = tmp_path_factory.getbasetemp() / "written.csv"
-    write_csv(path, ["a", "=b"], rows)
+    write_csv(path, ["a", "=b"], rows, edited=edited)
     assert read_csv(path) == rows
     csv.field_size_limit(1_000_000)
     with path.open(newline="", encoding="utf-8") as file:
@@ -327,11 +327,22 @@ def test_no_field_is_a_formula_to_a_spreadsheet(tmp_path, text):
         assert all(field.startswith("'") for row in csv.reader(file) for field in row)
 
 
-@pytest.mark.parametrize("key", ["123456789012", "1e5", "00012", "3-4", "1/2", "1.10.2026", "12:30", "1E400", "+5"])
-def test_a_key_that_a_spreadsheet_would_change_is_marked_and_a_number_is_not(tmp_path, key):
-    write_csv(tmp_path / "x.csv", ["key", "score"], [{"key": key, "score": -1e-05}, {"key": "85", "score": "7.5"}])
+CHANGED = ["123456789012", "1e5", "00012", "3-4", "1/2", "1.10.2026", "12:30", "1E400"]
+
+
+@pytest.mark.parametrize("key", [*CHANGED, "+5"])
+def test_a_key_that_a_spreadsheet_would_change_is_marked_where_people_edit_and_a_number_is_not(tmp_path, key):
+    rows = [{"key": key, "score": -1e-05}, {"key": "85", "score": "7.5"}]
+    write_csv(tmp_path / "x.csv", ["key", "score"], rows, edited=True)
     assert (tmp_path / "x.csv").read_text() == f"key,score\n'{key},-1e-05\n85,7.5\n"
     assert [row["key"] for row in read_csv(tmp_path / "x.csv")] == [key, "85"]
+
+
+@pytest.mark.parametrize("id_", [*CHANGED, "003e096e03e9", "2024-01"])
+def test_another_csv_reader_finds_the_id_that_was_written(tmp_path, id_):
+    write_csv(tmp_path / "x.csv", ["id"], [{"id": id_}])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"id": id_}]
 
 
 @pytest.mark.parametrize("text", ["a,b\n1\n", "a,b\n1,2,3\n", "a,a\n1,2\n", 'a,b\n1,"2\n'])

@@ -17,7 +17,9 @@ from instruct.core.errors import DataError, InstructError
 
 _QUOTED = re.compile('[",\r\n]')
 # Formulas (OWASP's list), and text that spreadsheets read as numbers or dates; after apostrophes too, to add one more.
-_CHANGED_BY_SPREADSHEETS = re.compile(r"'*([=+\-@\t\r]|[\d.][\d.,:/eE+-]*\Z)")
+_NUMERIC = r"[\d.][\d.,:/eE+-]*\Z"
+_CHANGED_BY_SPREADSHEETS = re.compile(rf"'*([=+\-@\t\r]|{_NUMERIC})")
+_RUN_BY_SPREADSHEETS = re.compile(rf"'*[=+\-@\t\r]|'+{_NUMERIC}")
 _KEPT_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?")
 
 
@@ -86,24 +88,26 @@ def write_json_list(path: Path, values: Iterable[Any]) -> None:
     write_atomically(path, write)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, edited: bool = False) -> None:
     """Write a CSV file with a header line; a value that a row lacks stays empty.
 
-    People open these files in spreadsheets, which run `=1+1` and turn `123456789012` or `3-4` into something else.
-    Such a text gets a leading apostrophe, which `parse_csv` removes.
+    People open these files in spreadsheets, which run `=1+1`. Such a text gets a leading apostrophe, which `parse_csv`
+    removes. In a file that is `edited` there and read again, so does a text that would come back changed, such as
+    `123456789012` or `3-4`. Elsewhere it stays as it is, so that other programs find the same ids.
     """
-    lines = [",".join(map(_csv_field, columns))]
+    marked = _CHANGED_BY_SPREADSHEETS if edited else _RUN_BY_SPREADSHEETS
+    lines = [",".join(_csv_field(name, marked) for name in columns)]
     for row in rows:
         if lost := [name for name in row if name not in columns]:
             raise ValueError(f"there is no column {lost[0]}")
-        lines.append(",".join(_csv_field(row.get(name)) for name in columns))
+        lines.append(",".join(_csv_field(row.get(name), marked) for name in columns))
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _csv_field(value: Any) -> str:
+def _csv_field(value: Any, marked: re.Pattern[str]) -> str:
     """One field; unlike the csv module, it quotes a carriage return, which csv's reader takes for a line end."""
     text = "" if value is None else str(value)
-    if isinstance(value, str) and _CHANGED_BY_SPREADSHEETS.match(text) and not _KEPT_NUMBER.fullmatch(text):
+    if isinstance(value, str) and marked.match(text) and not _KEPT_NUMBER.fullmatch(text):
         text = f"'{text}"
     return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
 

@@ -81,7 +81,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the file."""
-    write_csv(path, COLUMNS, rows)
+    write_csv(path, COLUMNS, rows, edited=True)
 
 
 def parse_human_score(text: str) -> float | None:

@@ -18,7 +18,7 @@ from instruct.comparing.seeds import check_one_recipe, most_of_seed, split_varia
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import Run
 from instruct.results.table import Table
-from instruct.statistics import FEW, detectable_errors, paired_test
+from instruct.statistics import FEW, paired_test
 
 RESULTS = make_results(make_table({"x": {"base": [1.0], "sft": [1.0]}}))
 
@@ -321,7 +321,8 @@ def test_the_records_needed_are_the_textbooks_and_the_table_turns_round():
 
 def test_no_number_of_records_makes_up_for_too_few_seeds():
     spread = Spread(item=20.0, seed=0.5)
-    floor = 0.5 * detectable_errors(1)  # the two sides' seeds: 2 · 0.5² / 2, with one degree of freedom each
+    floor = smallest_with(10**12, spread, 2)
+    assert floor == pytest.approx(0.5 * smallest_with(10**12, replace(spread, seed=1.0), 2), rel=1e-3) and floor > 2.0
     assert records_needed(floor * 0.99, spread, 2) is None
     assert records_needed(floor * 1.01, spread, 2) is not None
     table = {row[0]: dict(zip(power_table(spread)[0], row, strict=True)) for row in power_table(spread)}
@@ -334,7 +335,7 @@ def test_the_records_of_the_table_find_the_difference_8_times_of_10(seeds, seed,
     trials = 300
     pairs = [recipes_apart(k, records, (seeds, seeds), seed, 15.0, difference) for k in range(trials)]
     found = [compare_recipes(*pair, None)[1] <= 0.05 for pair in pairs]
-    assert np.mean(found) >= 0.8 - 2.5 * (0.8 * 0.2 / trials) ** 0.5
+    assert abs(np.mean(found) - 0.8) <= 2.5 * (0.8 * 0.2 / trials) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from instruct.comparing.compare import choose_scores, compare
+from instruct.comparing.recipes import smallest_planned
 from instruct.comparing.seeds import beyond_seeds, records_with, shared_groups, split_variance
 from instruct.core.errors import DataError, ParamsError
 from instruct.results.runs import Run
@@ -52,15 +53,12 @@ def smallest_with(records: int, spread: Spread, seeds: int) -> float:
     """The smallest difference that so many records and seeds find 8 times of 10, by the test of `instruct compare`.
 
     With one run of each, that test speaks of trained models, whatever the spread between seeds. With several it
-    estimates that spread from those runs, each recipe's alone in the worst case, and counts item by seed among the
-    items and among the seeds.
+    estimates that spread from those runs, and counts item by seed among the items and among the seeds.
     """
-    of_items = spread.item**2 / (records * seeds)
-    reach = of_items * detectable_errors(max(records - 1.0, 1.0), ALPHA) ** 2
-    if seeds > 1:
-        of_seeds = 2 * (spread.planned or 0.0) ** 2 / seeds + of_items
-        reach += of_seeds * detectable_errors(seeds - 1.0, ALPHA) ** 2
-    return sqrt(reach)
+    of_items, freedom = spread.item**2 / (records * seeds), max(records - 1.0, 1.0)
+    if seeds == 1:
+        return sqrt(of_items) * detectable_errors(freedom, ALPHA)
+    return smallest_planned(of_items, freedom, 2 * (spread.planned or 0.0) ** 2 / seeds + of_items, seeds)
 
 
 def power_table(spread: Spread) -> list[list[str]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from grids import thinned
 from results.sample import make_run
+from scipy.stats import binom
 
 from instruct.comparing.compare import compare
 from instruct.statistics import FEW, mean_interval, paired_test, smallest_detectable
@@ -207,6 +208,28 @@ def test_many_small_gains_and_rare_large_losses_are_no_difference(draw, groups):
     assert count_false(draw, groups, 400) <= at_most(0.06, 400)
 
 
+SKEWED = {
+    "exponential": lambda rng, n: (20 - rng.exponential(20, n), None),
+    "ten up, fifty down": lambda rng, n: (rng.choice([10.0, 0.0, -50.0], n, p=[0.5, 0.4, 0.1]), None),
+}
+
+
+# Not here: of 20 records, often none has the loss that 10 of 100 have. No test sees it: 11 of 100 verdicts are false.
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("exponential", 20),
+        ("exponential", 49),
+        ("ten up, fifty down", 30),
+        pytest.param("exponential", 30, marks=pytest.mark.slow),
+        pytest.param("ten up, fifty down", 49, marks=pytest.mark.slow),
+    ],
+)
+def test_skewed_differences_of_few_records_are_seldom_called_one(name, groups):
+    trials = 1000
+    assert count_false(SKEWED[name], groups, trials) <= at_most(0.05, trials)
+
+
 def test_flips_alone_would_take_rare_losses_for_a_gain():
     """What the second test is for: this shape deceives sign flips more often than 6 times of 100."""
     flips = 0
@@ -293,3 +316,16 @@ def test_intervals_of_one_systems_mean_hold_the_truth(name, mean, groups):
         interval = mean_interval(values.tolist(), resamples=RESAMPLES, seed=trial)
         held += interval.low <= mean <= interval.high
     assert at_least(0.93 if groups >= 40 else 0.91, trials) <= held / trials <= at_most(0.97, trials)
+
+
+@pytest.mark.parametrize(
+    ("records", "shares"), [(100, (0.05, 0.1, 0.15)), pytest.param(358, (0.03, 0.045, 0.07), marks=pytest.mark.slow)]
+)
+def test_the_interval_of_rarely_right_answers_holds_91_times_of_100(records, shares):
+    """Exactly: summed over each number of right answers that may be seen."""
+    counts = np.arange(1, 42)
+    answers = ([100.0] * right + [0.0] * (records - right) for right in counts)
+    intervals = [mean_interval(values, resamples=10_000, seed=123) for values in answers]
+    for share in shares:
+        held = np.array([one.low - 1e-9 <= 100 * share <= one.high + 1e-9 for one in intervals])
+        assert binom.pmf(counts, records, share)[held].sum() >= 0.91

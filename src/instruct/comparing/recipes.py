@@ -22,8 +22,8 @@ def compare_recipes(a: Array, b: Array, groups: Sequence[str] | None) -> tuple[I
     of the runs' means add up, which counts what both hold twice. Each is multiplied by Student's quantile for its own
     degrees of freedom, so that two or three seeds are not taken for many. Each recipe has its own spread, since one may
     be less stable (Welch, 1947); how evenly they share it is known badly from so few, so the square root of Welch's
-    number of sides counts, times the degrees of freedom of the side with fewer runs. It errs on the careful side:
-    intervals hold more often than 95 times of 100.
+    number of sides counts, times the degrees of freedom of the side with fewer runs. Intervals hold 95 to 100 times of
+    100, least often where one recipe is much less stable.
     """
     differences = (b.mean(axis=0) - a.mean(axis=0)).tolist()
     spreads = [_seed_variance(side) / len(side) for side in (a, b)]

@@ -72,7 +72,7 @@ def names(folder):
 
 def write_whole(out):
     with whole_folder(out, 0) as folder:
-        (folder / PROOF).write_text("whole")
+        (folder / PROOF).write_text('"whole"')
 
 
 def test_the_next_export_removes_what_killed_ones_left_and_nothing_else(tmp_path):
@@ -96,7 +96,7 @@ def test_an_older_export_survives_a_kill_while_it_is_replaced(tmp_path):
     (part,) = tmp_path.glob(".out.*.part")
     (tmp_path / "out").rename(part / "old")
     write_whole(tmp_path / "next")
-    assert names(tmp_path) == ["next", "out"] and (tmp_path / "out" / PROOF).read_text() == "whole"
+    assert names(tmp_path) == ["next", "out"] and (tmp_path / "out" / PROOF).read_text() == '"whole"'
 
 
 @pytest.mark.slow

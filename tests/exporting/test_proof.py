@@ -482,6 +482,50 @@ def test_a_folder_that_is_not_an_export_is_not_replaced(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def spoil(out, name):
+    path = out / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("name", ["NOTES.md", ".git/HEAD", "answers/mine.json", "README.md", "tokenizer.json"])
+def test_an_export_that_holds_work_of_the_user_is_not_replaced(name, when, tmp_path):
+    source, check, out = small_source(tmp_path, "gpt2"), check_of(tmp_path, []), tmp_path / "out"
+    export = hub_export(source, "fp32", check, "n", tmp_path)
+    list(make_export(export, source, check, out))
+    list(make_export(export, source, check, out))  # its own files are replaced
+    if when == "before":
+        spoil(out, name)
+
+    def write(folder):
+        spoil(out, name)
+        return export.write(folder)
+
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InstructError, match=rf"out: has .*{name}.* --out"):
+        list(make_export(replace(export, write=write), source, check, out))
+    assert (out / name).read_text() == "mine"
+    assert when == "meanwhile" or sorted(tmp_path.rglob("*")) == before
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_an_export_with_its_proof_is_replaced(proved):
+    folder, source, check, _ = proved
+    list(make_export(hub_export(source, "fp32", check, "small", folder), source, check, folder / "again"))
+    list(make_export(hub_export(source, "bf16", check, "small", folder), source, replace(check, examples=[]),
+                     folder / "again"))  # fmt: skip
+    assert not (folder / "again/answers").exists()
+
+
+def test_a_link_to_an_export_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to("out")
+    for name, text in (("out", "1"), ("link", "2")):
+        with whole_folder(tmp_path / name, 0) as folder:
+            (folder / PROOF).write_text(text)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out" / PROOF).read_text() == "2"
+
+
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(InstructError, match=r"out: needs .* MB"), whole_folder(tmp_path / "out", 2**60):
         pass

@@ -25,7 +25,7 @@ from instruct.evaluation.systems import Systems
 from instruct.exporting.greedy import Parting, answer_ours, answer_theirs, cut_answer, find_parting
 from instruct.exporting.running import Run, Runner, request_of, run_export
 from instruct.exporting.source import Source
-from instruct.exporting.whole import PROOF
+from instruct.exporting.whole import ANSWERS, CHECKPOINT, EXPORT, PROOF
 from instruct.generation.settings import GenerateParams
 from instruct.results.revisions import WORKSPACE
 from instruct.results.runs import EVALUATE, SCORES, read_run
@@ -34,8 +34,6 @@ from instruct.results.schema import HEADLINE, REFERENCE, Results, dump
 from instruct.results.scores import ScoreResults
 from instruct.results.table import table_columns, table_rows
 
-CHECKPOINT, EXPORT = "checkpoint", "export"
-_ANSWERS = {name: Path("answers") / f"{name}.json" for name in (CHECKPOINT, EXPORT)}
 _SHOWN = 3  # differences that are printed; the file has all
 
 
@@ -141,15 +139,15 @@ def write_scores(source: Source, answers: dict[str, list[Response]], check: Chec
     params, judge = replace(check.evaluate, judges=(REFERENCE,), repeats=1), ReferenceJudge()
     for name, responses in answers.items():
         (folder / "answers").mkdir(exist_ok=True)
-        write_records(folder / _ANSWERS[name], responses)
+        write_records(folder / ANSWERS[name], responses)
     verdicts, measured = judge_all({REFERENCE: judge}, answers), score_all(answers, check.checks)
     controls = make_controls(answers[CHECKPOINT], params.controls)
     fitness = run_controls(judge, controls, max_unscored=params.max_unscored)
-    files = {name: folder / path for name, path in _ANSWERS.items()}
+    files = {name: folder / path for name, path in ANSWERS.items()}
     judged_by = {REFERENCE: (judge.identity, fitness)}
     systems = Systems(files=files, baselines=(CHECKPOINT,))
     results = summarise(verdicts, judged_by, answers, systems, measured, check.checks, {}, source.prompt, params)
-    named = [replace(one, answers=_ANSWERS[one.name].as_posix()) for one in results.systems]
+    named = [replace(one, answers=ANSWERS[one.name]) for one in results.systems]
     results = replace(results, systems=tuple(named))
     table = make_table(answers, judge_scores(verdicts, [REFERENCE]), {}, measured)
     write_json(folder / EVALUATE, dump(results))

@@ -12,22 +12,30 @@ from secrets import token_hex
 from typing import TextIO
 
 from instruct.core.errors import InstructError
+from instruct.core.files import read_json, sha256_of
 from instruct.core.locks import hold, lock
+from instruct.core.parsing import mapping
+from instruct.results.runs import EVALUATE, SCORES
 
 PROOF = "proof.json"
 """Every export has this file; an export never replaces a folder without it."""
+CHECKPOINT, EXPORT = "checkpoint", "export"
+ANSWERS = {name: f"answers/{name}.json" for name in (CHECKPOINT, EXPORT)}
+"""The answers of both systems to the test records of the check."""
 RUNS = "instruct-export.lock"
 """In every partial folder: locked while its export runs, with the name of the folder to be."""
+_NAMED = 3  # files of others that an error names
 
 
 @contextmanager
 def whole_folder(out: Path, needed: int) -> Iterator[Path]:
     """A temporary folder that becomes `out` once it is complete; replaces an older export of that name.
 
-    `needed` bytes must be free. Raises InstructError if `out` is not an export, and for disk errors.
+    `needed` bytes must be free. Raises InstructError if `out` is not an export or holds something else too, and for
+    disk errors.
     """
-    if out.exists() and not (out / PROOF).is_file():
-        raise InstructError(f"{out}: exists and is not an export, so it was not replaced; give another --out")
+    out = out.resolve() if out.is_symlink() else out
+    require_replaceable(out)
     made = out.parent / f".{out.name}.{token_hex(4)}.part"
     try:
         remove_leftovers(out.parent)
@@ -38,6 +46,7 @@ def whole_folder(out: Path, needed: int) -> Iterator[Path]:
             part = made / "new"
             part.mkdir()
             yield part
+            require_replaceable(out)  # again, because a check takes minutes
             if out.exists():
                 out.rename(made / "old")
             part.rename(out)
@@ -49,6 +58,34 @@ def whole_folder(out: Path, needed: int) -> Iterator[Path]:
         if str(made) not in str(error):
             raise
         raise type(error)(str(error).replace(f"{made}/new", str(out))) from error
+
+
+def require_replaceable(out: Path) -> None:
+    """Raise InstructError if replacing a folder would lose something that an export did not write.
+
+    Its files are those that its proof.json lists, as long as their sha256 is the listed one, and the check's.
+    """
+    if not out.exists():
+        return
+    if not (out / PROOF).is_file():
+        raise InstructError(f"{out}: exists and is not an export, so it was not replaced; give another --out")
+    listed = mapping(mapping(read_json(out / PROOF)).get("files"))
+    results = {PROOF, EVALUATE, SCORES, *ANSWERS.values()}
+    others = []
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if name in results or (path.is_dir() and not path.is_symlink()):
+            continue
+        if name not in listed:
+            others.append(name)
+        elif not path.is_file() or sha256_of(path) != mapping(listed[name]).get("sha256"):
+            others.append(f"a changed {name}")
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise InstructError(
+            f"{out}: has {', '.join(others[:_NAMED])}{more}, which the export did not write; move them or give another "
+            "--out"
+        )
 
 
 def remove_leftovers(folder: Path) -> None:

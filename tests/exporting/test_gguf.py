@@ -200,7 +200,8 @@ def test_a_prompt_with_a_special_token_in_it_is_counted_as_read_otherwise(tmp_pa
     assert alike == [False, True] and source.tokenizer.eos_id in run.said[0].prompt
 
 
-def ids_by_llama_cpp(path, texts):
+def server_of(path):
+    """llama.cpp's server with its defaults: a function that asks it, and the server, which lives as long."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -211,12 +212,27 @@ def ids_by_llama_cpp(path, texts):
     server = xllamacpp.Server(params)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def ask(text):
-        body = json.dumps({"content": text, "parse_special": False, "add_special": False}).encode()
+    def ask(route, body=None):
+        data = json.dumps(body).encode() if body else None
         head = {"Content-Type": "application/json"}
-        return json.load(opener.open(urllib.request.Request(f"{server.listening_address}/tokenize", body, head)))
+        return json.load(opener.open(urllib.request.Request(server.listening_address + route, data, head)))
 
-    return [ask(text)["tokens"] for text in texts]
+    return ask, server
+
+
+def ids_by_llama_cpp(path, texts):
+    ask, _server = server_of(path)
+    plain = {"parse_special": False, "add_special": False}
+    return [ask("/tokenize", {"content": text, **plain})["tokens"] for text in texts]
+
+
+def test_llama_cpp_answers_greedily_if_nobody_says_how(tmp_path):
+    """Its own default temperature is 0.8; the proof is about greedy answers."""
+    pytest.importorskip("xllamacpp")
+    ask, _server = server_of(written(small_source(tmp_path, "llama"), tmp_path / "a.gguf"))
+    assert ask("/props")["default_generation_settings"]["params"]["temperature"] == 0
+    said = {ask("/completion", {"prompt": "the", "n_predict": 20, "seed": seed})["content"] for seed in range(4)}
+    assert len(said) == 1
 
 
 def test_text_becomes_an_added_token_in_llama_cpp_only_if_it_does_here(tmp_path):

@@ -94,6 +94,7 @@ def _add_general(writer: gguf.GGUFWriter, source: Source, kind: GGUFType, name: 
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(TYPES[kind][1])
+    writer.add_sampling_temp(0.0)  # llama.cpp's own default is 0.8
     if kind.startswith("q"):
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if source.origin.licence:

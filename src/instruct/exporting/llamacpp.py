@@ -66,7 +66,8 @@ def adapter_export(source: Source, check: Check, name: str) -> Export:
         write_peft_adapter(source, folder)
         if check.examples:
             write_gguf(base_source(source), folder / BASE, "f32", name=source.origin.base, about={})
-        return [f"run it on its base model, {source.origin.base}: llama-server --model BASE.gguf --lora {ADAPTER}"]
+        command = f"llama-server --model BASE.gguf --lora {ADAPTER} --temp 0"  # another BASE.gguf need not say so
+        return [f"run it on its base model, {source.origin.base}: {command}"]
 
     def runner(folder: Path) -> Runner:
         return exact_runner(source, folder / BASE, {"adapter": str(folder / ADAPTER)})

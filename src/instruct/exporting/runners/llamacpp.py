@@ -13,7 +13,7 @@ import xllamacpp
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
-    """Answer every prompt of the request, greedily."""
+    """Answer every prompt of the request as the file says: at the temperature in it, which is 0."""
     server = _start(asked)
     url = server.listening_address
     answers = []
@@ -23,8 +23,8 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         # The text lacks the begin token that the GGUF file asks for: /completion adds it.
         read = _post(url, "/tokenize", {"content": text, "parse_special": True, "add_special": True})["tokens"]
         started = time.perf_counter()
-        body = {"prompt": text, "n_predict": asked["max_new_tokens"], "temperature": 0, "return_tokens": True}
-        said = _post(url, "/completion", {**body, "cache_prompt": False})
+        body = {"prompt": text, "n_predict": asked["max_new_tokens"], "return_tokens": True, "cache_prompt": False}
+        said = _post(url, "/completion", body)
         seconds += time.perf_counter() - started
         tokens = said["tokens"]
         ended = bool(tokens) and tokens[-1] in asked["stop_ids"]

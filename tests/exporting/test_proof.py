@@ -271,6 +271,25 @@ def test_an_answer_to_a_prompt_of_other_tokens_is_not_counted_as_the_same(tmp_pa
     assert (proof.prompts_alike, proof.same_tokens, proof.partings) == (1, 1, ())
 
 
+@pytest.mark.parametrize("length", [0, 3, 7])
+def test_an_answer_that_ends_too_early_is_not_counted_as_the_same(length, tmp_path, monkeypatch):
+    source = small_source(tmp_path, "gpt2")
+    check = check_of(tmp_path, records(2), most=8)
+
+    def program(runner, request, scratch):
+        said = [
+            Said(id=one["id"], prompt=tuple(one["ids"]), tokens=greedy(source, one["ids"], 8)[0][:most], ended=False)
+            for one, most in zip(request["prompts"], (8, length), strict=True)
+        ]
+        return Run(said=tuple(said), runtime={"name": "none"}, seconds=1.0, peak_bytes=1)
+
+    monkeypatch.setattr("instruct.exporting.proof.run_export", program)
+    proof = prove(source, Runner(script="hub", needs=(), path=tmp_path), check, tmp_path)
+    (parting,) = proof.partings
+    assert (proof.same_tokens, parting.id, parting.place) == (1, "r1", length)
+    assert parting.export == source.tokenizer.spell(source.tokenizer.eos_id)
+
+
 def test_a_program_is_given_the_context_that_its_longest_prompt_and_answer_need(tmp_path):
     source = small_source(tmp_path, "llama")
     config = replace(config_of("llama", source.tokenizer), max_position_embeddings=100_000)

@@ -48,7 +48,10 @@ def answer_ours(source: Source, examples: Sequence[Example], params: GeneratePar
 
 
 def cut_answer(source: Source, said: Said, params: GenerateParams) -> tuple[Said, StopReason]:
-    """An answer cut where generation would have ended it: at a stop string, a repetition or `max_new_tokens`."""
+    """An answer cut where generation would have ended it: at a stop string, a repetition or `max_new_tokens`.
+
+    A shorter answer was ended by the program, whatever its reason.
+    """
     for end in range(1, len(said.tokens) + 1):
         tokens = said.tokens[:end]
         text = source.tokenizer.decode(tokens)
@@ -61,7 +64,7 @@ def cut_answer(source: Source, said: Said, params: GenerateParams) -> tuple[Said
             reason = "length"
         if reason:
             return replace(said, tokens=tokens, ended=False), reason
-    return said, "end_of_text" if said.ended else "length"
+    return replace(said, ended=True), "end_of_text"
 
 
 def answer_theirs(source: Source, example: Example, said: Said, reason: StopReason) -> Response:

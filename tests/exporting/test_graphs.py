@@ -1,6 +1,8 @@
 """ONNX and torch.export give our logits, for any batch and length, where the project cannot be imported."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from exporting.small import FAMILIES, check_of, made_to_end, records, small_source
 
+from instruct.core.errors import InstructError
+from instruct.core.records import Turn
 from instruct.exporting.export import make_export
 from instruct.exporting.proof import prove
 from instruct.exporting.runners.graph import Graph
@@ -114,6 +118,55 @@ def test_the_program_runs_without_the_project_and_gives_the_same_answers(program
     assert (proof.prompts_alike, proof.same_tokens, proof.same_texts) == (3, 3, 3)
     assert proof.run.said[0].ended
     assert not forbidden & set(proof.run.imported)
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    """A small Qwen with spare rows as TorchScript, which is written fast; its first answer ends."""
+    folder = tmp_path_factory.mktemp("scripted")
+    source = small_source(folder, "qwen2", spare=6)
+    made_to_end(source, records(1)[0])
+    (chat, *_) = records(1)
+    examples = [*records(3), replace(chat, id="chat", history=(Turn("Hello.", "", "Good day."),), system="Be brief.")]
+    return source, write(torch_export(source, cache=False, legacy=True), folder), folder / "out", examples
+
+
+def prove_changed(scripted, folder, name, change):
+    """The proof after a change of a file beside the graph."""
+    source, export, written, examples = scripted
+    shutil.copytree(written, folder / "out")
+    path = folder / "out" / name
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    return prove(source, export.runner(folder / "out"), check_of(folder, examples, most=30), folder / "out")
+
+
+def test_prompts_are_made_with_the_files_beside_the_graph(scripted, tmp_path):
+    proof = prove_changed(scripted, tmp_path, "prompt.json", lambda form: form)
+    assert (proof.prompts_alike, proof.same_tokens) == (4, 4) and proof.run.said[0].ended
+    assert "prompt.json" in proof.how and "chats" in proof.how
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("prompt.json", lambda form: {**form, "prompt": "x{instruction}", "prompt_with_input": "{instruction}{input}"}),
+        ("tokenizer.json", lambda file: {**file, "model": {**file["model"], "merges": []}}),
+    ],
+)
+def test_a_wrong_file_beside_the_graph_is_found_in_the_prompts(name, change, scripted, tmp_path):
+    proof = prove_changed(scripted, tmp_path, name, change)
+    assert (proof.prompts_alike, proof.same_tokens) == (1, 1)  # the chat, which comes as tokens
+
+
+def test_a_missing_stop_token_beside_the_graph_is_found(scripted, tmp_path):
+    proof = prove_changed(scripted, tmp_path, "prompt.json", lambda form: {**form, "stop_token_ids": []})
+    assert proof.prompts_alike == 4 and proof.same_tokens < 4
+    assert scripted[0].tokenizer.eos_id in proof.run.said[0].tokens
+
+
+def test_a_broken_file_beside_the_graph_is_refused(scripted, tmp_path):
+    with pytest.raises(InstructError, match=r"graph cannot run the export: .*stop_token_ids"):
+        prove_changed(scripted, tmp_path, "prompt.json", lambda form: {})
 
 
 @pytest.mark.slow

@@ -79,8 +79,9 @@ def answer_theirs(source: Source, example: Example, said: Said, reason: StopReas
 def find_parting(source: Source, said: Said, rounding: float) -> Parting | None:
     """Where an answer leaves the checkpoint's greedy path, or None if each token is the checkpoint's first choice.
 
-    Takes one forward pass over prompt and answer. If the answer ended, its end token is compared too. Two logits are
-    tied if they differ by at most `rounding`, the program's rounding error.
+    Takes one forward pass over prompt and answer. If the answer ended, its end token is compared too; an answer that
+    goes on after an end token parts there. Two logits are tied if they differ by at most `rounding`, the program's
+    rounding error.
     """
     vocabulary, ids = source.tokenizer.vocab_size, [*said.prompt, *said.tokens]
     start = len(said.prompt) - 1
@@ -89,6 +90,8 @@ def find_parting(source: Source, said: Said, rounding: float) -> Parting | None:
     for place, token in enumerate(said.tokens):
         if ours[place] != token:
             return _parting(source, said, place, logits[place], (ours[place], token), rounding)
+        if token in source.tokenizer.stop_ids and (after := said.tokens[place + 1 : place + 2]):
+            return replace(_parting(source, said, place, logits[place], (token, after[0]), rounding), tie=False)
     last = len(said.tokens)
     if said.ended and ours[last] not in source.tokenizer.stop_ids:
         return _parting(source, said, last, logits[last], (ours[last], source.tokenizer.eos_id), rounding)

@@ -67,12 +67,17 @@ def require_packages(needs: Sequence[str]) -> None:
 
 
 def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int, threads: int) -> dict[str, Any]:
-    """The request for every program; each uses a prompt's messages or its tokens."""
-    prompts = []
+    """The request for every program; each uses a prompt's messages, its question or its tokens.
+
+    A chat of several turns or with its own system prompt has no `question`.
+    """
+    prompts, longest = [], 0
     for one in examples:
         ids = encode_prompt(source.tokenizer, source.template.prompt(one.turns, one.system))
-        prompts.append({"id": one.id, "messages": messages_of(one, source.template), "ids": ids})
-    longest = max((len(prompt["ids"]) for prompt in prompts), default=0)
+        question = None if one.system or one.history else {"instruction": one.instruction, "input": one.input}
+        messages = messages_of(one, source.template)
+        prompts.append({"id": one.id, "messages": messages, "question": question, "ids": ids})
+        longest = max(longest, len(ids))
     return {
         "prompts": prompts,
         "stop_ids": sorted(source.tokenizer.stop_ids),

@@ -145,9 +145,10 @@ def _names(model: Model, *, cache: bool) -> dict[str, Any]:
 def _runner(program: str, source: Source, path: Path, *, cache: bool) -> Runner:
     return Runner(
         script="graph",
-        needs=("onnxruntime",) if program == "onnx" else (),
+        needs=("onnxruntime", "tokenizers") if program == "onnx" else ("tokenizers",),
         path=path,
         options={"program": program, "cache": cache_shape(source.model) if cache else None},
+        how="prompts by prompt.json and tokenizer.json, chats as tokens",
     )
 
 

@@ -3,15 +3,20 @@
 python run.py graph request.json reply.json
 
 A request names the program (`onnx`, `pt2` or `torchscript`), the file, and for a graph with a cache the number of
-layers and key heads and the head size. A graph takes input_ids (B, T), attention_mask (B, S + T), position_ids
-(B, T) and a key and a value (B, heads, S, size) for each layer, and gives logits (B, T, vocab_size) and the keys and
-values of all S + T tokens. Without a cache S is 0, and only the logits come out.
+layers and key heads and the head size. Prompts are made with the files beside the graph, and answers end at the tokens
+that prompt.json names. A chat, which prompt.json has no form for, comes as tokens.
+
+A graph takes input_ids (B, T), attention_mask (B, S + T), position_ids (B, T) and a key and a value
+(B, heads, S, size) for each layer, and gives logits (B, T, vocab_size) and the keys and values of all S + T tokens.
+Without a cache S is 0, and only the logits come out.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +26,14 @@ Run = Callable[[list[Any]], list[Any]]
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Answer every prompt of the request greedily."""
-    graph = Graph(asked)
+    graph, read, stop_ids = Graph(asked), *_open_prompts(Path(asked["path"]).parent)
     answers, started = [], time.perf_counter()
     for prompt in asked["prompts"]:
-        tokens = graph.greedy(prompt["ids"], set(asked["stop_ids"]), asked["max_new_tokens"])
-        ended = tokens[-1] in asked["stop_ids"]
+        ids = read(prompt["question"]) if prompt["question"] else prompt["ids"]
+        tokens = graph.greedy(ids, stop_ids, asked["max_new_tokens"])
+        ended = tokens[-1] in stop_ids
         kept = tokens[:-1] if ended else tokens
-        answers.append({"id": prompt["id"], "prompt": prompt["ids"], "tokens": kept, "ended": ended})
+        answers.append({"id": prompt["id"], "prompt": ids, "tokens": kept, "ended": ended})
     seconds = time.perf_counter() - started
     return {"answers": answers, "seconds": seconds, "runtime": graph.runtime, "imported": _ours()}
 
@@ -62,6 +68,22 @@ class Graph:
         positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
         logits, *cache = self._run([ids.astype(np.int64), mask.astype(np.int64), positions.astype(np.int64), *past])
         return logits[..., : self._vocabulary], cache
+
+
+def _open_prompts(folder: Path) -> tuple[Callable[[dict[str, str]], list[int]], set[int]]:
+    """A function from a question to its prompt's tokens, and the tokens that end an answer, by the export's files."""
+    from tokenizers import Tokenizer
+
+    form = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def read(question: dict[str, str]) -> list[int]:
+        before, _, rest = form["prompt_with_input" if question["input"] else "prompt"].partition("{instruction}")
+        text = before + question["instruction"] + rest.replace("{input}", question["input"])
+        ids: list[int] = tokenizer.encode(text).ids
+        return ids
+
+    return read, set(form["stop_token_ids"])
 
 
 def _open(asked: dict[str, Any]) -> tuple[Run, dict[str, str]]:

@@ -409,6 +409,17 @@ def test_a_card_has_scores_only_if_they_are_of_this_checkpoint(checkpoint, diffe
     assert ("beta: 0.3" in card) == checkpoint.startswith("models/dpo")
 
 
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_the_card_of_a_bfloat16_copy_says_whose_scores_it_has(kind, proved, monkeypatch):
+    folder, source, check, _ = proved
+    run = make_run("workspace", {"llm": {"base": [10.0] * 8, "sft": [60.0] * 8}})
+    monkeypatch.setattr(hub, "read_run", lambda *_: run)
+    source = replace(source, folder=folder / "models/sft/best", answered=True)
+    scores = model_card(source, kind, check, "n", folder).split("## Scores")[1].split("## Data")[0]
+    assert "| llm |" in scores and ("float32 checkpoint" in scores) == (kind == "bf16")
+    assert "float32" not in model_card(replace(source, answered=False), kind, check, "n", folder).split("## Scores")[1]
+
+
 def test_a_card_gives_a_verdict_on_the_primary_score_alone(proved, monkeypatch):
     folder, source, check, _ = proved
     low, high = [10.0 + i for i in range(8)], [60.0 + i for i in range(8)]

@@ -113,10 +113,19 @@ def test_import_brings_the_bytes_and_says_in_git_where_they_came_from(repository
 
 
 def test_data_set_that_is_here_already_needs_no_server(repository, server):
-    (repository / "data/tiny.json").write_bytes(CONTENT)
+    import_data("tiny")
     before = list(server.seen)
     assert import_data("tiny") == Path("data/tiny.json")
     assert server.seen == before
+
+
+def test_right_bytes_that_dvc_does_not_track_are_not_called_imported(repository):
+    mine = repository / "data/tiny.json"
+    mine.write_bytes(CONTENT)
+    before = files(repository)
+    with pytest.raises(DataError, match=r"^data/tiny\.json: .*data/tiny\.json\.dvc is missing; move"):
+        import_data("tiny")
+    assert files(repository) == before
 
 
 def test_wrong_checksum_is_one_line_and_nothing_is_kept(repository, server, monkeypatch, capfd):

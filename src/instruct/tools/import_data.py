@@ -36,19 +36,24 @@ def read_sources(sources: Path = SOURCES) -> dict[str, Source]:
 def import_data(name: str, sources: Path = SOURCES) -> Path:
     """Import one data set and verify it; an incomplete download changes nothing.
 
-    Raises DataError for an unknown name, another file at its place, a download that fails, or a wrong checksum.
+    Raises DataError for an unknown name, a file at its place that is another or that DVC does not track, a download
+    that fails, or a wrong checksum.
     """
     known = read_sources(sources)
     if name not in known:
         raise DataError(f'there is no data set "{name}" in {sources}{did_you_mean(name, known)}')
     source = known[name]
     path = Path(source.path)
-    if path.exists():
-        if sha256_of(path) == source.sha256:
-            return path
-        raise DataError(f"{path}: exists and is not the data set {name}; move it away first")
-    path.parent.mkdir(parents=True, exist_ok=True)
     notes = (path.with_name(path.name + ".dvc"), path.with_name(".gitignore"))
+    if path.exists():
+        if sha256_of(path) != source.sha256:
+            raise DataError(f"{path}: exists and is not the data set {name}; move it away first")
+        if not notes[0].exists():
+            raise DataError(
+                f"{path}: is the data set {name}, but {notes[0]} is missing; move it away, then import again"
+            )
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     before = {note: note.read_bytes() if note.exists() else None for note in notes}
     try:
         _import_url(source.url, path)

@@ -52,6 +52,16 @@ def small_source(folder: Path, family: str, template: str = "alpaca", **more) ->
     return open_source(ROOT, save_small(folder / family, family, **more), template)
 
 
+def padded_source(folder: Path, family: str) -> Source:
+    """A checkpoint with padding rows that are larger copies of tokens' rows, so that they have the largest logits."""
+    tokenizer = small_tokenizer()
+    rows = tokenizer.vocab_size
+    model = scrambled(random_model(config_of(family, tokenizer, spare=rows), seed=1), 8).requires_grad_(False)
+    model.head[rows:] = model.head[:rows] * 1.5
+    save_checkpoint(model, tokenizer, folder / family)
+    return open_source(ROOT, folder / family, "alpaca")
+
+
 def records(count: int = 4) -> list[Example]:
     names = ["the heron", "a thing", "", "in the inn", "###", "naïve 12 café"]
     return [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from exporting.small import FAMILIES, check_of, made_to_end, records, small_source
+from exporting.small import FAMILIES, check_of, made_to_end, padded_source, records, small_source
 
 from instruct.core.errors import InstructError
 from instruct.core.records import Turn
@@ -61,7 +61,7 @@ def write(export, folder):
 
 def agree(source, export, folder, cache):
     generator, runner = torch.Generator().manual_seed(3), export.runner(folder / "out")
-    graph = Graph({**runner.options, "path": str(runner.path), "vocab_size": 10**6, "threads": 1})
+    graph = Graph({**runner.options, "path": str(runner.path), "threads": 1})
     for rows, length, padding in ((1, 1, [0]), (1, 200, [0]), (3, 2, [0, 0, 1]), (3, 57, [0, 11, 56])):
         ids = torch.randint(0, 250, (rows, length), generator=generator)
         mask = (torch.arange(length)[None] >= torch.tensor(padding)[:, None]).long()
@@ -118,6 +118,17 @@ def test_the_program_runs_without_the_project_and_gives_the_same_answers(program
     assert (proof.prompts_alike, proof.same_tokens, proof.same_texts) == (3, 3, 3)
     assert proof.run.said[0].ended
     assert not forbidden & set(proof.run.imported)
+
+
+def test_a_graph_gives_no_logits_of_padding_rows(tmp_path):
+    """Programs take the largest logit; that of a padding row is not a token's."""
+    source, check = padded_source(tmp_path, "qwen3"), check_of(tmp_path, records(2))  # with its own head
+    export = write(torch_export(source, cache=False, legacy=True), tmp_path)
+    runner = export.runner(tmp_path / "out")
+    graph = Graph({**runner.options, "path": str(runner.path), "threads": 1})
+    logits, _ = graph.step(np.array([[1, 2, 3]]), np.ones((1, 3), np.int64), [])
+    assert logits.shape[-1] == source.tokenizer.vocab_size
+    assert prove(source, runner, check, tmp_path / "out").same_tokens == 2
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 import warm
-from exporting.small import ROOT, check_of, config_of, made_to_end, records, save_small, small_source
+from exporting.small import ROOT, check_of, config_of, made_to_end, padded_source, records, save_small, small_source
 from results.sample import make_run
 
 from instruct import cli
@@ -466,6 +466,19 @@ def test_bfloat16_halves_the_weights_and_is_loaded_again(family, tmp_path):
     rounded = {name: weight.bfloat16().float() for name, weight in source.model.state_dict().items()}
     assert all(torch.equal(weight, rounded[name]) for name, weight in again.state_dict().items())
     assert open_source(ROOT, tmp_path / "bf16").template_name == "alpaca"
+
+
+def test_a_hub_folder_has_no_padding_rows_that_transformers_could_choose(tmp_path):
+    pytest.importorskip("transformers")
+    source, check = padded_source(tmp_path, "qwen2"), check_of(tmp_path, records(2))
+    lines = list(make_export(hub_export(source, "fp32", check, "n", tmp_path), source, check, tmp_path / "out"))
+    assert any("2 of 2 the same token for token" in line for line in lines)
+    assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == source.tokenizer.vocab_size
+    given, _ = load_checkpoint(tmp_path / "qwen2", torch.device("cpu"))
+    again, _ = load_checkpoint(tmp_path / "out", torch.device("cpu"))
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids), given(ids)[..., : source.tokenizer.vocab_size])
 
 
 def test_a_bfloat16_folder_is_checked_in_the_arithmetic_of_its_card(tmp_path):

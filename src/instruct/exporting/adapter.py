@@ -13,7 +13,7 @@ from instruct.backbones.catalog import find_backbone
 from instruct.core.errors import CheckpointError
 from instruct.exporting.gguf_names import family_of, in_stored_order, stored_name
 from instruct.exporting.gguf_writer import write_out
-from instruct.exporting.source import Source
+from instruct.exporting.source import Source, without_padding
 from instruct.model.checkpoint import safetensors_weights
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from instruct.model.pretrained import is_folder, load_backbone
@@ -38,7 +38,7 @@ def base_source(source: Source) -> Source:
     """The base model of an adapter, with the adapter's template."""
     backbone = find_backbone(source.origin.base)
     model, tokenizer = load_backbone(backbone, torch.device("cpu"))
-    return replace(source, model=model.requires_grad_(False), tokenizer=tokenizer)
+    return replace(source, model=without_padding(model, tokenizer), tokenizer=tokenizer)
 
 
 def write_peft_adapter(source: Source, folder: Path) -> None:

@@ -28,7 +28,6 @@ TYPES: Mapping[GGUFType, tuple[gguf.GGMLQuantizationType, gguf.LlamaFileType]] =
 _PRE = {"gpt2": "gpt-2", "smollm": "smollm", "llama3": "llama-bpe", "qwen2": "qwen2"}
 """Our pre-tokenizers by llama.cpp's names; with a wrong name it silently reads other tokens."""
 _ALWAYS_F32 = ("position_embd.weight",)
-_OF_TOKENS = ("token_embd.weight", "output.weight")
 _NORMAL, _CONTROL, _WRITTEN = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
 
 
@@ -46,7 +45,7 @@ def write_gguf(source: Source, path: Path, kind: GGUFType, *, name: str, about: 
         for key, value in shape_fields(family, config).items():
             writer.add_uint32(key, value) if isinstance(value, int) else writer.add_float32(key, value)
         _add_tokenizer(writer, source)
-        for stored, weight in tensors_of(source):
+        for stored, weight in stored_tensors(source.model):
             own = stored_kind(stored, weight, kind)
             values = np.ascontiguousarray(weight.numpy())
             writer.add_tensor(stored, gguf.quantize(values, own), raw_dtype=own)
@@ -71,7 +70,7 @@ def stored_kind(stored: str, weight: Tensor, kind: GGUFType) -> gguf.GGMLQuantiz
 
 def check_shapes(source: Source, kind: GGUFType) -> None:
     """Raise CheckpointError for a type whose blocks do not divide a matrix's rows."""
-    for stored, weight in tensors_of(source):
+    for stored, weight in stored_tensors(source.model):
         own = stored_kind(stored, weight, kind)
         block = gguf.GGML_QUANT_SIZES[own][0]
         if weight.shape[-1] % block:
@@ -84,7 +83,7 @@ def check_shapes(source: Source, kind: GGUFType) -> None:
 def size_of(source: Source, kind: GGUFType) -> int:
     """The approximate size of the file in bytes."""
     total = 8_000_000  # the tokenizer
-    for stored, weight in tensors_of(source):
+    for stored, weight in stored_tensors(source.model):
         block, size = gguf.GGML_QUANT_SIZES[stored_kind(stored, weight, kind)]
         total += weight.numel() * size // block
     return total
@@ -144,12 +143,6 @@ def spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
         tokens.append(token.decode() if id_ in special else spelled(token))
         types.append(special.get(id_, _NORMAL))
     return tokens, types
-
-
-def tensors_of(source: Source) -> Iterator[tuple[str, Tensor]]:
-    """The weights by llama.cpp's names, without padding rows: llama.cpp could otherwise choose a padding token."""
-    for stored, weight in stored_tensors(source.model):
-        yield stored, weight[: source.tokenizer.vocab_size] if stored in _OF_TOKENS else weight
 
 
 def merges_of(tokenizer: Tokenizer) -> Iterator[str]:

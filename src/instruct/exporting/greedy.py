@@ -83,9 +83,9 @@ def find_parting(source: Source, said: Said, rounding: float) -> Parting | None:
     goes on after an end token parts there. Two logits are tied if they differ by at most `rounding`, the program's
     rounding error.
     """
-    vocabulary, ids = source.tokenizer.vocab_size, [*said.prompt, *said.tokens]
+    ids = [*said.prompt, *said.tokens]
     start = len(said.prompt) - 1
-    logits = source.model(torch.tensor([ids]))[0, start:, :vocabulary].float()  # (answer + 1, vocab_size)
+    logits = source.model(torch.tensor([ids]))[0, start:].float()  # (answer + 1, vocab_size)
     ours = logits.argmax(dim=-1).tolist()
     for place, token in enumerate(said.tokens):
         if ours[place] != token:

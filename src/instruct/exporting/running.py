@@ -81,7 +81,6 @@ def request_of(source: Source, examples: Sequence[Example], max_new_tokens: int,
     return {
         "prompts": prompts,
         "stop_ids": sorted(source.tokenizer.stop_ids),
-        "vocab_size": source.tokenizer.vocab_size,
         "max_new_tokens": max_new_tokens,
         "threads": threads,
         "context": min(source.model.block_size, longest + max_new_tokens + _SLACK),

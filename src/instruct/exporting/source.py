@@ -1,7 +1,7 @@
 """The source of an export: a checkpoint's model and tokenizer, its chat template, and its origin."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from instruct.core.params import build, did_you_mean, read_params
 from instruct.core.parsing import mapping
 from instruct.exporting.chat import prompt_of
 from instruct.exporting.training import training_of
-from instruct.model.checkpoint import Model, weight_files
+from instruct.model.checkpoint import Model, empty_model, weight_files
 from instruct.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from instruct.model.pretrained import is_folder, load_trained
 from instruct.results.lock import LOCK, PARAMS
@@ -42,7 +42,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A loaded checkpoint; an adapter is merged into its backbone.
+    """A loaded checkpoint without padding rows; an adapter is merged into its backbone.
 
     `params` are all settings that it was trained with, empty for a checkpoint that dvc.lock does not name. The scores
     of the run are its own if it `answered` the test set.
@@ -86,13 +86,21 @@ def open_source(root: Path, checkpoint: Path, template: str | None = None) -> So
     prompt = _prompt_of(folder, template, settings, begin="".join(map(tokenizer.spell, tokenizer.begin_ids)))
     return Source(
         folder=folder,
-        model=model.requires_grad_(False),
+        model=without_padding(model, tokenizer),
         tokenizer=with_end_of(prompt.chosen, tokenizer),
         prompt=prompt,
         origin=_origin(root, folder, settings),
         params={**read_params(root / PARAMS), **settings} if settings else {},
         answered=training.answered,
     )
+
+
+def without_padding(model: Model, tokenizer: Tokenizer) -> Model:
+    """The model, frozen, with one row for each token: a program could choose a padding row, which is not a token."""
+    cut = empty_model(replace(model.config, vocab_size=tokenizer.vocab_size))
+    state = model.state_dict()
+    cut.load_state_dict({name: state[name][: len(wanted)] for name, wanted in cut.state_dict().items()}, assign=True)
+    return cut.eval().requires_grad_(False)
 
 
 def require_checkpoint(root: Path, checkpoint: Path) -> None:

@@ -43,7 +43,6 @@ class Graph:
 
     def __init__(self, asked: dict[str, Any]) -> None:
         self._cache = asked["cache"]
-        self._vocabulary = asked["vocab_size"]
         self._run, self.runtime = _open(asked)
 
     def greedy(self, ids: list[int], stop_ids: set[int], most: int) -> list[int]:
@@ -67,7 +66,7 @@ class Graph:
         """(B, T) new ids and a mask of all tokens → (B, T, vocab_size) logits, and the extended cache."""
         positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
         logits, *cache = self._run([ids.astype(np.int64), mask.astype(np.int64), positions.astype(np.int64), *past])
-        return logits[..., : self._vocabulary], cache
+        return logits, cache
 
 
 def _open_prompts(folder: Path) -> tuple[Callable[[dict[str, str]], list[int]], set[int]]:

@@ -331,7 +331,7 @@ CHANGED = ["123456789012", "1e5", "00012", "3-4", "1/2", "1.10.2026", "12:30", "
 
 
 @pytest.mark.parametrize("key", [*CHANGED, "+5"])
-def test_a_key_that_a_spreadsheet_would_change_is_marked_where_people_edit_and_a_number_is_not(tmp_path, key):
+def test_a_key_that_a_spreadsheet_would_change_is_marked_and_a_number_is_not(tmp_path, key):
     rows = [{"key": key, "score": -1e-05}, {"key": "85", "score": "7.5"}]
     write_csv(tmp_path / "x.csv", ["key", "score"], rows, edited=True)
     assert (tmp_path / "x.csv").read_text() == f"key,score\n'{key},-1e-05\n85,7.5\n"

@@ -4,6 +4,7 @@ A full sentence around the right answer is right. A right answer among wrong one
 """
 
 import re
+from collections.abc import Sequence
 
 from instruct.checks.claims import LIST_MARK, hedges, is_denied, rivals, spans_of
 from instruct.checks.number_rule import states_numbers, without_marks
@@ -14,6 +15,7 @@ _LEAD_IN = re.compile(r'^[^:"]{0,80}:[*_]*\s+(?=\S)')
 _LAST_QUOTE = re.compile(r'\bis:?\s+"([^"]+)"\W*$')  # as in: The past tense of "She leaves." is "She left."
 _QUOTE = re.compile(r'"([^"]+)"')
 _ARTICLE = re.compile(r"\b(?:a|(?:(?<![^\n])|(?<=[.!?:]\s))A) +(?!(?:is|or|and|because)\b)(?=[a-z])")
+_NO_BEFORE = re.compile(r"\bno\s+(?=(\w+))", re.IGNORECASE)
 _CLAUSE = re.compile(r"[^.;!?\n]+[.;!?\n]*")
 _BEFORE_COLON = re.compile(r"[^\w:]*(\w[^:]*):[ \t*_]+(?=\w)")  # as in "rubber: insulator"
 _BARE_SUBJECT = re.compile(r"\W*(?:an? )?(\w+(?: \w+)?) is an? (?=\w)", re.IGNORECASE)  # not as in "The label is spam."
@@ -108,6 +110,7 @@ def _same_marks(text: str, wanted: str) -> bool:
 
 
 def _accept(check: Check, answer: str, question: str) -> bool:
+    answer = _without_determiners(check.accept, answer)
     words = words_of(answer)
     spans = spans_of(words, check.accept)
     if not spans or is_denied(answer, spans, check.accept, question) or hedges(words, question, check.accept):
@@ -117,7 +120,7 @@ def _accept(check: Check, answer: str, question: str) -> bool:
 
 def _one_of(check: Check, answer: str, question: str) -> bool:
     """Exactly one of the options is named, and it is the right one; others may be denied after it."""
-    answer = _without_others(check, answer, question)
+    answer = _without_others(check, _without_determiners(check.options, answer), question)
     right, words = check.accept[0], words_of(answer)
     taken: set[int] = set()
     places: dict[str, list[tuple[int, int]]] = {}
@@ -135,6 +138,13 @@ def _one_of(check: Check, answer: str, question: str) -> bool:
         return False
     # "or" is allowed here, because a second option would be named.
     return not hedges(words, question, (*check.options, "or", "either"))
+
+
+def _without_determiners(texts: Sequence[str], answer: str) -> str:
+    """The answer without each "no" that belongs to a noun, as in "no fee", where a "no" by itself is an answer."""
+    if ["no"] not in map(words_of, texts):
+        return answer
+    return _NO_BEFORE.sub(lambda found: found[0] if found[1].casefold() in FUNCTION_WORDS else "", answer)
 
 
 def _without_others(check: Check, answer: str, question: str) -> str:

@@ -10,6 +10,7 @@ from exporting.small import ROOT, config_of, small_tokenizer
 from small_training import scrambled
 
 from instruct.core.errors import CheckpointError, ParamsError
+from instruct.exporting import commands
 from instruct.exporting.source import open_source
 from instruct.model.checkpoint import random_model, save_checkpoint
 from instruct.results.lock import md5_of_folder
@@ -127,3 +128,17 @@ def test_a_template_that_the_checkpoint_was_not_trained_with_is_refused(project,
     with pytest.raises(ParamsError, match=r"^--template: .*alpaca"):
         open_source(Path(), BEST, given)
     assert open_source(Path(), BEST, "alpaca").answered
+
+
+def test_exports_of_two_methods_share_no_default_folder_or_name(monkeypatch):
+    """The second would replace the first, and its model in Ollama."""
+    made = []
+    monkeypatch.setattr("instruct.exporting.llamacpp.ollama_export", lambda *arguments: arguments)
+    monkeypatch.setattr(commands, "_open", lambda *arguments: ("source", "check"))
+    monkeypatch.setattr(commands, "_run", lambda export, *arguments: made.append((*export[3:], arguments[-1])))
+    for checkpoint in ("models/sft/best", "models/sft/last", "models/dpo/best"):
+        commands.ollama(checkpoint=Path(checkpoint))
+    commands.ollama(checkpoint=Path("models/dpo/best"), name="mine", out=Path("here"))
+    of = {"sft": Path("build/export/ollama-f16"), "dpo": Path("build/export/dpo-ollama-f16")}
+    sft, dpo = (("instruct-" + name, place, place) for name, place in of.items())
+    assert made == [sft, sft, dpo, ("mine", Path("here"), Path("here"))]

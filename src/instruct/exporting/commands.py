@@ -21,16 +21,21 @@ app = typer.Typer(
 Checkpoint = Annotated[Path, typer.Option(help="the folder of the checkpoint")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="the folder to write (default: build/export/KIND, or KIND-TYPE where there is a type)"),
+    typer.Option(
+        help="the folder to write (default: build/export/KIND, or KIND-TYPE where there is a type; with dpo- before it "
+        "for a checkpoint in models/dpo)"
+    ),
 ]
 CheckN = Annotated[str, typer.Option("--check", help="test records to answer: a number, all, or 0 to skip the check")]
 Template = Annotated[str | None, typer.Option(help="alpaca, phi3 or chatml, if the checkpoint is not this project's")]
 Data = Annotated[Path, typer.Option(help="the test set; what makes an answer right is in checks.json beside it")]
-Name = Annotated[str, typer.Option(help="the name of the model")]
+Name = Annotated[
+    str, typer.Option(help="the name of the model (default: instruct-sft, or instruct-dpo)", show_default=False)
+]
 Cache = Annotated[bool, typer.Option("--kv-cache/--no-kv-cache", help="the graph takes and returns keys and values")]
 
 BEST, TEST, BUILD = Path("models/sft/best"), Path("data/split/test.json"), Path("build/export")
-_CHECK, _NAME = "all", "instruct-sft"
+_CHECK = "all"
 
 
 @app.command()
@@ -41,7 +46,7 @@ def gguf(
     check: CheckN = _CHECK,
     template: Template = None,
     data: Data = TEST,
-    name: Name = _NAME,
+    name: Name = "",
 ) -> None:
     """A GGUF file for llama.cpp, LM Studio and others. A LoRA adapter is merged."""
     from instruct.exporting.gguf_writer import GGUFType
@@ -49,7 +54,8 @@ def gguf(
 
     _require_type(kind, get_args(GGUFType))
     source, checked = _open(checkpoint, template, check, data)
-    _run(gguf_export(source, kind, checked, name), source, checked, out or BUILD / f"gguf-{kind}")  # type: ignore[arg-type]
+    export = gguf_export(source, kind, checked, _name(name, checkpoint))  # type: ignore[arg-type]
+    _run(export, source, checked, out or _place(f"gguf-{kind}", checkpoint))
 
 
 @app.command()
@@ -60,7 +66,7 @@ def ollama(
     check: CheckN = _CHECK,
     template: Template = None,
     data: Data = TEST,
-    name: Name = _NAME,
+    name: Name = "",
 ) -> None:
     """A GGUF file and a Modelfile; prints the `ollama create` line."""
     from instruct.exporting.gguf_writer import GGUFType
@@ -68,8 +74,8 @@ def ollama(
 
     _require_type(kind, get_args(GGUFType))
     source, checked = _open(checkpoint, template, check, data)
-    place = out or BUILD / f"ollama-{kind}"
-    _run(ollama_export(source, kind, checked, name, place), source, checked, place)  # type: ignore[arg-type]
+    place = out or _place(f"ollama-{kind}", checkpoint)
+    _run(ollama_export(source, kind, checked, _name(name, checkpoint), place), source, checked, place)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -79,13 +85,15 @@ def adapter(
     check: CheckN = _CHECK,
     template: Template = None,
     data: Data = TEST,
-    name: Name = _NAME,
+    name: Name = "",
 ) -> None:
     """The LoRA adapter alone, for llama.cpp and PEFT. The base model is not in it."""
     from instruct.exporting.llamacpp import adapter_export
 
     source, checked = _open(checkpoint, template, check, data)
-    _run(adapter_export(source, checked, name), source, checked, out or BUILD / "adapter")
+    _run(
+        adapter_export(source, checked, _name(name, checkpoint)), source, checked, out or _place("adapter", checkpoint)
+    )
 
 
 @app.command()
@@ -97,15 +105,15 @@ def hf(
     check: CheckN = _CHECK,
     template: Template = None,
     data: Data = TEST,
-    name: Name = _NAME,
+    name: Name = "",
 ) -> None:
     """A folder for the Hugging Face Hub, transformers and vLLM. It has a model card; nothing is uploaded."""
     from instruct.exporting.hub import HubType, hub_export, push_line
 
     _require_type(kind, get_args(HubType))
     source, checked = _open(checkpoint, template, check, data)
-    place = out or BUILD / f"hf-{kind}"
-    _run(hub_export(source, kind, checked, name, Path()), source, checked, place)  # type: ignore[arg-type]
+    place = out or _place(f"hf-{kind}", checkpoint)
+    _run(hub_export(source, kind, checked, _name(name, checkpoint), Path()), source, checked, place)  # type: ignore[arg-type]
     if push:
         print(push_line(push, place))
 
@@ -125,7 +133,7 @@ def onnx(
 
     source, checked = _open(checkpoint, template, check, data)
     export = onnx_export(source, cache=cache, int8=int8)
-    _run(export, source, checked, out or BUILD / ("onnx-int8" if int8 else "onnx"))
+    _run(export, source, checked, out or _place("onnx-int8" if int8 else "onnx", checkpoint))
 
 
 @app.command()
@@ -148,8 +156,21 @@ def torch(
         torch_export(source, cache=cache, legacy=legacy),
         source,
         checked,
-        out or BUILD / ("torchscript" if legacy else "torch"),
+        out or _place("torchscript" if legacy else "torch", checkpoint),
     )
+
+
+def _name(name: str, checkpoint: Path) -> str:
+    return name or f"instruct-{'dpo' if _is_dpo(checkpoint) else 'sft'}"
+
+
+def _place(kind: str, checkpoint: Path) -> Path:
+    """The folder for an export whose folder the user did not name: no two methods share one."""
+    return BUILD / f"{'dpo-' if _is_dpo(checkpoint) else ''}{kind}"
+
+
+def _is_dpo(checkpoint: Path) -> bool:
+    return checkpoint.parent.name == "dpo"
 
 
 def _require_type(kind: str, allowed: tuple[str, ...]) -> None:

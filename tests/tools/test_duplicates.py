@@ -55,7 +55,10 @@ def test_groups_are_found_within_and_across_files(instruct, tmp_path):
     ]
 
 
-def test_a_chat_that_holds_the_question_of_another_file_is_counted_and_grouped_with_it(instruct, tmp_path):
+def test_a_chat_that_holds_the_question_of_another_file_is_counted_and_grouped_with_it(instruct, tmp_path, monkeypatch):
+    settings = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(settings.replace("turns: refuse ", "turns: all "), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     turn = {"instruction": "How do I reset my password?", "input": "", "output": "Open the settings."}
     chat = {"instruction": "And my e-mail address?", "input": "", "output": "In the profile.", "history": [turn]}
     other = {"instruction": "Name a bird.", "input": "", "output": "An owl."}

@@ -71,9 +71,23 @@ def test_a_list_as_python_prints_it_is_refused_with_its_column(row):
 def test_a_prompt_in_messages_needs_a_completion_in_messages():
     messages = IN_LISTS[1]
     for row in (messages, {name: json.dumps(value) for name, value in messages.items()}):
-        for name, other in (("prompt", "completion"), ("completion", "prompt")):
-            (problem,) = pick_fields({**row, other: "A text."}, USUAL).problems
-            assert problem.startswith(f'"{name}" holds messages')
+        (problem,) = pick_fields({**row, "completion": "A text."}, USUAL).problems
+        assert problem.startswith('"prompt" holds messages')
+    (problem,) = pick_fields({**messages, "prompt": "A text."}, USUAL).problems
+    assert problem.startswith('"completion" holds messages')
+
+
+def test_messages_as_json_may_be_the_answer_to_a_question_in_words():
+    row = {"prompt": "Write it as messages.", "completion": json.dumps(IN_LISTS[1]["completion"])}
+    picked = pick_fields(row, USUAL)
+    assert (picked.problems, picked.values["output"]) == ((), row["completion"])
+
+
+def test_a_column_history_of_words_is_another_column_where_those_are_ignored():
+    row = {"prompt": "Q", "completion": "A", "history": "changed in 2020"}
+    picked = pick_fields(row, replace(USUAL, others="ignore"), table=True)
+    assert (picked.problems, picked.left_out) == ((), ("columns",))
+    assert pick_fields(row, USUAL, table=True).problems
 
 
 @pytest.mark.parametrize("text", ['[{"name": "a"}]', "[[1, 2], [3, 4]]", '[{"role": "x"}] is a list in JSON.', "[a]"])
@@ -148,9 +162,6 @@ SYSTEM_COLUMNS = [TEXTS, {**PROMPTS, "system": "Be brief."}, {**chat(USER, ANSWE
 def test_a_column_with_the_system_prompt_is_read_as_a_system_message(row, system):
     columns = replace(USUAL, system=system, others="ignore")
     picked, expected = pick_fields(row, columns), pick_fields(SPOKEN, columns)
-    if row.keys() & SPOKEN.keys() and len(row["messages"]) == 3 and system == "instruction":
-        assert '"system"' in picked.problems[0]  # the message is already the instruction
-        return
     assert (picked.values, picked.left_out) == (expected.values, expected.left_out)
     assert bool(picked.problems) == bool(expected.problems) == (system == "refuse")
 

@@ -66,6 +66,18 @@ def test_another_answer_replaces_the_last_turn_only_once_it_is_there(spoil):
     assert after == ["One", "sft on One", "Two", "sft on Two", "Three"]
 
 
+def test_an_edited_answer_gets_no_begin_token_of_its_own():
+    steps = """
+        await asked("One");
+        await click(state.cards[1].edit);
+        state.cards[1].shown.children[0].value = "Mine";
+        await click(state.cards[1].edit);
+        return server.sent.filter(([path]) => path === "/tokenize").map(([, body]) => body);
+    """
+    whole, edited = page(steps)[-2:]
+    assert "messages" in whole and (edited["prompt"], edited["add_special_tokens"]) == ("Mine", False)
+
+
 def test_an_edited_answer_is_what_the_next_question_follows():
     steps = """
         await asked("One");

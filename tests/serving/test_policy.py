@@ -449,6 +449,16 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path, rules, kind, field):
     assert str(path) in str(caught.value) and field in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [("secret[ \u00a0]word", "a secret\u00a0word"), ("don['’´]t", "a don’t"), ("[e\u0301]x", "a ex")],
+)
+def test_a_set_that_finds_text_by_one_of_its_members_is_a_pattern(tmp_path, pattern, text):
+    path = tmp_path / "policy.yaml"
+    path.write_text(json.dumps([{"name": "a", "action": "mask", "pattern": pattern}]))
+    assert filter_text(read_policy(path), text, "prompts")[0] == f"a {MASK}"
+
+
 def test_probes_are_counted_with_exact_intervals(tmp_path):
     path = tmp_path / "probes.jsonl"
     path.write_text(

@@ -52,8 +52,14 @@ def gate_fails(gate: Gate, comparison: Comparison) -> bool:
     if gate.kind == "worse-by":
         return score.found == "worse" and score.difference.high < -gate.margin
     if not score.of_recipes:
+        baseline = comparison.a[0].baseline
+        seeds = (
+            f"(`instruct compare A1,A2 --baseline {baseline}`)"
+            if baseline
+            else "of each (`instruct compare A1,A2 B1,B2`)"
+        )
         raise ParamsError(
-            f"--fail-if {gate.kind} is about recipes and needs {SEEDS} seeds or more of each (`instruct compare A1,A2 "
-            'B1,B2`); with one, use a margin: --fail-if "worse-by 2"'
+            f"--fail-if {gate.kind} is about recipes and needs {SEEDS} seeds or more {seeds}; "
+            'with one, use a margin: --fail-if "worse-by 2"'
         )
     return score.found == "worse" or (gate.kind == "not-better" and score.found != "better")

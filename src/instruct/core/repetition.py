@@ -36,7 +36,7 @@ def find_repetition(text: str) -> str | None:
 
 def _in_a_row(words: Sequence[str], size: int) -> str | None:
     """The shortest unit that repeats often enough in a row; `size` elements of `words` are a word."""
-    for period in range(size, min(LONGEST_PERIOD * size, len(words) // _TIMES) + 1):
+    for period in _distances(words, size, min(LONGEST_PERIOD * size, len(words) // _TIMES)):
         wanted = (_SINGLE_TIMES if period == size else _TIMES) - 1
         run = 0
         longest = 0
@@ -47,6 +47,20 @@ def _in_a_row(words: Sequence[str], size: int) -> str | None:
             unit = "1 word" if period == size else f"{-(-period // size)} words"
             return f"{unit} {longest // period + 1} times in a row"
     return None
+
+
+def _distances(words: Sequence[str], least: int, most: int) -> list[int]:
+    """How far apart the same three words are: a unit that repeats often enough is as long as one of these."""
+    places: dict[tuple[str, ...], list[int]] = {}
+    found = set[int]()
+    for place, triple in enumerate(zip(words, words[1:], words[2:], strict=False)):
+        earlier = places.setdefault(triple, [])
+        for one in reversed(earlier):
+            if place - one > most:
+                break
+            found.add(place - one)
+        earlier.append(place)
+    return sorted(one for one in found if one >= least)
 
 
 def _same_sentence(text: str) -> str | None:

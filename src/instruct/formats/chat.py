@@ -109,6 +109,11 @@ def add_system(found: Found, system: Any, columns: ChatColumns) -> Found:
         raise ValueError('"system" is a system prompt, refused by split.columns.system; change that')
     if columns.system == "ignore":
         return replace(found, left_out=tuple(dict.fromkeys((*found.left_out, "system"))))
+    if not isinstance(system, str):
+        raise ValueError(
+            f'"system" must be text, is {kind_of(system)}; if the column holds something else, set '
+            "split.columns.system: ignore"
+        )
     if columns.system == "keep":
         if found.values.get("system", system) != system:
             raise ValueError('"system" and the first message are different system prompts; remove one')
@@ -118,6 +123,8 @@ def add_system(found: Found, system: Any, columns: ChatColumns) -> Found:
     first = turns[0] if turns else found.values
     if not isinstance(first, Mapping) or "instruction" not in first:
         return found  # whose problems are named later
+    if first.get("input") and first["instruction"] == system:
+        return found  # a message held it too
     if first.get("input"):
         raise ValueError(
             '"system" cannot become the instruction of a question with an input; set split.columns.system: keep'

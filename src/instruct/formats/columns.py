@@ -166,7 +166,7 @@ def pick_fields(row: Any, columns: Columns, *, table: bool = False) -> Picked:
         ]
         texts = [name for name in others if not isinstance(row[name], dict)]
         problems += [f"{line}{_IGNORE}" for line in unknown_fields(texts, known)]
-    elif any(row[name] != "" for name in others):
+    elif any(row[name] != "" for name in others) and "columns" not in left_out:
         left_out.append("columns")
     return Picked(values, tuple(problems), tuple(left_out), check)
 
@@ -232,8 +232,11 @@ def _alpaca(row: Mapping[str, Any], columns: Columns) -> Found:
 
 def _with_history(values: dict[str, Any], names: dict[str, str], row: Mapping[str, Any], columns: Columns) -> Found:
     """The fields of the last turn with the turns before it, if the record has a `history`."""
-    if row.get("history") and "history" not in names.values():
-        history = _listed(row["history"], "history")
+    told = row.get("history")
+    if isinstance(told, str) and columns.others == "ignore" and not told.lstrip().startswith("["):
+        return Found(values=values, called=names, left_out=("columns",))  # another column of this name
+    if told and "history" not in names.values():
+        history = _listed(told, "history")
         if isinstance(history, list):
             history = [_turn(turn, f"history[{i}]") for i, turn in enumerate(history)]
         values = {**values, "history": history}
@@ -254,6 +257,8 @@ def _prompt(row: Mapping[str, Any], columns: Columns) -> Found:
     names = {"instruction": columns.prompt, "output": columns.completion}
     values = {name: row[column] for name, column in names.items() if column in row}
     chats = [name for name, value in values.items() if holds_messages(value, columns.role, columns.content)]
+    if chats == ["output"] and all(isinstance(value, str) for value in values.values()):
+        chats = []  # a question that is text may ask for messages as JSON
     values |= {name: _listed(values[name], names[name]) for name in chats}
     if len(values) == 2 and len(chats) == 1 and any(isinstance(value, str) for value in values.values()):
         raise ValueError(f'"{names[chats[0]]}" holds messages and the other column text; write both in one way')

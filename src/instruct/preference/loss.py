@@ -20,7 +20,7 @@ from instruct.training.loss import LossModule, target_losses
 from instruct.training.objective import Objective
 
 SUMS = 9  # of a batch, from which `describe` makes measures
-ROUNDING = 1e-5  # of a log-prob: no more differs between a model and itself in another batch
+ROUNDING = 1e-5  # of a log-prob: in fp32 no more differs between a model and itself in another batch
 
 
 def log_probs(model: Decoder, batch: PairBatch) -> Tensor:

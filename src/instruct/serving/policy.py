@@ -108,7 +108,10 @@ def _literals(part: Any) -> Iterator[str]:
             continue
         yield from [run] if run else []
         run = ""
-        if kind == "NOT_LITERAL":
+        if kind == "IN" and len(one[1]) > 1:  # of a set, one member that can be found is enough
+            members = [next(_literals([member]), "") for member in one[1]]
+            yield next((member for member in members if normalise(member)[0] == member), members[0])
+        elif kind == "NOT_LITERAL":
             yield chr(one[1])
         elif kind == "RANGE":
             yield next((end for end in map(chr, one[1]) if normalise(end)[0] == end), chr(one[1][0]))

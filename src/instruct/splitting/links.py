@@ -1,8 +1,8 @@
 """Links between records that are not near-duplicates: those that the file names, and turns that chats share.
 
 Training may learn every turn of a chat, a question and its answer, and the test asks the last one of a record. So chats
-go together with other records that hold one of their turns. As with near-duplicates, a link never depends on a record
-after both of its ends.
+go together with the records that hold their last turn, or whose last turn they hold. As with near-duplicates, a link
+never depends on a record after both of its ends.
 """
 
 from collections import defaultdict
@@ -34,22 +34,29 @@ def find_relatives(examples: Sequence[Example]) -> tuple[Links, list[int]]:
 
 
 def link_turns(examples: Sequence[Example], left_out: Container[int] = ()) -> Links:
-    """Links between the records that hold one turn, from the first chat among them on.
+    """Links between the records that hold one turn, if a chat among them ends with it, or a single question is it.
 
-    Greetings must not join all chats: a turn that FEW earlier records hold, and one in ONE_IN of them, links no more.
+    Thanks must not join all chats: a turn that FEW earlier records hold, and one in ONE_IN of them, links no more.
     """
     if not any(one.history for one in examples):
         return NO_LINKS
-    holders: dict[bytes, list[int]] = defaultdict(list)
+    holders: dict[bytes, list[tuple[int, str]]] = defaultdict(list)
     for record, one in enumerate(examples):
-        for key in dict.fromkeys(_keys(one)) if record not in left_out else ():
-            holders[key].append(record)
+        keys = _keys(one) if record not in left_out else []
+        for key in dict.fromkeys(keys):
+            kind = "alone" if not one.history else "last" if key == keys[-1] else "earlier"
+            holders[key].append((record, kind))
     links: list[tuple[int, int]] = []
     for those in holders.values():
-        few = [record for place, record in enumerate(those) if place < FEW or place * ONE_IN < record]
-        chat = next((place for place, record in enumerate(few) if examples[record].history), len(few))
-        links += [(record, few[chat]) for record in few[:chat] if chat < len(few)]
-        links += [(few[0], record) for record in few[chat + 1 :]]
+        apart, kinds = list[int](), set[str]()
+        for place, (record, kind) in enumerate(those):
+            if place >= FEW and place * ONE_IN >= record:
+                continue
+            # Two records that both hold it before their last turn, or of one question each, share no test question.
+            joins = kinds and (kind == "last" or "last" in kinds or kinds != {kind})
+            links += [(earlier, record) for earlier in apart] if joins else []
+            apart = apart[:1] if joins else [*apart, record]
+            kinds.add(kind)
     return np.array(links, np.int64).reshape(-1, 2)
 
 

@@ -159,7 +159,6 @@ def gpt2_tokenizer() -> Tokenizer:
 
 
 @cache
-@cache
 def _characters() -> dict[int, str]:
     """GPT-2's table from bytes to the printable characters that stand for them in vocabulary files."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -43,6 +43,7 @@ YAML_READERS = {"yaml", "ruamel", "omegaconf", "dvc"}
 READERS = {
     "src/instruct/core/parsing.py",  # YAML itself
     "src/instruct/core/params.py",  # params.yaml itself, a section at a time
+    "src/instruct/core/ended.py",  # dvc.lock, to see whether DVC has recorded what an ended run made
     "src/instruct/core/inputs.py",  # what dvc.yaml declares, to see that it does not change meanwhile
     "src/instruct/backbones/catalog.py",  # models/backbones.yaml, of which dvc.yaml declares the entry in use
     "src/instruct/evaluation/rubrics.py",  # the rubrics beside it, which are among the deps

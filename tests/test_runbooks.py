@@ -28,6 +28,7 @@ SECTIONS = {
 NOT_RUN = {
     "make install",
     "make repro",
+    "git status",
     "instruct fetch",
     "instruct recipe",
     "pip install -e '.[export]'",

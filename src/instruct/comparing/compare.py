@@ -10,7 +10,7 @@ from instruct.comparing.seeds import check_one_recipe, records_with, shared_grou
 from instruct.core.errors import DataError, ParamsError
 from instruct.core.params import did_you_mean
 from instruct.results.runs import Run
-from instruct.results.schema import ACCURACY, MEASURES, REFERENCE, SIMILARITY
+from instruct.results.schema import ACCURACY, MEASURES, REFERENCE, SIMILARITY, Results
 from instruct.statistics import paired_tests
 
 PRIMARY = (ACCURACY, SIMILARITY)  # the score that a verdict is about unless another is chosen: the first there is
@@ -45,6 +45,11 @@ class Comparison:
     def of_recipes(self) -> bool:
         """Whether this speaks of recipes, of which each side shows several trainings, or of trained models."""
         return self.primary.of_recipes
+
+    @property
+    def against_baseline(self) -> bool:
+        """Whether A is a baseline of B's runs, which no training made."""
+        return bool(self.a[0].baseline)
 
     @property
     def verdict(self) -> str:
@@ -137,11 +142,11 @@ def baseline_of(runs: Sequence[Run], name: str = BEST, score: str = "") -> Run:
     ParamsError if a run has none of that name, DataError if the baseline did not answer alike in all runs.
     """
     results = runs[0].results
-    known = results.baselines or results.names[:1]
+    known = _baselines(results)
     if name == BEST:
         name = _best_in(runs[0], score, known) if score else results.against
     for run in runs:
-        if name not in (run.results.baselines or run.results.names[:1]):
+        if name not in _baselines(run.results):
             raise ParamsError(f'{run.name} has no baseline "{name}"{did_you_mean(name, known)}')
         if run.results.system(name).md5 != results.system(name).md5:
             raise DataError(
@@ -149,6 +154,10 @@ def baseline_of(runs: Sequence[Run], name: str = BEST, score: str = "") -> Run:
                 "compare runs of one split with the same settings of `baseline`"
             )
     return replace(runs[0], name=name, baseline=name, stale=(), split={}, curves={})
+
+
+def _baselines(results: Results) -> list[str]:
+    return [name for name in results.names if name not in results.trained]
 
 
 def _best_in(run: Run, score: str, names: Sequence[str]) -> str:

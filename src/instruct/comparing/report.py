@@ -38,7 +38,7 @@ def summary_lines(comparison: Comparison, recorded: Mapping[str, SeedSpread] | N
     lines += comparison.left_out
     lines += [f"STALE: {line}" for line in all_stale_lines((*comparison.a, *comparison.b))]
     lines += [f"LEAKED: {line}" for line in all_leak_lines((*comparison.a, *comparison.b))]
-    if not comparison.a[0].baseline:
+    if not comparison.against_baseline:
         params = changed_params(comparison.a[0], comparison.b[0])
         of = "" if a == comparison.a[0].name and b == comparison.b[0].name else " (in the first run of each side)"
         lines += [f"{name}: {old} → {new}{of}" for name, (old, new) in params.items()] or [
@@ -103,7 +103,7 @@ def scope_line(comparison: Comparison, recorded: Mapping[str, SeedSpread]) -> st
         code = dict.fromkeys((*other_code(comparison.a), *other_code(comparison.b)))
         mixed = f" The seeds of one side trained with different code ({', '.join(code)}), so that spread holds it too."
         return said + (mixed if code else "")
-    if comparison.a[0].baseline:
+    if comparison.against_baseline:
         return "This speaks of this trained model; a verdict on its recipe takes at least two seeds."
     said = "This speaks of these trained models; a verdict on their recipes takes at least two seeds of each."
     name = comparison.primary.name
@@ -128,11 +128,12 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
     """Write report.md and report.html into `folder`."""
     first = comparison.scores[0].name
     a, b = comparison.a[0], comparison.b[0]
-    metrics, cache = MetricsDiff(a, b, root), Cache(root)
+    cache = Cache(root)
+    metrics = None if comparison.against_baseline else MetricsDiff(a, b, root)
     charts = draw_charts(comparison)
     found, reasons = zip(*(read_answers(run, run.system, cache) for run in (a, b)), strict=True)
     answers = [{one.id: one for one in responses} for responses in found]
-    rows, problem = metrics.read()
+    rows, problem = metrics.read() if metrics else ([], "")
     signals = signals_of(comparison)
     values: dict[str, Any] = {
         "comparison": comparison,
@@ -140,7 +141,6 @@ def write_report(comparison: Comparison, folder: Path, root: Path) -> tuple[Path
         "first_a": a.name,
         "first_b": b.name,
         "several": len(comparison.a) + len(comparison.b) > 2,
-        "against_baseline": bool(a.baseline),
         "stale": all_stale_lines((*comparison.a, *comparison.b)),
         "leaks": all_leak_lines((*comparison.a, *comparison.b)),
         "about": about_lines(comparison, read_recorded(root)),
@@ -191,7 +191,7 @@ def signals_of(comparison: Comparison) -> list[Signal]:
     if "initial_val_loss" not in run.train or not run.curves.get("val"):
         return []
     movement = None
-    if not comparison.changes and not comparison.a[0].baseline:
+    if not comparison.changes and not comparison.against_baseline:
         one, verdict = score.difference, "not distinguishable" if comparison.identical else score.found
         numbers = f"{score_title(score.name)}: mean {score.a:.1f} before, {score.b:.1f} now: {one.mean:+.1f} "
         movement = Movement(verdict=verdict, numbers=f"{numbers}({one.low:+.1f} to {one.high:+.1f})")

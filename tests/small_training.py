@@ -136,6 +136,11 @@ def loss_and_gradients(
     }
 
 
+def drawn_adapters(model: nn.Module) -> torch.Tensor:
+    """The adapters' weights that begin at random, in one row; the others begin at 0."""
+    return torch.cat([weight.flatten() for name, weight in model.named_parameters() if name.endswith("lora_A")])
+
+
 def weights_of(model: nn.Module) -> dict[str, bytes]:
     return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
 
